@@ -1,0 +1,225 @@
+//! Hash algorithms of TPM banks and signatures, and digests that know their algorithm.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// A hash algorithm that we compute: of a PCR bank, a signature or a log.
+///
+/// Source: TCG Algorithm Registry, `TPM_ALG_ID`; names as the kernel and Keylime write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HashAlg {
+    /// `TPM_ALG_SHA1`; refused as a signature hash or bank unless the caller allows it.
+    Sha1,
+    /// `TPM_ALG_SHA256`.
+    Sha256,
+    /// `TPM_ALG_SHA384`.
+    Sha384,
+    /// `TPM_ALG_SHA512`.
+    Sha512,
+}
+
+impl HashAlg {
+    /// Every algorithm, weakest first.
+    pub const ALL: [Self; 4] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// The TCG identifier, as it stands on the wire.
+    pub const fn tpm_id(self) -> u16 {
+        match self {
+            Self::Sha1 => 0x0004,
+            Self::Sha256 => 0x000b,
+            Self::Sha384 => 0x000c,
+            Self::Sha512 => 0x000d,
+        }
+    }
+
+    /// The algorithm with this TCG identifier, if we compute it.
+    pub const fn from_tpm_id(id: u16) -> Option<Self> {
+        match id {
+            0x0004 => Some(Self::Sha1),
+            0x000b => Some(Self::Sha256),
+            0x000c => Some(Self::Sha384),
+            0x000d => Some(Self::Sha512),
+            _ => None,
+        }
+    }
+
+    /// The lower-case name that the kernel, tpm2-tools and Keylime use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// The algorithm with exactly this name.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|alg| alg.name().as_bytes() == name)
+    }
+
+    /// Digest size in bytes.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// The algorithm whose digests have this many bytes.
+    pub fn from_size(size: usize) -> Option<Self> {
+        Self::ALL.into_iter().find(|alg| alg.size() == size)
+    }
+}
+
+impl fmt::Display for HashAlg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The size in bytes of the largest digest.
+pub const DIGEST_SIZE_MAX: usize = 64;
+
+/// A digest and the algorithm that made it. Two digests are equal only when both agree.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    alg: HashAlg,
+    // Bytes past the algorithm's size are zero, so that the derived comparisons are right.
+    bytes: [u8; DIGEST_SIZE_MAX],
+}
+
+/// Bytes that cannot be a digest of the algorithm they are given for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{found} bytes cannot be a {alg} digest of {} bytes", .alg.size())]
+pub struct DigestSizeError {
+    /// The algorithm.
+    pub alg: HashAlg,
+    /// The number of bytes given.
+    pub found: usize,
+}
+
+impl Digest {
+    /// The digest with these bytes.
+    ///
+    /// # Errors
+    /// [`DigestSizeError`] when `bytes` is not exactly as long as `alg` makes them.
+    pub fn new(alg: HashAlg, bytes: &[u8]) -> Result<Self, DigestSizeError> {
+        let mut digest = Self::zero(alg);
+        if bytes.len() != alg.size() {
+            return Err(DigestSizeError {
+                alg,
+                found: bytes.len(),
+            });
+        }
+        for (to, from) in digest.bytes.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        Ok(digest)
+    }
+
+    /// The digest written as these hexadecimal characters, in either case.
+    pub fn from_hex(alg: HashAlg, text: &[u8]) -> Option<Self> {
+        let mut digest = Self::zero(alg);
+        let target = digest.bytes.get_mut(..alg.size())?;
+        hex::decode_to_slice(text, target).ok()?;
+        Some(digest)
+    }
+
+    /// All bytes zero: the reset value of PCR 0-16 and 23.
+    pub const fn zero(alg: HashAlg) -> Self {
+        Self {
+            alg,
+            bytes: [0; DIGEST_SIZE_MAX],
+        }
+    }
+
+    /// All bytes 0xff: the reset value of PCR 17-22, and what a violation extends.
+    pub fn ones(alg: HashAlg) -> Self {
+        let mut digest = Self::zero(alg);
+        digest
+            .bytes
+            .iter_mut()
+            .take(alg.size())
+            .for_each(|byte| *byte = 0xff);
+        digest
+    }
+
+    /// The algorithm.
+    pub const fn alg(&self) -> HashAlg {
+        self.alg
+    }
+
+    /// Exactly the digest's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        // The fallback cannot be reached: no algorithm is longer than the array.
+        self.bytes.get(..self.alg.size()).unwrap_or(&self.bytes)
+    }
+
+    /// Whether every byte is zero.
+    pub fn is_zero(&self) -> bool {
+        self.bytes.iter().all(|byte| *byte == 0)
+    }
+
+    /// Whether this is the value of a PCR that nobody extended: all zero or all ones.
+    pub fn is_reset_value(&self) -> bool {
+        self.is_zero() || *self == Self::ones(self.alg)
+    }
+
+    /// Lower-case hexadecimal, without the algorithm.
+    pub fn to_hex(&self) -> String {
+        hex::encode(self.as_bytes())
+    }
+}
+
+/// `sha256:` and lower-case hexadecimal.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.alg, self.to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_names_and_sizes_round_trip() {
+        for alg in HashAlg::ALL {
+            assert_eq!(HashAlg::from_tpm_id(alg.tpm_id()), Some(alg));
+            assert_eq!(HashAlg::from_name(alg.name().as_bytes()), Some(alg));
+            assert_eq!(HashAlg::from_size(alg.size()), Some(alg));
+        }
+        assert_eq!(HashAlg::from_name(b"SHA1"), None);
+        // TPM_ALG_SM3_256: the same size as SHA-256, and not computed here.
+        assert_eq!(HashAlg::from_tpm_id(0x0012), None);
+    }
+
+    #[test]
+    fn equal_bytes_of_two_algorithms_are_two_digests() {
+        assert_ne!(Digest::zero(HashAlg::Sha1), Digest::zero(HashAlg::Sha256));
+        assert!(Digest::new(HashAlg::Sha256, &[0; 20]).is_err());
+    }
+
+    #[test]
+    fn reset_values() {
+        for alg in HashAlg::ALL {
+            assert!(Digest::zero(alg).is_reset_value());
+            assert!(Digest::ones(alg).is_reset_value());
+            let mut bytes = vec![0; alg.size()];
+            bytes[alg.size() - 1] = 1;
+            assert!(!Digest::new(alg, &bytes).unwrap().is_reset_value());
+        }
+    }
+}

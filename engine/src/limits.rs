@@ -1,0 +1,117 @@
+//! Every limit on what a peer or an operator can make us do, in one place.
+//!
+//! A limit is checked before the allocation or loop it bounds. Each has a name, a value with its
+//! unit, and a reason. [`ALL`] lists them, and a test enumerates that list.
+
+/// A limit by name, for documentation, metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// The label that metrics and messages use.
+    pub name: &'static str,
+    /// The largest value that is accepted.
+    pub max: usize,
+    /// What the value counts.
+    pub unit: &'static str,
+    /// Why there is a limit, and why this one.
+    pub reason: &'static str,
+}
+
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
+        $(
+            #[doc = concat!($reason, " Unit: ", $unit, ".")]
+            pub const $name: usize = $value;
+        )*
+
+        /// Every limit of the engine.
+        pub const ALL: &[Limit] = &[
+            $(Limit {
+                name: stringify!($name),
+                max: $value,
+                unit: $unit,
+                reason: $reason,
+            },)*
+        ];
+    };
+}
+
+limits! {
+    // TPM structures
+    ATTEST_BYTES_MAX = 1024, "bytes",
+        "TPMS_ATTEST is a few hundred bytes even with four banks (TPM 2.0 Part 2, 10.12.12).";
+    SIGNATURE_BYTES_MAX = 1024, "bytes",
+        "TPMT_SIGNATURE of RSA-4096 is 518 bytes.";
+    PUBLIC_BYTES_MAX = 1024, "bytes",
+        "TPMT_PUBLIC of RSA-4096 with an authPolicy is under 640 bytes.";
+    QUALIFYING_DATA_BYTES_MAX = 66, "bytes",
+        "TPM2B_DATA holds at most a TPMT_HA: algorithm and largest digest (Part 2, 10.4.3).";
+    NAME_BYTES_MAX = 68, "bytes",
+        "TPM2B_NAME holds an algorithm and a digest, or a handle (Part 2, 10.5.3).";
+    PCR_BANKS_MAX = 16, "banks",
+        "TPML_PCR_SELECTION of tpm2-tools has 16 slots (HASH_COUNT).";
+    PCR_COUNT = 24, "PCRs",
+        "The PC Client profile has PCR 0-23; a select is three bytes.";
+    PCR_BLOB_BYTES_MAX = 64 * 1024, "bytes",
+        "tpm2-tools writes 132 + 4 + 532 n bytes; n is at most 24 x 4 banks / 8.";
+    PCR_JSON_BYTES_MAX = 64 * 1024, "bytes",
+        "24 values in four banks are under 13 KiB of JSON.";
+    // IMA
+    IMA_ENTRY_BYTES_MAX = 512 * 1024, "bytes",
+        "Template data of one entry: a 4 KiB path, a signature, or one measured buffer.";
+    IMA_LINE_BYTES_MAX = 1024 * 1024 + 4096, "bytes",
+        "An ascii line carries the template data in hexadecimal.";
+    IMA_LOG_BYTES_MAX = 1 << 30, "bytes",
+        "One log, streamed in constant memory: 10 million entries of 100 bytes.";
+    IMA_NAME_BYTES_MAX = 4096 + 64, "bytes",
+        "PATH_MAX and the kernel's suffix for deleted files.";
+    IMA_PCRS_MAX = 4, "PCRs",
+        "PCRs that an IMA policy measures into at once; kernels use 10, and 11 when told to.";
+    IMA_KEYS_MAX = 1024, "keys",
+        "Keys of a policy, or learned from one measurement list.";
+    // UEFI event log
+    UEFI_LOG_BYTES_MAX = 4 * 1024 * 1024, "bytes",
+        "Firmware reserves 64 KiB to 1 MiB for its log.";
+    UEFI_EVENTS_MAX = 65_536, "events",
+        "Real logs hold some hundreds of events.";
+    UEFI_EVENT_BYTES_MAX = 1024 * 1024, "bytes",
+        "The largest real events are dbx variables of tens of KiB.";
+    UEFI_ALGORITHMS_MAX = 16, "algorithms",
+        "Digest sizes that TCG_EfiSpecIdEvent lists.";
+    // Policies
+    POLICY_BYTES_MAX = 256 * 1024 * 1024, "bytes",
+        "Two million paths with one SHA-256 each.";
+    POLICY_PATHS_MAX = 4_000_000, "paths",
+        "A distribution with every package of it installed has about two million files.";
+    POLICY_DIGESTS_PER_PATH_MAX = 65_536, "digests",
+        "A path gains one digest per package update.";
+    EXCLUDES_MAX = 10_000, "patterns",
+        "Each pattern is compiled alone and tried on each distinct path.";
+    EXCLUDE_PATTERN_BYTES_MAX = 64 * 1024, "bytes",
+        "Generated alternations of paths are long; nothing else is.";
+    EXCLUDE_PROGRAM_BYTES_MAX = 4 * 1024 * 1024, "bytes",
+        "Compiled size of one pattern.";
+    EXCLUDE_STEPS_MAX = 100_000, "steps",
+        "Backtracking steps of one pattern on one path; reaching it means not excluded.";
+    EXCLUDE_NESTING_MAX = 128, "groups",
+        "Depth of groups in one pattern.";
+    TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
+        "A PCR policy lists a few values for each of 24 PCRs.";
+    TPM_POLICY_VALUES_MAX = 256, "values",
+        "Allowed values of one PCR.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
+        let mut names: Vec<_> = ALL.iter().map(|limit| limit.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for limit in ALL {
+            assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
+        }
+    }
+}

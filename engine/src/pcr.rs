@@ -1,0 +1,234 @@
+//! Platform configuration registers: indices, sets of them, banks and their values.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::hash::{Digest, HashAlg};
+use crate::limits;
+
+/// The index of a PCR, 0 to 23.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PcrIndex(u8);
+
+impl PcrIndex {
+    /// The PCR into which kernels measure files unless their policy says another.
+    pub const IMA: Self = Self(10);
+
+    /// The index, if it is below 24.
+    pub fn new(index: u64) -> Option<Self> {
+        let index = u8::try_from(index).ok()?;
+        (usize::from(index) < limits::PCR_COUNT).then_some(Self(index))
+    }
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Whether software can reset this PCR at any time (16 debug, 23 application).
+    ///
+    /// Source: TCG PC Client Platform TPM Profile, 4.6 "PCR attributes".
+    pub const fn is_resettable(self) -> bool {
+        matches!(self.0, 16 | 23)
+    }
+}
+
+impl fmt::Display for PcrIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A set of PCR indices.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PcrSet(u32);
+
+impl PcrSet {
+    /// No PCR.
+    pub const EMPTY: Self = Self(0);
+    /// PCR 0-7, into which firmware measures.
+    pub const FIRMWARE: Self = Self(0x00ff);
+    /// PCR 0-9, over which newer kernels compute boot_aggregate.
+    pub const BOOT: Self = Self(0x03ff);
+
+    /// The set whose bit `n` says whether PCR `n` is in it; `None` when a bit above 23 is set.
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        if bits >> 24 == 0 {
+            Some(Self(bits))
+        } else {
+            None
+        }
+    }
+
+    /// Bit `n` says whether PCR `n` is in the set.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Adds a PCR; false when it was there already.
+    pub fn insert(&mut self, pcr: PcrIndex) -> bool {
+        let before = self.0;
+        self.0 |= 1_u32.wrapping_shl(u32::from(pcr.0));
+        self.0 != before
+    }
+
+    /// Whether the set holds this PCR.
+    pub fn contains(self, pcr: PcrIndex) -> bool {
+        self.0 & 1_u32.wrapping_shl(u32::from(pcr.0)) != 0
+    }
+
+    /// Whether the set holds all PCRs of the other.
+    pub const fn contains_all(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// PCRs of both sets.
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// PCRs of either set.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// PCRs of this set that are not in the other.
+    pub const fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether there is no PCR in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many PCRs are in it.
+    pub const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The PCRs in ascending order, the order in which TPMs hash them.
+    pub fn iter(self) -> impl Iterator<Item = PcrIndex> {
+        (0_u8..24)
+            .map(PcrIndex)
+            .filter(move |pcr| self.contains(*pcr))
+    }
+}
+
+impl FromIterator<PcrIndex> for PcrSet {
+    fn from_iter<I: IntoIterator<Item = PcrIndex>>(indices: I) -> Self {
+        let mut set = Self::EMPTY;
+        for pcr in indices {
+            set.insert(pcr);
+        }
+        set
+    }
+}
+
+/// `0,1,2,7`.
+impl fmt::Display for PcrSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (nth, pcr) in self.iter().enumerate() {
+            if nth > 0 {
+                f.write_str(",")?;
+            }
+            pcr.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PcrSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PcrSet({self})")
+    }
+}
+
+/// Values of PCRs, by bank and index.
+///
+/// # Security
+/// Values are whatever the sender says until they are compared with a quote's `pcrDigest`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PcrValues(BTreeMap<(HashAlg, PcrIndex), Digest>);
+
+impl PcrValues {
+    /// No values.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the value of a PCR in the bank of the digest's algorithm; false when it had one.
+    pub fn insert(&mut self, pcr: PcrIndex, value: Digest) -> bool {
+        self.0.insert((value.alg(), pcr), value).is_none()
+    }
+
+    /// The value of a PCR in a bank.
+    pub fn get(&self, bank: HashAlg, pcr: PcrIndex) -> Option<&Digest> {
+        self.0.get(&(bank, pcr))
+    }
+
+    /// The PCRs of a bank that have a value.
+    pub fn pcrs(&self, bank: HashAlg) -> PcrSet {
+        self.iter()
+            .filter(|(pcr_bank, ..)| *pcr_bank == bank)
+            .map(|(_, pcr, _)| pcr)
+            .collect()
+    }
+
+    /// The banks that have a value, weakest first.
+    pub fn banks(&self) -> impl Iterator<Item = HashAlg> {
+        HashAlg::ALL
+            .into_iter()
+            .filter(|bank| !self.pcrs(*bank).is_empty())
+    }
+
+    /// All values, by bank and then by ascending index.
+    pub fn iter(&self) -> impl Iterator<Item = (HashAlg, PcrIndex, &Digest)> {
+        self.0
+            .iter()
+            .map(|((bank, pcr), value)| (*bank, *pcr, value))
+    }
+
+    /// How many values there are, in all banks.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_stop_at_23() {
+        assert!(PcrIndex::new(23).is_some());
+        assert!(PcrIndex::new(24).is_none());
+        assert!(PcrIndex::new(u64::MAX).is_none());
+        assert!(PcrSet::from_bits(0x00ff_ffff).is_some());
+        assert!(PcrSet::from_bits(0x0100_0000).is_none());
+    }
+
+    #[test]
+    fn sets_iterate_in_ascending_order() {
+        let set = PcrSet::from_bits(0b1000_0000_0101).unwrap();
+        assert_eq!(set.to_string(), "0,2,11");
+        assert_eq!(set.len(), 3);
+        assert_eq!(set.iter().collect::<PcrSet>(), set);
+        assert!(set.difference(set).is_empty());
+    }
+
+    #[test]
+    fn banks_are_apart() {
+        let pcr = PcrIndex::IMA;
+        let mut values = PcrValues::new();
+        assert!(values.insert(pcr, Digest::zero(HashAlg::Sha256)));
+        assert!(!values.insert(pcr, Digest::ones(HashAlg::Sha256)));
+        assert!(values.get(HashAlg::Sha1, pcr).is_none());
+        assert_eq!(values.banks().collect::<Vec<_>>(), [HashAlg::Sha256]);
+    }
+}
