@@ -51,6 +51,12 @@ limits! {
         "TPML_PCR_SELECTION of tpm2-tools has 16 slots (HASH_COUNT).";
     PCR_COUNT = 24, "PCRs",
         "The PC Client profile has PCR 0-23; a select is three bytes.";
+    PCR_SELECT_BYTES = 3, "bytes",
+        "Bits of 24 PCRs; PC Client TPMs write no other size (Part 2, 10.6.2).";
+    RSA_BYTES_MAX = 512, "bytes",
+        "Modulus and signature of RSA-4096, the largest key that we verify with.";
+    ECC_PARAMETER_BYTES_MAX = 66, "bytes",
+        "Coordinates and signature numbers of P-521, the largest curve that we verify on.";
     PCR_BLOB_BYTES_MAX = 64 * 1024, "bytes",
         "tpm2-tools writes 132 + 4 + 532 n bytes; n is at most 24 x 4 banks / 8.";
     PCR_JSON_BYTES_MAX = 64 * 1024, "bytes",

@@ -60,6 +60,13 @@ impl PcrSet {
         }
     }
 
+    /// The set that a TPM writes as these three bytes: bit `n % 8` of byte `n / 8` is PCR `n`.
+    ///
+    /// Source: TPM 2.0 Part 2, 10.6.1 `TPMS_PCR_SELECT`.
+    pub const fn from_select([low, middle, high]: [u8; 3]) -> Self {
+        Self(u32::from_le_bytes([low, middle, high, 0]))
+    }
+
     /// Bit `n` says whether PCR `n` is in the set.
     pub const fn bits(self) -> u32 {
         self.0
