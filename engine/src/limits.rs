@@ -57,6 +57,10 @@ limits! {
         "Modulus and signature of RSA-4096, the largest key that we verify with.";
     ECC_PARAMETER_BYTES_MAX = 66, "bytes",
         "Coordinates and signature numbers of P-521, the largest curve that we verify on.";
+    KEY_FILE_BYTES_MAX = 16 * 1024, "bytes",
+        "A key or certificate as PEM or DER; real certificates of TPM and IMA keys are under 4 KiB.";
+    FILE_KEY_BITS_MAX = 8192, "bits",
+        "RSA keys that sign files; verifying costs the square of the size.";
     PCR_BLOB_BYTES_MAX = 64 * 1024, "bytes",
         "tpm2-tools writes 132 + 4 + 532 n bytes; n is at most 24 x 4 banks / 8.";
     PCR_JSON_BYTES_MAX = 64 * 1024, "bytes",

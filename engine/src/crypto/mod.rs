@@ -1,7 +1,20 @@
 //! Cryptography, and the only module that names the libraries behind it.
+//!
+//! [`VerifyingKey`] verifies what TPMs sign, [`FileKey`] what signs files for IMA. [`reference`]
+//! answers the same questions as `VerifyingKey` through OpenSSL alone, for differential tests.
 
 mod digest;
+mod ecdsa;
+mod key;
+mod pem;
+mod prehash;
+pub mod reference;
 mod roca;
+mod rsa;
+mod signature;
 
 pub use digest::{Hasher, digest, extend};
+pub use key::{Curve, KeyError, KeyMaterial, VerifyingKey};
+pub use prehash::{FileKey, FileSignatureError};
 pub use roca::has_roca_fingerprint;
+pub use signature::{SignatureError, SignatureFault};
