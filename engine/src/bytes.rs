@@ -99,6 +99,10 @@ impl<'a> Reader<'a> {
         self.array(field).map(u32::from_le_bytes)
     }
 
+    pub(crate) fn u64_le(&mut self, field: &'static str) -> Result<u64, Malformed> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
     /// A TPM2B: a big-endian u16 size, then as many bytes, at least `min` and at most `max`.
     pub(crate) fn sized_be(
         &mut self,

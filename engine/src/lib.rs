@@ -22,3 +22,4 @@ pub mod limits;
 pub mod malformed;
 pub mod pcr;
 pub mod tpm;
+pub mod uefi;

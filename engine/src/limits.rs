@@ -87,6 +87,14 @@ limits! {
         "The largest real events are dbx variables of tens of KiB.";
     UEFI_ALGORITHMS_MAX = 16, "algorithms",
         "Digest sizes that TCG_EfiSpecIdEvent lists.";
+    UEFI_DIGEST_BYTES_MAX = 64, "bytes",
+        "The largest digest of the TCG Algorithm Registry is SHA-512's.";
+    UEFI_VARIABLE_NAME_BYTES_MAX = 2048, "bytes",
+        "Names of measured variables are some tens of UTF-16 characters.";
+    UEFI_SIGNATURES_MAX = 65_536, "signatures",
+        "The largest dbx published holds some hundreds of digests.";
+    UEFI_DEVICE_PATH_NODES_MAX = 256, "nodes",
+        "Real device paths have fewer than twenty nodes.";
     // Policies
     POLICY_BYTES_MAX = 256 * 1024 * 1024, "bytes",
         "Two million paths with one SHA-256 each.";
