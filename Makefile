@@ -41,7 +41,7 @@ bench: ## criterion benches
 fuzz: export RUSTC_BOOTSTRAP := 1
 fuzz: ## a short run of each fuzz target (FUZZ_SECONDS=10)
 	@scripts/setup build fuzz
-	for target in $$(cargo fuzz list); do \
+	targets=$$(cargo fuzz list); for target in $$targets; do \
 		cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024; \
 	done
 
