@@ -1,0 +1,50 @@
+# The single entry to this repository: continuous integration calls the same targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A fresh root shell may not have rustup's folder on PATH.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# How long `make fuzz` gives to each target.
+FUZZ_SECONDS ?= 10
+
+.PHONY: help setup demo test lint bench fuzz clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: ## install all that a Debian 12 with Rust lacks (as root or through sudo)
+	@scripts/setup build test lint
+
+demo: ## judge real evidence and tampered copies of it, and print the verdicts
+	@scripts/setup build
+	@demo/run
+
+test: ## all tests, documentation examples included
+	@scripts/setup build test
+	cargo nextest run --locked --workspace --no-fail-fast
+	cargo test --locked --workspace --doc --quiet
+
+lint: ## format, clippy, dependencies' licences and sources, documentation links
+	@scripts/setup build lint
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo deny --workspace --all-features check bans licenses sources
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+bench: ## criterion benches
+	@scripts/setup build
+	cargo bench --locked --package rat-benches
+
+# The fuzzer's compiler flags are unstable, so a stable compiler has to be told to take them.
+fuzz: export RUSTC_BOOTSTRAP := 1
+fuzz: ## a short run of each fuzz target (FUZZ_SECONDS=10)
+	@scripts/setup build fuzz
+	targets=$$(cargo fuzz list); for target in $$targets; do \
+		cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024; \
+	done
+
+clean: ## remove what was built
+	cargo clean
+	rm -rf fuzz/target
