@@ -1,0 +1,1 @@
+//! Tests of the whole: the files under `tests/` drive public interfaces only.
