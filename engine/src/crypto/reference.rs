@@ -40,17 +40,10 @@ pub(crate) fn verify_fitting(
 ) -> Result<(), SignatureError> {
     let library = parse(key).map_err(|_| SignatureError::Library)?;
     match (signature, key) {
-        (Fitting::RsaSsa { hash, sig }, _) => verdict(run(
-            &library,
-            *hash,
-            None,
-            Some(Padding::PKCS1),
-            sig,
-            message,
-        )),
-        (Fitting::Ecdsa { hash, der }, _) => {
-            verdict(run(&library, *hash, None, None, der, message))
+        (Fitting::RsaSsa { hash, sig }, _) => {
+            run(&library, *hash, None, Some(Padding::PKCS1), sig, message)
         }
+        (Fitting::Ecdsa { hash, der }, _) => run(&library, *hash, None, None, der, message),
         (Fitting::RsaPss { hash, sig }, KeyMaterial::Rsa { modulus, .. }) => {
             let [short, largest] = pss_salt_lengths(*hash, modulus)
                 .map(|salt| verify_pss_parsed(&library, *hash, salt, sig, message));
@@ -82,7 +75,7 @@ fn verify_pss_parsed(
     // Never the library's own constant for "maximum": when verifying it means "any".
     let salt = i32::try_from(salt).map_err(|_| SignatureError::Library)?;
     let padding = Some(Padding::PKCS1_PSS);
-    verdict(run(library, hash, Some(salt), padding, sig, message))
+    run(library, hash, Some(salt), padding, sig, message)
 }
 
 fn run(
@@ -92,24 +85,25 @@ fn run(
     padding: Option<Padding>,
     sig: &[u8],
     message: &[u8],
-) -> Result<bool, ErrorStack> {
-    let hash = message_digest(hash);
-    let mut verifier = Verifier::new(hash, library)?;
-    if let Some(padding) = padding {
-        verifier.set_rsa_padding(padding)?;
-    }
-    if let Some(salt) = salt {
-        verifier.set_rsa_pss_saltlen(RsaPssSaltlen::custom(salt))?;
-        verifier.set_rsa_mgf1_md(hash)?;
-    }
-    verifier.verify_oneshot(sig, message)
-}
-
-fn verdict(result: Result<bool, ErrorStack>) -> Result<(), SignatureError> {
-    match result {
+) -> Result<(), SignatureError> {
+    let set_up = || {
+        let hash = message_digest(hash);
+        let mut verifier = Verifier::new(hash, library)?;
+        if let Some(padding) = padding {
+            verifier.set_rsa_padding(padding)?;
+        }
+        if let Some(salt) = salt {
+            verifier.set_rsa_pss_saltlen(RsaPssSaltlen::custom(salt))?;
+            verifier.set_rsa_mgf1_md(hash)?;
+        }
+        Ok::<_, ErrorStack>(verifier)
+    };
+    let mut verifier = set_up().map_err(|_| SignatureError::Library)?;
+    match verifier.verify_oneshot(sig, message) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(SignatureError::Invalid(SignatureFault::Mismatch)),
-        Err(_) => Err(SignatureError::Library),
+        // Once it is set up, the library also reports bad signatures as errors of its own: for
+        // one, ECDSA numbers that lead to the point at infinity.
+        Ok(false) | Err(_) => Err(SignatureError::Invalid(SignatureFault::Mismatch)),
     }
 }
 

@@ -1,0 +1,1 @@
+//! Benchmarks: the files under `benches/` measure public interfaces.
