@@ -21,3 +21,4 @@ pub mod hash;
 pub mod limits;
 pub mod malformed;
 pub mod pcr;
+pub mod policy;

@@ -90,10 +90,16 @@ limits! {
         "Generated alternations of paths are long; nothing else is.";
     EXCLUDE_PROGRAM_BYTES_MAX = 4 * 1024 * 1024, "bytes",
         "Compiled size of one pattern.";
+    EXCLUDE_AUTOMATON_BYTES_MAX = 256 * 1024, "bytes",
+        "Cache of the linear engine for one pattern; a full cache costs time, not meaning.";
     EXCLUDE_STEPS_MAX = 100_000, "steps",
         "Backtracking steps of one pattern on one path; reaching it means not excluded.";
     EXCLUDE_NESTING_MAX = 128, "groups",
         "Depth of groups in one pattern.";
+    EXCLUDE_LOOK_BEHIND_MAX = 4096, "characters",
+        "A look-behind wider than PATH_MAX can never match.";
+    EXCLUDES_BYTES_MAX = 4 * 1024 * 1024, "bytes",
+        "All patterns of a policy together; their programs are larger by a factor.";
     TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",

@@ -1,0 +1,327 @@
+//! Sets of characters, and CPython's rules for ignoring case.
+
+use std::sync::Arc;
+
+use super::unicode::{DIGIT, EXTRA_CASES, LOWER, SPACE, UPPER, WORD};
+
+/// The largest code point.
+pub(super) const CODE_MAX: u32 = 0x10_ffff;
+const BASIC_PLANE_MAX: u32 = 0xffff;
+
+/// Characters as sorted, disjoint, inclusive ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CharSet(Ranges);
+
+#[derive(Debug, Clone)]
+enum Ranges {
+    Table(&'static [(u32, u32)]),
+    Owned(Arc<[(u32, u32)]>),
+}
+
+impl PartialEq for Ranges {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+impl Eq for Ranges {}
+
+impl Ranges {
+    fn as_slice(&self) -> &[(u32, u32)] {
+        match self {
+            Self::Table(table) => table,
+            Self::Owned(ranges) => ranges,
+        }
+    }
+}
+
+impl CharSet {
+    pub(super) fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Self {
+        ranges.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::new();
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some(run) if first <= run.1.saturating_add(1) => run.1 = run.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(Ranges::Owned(merged.into()))
+    }
+
+    pub(super) fn single(code: u32) -> Self {
+        Self::from_ranges(vec![(code, code)])
+    }
+
+    pub(super) fn ranges(&self) -> &[(u32, u32)] {
+        self.0.as_slice()
+    }
+
+    pub(super) fn negated(&self) -> Self {
+        let mut gaps = Vec::new();
+        let mut next = 0;
+        for &(first, last) in self.ranges() {
+            if first > next {
+                gaps.push((next, first.saturating_sub(1)));
+            }
+            next = last.saturating_add(1);
+        }
+        if next <= CODE_MAX {
+            gaps.push((next, CODE_MAX));
+        }
+        Self(Ranges::Owned(gaps.into()))
+    }
+
+    pub(super) fn contains(&self, code: u32) -> bool {
+        let ranges = self.ranges();
+        let after = ranges.partition_point(|&(first, _)| first <= code);
+        after
+            .checked_sub(1)
+            .and_then(|index| ranges.get(index))
+            .is_some_and(|&(_, last)| code <= last)
+    }
+
+    /// The one character of the set, if it has exactly one.
+    pub(super) fn sole_member(&self) -> Option<u32> {
+        match self.ranges() {
+            [(first, last)] if first == last => Some(*first),
+            _ => None,
+        }
+    }
+}
+
+/// The category escapes of a class: `\d`, `\s`, `\w`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Category {
+    Digit,
+    Space,
+    Word,
+}
+
+impl Category {
+    /// Its characters for a `str` pattern, with or without the ASCII flag.
+    pub(super) fn set(self, ascii: bool) -> CharSet {
+        CharSet(Ranges::Table(match (self, ascii) {
+            (Self::Digit, false) => DIGIT,
+            (Self::Space, false) => SPACE,
+            (Self::Word, false) => WORD,
+            (Self::Digit, true) => &[(0x30, 0x39)],
+            (Self::Space, true) => &[(0x09, 0x0d), (0x20, 0x20)],
+            (Self::Word, true) => &[(0x30, 0x39), (0x41, 0x5a), (0x5f, 0x5f), (0x61, 0x7a)],
+        }))
+    }
+}
+
+/// Whether, and by which alphabet, case is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Case {
+    Kept,
+    IgnoredAscii,
+    IgnoredUnicode,
+}
+
+type Run = (u32, u32, u32, u32);
+static ASCII_LOWER: &[Run] = &[(0x41, 0x5a, 1, 0x61)];
+
+impl Case {
+    fn runs(self) -> &'static [Run] {
+        match self {
+            Self::Kept => &[],
+            Self::IgnoredAscii => ASCII_LOWER,
+            Self::IgnoredUnicode => LOWER,
+        }
+    }
+
+    /// The lower-case form by which two characters are compared.
+    pub(super) fn lower(self, code: u32) -> u32 {
+        map(self.runs(), code)
+    }
+
+    fn is_cased(self, code: u32) -> bool {
+        match self {
+            Self::Kept => false,
+            Self::IgnoredAscii => u8::try_from(code).is_ok_and(|byte| byte.is_ascii_alphabetic()),
+            Self::IgnoredUnicode => map(LOWER, code) != code || map(UPPER, code) != code,
+        }
+    }
+
+    /// The other lower-case characters that match this one.
+    fn extra(self, lower: u32) -> &'static [u32] {
+        if self != Self::IgnoredUnicode {
+            return &[];
+        }
+        EXTRA_CASES
+            .binary_search_by_key(&lower, |&(key, _)| key)
+            .ok()
+            .and_then(|index| EXTRA_CASES.get(index))
+            .map_or(&[], |&(_, others)| others)
+    }
+}
+
+fn map(runs: &[Run], code: u32) -> u32 {
+    // Runs of step two interleave with others only by parity, so look at two of them.
+    let after = runs.partition_point(|&(first, ..)| first <= code);
+    for index in [after.checked_sub(1), after.checked_sub(2)]
+        .into_iter()
+        .flatten()
+    {
+        if let Some(&(first, last, step, target)) = runs.get(index)
+            && code <= last
+            && code.wrapping_sub(first).checked_rem(step) == Some(0)
+        {
+            return target.wrapping_add(code.wrapping_sub(first));
+        }
+    }
+    code
+}
+
+/// Every (character, image) of the runs.
+fn changes(runs: &'static [Run]) -> impl Iterator<Item = (u32, u32)> {
+    runs.iter().flat_map(|&(first, last, step, target)| {
+        let step = usize::try_from(step).unwrap_or(1).max(1);
+        (first..=last)
+            .step_by(step)
+            .map(move |code| (code, target.wrapping_add(code.wrapping_sub(first))))
+    })
+}
+
+/// The characters that a literal matches.
+pub(super) fn literal(code: u32, case: Case) -> CharSet {
+    if !case.is_cased(code) {
+        return CharSet::single(code);
+    }
+    let lower = case.lower(code);
+    let mut wanted = vec![(lower, lower)];
+    wanted.extend(case.extra(lower).iter().map(|&other| (other, other)));
+    lowered_into(&CharSet::from_ranges(wanted), case)
+}
+
+/// The characters whose lower case is in `wanted`.
+fn lowered_into(wanted: &CharSet, case: Case) -> CharSet {
+    let mut changing: Vec<(u32, u32)> = Vec::new();
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for (code, lower) in changes(case.runs()) {
+        changing.push((code, code));
+        if wanted.contains(lower) {
+            ranges.push((code, code));
+        }
+    }
+    let unchanging = CharSet::from_ranges(changing).negated();
+    ranges.extend(intersection(wanted.ranges(), unchanging.ranges()));
+    CharSet::from_ranges(ranges)
+}
+
+fn intersection(left: &[(u32, u32)], right: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    let mut both = Vec::new();
+    while let (Some(&&(a, b)), Some(&&(c, d))) = (left.peek(), right.peek()) {
+        if a.max(c) <= b.min(d) {
+            both.push((a.max(c), b.min(d)));
+        }
+        if b < d {
+            left.next();
+        } else {
+            right.next();
+        }
+    }
+    both
+}
+
+/// A character class `[…]` while it is read.
+#[derive(Debug)]
+pub(super) struct Class {
+    case: Case,
+    negated: bool,
+    /// Whether the character is lowered before it is looked up.
+    lowers: bool,
+    ranges: Vec<(u32, u32)>,
+}
+
+impl Class {
+    pub(super) fn new(case: Case, negated: bool) -> Self {
+        Self {
+            case,
+            negated,
+            lowers: false,
+            ranges: Vec::new(),
+        }
+    }
+
+    pub(super) fn range_count(&self) -> usize {
+        self.ranges.len()
+    }
+
+    pub(super) fn push_set(&mut self, set: &CharSet) {
+        self.ranges.extend_from_slice(set.ranges());
+    }
+
+    pub(super) fn push_literal(&mut self, code: u32) {
+        let lower = self.case.lower(code);
+        if self.case != Case::Kept && lower > BASIC_PLANE_MAX {
+            // CPython keeps such a literal as it stands but lowers the character: an upper-case
+            // one outside the basic plane then matches nothing (`re._compiler`, 3.11).
+            self.lowers = true;
+            self.ranges.push((code, code));
+            return;
+        }
+        self.push_lowered(lower);
+        self.lowers |= self.case.is_cased(code);
+    }
+
+    fn push_lowered(&mut self, lower: u32) {
+        self.ranges.push((lower, lower));
+        let extra = self.case.extra(lower).iter().map(|&other| (other, other));
+        self.ranges.extend(extra);
+    }
+
+    pub(super) fn push_range(&mut self, first: u32, last: u32) {
+        if self.case == Case::Kept {
+            self.ranges.push((first, last));
+            return;
+        }
+        let basic = [(first, last.min(BASIC_PLANE_MAX))];
+        let mut changing = Vec::new();
+        for (code, lower) in changes(self.case.runs()) {
+            changing.push((code, code));
+            if first <= code && code <= last {
+                self.lowers = true;
+                if code <= BASIC_PLANE_MAX {
+                    self.push_lowered(lower);
+                }
+            }
+        }
+        let unchanging = CharSet::from_ranges(changing).negated();
+        let kept = intersection(&basic, unchanging.ranges());
+        for &(lower, others) in EXTRA_CASES {
+            if self.case == Case::IgnoredUnicode
+                && CharSet::from_ranges(kept.clone()).contains(lower)
+            {
+                self.ranges
+                    .extend(others.iter().map(|&other| (other, other)));
+            }
+        }
+        self.ranges.extend(kept);
+        let raises = |&(code, upper): &(u32, u32)| first <= code && code <= last && upper != code;
+        self.lowers |= match self.case {
+            Case::IgnoredUnicode => changes(UPPER).any(|change| raises(&change)),
+            Case::IgnoredAscii | Case::Kept => first <= 0x7a && last >= 0x61,
+        };
+        if last > BASIC_PLANE_MAX {
+            // CPython tries the lowered character and its upper case against the whole range,
+            // with the Unicode mapping even under the ASCII flag.
+            self.lowers = true;
+            self.ranges.push((first, last));
+            let lowered = changes(UPPER).filter(|(_, upper)| first <= *upper && *upper <= last);
+            self.ranges.extend(lowered.map(|(code, _)| (code, code)));
+        }
+    }
+
+    pub(super) fn finish(self) -> CharSet {
+        let mut set = CharSet::from_ranges(self.ranges);
+        if self.negated {
+            set = set.negated();
+        }
+        if self.lowers {
+            set = lowered_into(&set, self.case);
+        }
+        set
+    }
+}

@@ -1,0 +1,3 @@
+//! Keylime's runtime policy: read, compiled, judged by lint, and generated.
+
+pub mod exclude;

@@ -1,0 +1,1 @@
+//! Attack, differential and end-to-end tests. They drive public interfaces only.
