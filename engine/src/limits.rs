@@ -68,6 +68,8 @@ limits! {
         "PCRs that an IMA policy measures into at once; kernels use 10, and 11 when told to.";
     IMA_KEYS_MAX = 1024, "keys",
         "Keys of a policy, or learned from one measurement list.";
+    IMA_KEY_BYTES_MAX = 8 * 1024, "bytes",
+        "SubjectPublicKeyInfo of RSA-16384 is about 2 KiB.";
     // UEFI event log
     UEFI_LOG_BYTES_MAX = 4 * 1024 * 1024, "bytes",
         "Firmware reserves 64 KiB to 1 MiB for its log.";
@@ -84,6 +86,10 @@ limits! {
         "A distribution with every package of it installed has about two million files.";
     POLICY_DIGESTS_PER_PATH_MAX = 65_536, "digests",
         "A path gains one digest per package update.";
+    POLICY_WARNINGS_MAX = 100_000, "warnings",
+        "A policy with more is not one; each warning names its place.";
+    LINT_TRIES_MAX = 20_000_000, "tries",
+        "Exclude patterns times listed paths that lint tries: some seconds.";
     EXCLUDES_MAX = 10_000, "patterns",
         "Each pattern is compiled alone and tried on each distinct path.";
     EXCLUDE_PATTERN_BYTES_MAX = 64 * 1024, "bytes",

@@ -24,8 +24,6 @@ struct Loop {
     count: usize,
     /// The place where the newest optional iteration began: an empty one is not repeated.
     began: usize,
-    /// Of a possessive loop: the height of the choices before the iteration.
-    height: usize,
     exit: usize,
 }
 
@@ -234,16 +232,12 @@ impl Machine<'_> {
         }
     }
 
-    /// CPython: `SRE_OP_MAX_UNTIL`, `SRE_OP_MIN_UNTIL`, `SRE_OP_POSSESSIVE_REPEAT`. The next step
-    /// is the loop's `Enter`, and the body follows that.
+    /// CPython: `SRE_OP_MAX_UNTIL`, `SRE_OP_MIN_UNTIL`. The next step is the loop's `Enter`, and the body follows that.
     fn iterate(&mut self, bounds: Loop) {
         let enter = self.next;
         let count = self.get(bounds.count);
         let wanted = count < bounds.min;
         let allowed = count < bounds.max && self.place != self.get(bounds.began);
-        if bounds.greed == Greed::Possessive {
-            self.set(bounds.height, self.choices.len());
-        }
         if wanted {
             self.set(bounds.count, count.saturating_add(1));
             self.next = enter.saturating_add(1);

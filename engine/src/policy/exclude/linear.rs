@@ -1,9 +1,9 @@
 //! The rewriting of a pattern for the linear-time engine, where the meaning is the same.
 
-use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, Look, Repetition};
+use std::fmt::Write as _;
 
 use super::charset::CharSet;
-use super::syntax::{Anchor, Greed, Node, PatternError};
+use super::syntax::{Anchor, Node, PatternError};
 use crate::limits::{EXCLUDE_AUTOMATON_BYTES_MAX, EXCLUDE_PROGRAM_BYTES_MAX};
 
 /// A program of the linear engine that matches where the pattern does, or none when the pattern
@@ -12,11 +12,11 @@ use crate::limits::{EXCLUDE_AUTOMATON_BYTES_MAX, EXCLUDE_PROGRAM_BYTES_MAX};
 /// Only whether the pattern matches is asked, never where the match ends. Greed is therefore
 /// without meaning, and a `$` that ends the pattern may consume the last newline.
 pub(super) fn program(node: &Node) -> Result<Option<regex::Regex>, PatternError> {
-    let Some(body) = rewrite(node, true) else {
+    let mut text = String::from(r"\A");
+    if rewrite(node, true, &mut text).is_none() {
         return Ok(None);
-    };
-    let anchored = Hir::concat(vec![Hir::look(Look::Start), body]);
-    let program = regex::RegexBuilder::new(&anchored.to_string())
+    }
+    let program = regex::RegexBuilder::new(&text)
         .size_limit(EXCLUDE_PROGRAM_BYTES_MAX)
         .dfa_size_limit(EXCLUDE_AUTOMATON_BYTES_MAX)
         // Our own parser has bounded the depth; the rewriting adds levels to each group.
@@ -28,7 +28,7 @@ pub(super) fn program(node: &Node) -> Result<Option<regex::Regex>, PatternError>
             limit: "EXCLUDE_PROGRAM_BYTES_MAX",
             max: EXCLUDE_PROGRAM_BYTES_MAX,
         }),
-        // The text is printed from a checked tree. Were that ever refused, so is the pattern.
+        // The text is written from a checked tree. Were it ever refused, so is the pattern.
         Err(_) => Err(PatternError::Unsupported {
             offset: 0,
             construct: "the rewritten pattern",
@@ -36,81 +36,80 @@ pub(super) fn program(node: &Node) -> Result<Option<regex::Regex>, PatternError>
     }
 }
 
-/// `last` says that nothing of the pattern follows the node.
-fn rewrite(node: &Node, last: bool) -> Option<Hir> {
-    Some(match node {
-        Node::Set(set) => class(set),
-        Node::Anchor(anchor) => rewrite_anchor(*anchor, last)?,
+/// Appends the node in the linear engine's syntax, always as one group or one atom. None when it
+/// has no such form. `last` says that nothing of the pattern follows the node.
+fn rewrite(node: &Node, last: bool, text: &mut String) -> Option<()> {
+    match node {
+        Node::Set(set) => write_class(set, text),
+        Node::Anchor(anchor) => text.push_str(rewrite_anchor(*anchor, last)?),
         Node::Concat(nodes) => {
             let end = nodes.len().checked_sub(1);
-            let parts = nodes
-                .iter()
-                .enumerate()
-                .map(|(index, node)| rewrite(node, last && Some(index) == end));
-            Hir::concat(parts.collect::<Option<_>>()?)
+            text.push_str("(?:");
+            for (index, node) in nodes.iter().enumerate() {
+                rewrite(node, last && Some(index) == end, text)?;
+            }
+            text.push(')');
         }
         Node::Alternate(nodes) => {
-            let parts = nodes.iter().map(|node| rewrite(node, last));
-            Hir::alternation(parts.collect::<Option<_>>()?)
+            text.push_str("(?:");
+            for (index, node) in nodes.iter().enumerate() {
+                if index > 0 {
+                    text.push('|');
+                }
+                rewrite(node, last, text)?;
+            }
+            text.push(')');
         }
-        Node::Group { body, .. } => rewrite(body, last)?,
-        Node::Repeat {
-            greed: Greed::Possessive,
-            ..
-        } => return None,
+        Node::Group { body, .. } => rewrite(body, last, text)?,
         Node::Repeat { min, max, body, .. } => {
             let once = max.is_some_and(|max| max <= 1);
-            Hir::repetition(Repetition {
-                min: *min,
-                max: *max,
-                greedy: true,
-                sub: Box::new(rewrite(body, last && once)?),
-            })
+            text.push_str("(?:");
+            rewrite(body, last && once, text)?;
+            match max {
+                // Writing to a String cannot fail; were it to, the pattern is not rewritten.
+                Some(max) => write!(text, "{{{min},{max}}})").ok()?,
+                None => write!(text, "{{{min},}})").ok()?,
+            }
         }
         Node::Atomic(_)
         | Node::Look { .. }
         | Node::BackReference { .. }
         | Node::Conditional { .. } => return None,
-    })
+    }
+    Some(())
 }
 
-fn rewrite_anchor(anchor: Anchor, last: bool) -> Option<Hir> {
-    Some(match anchor {
-        Anchor::Start => Hir::look(Look::Start),
-        Anchor::End => Hir::look(Look::End),
-        Anchor::LineStart => Hir::look(Look::StartLF),
-        Anchor::LineEnd => Hir::look(Look::EndLF),
-        Anchor::EndOrLastNewline if last => {
-            let newline = Repetition {
-                min: 0,
-                max: Some(1),
-                greedy: true,
-                sub: Box::new(class(&CharSet::single(0x0a))),
-            };
-            Hir::concat(vec![Hir::repetition(newline), Hir::look(Look::End)])
-        }
+fn rewrite_anchor(anchor: Anchor, last: bool) -> Option<&'static str> {
+    match anchor {
+        Anchor::Start => Some(r"\A"),
+        Anchor::End => Some(r"\z"),
+        Anchor::LineStart => Some("(?m:^)"),
+        Anchor::LineEnd => Some("(?m:$)"),
+        Anchor::EndOrLastNewline if last => Some(r"(?:\n?\z)"),
         // In mid-pattern it may look at a newline that the pattern then consumes. Word
         // boundaries are of CPython's word characters, which the linear engine cannot be given.
-        Anchor::EndOrLastNewline | Anchor::WordBoundary { .. } => return None,
-    })
+        Anchor::EndOrLastNewline | Anchor::WordBoundary { .. } => None,
+    }
 }
 
-fn class(set: &CharSet) -> Hir {
+fn write_class(set: &CharSet, text: &mut String) {
     const SURROGATES: (u32, u32) = (0xd800, 0xdfff);
-    let mut ranges = Vec::new();
+    let mut class = String::new();
     let mut push = |first: u32, last: u32| {
-        if let (Some(first), Some(last)) = (char::from_u32(first), char::from_u32(last)) {
-            ranges.push(ClassUnicodeRange::new(first, last));
+        if first <= last {
+            class.push_str(&format!(r"\x{{{first:x}}}-\x{{{last:x}}}"));
         }
     };
     for &(first, last) in set.ranges() {
         // Text holds no surrogates, so a set loses nothing without them.
-        if first < SURROGATES.0 {
-            push(first, last.min(SURROGATES.0.saturating_sub(1)));
-        }
-        if last > SURROGATES.1 {
-            push(first.max(SURROGATES.1.saturating_add(1)), last);
-        }
+        push(first, last.min(SURROGATES.0.saturating_sub(1)));
+        push(first.max(SURROGATES.1.saturating_add(1)), last);
     }
-    Hir::class(Class::Unicode(ClassUnicode::new(ranges)))
+    if class.is_empty() {
+        text.push_str(r"[^\x{0}-\x{10ffff}]");
+    } else {
+        text.push('[');
+        text.push_str(&class);
+        text.push(']');
+    }
 }

@@ -336,19 +336,26 @@ impl Parser {
         let Some((body, width, _)) = sequence.pieces.pop() else {
             return Err(fault("nothing to repeat"));
         };
-        let greed = if self.tokens.take_if('?') {
-            Greed::Lazy
-        } else if self.tokens.take_if('+') {
-            Greed::Possessive
-        } else {
-            Greed::Greedy
-        };
-        let body = Box::new(body);
+        let lazy = self.tokens.take_if('?');
+        let possessive = !lazy && self.tokens.take_if('+');
+        if possessive && !matches!(body, Node::Set(_)) {
+            // Releases of CPython 3.11 disagree on where a longer body is left when it fails
+            // half-way (gh-106052, repaired in 3.11.5).
+            return Err(PatternError::Unsupported {
+                offset: token.offset,
+                construct: "a possessive quantifier over more than one character",
+            });
+        }
         let repeat = Node::Repeat {
             min,
             max,
-            greed,
-            body,
+            greed: if lazy { Greed::Lazy } else { Greed::Greedy },
+            body: Box::new(body),
+        };
+        let repeat = if possessive {
+            Node::Atomic(Box::new(repeat))
+        } else {
+            repeat
         };
         sequence.push(repeat, width.times(min, max), Piece::Repeat);
         Ok(())

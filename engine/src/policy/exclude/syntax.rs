@@ -55,7 +55,6 @@ pub(super) enum Anchor {
 pub(super) enum Greed {
     Greedy,
     Lazy,
-    Possessive,
 }
 
 /// A pattern or a part of one. Depth is bounded by `EXCLUDE_NESTING_MAX`.

@@ -119,17 +119,12 @@ impl Compiler {
             greed,
             count: self.register(),
             began: self.register(),
-            height: self.register(),
             exit: 0,
         };
         self.steps.push(Step::Begin(bounds));
         let decide = self.reserve();
         self.steps.push(Step::Enter(bounds));
         self.node(body);
-        if greed == Greed::Possessive {
-            // CPython: each iteration is atomic by itself.
-            self.steps.push(Step::Cut(bounds.height));
-        }
         self.steps.push(Step::Jump(decide));
         bounds.exit = self.here();
         self.place(decide, Step::Loop(bounds));
