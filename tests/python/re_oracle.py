@@ -1,6 +1,6 @@
 """Answers, for each JSON line {"pattern", "paths"}, what CPython's re.match finds.
 
-The answer is {"matches": [bool or null]} (null: it took too long), or {"error": text} when the
+The answer is {"matches": [bool or null]} (null: it took too long or failed by itself), or {"error": text} when the
 pattern does not compile.
 """
 import json
@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 
-SECONDS_PER_PATH = 2
+SECONDS_PER_PATTERN = 10
 
 
 class Slow(Exception):
@@ -26,15 +26,24 @@ def answer(request):
     except (re.error, ValueError, OverflowError, RecursionError) as error:
         return {"error": f"{type(error).__name__}: {error}"}
     matches = []
-    for path in request["paths"]:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_PATH)
-        try:
-            matches.append(program.match(path) is not None)
-        except Slow:
-            matches.append(None)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_PATTERN)
+    try:
+        for path in request["paths"]:
+            matches.append(match(program, path))
+    except Slow:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    matches += [None] * (len(request["paths"]) - len(matches))
     return {"matches": matches}
+
+
+def match(program, path):
+    try:
+        return program.match(path) is not None
+    except SystemError:
+        # CPython's own report that it lost track of a group.
+        return None
 
 
 if sys.version_info[:2] != (3, 11):

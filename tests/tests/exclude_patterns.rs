@@ -7,6 +7,8 @@
 
 #[path = "exclude_patterns/generate.rs"]
 mod generate;
+#[path = "exclude_patterns/table.rs"]
+mod table;
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -155,5 +157,82 @@ fn l09_random_patterns_mean_what_they_mean_to_cpython() -> Result<()> {
     assert!(tally.matched * 20 > tally.compared, "{tally:?}");
     assert!(tally.only_we_refuse * 20 < tally.patterns, "{tally:?}");
     assert!(tally.step_caps * 100 < tally.compared, "{tally:?}");
+    Ok(())
+}
+
+#[test]
+fn l09_chosen_patterns_mean_what_they_mean_to_cpython() -> Result<()> {
+    let mut oracle = Oracle::start()?;
+    let mut tally = Tally::default();
+    let paths: Vec<String> = table::PATHS.iter().map(|path| path.to_string()).collect();
+    let mut differences = Vec::new();
+    for pattern in table::PATTERNS {
+        if let Err(error) = tally.compare(&mut oracle, pattern, &paths) {
+            differences.push(error.to_string());
+        }
+    }
+    assert!(differences.is_empty(), "{differences:#?}");
+    // \N{...}, (?t), two conditions that are not plain numbers, a name outside ASCII, a
+    // possessive group, and two counts that the linear engine has no room for.
+    assert_eq!(tally.only_we_refuse, 7, "{tally:?}");
+    Ok(())
+}
+
+#[test]
+fn l09_categories_hold_cpythons_characters() -> Result<()> {
+    let mut oracle = Oracle::start()?;
+    let mut tally = Tally::default();
+    let characters: Vec<String> = (char::MIN..=char::MAX).map(String::from).collect();
+    for pattern in [r"\w", r"\d", r"\s", "."] {
+        tally.compare(&mut oracle, pattern, &characters)?;
+    }
+    assert_eq!(tally.compared, 4 * characters.len());
+    Ok(())
+}
+
+#[test]
+fn l09_ignoring_case_follows_cpython_for_every_cased_character() -> Result<()> {
+    let mut oracle = Oracle::start()?;
+    let mut tally = Tally::default();
+    let is_cased = |c: &char| !c.to_lowercase().eq([*c]) || !c.to_uppercase().eq([*c]);
+    let cased: Vec<char> = (char::MIN..=char::MAX).filter(is_cased).collect();
+    let all: Vec<String> = cased.iter().copied().map(String::from).collect();
+    let forms = |c: char| c.to_lowercase().chain(c.to_uppercase()).chain([c]);
+    for c in cased.iter().copied() {
+        let kin = cased
+            .iter()
+            .filter(|other| forms(**other).any(|form| forms(c).any(|f| f == form)));
+        let kin: Vec<String> = kin.copied().map(String::from).collect();
+        for pattern in [
+            format!("(?i){c}"),
+            format!("(?i)[{c}x]"),
+            format!("(?ia)[^{c}]"),
+            format!(r"(?i)({c})\1"),
+        ] {
+            let doubled: Vec<String> = kin.iter().map(|other| format!("{c}{other}")).collect();
+            let paths = [kin.clone(), doubled].concat();
+            tally.compare(&mut oracle, &pattern, &paths)?;
+        }
+    }
+    let ranges = [
+        "a-z",
+        "K-ſ",
+        "Α-ω",
+        "\u{0}-\u{ffff}",
+        "\u{0}-\u{10ffff}",
+        "\u{10400}-\u{10410}",
+        "\u{ff00}-\u{10500}",
+        "\u{118a0}-\u{118ff}x",
+    ];
+    for range in ranges {
+        for pattern in [
+            format!("(?i)[{range}]"),
+            format!("(?i)[^{range}]"),
+            format!("(?ia)[{range}]"),
+        ] {
+            tally.compare(&mut oracle, &pattern, &all)?;
+        }
+    }
+    assert!(tally.matched > 10_000, "{tally:?}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Sets of characters, and CPython's rules for ignoring case.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::unicode::{DIGIT, EXTRA_CASES, LOWER, SPACE, UPPER, WORD};
 
@@ -135,6 +135,17 @@ impl Case {
         map(self.runs(), code)
     }
 
+    /// The characters of `ranges` that are their own lower case.
+    fn unchanging(self, ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        static UNICODE: LazyLock<CharSet> = LazyLock::new(|| unchanging(LOWER));
+        static ASCII: LazyLock<CharSet> = LazyLock::new(|| unchanging(ASCII_LOWER));
+        match self {
+            Self::Kept => ranges.to_vec(),
+            Self::IgnoredAscii => intersection(ranges, ASCII.ranges()),
+            Self::IgnoredUnicode => intersection(ranges, UNICODE.ranges()),
+        }
+    }
+
     fn is_cased(self, code: u32) -> bool {
         match self {
             Self::Kept => false,
@@ -156,6 +167,14 @@ impl Case {
     }
 }
 
+fn unchanging(runs: &[Run]) -> CharSet {
+    let mut changing = Vec::new();
+    for &(first, last, step, _) in runs {
+        push_steps(first, last, step, &mut changing);
+    }
+    CharSet::from_ranges(changing).negated()
+}
+
 fn map(runs: &[Run], code: u32) -> u32 {
     // Runs of step two interleave with others only by parity, so look at two of them.
     let after = runs.partition_point(|&(first, ..)| first <= code);
@@ -173,14 +192,53 @@ fn map(runs: &[Run], code: u32) -> u32 {
     code
 }
 
-/// Every (character, image) of the runs.
-fn changes(runs: &'static [Run]) -> impl Iterator<Item = (u32, u32)> {
-    runs.iter().flat_map(|&(first, last, step, target)| {
-        let step = usize::try_from(step).unwrap_or(1).max(1);
-        (first..=last)
-            .step_by(step)
-            .map(move |code| (code, target.wrapping_add(code.wrapping_sub(first))))
-    })
+/// The characters of `first..=last` that lie in a run, as a range of that run's step.
+fn within(run: Run, first: u32, last: u32) -> Option<(u32, u32)> {
+    let (run_first, run_last, step, _) = run;
+    let low = first.max(run_first);
+    let past = low.wrapping_sub(run_first).checked_rem(step)?;
+    let low = if past == 0 {
+        low
+    } else {
+        low.saturating_add(step.saturating_sub(past))
+    };
+    (low <= last.min(run_last)).then_some((low, last.min(run_last)))
+}
+
+/// Appends `first..=last` in steps.
+fn push_steps(first: u32, last: u32, step: u32, ranges: &mut Vec<(u32, u32)>) {
+    if step <= 1 {
+        ranges.push((first, last));
+        return;
+    }
+    let step = usize::try_from(step).unwrap_or(1);
+    ranges.extend((first..=last).step_by(step).map(|code| (code, code)));
+}
+
+/// Appends what the changing characters of `first..=last` change to.
+fn push_images(runs: &[Run], first: u32, last: u32, ranges: &mut Vec<(u32, u32)>) {
+    for &run in runs {
+        if let Some((low, high)) = within(run, first, last) {
+            let (run_first, _, step, target) = run;
+            let image = |code: u32| target.wrapping_add(code.wrapping_sub(run_first));
+            push_steps(image(low), image(high), step, ranges);
+        }
+    }
+}
+
+/// Appends the changing characters that change to one of `wanted`.
+fn push_preimages(runs: &[Run], wanted: &[(u32, u32)], ranges: &mut Vec<(u32, u32)>) {
+    for &(run_first, run_last, step, target) in runs {
+        let target_last = target.wrapping_add(run_last.wrapping_sub(run_first));
+        let reversed = (target, target_last, step, run_first);
+        let begin = wanted.partition_point(|&(_, last)| last < target);
+        for &(first, last) in wanted.get(begin..).unwrap_or(&[]) {
+            if first > target_last {
+                break;
+            }
+            push_images(&[reversed], first, last, ranges);
+        }
+    }
 }
 
 /// The characters that a literal matches.
@@ -196,30 +254,21 @@ pub(super) fn literal(code: u32, case: Case) -> CharSet {
 
 /// The characters whose lower case is in `wanted`.
 fn lowered_into(wanted: &CharSet, case: Case) -> CharSet {
-    let mut changing: Vec<(u32, u32)> = Vec::new();
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for (code, lower) in changes(case.runs()) {
-        changing.push((code, code));
-        if wanted.contains(lower) {
-            ranges.push((code, code));
-        }
-    }
-    let unchanging = CharSet::from_ranges(changing).negated();
-    ranges.extend(intersection(wanted.ranges(), unchanging.ranges()));
+    let mut ranges = Vec::new();
+    push_preimages(case.runs(), wanted.ranges(), &mut ranges);
+    ranges.extend(case.unchanging(wanted.ranges()));
     CharSet::from_ranges(ranges)
 }
 
 fn intersection(left: &[(u32, u32)], right: &[(u32, u32)]) -> Vec<(u32, u32)> {
-    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
     let mut both = Vec::new();
-    while let (Some(&&(a, b)), Some(&&(c, d))) = (left.peek(), right.peek()) {
-        if a.max(c) <= b.min(d) {
-            both.push((a.max(c), b.min(d)));
-        }
-        if b < d {
-            left.next();
-        } else {
-            right.next();
+    for &(first, last) in left {
+        let begin = right.partition_point(|&(_, right_last)| right_last < first);
+        for &(right_first, right_last) in right.get(begin..).unwrap_or(&[]) {
+            if right_first > last {
+                break;
+            }
+            both.push((first.max(right_first), last.min(right_last)));
         }
     }
     both
@@ -277,41 +326,37 @@ impl Class {
             self.ranges.push((first, last));
             return;
         }
-        let basic = [(first, last.min(BASIC_PLANE_MAX))];
-        let mut changing = Vec::new();
-        for (code, lower) in changes(self.case.runs()) {
-            changing.push((code, code));
-            if first <= code && code <= last {
-                self.lowers = true;
-                if code <= BASIC_PLANE_MAX {
-                    self.push_lowered(lower);
-                }
-            }
+        if first <= BASIC_PLANE_MAX {
+            self.push_lowered_range(first, last.min(BASIC_PLANE_MAX));
         }
-        let unchanging = CharSet::from_ranges(changing).negated();
-        let kept = intersection(&basic, unchanging.ranges());
-        for &(lower, others) in EXTRA_CASES {
-            if self.case == Case::IgnoredUnicode
-                && CharSet::from_ranges(kept.clone()).contains(lower)
-            {
-                self.ranges
-                    .extend(others.iter().map(|&other| (other, other)));
-            }
-        }
-        self.ranges.extend(kept);
-        let raises = |&(code, upper): &(u32, u32)| first <= code && code <= last && upper != code;
+        let changes = |runs: &[Run]| runs.iter().any(|&run| within(run, first, last).is_some());
         self.lowers |= match self.case {
-            Case::IgnoredUnicode => changes(UPPER).any(|change| raises(&change)),
-            Case::IgnoredAscii | Case::Kept => first <= 0x7a && last >= 0x61,
+            Case::IgnoredUnicode => changes(LOWER) || changes(UPPER),
+            Case::IgnoredAscii | Case::Kept => {
+                changes(ASCII_LOWER) || (first <= 0x7a && last >= 0x61)
+            }
         };
         if last > BASIC_PLANE_MAX {
             // CPython tries the lowered character and its upper case against the whole range,
             // with the Unicode mapping even under the ASCII flag.
             self.lowers = true;
             self.ranges.push((first, last));
-            let lowered = changes(UPPER).filter(|(_, upper)| first <= *upper && *upper <= last);
-            self.ranges.extend(lowered.map(|(code, _)| (code, code)));
+            push_preimages(UPPER, &[(first, last)], &mut self.ranges);
         }
+    }
+
+    fn push_lowered_range(&mut self, first: u32, last: u32) {
+        let mut lowered = self.case.unchanging(&[(first, last)]);
+        push_images(self.case.runs(), first, last, &mut lowered);
+        let lowered = CharSet::from_ranges(lowered);
+        if self.case == Case::IgnoredUnicode {
+            for &(lower, _) in EXTRA_CASES {
+                if lowered.contains(lower) {
+                    self.push_lowered(lower);
+                }
+            }
+        }
+        self.push_set(&lowered);
     }
 
     pub(super) fn finish(self) -> CharSet {
