@@ -23,3 +23,4 @@ pub mod malformed;
 pub mod pcr;
 pub mod tpm;
 pub mod uefi;
+pub mod policy;

@@ -78,6 +78,8 @@ limits! {
         "PCRs that an IMA policy measures into at once; kernels use 10, and 11 when told to.";
     IMA_KEYS_MAX = 1024, "keys",
         "Keys of a policy, or learned from one measurement list.";
+    IMA_KEY_BYTES_MAX = 8 * 1024, "bytes",
+        "SubjectPublicKeyInfo of RSA-16384 is about 2 KiB.";
     // UEFI event log
     UEFI_LOG_BYTES_MAX = 4 * 1024 * 1024, "bytes",
         "Firmware reserves 64 KiB to 1 MiB for its log.";
@@ -102,16 +104,26 @@ limits! {
         "A distribution with every package of it installed has about two million files.";
     POLICY_DIGESTS_PER_PATH_MAX = 65_536, "digests",
         "A path gains one digest per package update.";
+    POLICY_WARNINGS_MAX = 100_000, "warnings",
+        "A policy with more is not one; each warning names its place.";
+    LINT_TRIES_MAX = 20_000_000, "tries",
+        "Exclude patterns times listed paths that lint tries: some seconds.";
     EXCLUDES_MAX = 10_000, "patterns",
         "Each pattern is compiled alone and tried on each distinct path.";
     EXCLUDE_PATTERN_BYTES_MAX = 64 * 1024, "bytes",
         "Generated alternations of paths are long; nothing else is.";
     EXCLUDE_PROGRAM_BYTES_MAX = 4 * 1024 * 1024, "bytes",
         "Compiled size of one pattern.";
+    EXCLUDE_AUTOMATON_BYTES_MAX = 256 * 1024, "bytes",
+        "Cache of the linear engine for one pattern; a full cache costs time, not meaning.";
     EXCLUDE_STEPS_MAX = 100_000, "steps",
         "Backtracking steps of one pattern on one path; reaching it means not excluded.";
     EXCLUDE_NESTING_MAX = 128, "groups",
         "Depth of groups in one pattern.";
+    EXCLUDE_LOOK_BEHIND_MAX = 4096, "characters",
+        "A look-behind wider than PATH_MAX can never match.";
+    EXCLUDES_BYTES_MAX = 4 * 1024 * 1024, "bytes",
+        "All patterns of a policy together; their programs are larger by a factor.";
     TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",

@@ -1,0 +1,22 @@
+//! Keylime's runtime policy: read, compiled, judged by lint, and generated.
+
+mod compiled;
+pub mod exclude;
+mod generate;
+mod json;
+mod lint;
+mod runtime;
+mod table;
+mod verification_keys;
+
+pub use compiled::{BOOT_AGGREGATE, CompiledPolicy, Exclusion, PathRule};
+pub use generate::{
+    GenerateError, GenerateOptions, Generated, Measured, MeasuredKind, OnObstacle, generate,
+};
+pub use lint::{ExcludeSite, Lint, PathSample, Severity, lint};
+pub use runtime::{Fault, Meta, NeverMatches, PolicyError, RuntimePolicy, Warning};
+pub use table::Digests;
+pub use verification_keys::{VerificationKey, VerificationKeysError};
+
+#[cfg(test)]
+mod tests;
