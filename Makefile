@@ -21,10 +21,11 @@ demo: ## judge real evidence and tampered copies of it, and print the verdicts
 	@scripts/setup build
 	@demo/run
 
+# Nextest leaves out documentation examples. It comes last, so that its summary ends the output.
 test: ## all tests, documentation examples included
 	@scripts/setup build test
-	cargo nextest run --locked --workspace --no-fail-fast
 	cargo test --locked --workspace --doc --quiet
+	cargo nextest run --locked --workspace --no-fail-fast
 
 lint: ## format, clippy, dependencies' licences and sources, documentation links
 	@scripts/setup build lint
