@@ -1,5 +1,6 @@
 //! A cursor over hostile bytes: every read is checked, nothing is copied, nothing panics.
 
+use crate::fault::fault_point;
 use crate::malformed::{Fault, Malformed};
 
 /// Reads fields off the front of a buffer, and names the structure and field in every error.
@@ -46,6 +47,13 @@ impl<'a> Reader<'a> {
         field: &'static str,
         count: usize,
     ) -> Result<&'a [u8], Malformed> {
+        fault_point!(in self.structure, self.fault(
+            field,
+            Fault::Truncated {
+                wanted: count,
+                have: 0
+            }
+        ));
         let Some((head, tail)) = self.rest.split_at_checked(count) else {
             let fault = Fault::Truncated {
                 wanted: count,
@@ -63,6 +71,7 @@ impl<'a> Reader<'a> {
         &mut self,
         field: &'static str,
     ) -> Result<[u8; N], Malformed> {
+        fault_point!(in self.structure, self.fault(field, Fault::Truncated { wanted: N, have: 0 }));
         let Some((head, tail)) = self.rest.split_first_chunk::<N>() else {
             let fault = Fault::Truncated {
                 wanted: N,

@@ -17,10 +17,13 @@
 
 mod bytes;
 pub mod crypto;
+mod fault;
 pub mod hash;
 pub mod limits;
 pub mod malformed;
 pub mod pcr;
+pub mod pcr_policy;
+pub mod policy;
+pub mod quote;
 pub mod tpm;
 pub mod uefi;
-pub mod policy;

@@ -1,6 +1,6 @@
 //! Digests through the fastest library measured (aws-lc-rs).
 
-use aws_lc_rs::digest as lc;
+use aws_lc_rs::{constant_time, digest as lc};
 
 use crate::hash::{DIGEST_SIZE_MAX, Digest, HashAlg};
 
@@ -36,6 +36,11 @@ pub fn extend(pcr: &Digest, event: &Digest) -> Digest {
         length = length.saturating_add(1);
     }
     digest(pcr.alg(), buffer.get(..length).unwrap_or(&buffer))
+}
+
+/// Whether both are the same bytes, in a time that depends on their lengths only.
+pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
 /// A digest made piece by piece.

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::crypto::signature::{Fitting, SignatureError, SignatureFault};
 use crate::crypto::{ecdsa, pem, reference, rsa};
+use crate::fault::fault_point;
 use crate::hash::HashAlg;
 use crate::limits;
 use crate::tpm::Signature;
@@ -238,6 +239,7 @@ impl VerifyingKey {
         message: &[u8],
         allow_sha1: bool,
     ) -> Result<(), SignatureError> {
+        fault_point!(SignatureError::Library);
         let fitting = Fitting::new(self.material(), signature, allow_sha1)?;
         match (self.material(), &fitting) {
             (KeyMaterial::Rsa { modulus, exponent }, Fitting::RsaSsa { hash, sig }) => {
@@ -280,6 +282,7 @@ impl VerifyingKey {
             return key.verify_sig(message, sig).map_err(|_| mismatch);
         }
         let key = parse()?;
+        fault_point!(SignatureError::Library);
         key.verify_sig(message, sig).map_err(|_| mismatch)?;
         // When another thread was first, its key is as good.
         let _ = self.0.parsed.set((algorithm, key));

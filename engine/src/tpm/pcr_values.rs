@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::bytes::Reader;
 use crate::crypto::Hasher;
+use crate::fault::fault_point;
 use crate::hash::{Digest, HashAlg};
 use crate::limits;
 use crate::malformed::{Fault, Malformed};
@@ -37,6 +38,7 @@ pub fn pcr_digest(
     let mut hasher = Hasher::new(hash);
     for (bank, pcrs) in selection.banks() {
         for pcr in pcrs.iter() {
+            fault_point!(MissingPcr { bank, pcr });
             let value = values.get(bank, pcr).ok_or(MissingPcr { bank, pcr })?;
             hasher.update(value.as_bytes());
         }

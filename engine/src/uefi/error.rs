@@ -75,6 +75,16 @@ pub enum UefiError {
 }
 
 impl UefiError {
+    /// The event concerned, if it is one.
+    pub const fn place(&self) -> Option<&EventPlace> {
+        match self {
+            Self::Order { place, .. } | Self::EventDigest { place, .. } => Some(place),
+            Self::Empty | Self::Malformed(_) | Self::Limit { .. } | Self::BankMissing { .. } => {
+                None
+            }
+        }
+    }
+
     /// The stable verdict code.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -173,6 +183,14 @@ pub enum UefiPcrMismatch {
 }
 
 impl UefiPcrMismatch {
+    /// The lowest PCR concerned.
+    pub const fn pcr(&self) -> Option<PcrIndex> {
+        match self {
+            Self::Differs { pcr, .. } | Self::NotQuoted { pcr, .. } => Some(*pcr),
+            Self::NoPcr => None,
+        }
+    }
+
     /// The stable verdict code.
     pub const fn code(&self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! PCR values from events, and the proof that they are the quoted ones.
 
 use crate::crypto::extend;
+use crate::fault::fault_point;
 use crate::hash::{Digest, HashAlg};
 use crate::limits;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
@@ -55,6 +56,7 @@ impl<'a> EventLog<'a> {
     ///
     /// Cost: one extend and about one hash over the data of each event.
     pub fn replay(&self, bank: HashAlg) -> Result<Replay<'a>, UefiError> {
+        fault_point!(UefiError::BankMissing { bank });
         if !self.has_bank(bank) {
             return Err(UefiError::BankMissing { bank });
         }
@@ -235,6 +237,7 @@ pub fn compare<'a>(
     pcrs: PcrSet,
 ) -> Result<BootProof<'a>, UefiPcrMismatch> {
     let bank = replay.bank;
+    fault_point!(UefiPcrMismatch::NoPcr);
     if pcrs.is_empty() {
         return Err(UefiPcrMismatch::NoPcr);
     }
