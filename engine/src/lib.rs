@@ -19,6 +19,7 @@ mod bytes;
 pub mod crypto;
 mod fault;
 pub mod hash;
+pub mod ima;
 pub mod limits;
 pub mod malformed;
 pub mod pcr;

@@ -1,0 +1,444 @@
+//! One pass over a measurement list: decode, replay, judge, in constant memory.
+
+use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
+use super::decoder::{Decoder, LogFormat};
+use super::error::ImaError;
+use super::judge::{Denial, Judge, Pass, check_form};
+use super::keyring::LearnedKeys;
+use super::replay::{BankScheme, Committed, Replay};
+use super::template::{Event, Template};
+use super::{DecodeError, Entry};
+use crate::crypto;
+use crate::hash::{Digest, HashAlg};
+use crate::limits;
+use crate::pcr::{PcrIndex, PcrSet, PcrValues};
+use crate::policy::BOOT_AGGREGATE;
+
+/// How a machine's list is made, as declared for it.
+#[derive(Debug, Clone)]
+pub struct ImaOptions {
+    /// The list's format.
+    pub format: LogFormat,
+    /// The algorithm of the template hashes that the list shows.
+    pub log_hash: HashAlg,
+    /// What the kernel extends into each bank.
+    pub scheme: BankScheme,
+    /// The PCRs that the kernel measures into.
+    pub pcrs: PcrSet,
+    /// Templates that may occur.
+    pub templates: Vec<Template>,
+    /// Count violations without failing because of them.
+    pub accept_violations: bool,
+    /// The longest list that is read.
+    pub limit_bytes: u64,
+}
+
+impl Default for ImaOptions {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Ascii,
+            log_hash: HashAlg::Sha1,
+            scheme: BankScheme::OwnHash,
+            pcrs: PcrSet::from_iter([PcrIndex::IMA]),
+            templates: Template::ALL.to_vec(),
+            accept_violations: false,
+            limit_bytes: u64::try_from(limits::IMA_LOG_BYTES_MAX).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Where a list starts, and what is known of the machine's earlier ones.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// At entry 0, of a machine that nothing is known of.
+    First,
+    /// At entry 0, of a machine that proved a list in this boot before.
+    AgainInBoot(Committed),
+    /// At entry 0, of a machine whose last proven list was of an earlier boot.
+    AfterBoot(Committed),
+    /// At the first entry that was not proven yet.
+    Continue {
+        /// What was proven.
+        committed: Committed,
+        /// Keys learned until then, under the policy that judges now.
+        learned: LearnedKeys,
+    },
+}
+
+/// The first event that fails in one way, and how many do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offence {
+    /// Why it fails; `None` for a violation.
+    pub denial: Option<Denial>,
+    /// Its position from the start of the machine's list.
+    pub entry: u64,
+    /// The path or name; for a violation what the log claims, which nothing authenticates.
+    pub path: Option<Box<[u8]>>,
+    /// How many events fail in this way.
+    pub count: u64,
+}
+
+/// Counts over one list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImaReport {
+    /// Entries before the cut that were sent this time.
+    pub entries: u64,
+    /// Entries after the cut: added since the quote, neither judged nor failed.
+    pub pending: u64,
+    /// Whether decoding stopped in the pending part, which is not judged.
+    pub pending_malformed: bool,
+    /// Violations before the cut.
+    pub violations: u64,
+    /// Events that passed because an exclude pattern matches their name.
+    pub excluded: u64,
+    /// Events that passed by signature.
+    pub signed: u64,
+    /// Events that failed.
+    pub denied: u64,
+    /// The first event of each way to fail, in order.
+    pub offences: Vec<Offence>,
+}
+
+/// Shows that a list was replayed into quoted PCR values. Made by [`ImaAppraiser::finish`] only.
+#[derive(Debug, Clone)]
+pub struct ImaProof {
+    cut: u64,
+    judged: Option<Digest>,
+}
+
+impl ImaProof {
+    /// Entries proven, from the start of the machine's list.
+    pub const fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// The policy under which every event passed; `None` when there was no policy or one failed.
+    pub const fn passed_under(&self) -> Option<&Digest> {
+        self.judged.as_ref()
+    }
+}
+
+/// What a list proves.
+#[derive(Debug, Clone)]
+pub struct ImaOutcome {
+    /// The state to continue from.
+    pub committed: Committed,
+    /// Keys learned up to the cut.
+    pub learned: LearnedKeys,
+    /// What showed that boot_aggregate is right, or that nothing could; `None` when the list
+    /// continued an earlier one and holds no further aggregate.
+    pub boot_aggregate: Option<Result<Evidence, BootAggregateFault>>,
+    /// The counts.
+    pub report: ImaReport,
+    /// The proof.
+    pub proof: ImaProof,
+}
+
+/// Appraises a list that arrives in pieces: make one, feed it, finish it.
+///
+/// # Cost
+/// Constant memory: one incomplete entry, running values, counts and learned keys.
+pub struct ImaAppraiser<'p> {
+    decoder: Decoder,
+    pass: Appraisal<'p>,
+}
+
+struct Appraisal<'p> {
+    options: ImaOptions,
+    replay: Replay,
+    start: Start,
+    first_position: u64,
+    boot: BootAggregates,
+    judge: Option<&'p Judge<'p>>,
+    learned: LearnedKeys,
+    boot_aggregate: Option<Result<Evidence, BootAggregateFault>>,
+    report: ImaReport,
+    error: Option<ImaError>,
+    /// Replays the list as if it continued the proven one, to recognise one lost at a kexec.
+    after_kexec: Option<Replay>,
+    /// Whether the list begins with the one proven in an earlier boot.
+    holds_earlier_boot: bool,
+}
+
+impl<'p> ImaAppraiser<'p> {
+    /// An appraiser of one list against quoted PCR values.
+    ///
+    /// Without `judge` the list is replayed and its form checked, and nothing is approved.
+    ///
+    /// # Errors
+    /// [`ImaError::NotQuoted`] when an IMA PCR was not quoted.
+    ///
+    /// # Security
+    /// `quoted` must have been compared with the quote's digest.
+    pub fn new(
+        quoted: &PcrValues,
+        options: ImaOptions,
+        start: Start,
+        boot: BootAggregates,
+        judge: Option<&'p Judge<'p>>,
+    ) -> Result<Self, ImaError> {
+        let committed = match &start {
+            Start::Continue { committed, .. } => Some(committed),
+            _ => None,
+        };
+        let replay = Replay::new(quoted, options.pcrs, options.scheme, committed)?;
+        let after_kexec = match &start {
+            Start::AgainInBoot(previous) => {
+                Replay::new(quoted, options.pcrs, options.scheme, Some(previous)).ok()
+            }
+            _ => None,
+        };
+        let learned = match &start {
+            Start::Continue { learned, .. } => learned.clone(),
+            _ => LearnedKeys::default(),
+        };
+        let decoder = Decoder::new(options.format, options.log_hash, options.limit_bytes);
+        let pass = Appraisal {
+            first_position: replay.position(),
+            options,
+            replay,
+            start,
+            boot,
+            judge,
+            learned,
+            boot_aggregate: None,
+            report: ImaReport::default(),
+            error: None,
+            after_kexec,
+            holds_earlier_boot: false,
+        };
+        Ok(Self { decoder, pass })
+    }
+
+    /// Takes the next piece of the list, of any size.
+    ///
+    /// Faults are kept for [`finish`](Self::finish), so that a caller may stream on; returns
+    /// whether more of the list can still matter.
+    pub fn feed(&mut self, piece: &[u8]) -> bool {
+        let Self { decoder, pass } = self;
+        if pass.error.is_some() || pass.report.pending_malformed {
+            return false;
+        }
+        if let Err(error) = decoder.feed(piece, &mut |entry| pass.entry(&entry)) {
+            pass.decode_failed(error);
+        }
+        pass.error.is_none() && !pass.report.pending_malformed
+    }
+
+    /// Entries decoded so far.
+    pub const fn entries(&self) -> u64 {
+        self.decoder.entries()
+    }
+
+    /// Ends the list.
+    ///
+    /// # Errors
+    /// [`ImaError`] when the list does not prove the quoted values, or proves less than before.
+    pub fn finish(mut self) -> Result<ImaOutcome, ImaError> {
+        let Self { decoder, pass } = &mut self;
+        if pass.error.is_none()
+            && !pass.report.pending_malformed
+            && let Err(error) = decoder.finish(&mut |entry| pass.entry(&entry))
+        {
+            pass.decode_failed(error);
+        }
+        self.pass.finish()
+    }
+}
+
+impl Appraisal<'_> {
+    fn entry(&mut self, entry: &Entry<'_>) {
+        if self.replay.cut().is_some() {
+            self.report.pending = self.report.pending.saturating_add(1);
+        } else if self.error.is_none()
+            && let Err(error) = self.before_cut(entry)
+        {
+            self.error = Some(error);
+        }
+    }
+
+    fn before_cut(&mut self, entry: &Entry<'_>) -> Result<(), ImaError> {
+        let position = self.replay.position();
+        if !self.options.templates.contains(&entry.template) {
+            return Err(ImaError::TemplateNotAccepted {
+                entry: position,
+                template: entry.template,
+            });
+        }
+        self.replay.extend(entry)?;
+        if let Some(other) = &mut self.after_kexec {
+            other.extend(entry)?;
+        }
+        if let Start::AfterBoot(previous) = &self.start {
+            self.holds_earlier_boot |= previous.position() > 0 && self.replay.is_at(previous);
+        }
+        self.report.entries = self.report.entries.saturating_add(1);
+        if entry.is_violation() {
+            return self.violation(position, entry);
+        }
+        if crypto::digest(self.options.log_hash, entry.data).as_bytes() != entry.template_hash {
+            return Err(ImaError::TemplateHash { entry: position });
+        }
+        let event =
+            Event::parse(entry.template, entry.data).map_err(|fault| ImaError::TemplateData {
+                entry: position,
+                fault,
+            })?;
+        self.event(position, &event)
+    }
+
+    /// A violation is an event of unknown content: its path is not authenticated, so no exclude
+    /// pattern excuses it. (I09, I30)
+    fn violation(&mut self, position: u64, entry: &Entry<'_>) -> Result<(), ImaError> {
+        self.expect_boot_aggregate(position, false)?;
+        self.report.violations = self.report.violations.saturating_add(1);
+        if self.judge.is_some() && !self.options.accept_violations {
+            let claimed = Event::parse(entry.template, entry.data).ok();
+            self.deny(position, None, claimed.map(|event| event.name));
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, position: u64, event: &Event<'_>) -> Result<(), ImaError> {
+        let is_aggregate = event.name == BOOT_AGGREGATE && event.template != Template::ImaBuf;
+        self.expect_boot_aggregate(position, is_aggregate)?;
+        if let Err(denial) = check_form(event) {
+            self.deny(position, Some(denial), Some(event.name));
+            return Ok(());
+        }
+        if is_aggregate {
+            return self.check_boot_aggregate(position, event);
+        }
+        let Some(judge) = self.judge else {
+            return Ok(());
+        };
+        let report = &mut self.report;
+        match judge.judge(event, &mut self.learned) {
+            Ok(Pass::Excluded) => report.excluded = report.excluded.saturating_add(1),
+            Ok(Pass::Signed) => report.signed = report.signed.saturating_add(1),
+            Ok(Pass::Listed | Pass::KeyringIgnored | Pass::KeyLearned) => {}
+            Err(denial) => self.deny(position, Some(denial), Some(event.name)),
+        }
+        Ok(())
+    }
+
+    fn expect_boot_aggregate(&self, position: u64, is_aggregate: bool) -> Result<(), ImaError> {
+        if position == 0 && !is_aggregate {
+            let fault = BootAggregateFault::NotFirst;
+            return Err(ImaError::BootAggregate {
+                entry: position,
+                fault,
+            });
+        }
+        Ok(())
+    }
+
+    /// After a kexec a further aggregate stands within the list; it is checked like the first.
+    fn check_boot_aggregate(&mut self, position: u64, event: &Event<'_>) -> Result<(), ImaError> {
+        match self.boot.check(&event.digest) {
+            Err(BootAggregateFault::Unverifiable) => {
+                self.boot_aggregate = Some(Err(BootAggregateFault::Unverifiable));
+            }
+            Err(fault) => {
+                return Err(ImaError::BootAggregate {
+                    entry: position,
+                    fault,
+                });
+            }
+            Ok(evidence) => {
+                self.boot_aggregate.get_or_insert(Ok(evidence));
+            }
+        }
+        Ok(())
+    }
+
+    fn deny(&mut self, entry: u64, denial: Option<Denial>, path: Option<&[u8]>) {
+        self.report.denied = self.report.denied.saturating_add(1);
+        let same_kind = |offence: &&mut Offence| match (&offence.denial, &denial) {
+            (Some(a), Some(b)) => std::mem::discriminant(a) == std::mem::discriminant(b),
+            (None, None) => true,
+            _ => false,
+        };
+        match self.report.offences.iter_mut().find(same_kind) {
+            Some(offence) => offence.count = offence.count.saturating_add(1),
+            None => {
+                let path = path.map(Into::into);
+                self.report.offences.push(Offence {
+                    denial,
+                    entry,
+                    path,
+                    count: 1,
+                });
+            }
+        }
+    }
+
+    fn decode_failed(&mut self, mut error: DecodeError) {
+        if self.replay.cut().is_some() {
+            self.report.pending_malformed = true;
+        } else {
+            error.entry = error.entry.saturating_add(self.first_position);
+            self.error.get_or_insert(ImaError::Decode(error));
+        }
+    }
+
+    fn finish(self) -> Result<ImaOutcome, ImaError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let committed = self.replay.finish().map_err(|error| self.explain(error))?;
+        if let Start::AgainInBoot(previous) = &self.start
+            && committed.position() < previous.position()
+        {
+            return Err(ImaError::Truncated {
+                proven: committed.position(),
+                committed: previous.position(),
+            });
+        }
+        // A list from entry 0 that proves nothing would leave everything pending.
+        let continues = matches!(self.start, Start::Continue { .. });
+        if !continues && self.boot_aggregate.is_none() {
+            let fault = BootAggregateFault::NotFirst;
+            return Err(ImaError::BootAggregate { entry: 0, fault });
+        }
+        let judged = match self.judge {
+            Some(judge) if self.report.denied == 0 => Some(judge.policy().compiled().digest()),
+            _ => None,
+        };
+        let proof = ImaProof {
+            cut: committed.position(),
+            judged,
+        };
+        Ok(ImaOutcome {
+            committed,
+            learned: self.learned,
+            boot_aggregate: self.boot_aggregate,
+            report: self.report,
+            proof,
+        })
+    }
+
+    /// Says why a list did not match, where what is known of the machine tells more.
+    fn explain(&self, error: ImaError) -> ImaError {
+        match (&error, &self.start) {
+            (ImaError::PcrMismatch { .. }, Start::AgainInBoot(previous)) => {
+                let committed = previous.position();
+                let cut = self.after_kexec.as_ref().and_then(Replay::cut);
+                if cut.is_some_and(|cut| cut > committed) {
+                    // What was sent follows what was proven, boot_aggregate at least.
+                    return ImaError::KexecLogLost;
+                }
+                let proven = self.replay.position();
+                if proven < committed {
+                    ImaError::Truncated { proven, committed }
+                } else {
+                    error
+                }
+            }
+            (ImaError::PcrMismatch { .. }, Start::AfterBoot(_)) if self.holds_earlier_boot => {
+                ImaError::Hibernated
+            }
+            _ => error,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `ascii_runtime_measurements`: one entry a line.
+//!
+//! A line is `PCR SP template-hash SP template SP field {SP field}`. The hashed template data is
+//! not in it and is rebuilt here, so that whatever is judged later is read from hashed bytes.
+//!
+//! Source: Linux `security/integrity/ima/ima_fs.c`, `ima_ascii_measurements_show`.
+
+use super::template::{FieldKind, LEGACY_NAME_FIELD_BYTES, Template};
+use super::{Entry, EntryFault};
+use crate::fault::fault_point;
+use crate::hash::{DIGEST_SIZE_MAX, HashAlg};
+use crate::limits;
+use crate::malformed::{Fault, Malformed};
+
+/// Decodes one line (without its newline), rebuilding the template data in `scratch`.
+pub(super) fn decode<'a>(line: &[u8], scratch: &'a mut Scratch) -> Result<Entry<'a>, EntryFault> {
+    let mut fields = Fields { line, offset: 0 };
+    // `%2d`: an index below 10 is printed after a space.
+    if line.first() == Some(&b' ') {
+        fields.offset = 1;
+    }
+    let pcr = decimal(fields.next("PCR")?).ok_or_else(|| fields.syntax("PCR", "a PCR index"))?;
+    let hash = fields.next("template hash")?;
+    scratch.hash_size = decode_hex_into(hash, &mut scratch.hash)
+        .ok_or_else(|| fields.syntax("template hash", "hexadecimal digits"))?;
+    let name = fields.next("template name")?;
+    let Some(template) = Template::from_name(name) else {
+        return Err(EntryFault::unsupported(name));
+    };
+    scratch.data.clear();
+    if template == Template::Ima {
+        legacy(&mut fields, &mut scratch.data)?;
+    } else {
+        for kind in template.fields() {
+            let offset = fields.offset;
+            let text = fields.next("field")?;
+            append(*kind, text, &mut scratch.data)
+                .map_err(|fault| malformed("field", offset, fault))?;
+        }
+    }
+    fields.finish()?;
+    let template_hash = scratch.hash.get(..scratch.hash_size).unwrap_or(&[]);
+    Ok(Entry {
+        pcr,
+        template_hash,
+        template,
+        data: &scratch.data,
+    })
+}
+
+/// Buffers that are kept from line to line.
+#[derive(Debug, Clone)]
+pub(super) struct Scratch {
+    hash: [u8; DIGEST_SIZE_MAX],
+    hash_size: usize,
+    data: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            hash: [0; DIGEST_SIZE_MAX],
+            hash_size: 0,
+            data: Vec::new(),
+        }
+    }
+}
+
+/// `hex(d) SP name`: hashed as the digest and the name padded with NUL to 256 bytes.
+fn legacy(fields: &mut Fields<'_>, data: &mut Vec<u8>) -> Result<(), EntryFault> {
+    let offset = fields.offset;
+    let digest = fields.next("d")?;
+    append_hex(digest, data).map_err(|fault| malformed("d", offset, fault))?;
+    if data.len() != HashAlg::Sha1.size() {
+        let size = HashAlg::Sha1.size();
+        let fault = Fault::Length {
+            value: data.len(),
+            min: size,
+            max: size,
+        };
+        return Err(malformed("d", offset, fault).into());
+    }
+    let offset = fields.offset;
+    let name = fields.next("n")?;
+    // A NUL is needed after the name even when it fills the field.
+    if name.len() >= LEGACY_NAME_FIELD_BYTES {
+        let fault = Fault::Length {
+            value: name.len(),
+            min: 1,
+            max: LEGACY_NAME_FIELD_BYTES,
+        };
+        return Err(malformed("n", offset, fault).into());
+    }
+    data.extend_from_slice(name);
+    data.resize(
+        HashAlg::Sha1.size().saturating_add(LEGACY_NAME_FIELD_BYTES),
+        0,
+    );
+    Ok(())
+}
+
+/// Appends one field as it is hashed: little-endian length, then bytes.
+fn append(kind: FieldKind, text: &[u8], data: &mut Vec<u8>) -> Result<(), Fault> {
+    let start = data.len();
+    data.extend_from_slice(&[0; 4]);
+    match kind {
+        FieldKind::Name => {
+            data.extend_from_slice(text);
+            data.push(0);
+        }
+        FieldKind::Bytes => append_hex(text, data)?,
+        FieldKind::DigestModSig if text.is_empty() => {}
+        FieldKind::DigestNg | FieldKind::DigestNgV2 | FieldKind::DigestModSig => {
+            let expected = Fault::Syntax {
+                expected: "`algorithm:digest`",
+            };
+            let colon = memchr::memrchr(b':', text).ok_or(expected)?;
+            let (prefix, digest) = text
+                .split_at_checked(colon.saturating_add(1))
+                .ok_or(expected)?;
+            data.extend_from_slice(prefix);
+            data.push(0);
+            append_hex(digest, data)?;
+        }
+    }
+    let length = data.len().saturating_sub(start).saturating_sub(4);
+    let too_long = Fault::Length {
+        value: length,
+        min: 0,
+        max: limits::IMA_ENTRY_BYTES_MAX,
+    };
+    let length = u32::try_from(length).map_err(|_| too_long)?;
+    let slot = start..start.saturating_add(4);
+    data.get_mut(slot)
+        .ok_or(too_long)?
+        .copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
+struct Fields<'a> {
+    line: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Fields<'a> {
+    /// The bytes up to the next space or the end of the line; the space is consumed.
+    fn next(&mut self, field: &'static str) -> Result<&'a [u8], Malformed> {
+        fault_point!(self.syntax(field, "one more field"));
+        let Some(rest) = self.line.get(self.offset..) else {
+            return Err(self.syntax(field, "one more field"));
+        };
+        let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+        // At the end of the line the offset goes one past it: no further field.
+        self.offset = self.offset.saturating_add(end).saturating_add(1);
+        Ok(rest.get(..end).unwrap_or(rest))
+    }
+
+    fn finish(&self) -> Result<(), Malformed> {
+        match self.line.len().checked_sub(self.offset) {
+            None => Ok(()),
+            // The kernel writes a space as `_`: a further field is not part of a name.
+            Some(bytes) => Err(malformed(
+                "end of line",
+                self.offset,
+                Fault::Trailing {
+                    bytes: bytes.max(1),
+                },
+            )),
+        }
+    }
+
+    fn syntax(&self, field: &'static str, expected: &'static str) -> Malformed {
+        malformed(
+            field,
+            self.offset.min(self.line.len()),
+            Fault::Syntax { expected },
+        )
+    }
+}
+
+fn malformed(field: &'static str, offset: usize, fault: Fault) -> Malformed {
+    Malformed {
+        structure: "IMA ascii entry",
+        field,
+        offset,
+        fault,
+    }
+}
+
+fn decimal(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || text.len() > 3 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn nibble(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte.wrapping_sub(b'0')),
+        b'a'..=b'f' => Some(byte.wrapping_sub(b'a').wrapping_add(10)),
+        _ => None,
+    }
+}
+
+fn byte(pair: [u8; 2]) -> Option<u8> {
+    let [high, low] = pair;
+    Some(nibble(high)?.wrapping_shl(4) | nibble(low)?)
+}
+
+/// The kernel prints lower-case digits only (`%02x`); anything else is not a log of its.
+fn append_hex(text: &[u8], data: &mut Vec<u8>) -> Result<(), Fault> {
+    let expected = Fault::Syntax {
+        expected: "pairs of lower-case hexadecimal digits",
+    };
+    let (pairs, rest) = text.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(expected);
+    }
+    data.reserve(pairs.len());
+    for pair in pairs {
+        data.push(byte(*pair).ok_or(expected)?);
+    }
+    Ok(())
+}
+
+fn decode_hex_into(text: &[u8], target: &mut [u8]) -> Option<usize> {
+    let (pairs, rest) = text.as_chunks::<2>();
+    if !rest.is_empty() || pairs.is_empty() || pairs.len() > target.len() {
+        return None;
+    }
+    for (to, pair) in target.iter_mut().zip(pairs) {
+        *to = byte(*pair)?;
+    }
+    Some(pairs.len())
+}

@@ -1,0 +1,225 @@
+//! What a runtime policy says of one measured event.
+//!
+//! Source: Keylime 7.14 `keylime/ima/ima.py`, whose order of rules this keeps, and the deviations
+//! that `docs/verdicts.md` names.
+
+use thiserror::Error;
+
+use super::keyring::{LearnedKeys, VerificationKeys, is_signed, measured_key};
+use super::signature::{FileSignature, SignatureFault};
+use super::template::{DigestOf, Event, MeasuredDigest, Template};
+use crate::crypto::{self, KeyError};
+use crate::fault::fault_point;
+use crate::hash::HashAlg;
+use crate::policy::{CompiledPolicy, Exclusion, PathRule, RuntimePolicy};
+
+/// A policy with its keys loaded, ready to judge events.
+#[derive(Debug, Clone)]
+pub struct Judge<'p> {
+    policy: &'p RuntimePolicy,
+    keys: VerificationKeys,
+    require_valid_ima_sig: bool,
+}
+
+/// A verification key of a policy that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("verification-keys: pubkeys[{index}]: {error}")]
+pub struct VerificationKeyError {
+    /// Its place in the policy's list.
+    pub index: usize,
+    /// Why it cannot be used.
+    pub error: KeyError,
+}
+
+/// Why an event passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// The policy lists its digest.
+    Listed,
+    /// An approved key signed it.
+    Signed,
+    /// An exclude pattern matches its name.
+    Excluded,
+    /// A key was added to a keyring that the policy ignores.
+    KeyringIgnored,
+    /// A listed key was added to a keyring, and counts from now on.
+    KeyLearned,
+}
+
+/// Why an event fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Denial {
+    /// The policy does not list the path.
+    #[error("the path is not in the policy")]
+    PathNotListed,
+    /// The policy lists the path with other digests.
+    #[error("the policy lists other digests for this path")]
+    DigestNotListed,
+    /// The signature field is not a signature.
+    #[error("the signature field is malformed: {0}")]
+    SignatureMalformed(SignatureFault),
+    /// No approved key made the signature, and the policy demands one that did.
+    #[error("no approved key made the file's signature")]
+    SignatureInvalid,
+    /// The buffer does not hash to the measured digest.
+    #[error("the measured buffer does not have the measured digest")]
+    BufferDigest,
+    /// The policy does not list the buffer's name.
+    #[error("the measured buffer is not in the policy")]
+    BufferNotListed,
+    /// The policy lists the buffer's name with other digests.
+    #[error("the policy lists other digests for this buffer")]
+    BufferDigestNotListed,
+    /// A key was added to a keyring for which the policy does not list it.
+    #[error("the policy does not list this key for this keyring")]
+    KeyNotListed,
+    /// A key of a kind that cannot verify signatures was added to a keyring.
+    #[error("the measured key cannot be used")]
+    KeyUnusable,
+    /// More keys were added than can be learned.
+    #[error("more keys were added than can be learned")]
+    KeysTooMany,
+}
+
+/// Checks that hold with and without a policy, because without them an entry could carry another
+/// template's name (the name is not hashed).
+///
+/// # Errors
+/// [`Denial::SignatureMalformed`] or [`Denial::BufferDigest`].
+pub fn check_form(event: &Event<'_>) -> Result<(), Denial> {
+    fault_point!(Denial::BufferDigest);
+    match event.template {
+        Template::ImaBuf => {
+            let alg = HashAlg::from_name(event.digest.alg).ok_or(Denial::BufferDigest)?;
+            if crypto::digest(alg, event.tail).as_bytes() != event.digest.bytes {
+                return Err(Denial::BufferDigest);
+            }
+        }
+        _ if event.tail.is_empty() => {}
+        _ => {
+            FileSignature::parse(event.tail).map_err(Denial::SignatureMalformed)?;
+        }
+    }
+    Ok(())
+}
+
+impl<'p> Judge<'p> {
+    /// A judge under this policy.
+    ///
+    /// With `require_valid_ima_sig`, a file whose well-formed signature does not verify is refused
+    /// even if its digest is listed; without, the listed digest rescues it, as in Keylime.
+    ///
+    /// # Errors
+    /// [`VerificationKeyError`] for the first key of the policy that cannot be used.
+    pub fn new(
+        policy: &'p RuntimePolicy,
+        require_valid_ima_sig: bool,
+    ) -> Result<Self, VerificationKeyError> {
+        let keys = policy.compiled().verification_keys();
+        let keys = keys.iter().map(|key| (key.keyid, key.spki_der.as_slice()));
+        let keys = VerificationKeys::from_policy(keys)
+            .map_err(|(index, error)| VerificationKeyError { index, error })?;
+        Ok(Self {
+            policy,
+            keys,
+            require_valid_ima_sig,
+        })
+    }
+
+    /// The policy.
+    pub const fn policy(&self) -> &'p RuntimePolicy {
+        self.policy
+    }
+
+    fn rules(&self) -> &'p CompiledPolicy {
+        self.policy.compiled()
+    }
+
+    fn excludes(&self, event: &Event<'_>) -> bool {
+        matches!(
+            self.rules().excluded(event.name),
+            Exclusion::Excluded { .. }
+        )
+    }
+
+    /// Judges one event other than boot_aggregate, whose form was checked.
+    ///
+    /// # Errors
+    /// The reason for which the event fails.
+    ///
+    /// # Security
+    /// The event is authentic only if it turns out to lie before the cut; until then a pass or a
+    /// denial is provisional, and so are learned keys.
+    pub fn judge(&self, event: &Event<'_>, learned: &mut LearnedKeys) -> Result<Pass, Denial> {
+        fault_point!(Denial::PathNotListed);
+        match event.template {
+            Template::ImaBuf => self.judge_buffer(event, learned),
+            _ => self.judge_file(event, learned),
+        }
+    }
+
+    fn judge_file(&self, event: &Event<'_>, learned: &LearnedKeys) -> Result<Pass, Denial> {
+        // Cheapest first; which rule passes an event makes no difference to the verdict, except
+        // that a demanded signature comes before the listed digest.
+        let listed = self.path_rule(event);
+        if listed == PathRule::Allowed && !self.require_valid_ima_sig {
+            return Ok(Pass::Listed);
+        }
+        if self.excludes(event) {
+            return Ok(Pass::Excluded);
+        }
+        if !event.tail.is_empty() {
+            let signature = FileSignature::parse(event.tail).map_err(Denial::SignatureMalformed)?;
+            if is_signed(&signature, &event.digest, &self.keys, learned) {
+                return Ok(Pass::Signed);
+            }
+            if self.require_valid_ima_sig {
+                return Err(Denial::SignatureInvalid);
+            }
+        }
+        match listed {
+            PathRule::Allowed => Ok(Pass::Listed),
+            PathRule::DigestNotListed => Err(Denial::DigestNotListed),
+            PathRule::PathNotListed => Err(Denial::PathNotListed),
+        }
+    }
+
+    fn path_rule(&self, event: &Event<'_>) -> PathRule {
+        let MeasuredDigest { of, alg, bytes } = event.digest;
+        match of {
+            DigestOf::Content => self.rules().lookup(event.name, alg, bytes),
+            // An fs-verity digest is of another thing: it never equals a digest of the content.
+            DigestOf::Verity if self.rules().lists_path(event.name) => PathRule::DigestNotListed,
+            DigestOf::Verity => PathRule::PathNotListed,
+        }
+    }
+
+    fn judge_buffer(&self, event: &Event<'_>, learned: &mut LearnedKeys) -> Result<Pass, Denial> {
+        let MeasuredDigest { alg, bytes, .. } = event.digest;
+        match measured_key(event.tail) {
+            Ok(None) => match self.rules().lookup_buffer(event.name, alg, bytes) {
+                PathRule::Allowed => Ok(Pass::Listed),
+                _ if self.excludes(event) => Ok(Pass::Excluded),
+                PathRule::DigestNotListed => Err(Denial::BufferDigestNotListed),
+                PathRule::PathNotListed => Err(Denial::BufferNotListed),
+            },
+            found => {
+                if self.rules().ignores_keyring(event.name) {
+                    return Ok(Pass::KeyringIgnored);
+                }
+                if self.rules().lookup_keyring(event.name, alg, bytes) != PathRule::Allowed {
+                    return Err(Denial::KeyNotListed);
+                }
+                // An exclude pattern never makes a key count.
+                let Ok(Some(key)) = found else {
+                    return Err(Denial::KeyUnusable);
+                };
+                if learned.learn(event.name, key, bytes) {
+                    Ok(Pass::KeyLearned)
+                } else {
+                    Err(Denial::KeysTooMany)
+                }
+            }
+        }
+    }
+}

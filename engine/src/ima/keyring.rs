@@ -1,0 +1,124 @@
+//! Keys that file signatures are checked with: the policy's, and those learned from the list.
+
+use super::signature::FileSignature;
+use super::template::MeasuredDigest;
+use crate::crypto::{self, FileKey, KeyError};
+use crate::hash::{Digest, HashAlg};
+use crate::limits;
+
+/// Keys found by their identifier.
+#[derive(Debug, Clone, Default)]
+pub struct VerificationKeys {
+    keys: Vec<(u32, FileKey)>,
+}
+
+impl VerificationKeys {
+    /// The keys of a policy: SubjectPublicKeyInfo in DER, each with its identifier or none, in
+    /// which case it is computed.
+    ///
+    /// # Errors
+    /// [`KeyError`] for the first key that cannot be used, with its place in the list.
+    pub fn from_policy<'a>(
+        keys: impl IntoIterator<Item = (Option<u32>, &'a [u8])>,
+    ) -> Result<Self, (usize, KeyError)> {
+        let mut loaded = Self::default();
+        for (nth, (id, der)) in keys.into_iter().take(limits::IMA_KEYS_MAX).enumerate() {
+            let key = FileKey::from_der(der).map_err(|error| (nth, error))?;
+            loaded.keys.push((id.unwrap_or_else(|| key.key_id()), key));
+        }
+        Ok(loaded)
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether a key with the signature's identifier made it for this digest.
+    ///
+    /// Identifiers have 32 bits and can be made to collide, so every key that has it is tried:
+    /// all of them are approved.
+    fn verify(&self, signature: &FileSignature<'_>, measured: &MeasuredDigest<'_>) -> bool {
+        let Some(signed) = signature.signed_digest(measured) else {
+            return false;
+        };
+        self.keys
+            .iter()
+            .filter(|(id, _)| *id == signature.key_id)
+            .any(|(_, key)| {
+                key.verify_prehash(signed.alg.name(), &signed.bytes, signature.signature)
+                    .is_ok()
+            })
+    }
+}
+
+/// Keys that the kernel added to a keyring and the policy approves.
+///
+/// A learned key counts for later entries of the same machine, boot and policy version only.
+#[derive(Debug, Clone, Default)]
+pub struct LearnedKeys {
+    keys: VerificationKeys,
+    /// One digest over everything learned, in order: the keyring's identity.
+    identity: Option<Digest>,
+}
+
+impl LearnedKeys {
+    /// Learns a key that the list shows being added to `keyring`; false when no more are taken.
+    pub(super) fn learn(&mut self, keyring: &[u8], key: FileKey, measured: &[u8]) -> bool {
+        if self.keys.keys.len() >= limits::IMA_KEYS_MAX {
+            return false;
+        }
+        let mut hasher = crypto::Hasher::new(HashAlg::Sha256);
+        if let Some(identity) = &self.identity {
+            hasher.update(identity.as_bytes());
+        }
+        for part in [keyring, measured] {
+            hasher.update(crypto::digest(HashAlg::Sha256, part).as_bytes());
+        }
+        self.identity = Some(hasher.finish());
+        self.keys.keys.push((key.key_id(), key));
+        true
+    }
+
+    /// How many keys were learned.
+    pub fn len(&self) -> usize {
+        self.keys.keys.len()
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// A digest over all keys learned, in order; `None` when there is none.
+    pub const fn identity(&self) -> Option<&Digest> {
+        self.identity.as_ref()
+    }
+}
+
+/// The key in a measured buffer, if there is one: the kernel measures a key as it was added, a
+/// certificate or bare key in DER; user space adds some in PEM.
+///
+/// # Errors
+/// [`KeyError`] when the buffer is a key of a kind that verifies no file signature.
+pub(super) fn measured_key(buffer: &[u8]) -> Result<Option<FileKey>, KeyError> {
+    let read = match FileKey::from_der(buffer) {
+        Err(KeyError::Der) => FileKey::from_pem(buffer),
+        other => other,
+    };
+    match read {
+        Ok(key) => Ok(Some(key)),
+        Err(KeyError::Der | KeyError::Pem) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an approved key made this signature for this digest.
+pub(super) fn is_signed(
+    signature: &FileSignature<'_>,
+    measured: &MeasuredDigest<'_>,
+    policy: &VerificationKeys,
+    learned: &LearnedKeys,
+) -> bool {
+    policy.verify(signature, measured) || learned.keys.verify(signature, measured)
+}
