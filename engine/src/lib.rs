@@ -15,6 +15,7 @@
 //! 7. [`appraisal`] runs the stages over one submission and gives the [`verdict`].
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
+pub mod appraisal;
 mod bytes;
 pub mod crypto;
 mod fault;
@@ -28,3 +29,4 @@ pub mod policy;
 pub mod quote;
 pub mod tpm;
 pub mod uefi;
+pub mod verdict;

@@ -1,0 +1,397 @@
+//! One submission from quote to verdict.
+//!
+//! Make an [`Appraisal`] of the quote, give it the boot log, stream the measurement list through
+//! the [`ImaAppraiser`] it hands out, then [`conclude`](Appraisal::conclude). Every surface that
+//! judges evidence makes these calls in this order.
+//!
+//! A quote that fails ends the appraisal: nothing else is looked at, because nothing else could
+//! be compared with anything. Otherwise all stages run, so that a person sees every fault at once.
+
+mod rules;
+
+#[cfg(test)]
+mod tests;
+
+pub use rules::{Reference, Rules};
+
+use crate::crypto::{KeyMaterial, has_roca_fingerprint};
+use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
+use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
+use crate::ima::{ImaReport, LearnedKeys};
+use crate::pcr::{PcrSet, PcrValues};
+use crate::pcr_policy::PcrPolicyProof;
+use crate::quote::{Bound, PcrRules, Quote, QuoteError, QuotedPcrs};
+use crate::tpm::Signature;
+use crate::uefi::{BootProof, EventLog, UefiError, compare};
+use crate::verdict::{Demand, Finding, Reason, Trusted, Verdict};
+
+/// An appraisal under way.
+#[derive(Debug)]
+pub struct Appraisal<'r> {
+    reference: &'r Reference<'r>,
+    rules: Rules,
+    findings: Vec<Finding>,
+    warnings: Vec<Finding>,
+    proven: Option<Proven<'r>>,
+}
+
+/// What a genuine quote opened.
+#[derive(Debug)]
+struct Proven<'r> {
+    quote: Quote<'r, Bound>,
+    pcrs: QuotedPcrs,
+    pcr_policy: Option<Demand<PcrPolicyProof>>,
+    boot: Option<BootStage<'r>>,
+    ima: Option<ImaStage>,
+}
+
+#[derive(Debug)]
+struct BootStage<'r> {
+    proof: BootProof<'r>,
+    replayed: PcrValues,
+}
+
+#[derive(Debug)]
+struct ImaStage {
+    proof: ImaProof,
+    state: ImaState,
+}
+
+/// What the next attestation of the same machine continues from.
+#[derive(Debug)]
+pub struct ImaState {
+    /// Position and running values at the cut.
+    pub committed: Committed,
+    /// Keys learned before it.
+    pub learned: LearnedKeys,
+    /// What showed that boot_aggregate is right.
+    pub boot_aggregate: Option<Evidence>,
+}
+
+/// A finished appraisal.
+#[derive(Debug)]
+pub struct Appraised<'r> {
+    /// The conclusion.
+    pub verdict: Verdict,
+    /// What failed, in the order of the stages.
+    pub findings: Vec<Finding>,
+    /// What a stricter rule would not accept.
+    pub warnings: Vec<Finding>,
+    /// The quote, when it is genuine.
+    pub quote: Option<Quote<'r, Bound>>,
+    /// What the measurement list left behind, when it was proven.
+    pub ima: Option<ImaState>,
+}
+
+impl<'r> Appraisal<'r> {
+    /// Checks the quote: form, nonce, signature, selection, PCR values, PCR policy.
+    ///
+    /// # Security
+    /// `quote`, `signature` and `values` may be anybody's bytes.
+    pub fn of_quote(
+        reference: &'r Reference<'r>,
+        rules: Rules,
+        quote: &'r [u8],
+        signature: &[u8],
+        values: PcrValues,
+    ) -> Self {
+        let mut appraisal = Self {
+            reference,
+            rules,
+            findings: Vec::new(),
+            warnings: Vec::new(),
+            proven: None,
+        };
+        appraisal.check_key();
+        match appraisal.prove(quote, signature, values) {
+            Ok(proven) => appraisal.proven = Some(proven),
+            Err(reason) => appraisal.fail(reason),
+        }
+        appraisal.check_pcr_policy();
+        appraisal.check_banks();
+        appraisal
+    }
+
+    /// Checks a boot log: form, order, event digests, and replay against the quoted values.
+    pub fn boot_log(&mut self, log: &'r [u8]) {
+        let Some(proven) = &mut self.proven else {
+            return;
+        };
+        match replay_boot_log(log, &proven.pcrs, self.reference.boot_pcrs) {
+            Ok(stage) => proven.boot = Some(stage),
+            Err(reasons) => reasons.into_iter().for_each(|reason| self.fail(reason)),
+        }
+    }
+
+    /// An appraiser for the measurement list; `None` when the quote failed or does not cover IMA,
+    /// and there is nothing that a list could be compared with.
+    ///
+    /// Give the boot log first: it may be needed to check boot_aggregate.
+    pub fn ima(&mut self, options: ImaOptions, start: Start) -> Option<ImaAppraiser<'r>> {
+        let proven = self.proven.as_ref()?;
+        let quoted = proven.pcrs.values();
+        let mut boot = BootAggregates::from_quoted(quoted);
+        if let Some(stage) = &proven.boot {
+            boot = boot.with_replayed(&stage.replayed);
+        }
+        if let Some(judge) = self.reference.judge {
+            boot = boot.with_references(
+                judge
+                    .policy()
+                    .compiled()
+                    .reference_boot_aggregates()
+                    .iter()
+                    .copied(),
+            );
+        }
+        let missing = PcrSet::BOOT.difference(proven.pcrs.selection().pcrs(self.rules.bank));
+        if !missing.is_empty() {
+            self.group_rule(Reason::BootNotQuoted(missing));
+        }
+        let quoted = self.proven.as_ref()?.pcrs.values();
+        match ImaAppraiser::new(quoted, options, start, boot, self.reference.judge) {
+            Ok(appraiser) => Some(appraiser),
+            Err(error) => {
+                self.fail(Reason::Ima(error));
+                None
+            }
+        }
+    }
+
+    /// Takes what the measurement list's appraiser ended with; returns its counts.
+    pub fn ima_finished(&mut self, outcome: Result<ImaOutcome, ImaError>) -> Option<ImaReport> {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.fail(Reason::Ima(error));
+                return None;
+            }
+        };
+        let ImaOutcome {
+            committed,
+            learned,
+            boot_aggregate,
+            report,
+            proof,
+        } = outcome;
+        if let Some(Err(fault @ BootAggregateFault::Unverifiable)) = boot_aggregate {
+            self.group_rule(Reason::BootAggregate(fault));
+        } else if let Some(Err(fault)) = boot_aggregate {
+            self.fail(Reason::BootAggregate(fault));
+        }
+        for offence in &report.offences {
+            self.fail(Reason::Offence(offence.clone()));
+        }
+        let boot_aggregate = boot_aggregate.and_then(Result::ok);
+        let state = ImaState {
+            committed,
+            learned,
+            boot_aggregate,
+        };
+        if let Some(proven) = &mut self.proven {
+            proven.ima = Some(ImaStage { proof, state });
+        }
+        Some(report)
+    }
+
+    /// Concludes. Trusted takes every proof; whatever is missing makes it untrusted.
+    pub fn conclude(mut self) -> Appraised<'r> {
+        if let Some(judge) = self.reference.judge {
+            if judge.policy().is_empty() {
+                self.fail(Reason::PolicyEmpty);
+            }
+            if self.findings.is_empty()
+                && self
+                    .proven
+                    .as_ref()
+                    .is_some_and(|proven| proven.ima.is_none())
+            {
+                self.fail(Reason::ImaLogMissing);
+            }
+        }
+        let verdict = self.verdict();
+        let Self {
+            findings,
+            warnings,
+            proven,
+            ..
+        } = self;
+        let (quote, ima) = proven.map_or((None, None), |proven| {
+            (Some(proven.quote), proven.ima.map(|stage| stage.state))
+        });
+        Appraised {
+            verdict,
+            findings,
+            warnings,
+            quote,
+            ima,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let Some(proven) = &self.proven else {
+            return Verdict::Untrusted;
+        };
+        let Some(pcr_policy) = proven.pcr_policy else {
+            return Verdict::Untrusted;
+        };
+        if !self.findings.is_empty() {
+            return Verdict::Untrusted;
+        }
+        if self.reference.judge.is_none() {
+            return Verdict::Authentic;
+        }
+        let Some(ima) = &proven.ima else {
+            return Verdict::Untrusted;
+        };
+        let boot = match &proven.boot {
+            Some(stage) => Demand::Proven(&stage.proof),
+            None => Demand::NotDemanded,
+        };
+        Trusted::new(&proven.quote, &proven.pcrs, pcr_policy, boot, &ima.proof)
+            .map_or(Verdict::Untrusted, Verdict::Trusted)
+    }
+
+    fn check_key(&mut self) {
+        match &self.reference.key_attributes {
+            Some(Ok(())) => {}
+            Some(Err(error)) => self.fail(Reason::AkAttributes(*error)),
+            None => self.group_rule(Reason::AkAttributesUnknown),
+        }
+        if let KeyMaterial::Rsa { modulus, .. } = self.reference.key.material()
+            && has_roca_fingerprint(modulus)
+        {
+            self.fail(Reason::AkRoca);
+        }
+    }
+
+    fn prove(
+        &self,
+        quote: &'r [u8],
+        signature: &[u8],
+        values: PcrValues,
+    ) -> Result<Proven<'r>, Reason> {
+        let Reference { key, nonce, .. } = self.reference;
+        let allow_sha1 = self.rules.allow_sha1;
+        let parsed = Quote::parse(quote).map_err(Reason::Quote)?;
+        let signature = Signature::parse(signature)
+            .map_err(|error| Reason::Quote(QuoteError::SignatureFormat(error)))?;
+        let quote = parsed
+            .authenticate(key, &signature, allow_sha1, nonce)
+            .map_err(Reason::Quote)?;
+        let rules = PcrRules {
+            challenged: self.reference.challenged,
+            allow_sha1,
+        };
+        let pcrs = quote.prove_pcrs(values, &rules).map_err(Reason::Pcrs)?;
+        Ok(Proven {
+            quote,
+            pcrs,
+            pcr_policy: None,
+            boot: None,
+            ima: None,
+        })
+    }
+
+    fn check_pcr_policy(&mut self) {
+        let Some(proven) = &mut self.proven else {
+            return;
+        };
+        match self
+            .reference
+            .pcr_policy
+            .map(|policy| policy.check(proven.pcrs.values()))
+        {
+            None => proven.pcr_policy = Some(Demand::NotDemanded),
+            Some(Ok(proof)) => proven.pcr_policy = Some(Demand::Proven(proof)),
+            Some(Err(violations)) => {
+                violations
+                    .into_iter()
+                    .for_each(|it| self.fail(Reason::PcrPolicy(it)));
+            }
+        }
+    }
+
+    fn check_banks(&mut self) {
+        let Some(proven) = &self.proven else { return };
+        let pinned = self.rules.bank;
+        let mut reasons = Vec::new();
+        if proven.pcrs.selection().pcrs(pinned).is_empty() {
+            reasons.push(Reason::BankNotPinned(pinned));
+        }
+        for (bank, _) in proven.pcrs.selection().banks() {
+            let unextended = proven.pcrs.unextended(bank);
+            if !unextended.is_empty() {
+                reasons.push(Reason::Unextended(bank, unextended));
+            }
+        }
+        reasons
+            .into_iter()
+            .for_each(|reason| self.group_rule(reason));
+    }
+
+    fn fail(&mut self, reason: Reason) {
+        self.findings.push(Finding::new(reason));
+    }
+
+    /// A rule that a machine's group decides; without a group it warns unless asked to be strict.
+    fn group_rule(&mut self, reason: Reason) {
+        let target = if self.rules.strict {
+            &mut self.findings
+        } else {
+            &mut self.warnings
+        };
+        target.push(Finding::new(reason));
+    }
+}
+
+/// PCRs that firmware and boot loaders measure into, as Keylime counts them.
+fn measured_boot_pcrs() -> PcrSet {
+    let others = PcrSet::from_bits(0b1111_1000_0000_0000).unwrap_or(PcrSet::EMPTY);
+    PcrSet::BOOT.union(others)
+}
+
+/// Replays every bank of the log, and compares those that are quoted.
+fn replay_boot_log<'l>(
+    log: &'l [u8],
+    pcrs: &QuotedPcrs,
+    wanted: Option<PcrSet>,
+) -> Result<BootStage<'l>, Vec<Reason>> {
+    let log = EventLog::parse(log).map_err(|error| vec![Reason::Uefi(error)])?;
+    let mut reasons = Vec::new();
+    let mut replays = Vec::new();
+    for bank in log.banks() {
+        match log.replay(bank) {
+            Ok(replay) => replays.push(replay),
+            Err(error) => reasons.push(Reason::Uefi(error)),
+        }
+    }
+    let mut proofs = Vec::new();
+    for (bank, quoted) in pcrs.selection().banks() {
+        let Some(replay) = replays.iter().find(|replay| replay.bank() == bank) else {
+            reasons.push(Reason::Uefi(UefiError::BankMissing { bank }));
+            continue;
+        };
+        let compared = wanted.unwrap_or_else(|| {
+            let with_events = PcrSet::BOOT.union(replay.measured());
+            measured_boot_pcrs()
+                .intersection(with_events)
+                .intersection(quoted)
+        });
+        match compare(replay, pcrs.values(), compared) {
+            Ok(proof) => proofs.push(proof),
+            Err(error) => reasons.push(Reason::UefiCompare(error)),
+        }
+    }
+    let mut replayed = PcrValues::new();
+    for (_, pcr, value) in replays.iter().flat_map(|replay| replay.values().iter()) {
+        replayed.insert(pcr, *value);
+    }
+    if !reasons.is_empty() {
+        return Err(reasons);
+    }
+    match proofs.into_iter().next() {
+        Some(proof) => Ok(BootStage { proof, replayed }),
+        None => Err(vec![Reason::BootNotQuoted(measured_boot_pcrs())]),
+    }
+}

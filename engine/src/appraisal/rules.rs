@@ -1,0 +1,51 @@
+//! What evidence is held against.
+
+use crate::crypto::VerifyingKey;
+use crate::hash::HashAlg;
+use crate::ima::judge::Judge;
+use crate::pcr::PcrSet;
+use crate::pcr_policy::PcrPolicy;
+use crate::tpm::PcrSelection;
+use crate::tpm::attributes::KeyAttributeError;
+
+/// Rules that do not depend on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Accept SHA-1 signatures and banks.
+    pub allow_sha1: bool,
+    /// Fail, rather than warn, where a machine's group would decide.
+    pub strict: bool,
+    /// The bank that a group would pin.
+    pub bank: HashAlg,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            allow_sha1: false,
+            strict: false,
+            bank: HashAlg::Sha256,
+        }
+    }
+}
+
+/// What is known of one machine: its key, the challenge, and the values to compare with.
+#[derive(Debug, Clone)]
+pub struct Reference<'r> {
+    /// The attestation key.
+    pub key: &'r VerifyingKey,
+    /// The outcome of checking the key's attributes; `None` when only its public part is known,
+    /// as from a PEM file.
+    pub key_attributes: Option<Result<(), KeyAttributeError>>,
+    /// The expected `extraData`, exactly.
+    pub nonce: &'r [u8],
+    /// The selection asked for; `None` where there was no challenge.
+    pub challenged: Option<PcrSelection>,
+    /// The PCR policy.
+    pub pcr_policy: Option<&'r PcrPolicy>,
+    /// The PCRs that the boot log must explain; `None` for those of PCR 0-9 and 11-15 that are
+    /// quoted and, above 9, occur in the log.
+    pub boot_pcrs: Option<PcrSet>,
+    /// The runtime policy.
+    pub judge: Option<&'r Judge<'r>>,
+}

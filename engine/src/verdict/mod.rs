@@ -1,0 +1,110 @@
+//! What an appraisal concludes.
+//!
+//! # Security
+//! [`Verdict::Trusted`] holds a [`Trusted`], whose one constructor takes the proof of every
+//! stage. Errors, missing evidence and missing policies have no way to make one.
+
+mod code;
+mod finding;
+
+pub use code::{Attribution, Code};
+pub use finding::{Finding, Reason};
+
+use crate::hash::Digest;
+use crate::ima::ImaProof;
+use crate::pcr_policy::PcrPolicyProof;
+use crate::quote::{Bound, Quote, QuotedPcrs};
+use crate::uefi::BootProof;
+
+/// A stage whose reference values may be absent: then there is nothing to prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand<Proof> {
+    /// The appraisal has no reference values for this stage.
+    NotDemanded,
+    /// It has, and they hold.
+    Proven(Proof),
+}
+
+/// The conclusion of one appraisal.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// Every check passed, and a runtime policy allows everything that was measured.
+    Trusted(Trusted),
+    /// Every cryptographic check passed, and there was no runtime policy to hold against it.
+    Authentic,
+    /// Something failed or is missing.
+    Untrusted,
+}
+
+impl Verdict {
+    /// One lower-case word.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Trusted(_) => "trusted",
+            Self::Authentic => "authentic",
+            Self::Untrusted => "untrusted",
+        }
+    }
+}
+
+/// Shows that every stage of an appraisal was passed.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    policy: Digest,
+    cut: u64,
+}
+
+impl Trusted {
+    /// The only way to trust: one proof of every stage, the runtime policy's among them.
+    ///
+    /// `None` when the measurement list was proven and not passed under a policy.
+    pub(crate) fn new(
+        _quote: &Quote<'_, Bound>,
+        _pcrs: &QuotedPcrs,
+        _pcr_policy: Demand<PcrPolicyProof>,
+        _boot: Demand<&BootProof<'_>>,
+        ima: &ImaProof,
+    ) -> Option<Self> {
+        let policy = *ima.passed_under()?;
+        Some(Self {
+            policy,
+            cut: ima.cut(),
+        })
+    }
+
+    /// SHA-256 of the policy that was held.
+    pub const fn policy(&self) -> &Digest {
+        &self.policy
+    }
+
+    /// Entries of the measurement list that were proven and judged.
+    pub const fn cut(&self) -> u64 {
+        self.cut
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_stage_dot_fault_and_each_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            let text = code.as_str();
+            let (stage, fault) = text.split_once('.').unwrap();
+            assert!(
+                ["ak", "quote", "pcr", "uefi", "ima", "policy"].contains(&stage),
+                "{text}"
+            );
+            let word = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(fault.chars().all(word), "{text}");
+            assert!(seen.insert(text), "{text} twice");
+            assert_eq!(Code::from_text(text), Some(*code));
+            assert!(
+                code.cause().ends_with('.') && code.remedy().ends_with('.'),
+                "{text}"
+            );
+        }
+    }
+}
