@@ -1,6 +1,22 @@
-//! What the tests of the whole workspace share.
+//! What the tests share: evidence made in software, slow and obvious oracles, and recorded
+//! evidence. The tests themselves stand in `tests/`, a file for each family.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects
+)]
 
 use std::path::{Path, PathBuf};
+
+pub mod evidence;
+pub mod measured;
+pub mod measured_keys;
+pub mod oracle;
+pub mod software_tpm;
+pub mod vectors;
 
 /// The folder that holds the workspace.
 #[must_use]

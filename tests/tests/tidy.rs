@@ -34,11 +34,7 @@ const UNFINISHED_WORDS: [&str; 3] = [
     concat!("XX", "X"),
 ];
 const UNFINISHED_CODE: [&str; 2] = [concat!("to", "do!"), concat!("#[ig", "nore")];
-const MACHINE_FOLDERS: [&str; 3] = [
-    concat!("/", "work/"),
-    concat!("/", "root/"),
-    concat!("/", "home/"),
-];
+const MACHINE_FOLDERS: [&str; 2] = [concat!("/", "work/"), concat!("/", "root/")];
 
 /// A file that people write: its path from the workspace's root, and its text.
 struct Authored {

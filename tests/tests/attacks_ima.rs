@@ -1,0 +1,810 @@
+//! Family I: the kernel's measurement list.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects
+)]
+
+use rat_engine::hash::HashAlg;
+use rat_engine::ima::{BankScheme, LogFormat, Start, Template};
+use rat_engine::pcr::PcrSet;
+use rat_tests::evidence::{
+    BOOT_AND_IMA, Expectation, Judged, Machine, boot_value, policy_json, valid,
+};
+use rat_tests::measured::{self, Measured};
+use rat_tests::oracle;
+
+/// Judges a machine's genuine evidence with another list.
+fn with_list(change: impl FnOnce(&mut Vec<Measured>)) -> Judged {
+    let (machine, submission, expectation) = valid();
+    let mut list = machine.list.clone();
+    change(&mut list);
+    expectation.judge(&submission.with(|s| s.log = Some(measured::ascii(&list))))
+}
+
+/// Judges a machine whose kernel really measured this list, under a policy of valid()'s files.
+fn measuring(change: impl FnOnce(&mut Machine)) -> (Judged, Expectation) {
+    let (_, _, expectation) = valid();
+    let machine = Machine::valid().with(change);
+    let expectation = expectation.with(|e| e.ak_public = machine.ak.public());
+    (
+        expectation.judge(&machine.attest(&expectation.nonce)),
+        expectation,
+    )
+}
+
+#[test]
+fn i01_a_truncated_list_is_refused() {
+    for length in 1..4 {
+        with_list(|list| list.truncate(length)).is_refused_with("ima.pcr_mismatch");
+    }
+}
+
+#[test]
+fn i01_a_list_shorter_than_the_proven_position_is_truncated() {
+    let (machine, submission, expectation) = valid();
+    let before = expectation.judge(&submission).ima.unwrap().committed;
+    let again = expectation.with(|e| e.start = Start::AgainInBoot(before.clone()));
+    again.judge(&submission).is_trusted();
+    let short = measured::ascii(&machine.list[..3]);
+    again
+        .judge(&submission.clone().with(|s| s.log = Some(short)))
+        .is_refused_with("ima.truncated");
+    // An older quote of the same boot, with its shorter list: the position would move back.
+    let older = machine.with(|m| m.list.truncate(3));
+    let nonce = again.nonce.clone();
+    again
+        .judge(&older.attest(&nonce))
+        .is_refused_with("ima.truncated");
+}
+
+#[test]
+fn i02_altered_removed_and_swapped_entries_are_refused() {
+    with_list(|list| list[2] = Measured::file("/usr/bin/ls", b"other"))
+        .is_refused_with("ima.pcr_mismatch");
+    with_list(|list| {
+        list.remove(2);
+    })
+    .is_refused_with("ima.pcr_mismatch");
+    with_list(|list| list.swap(2, 3)).is_refused_with("ima.pcr_mismatch");
+    with_list(|list| list.insert(2, Measured::file("/usr/bin/ls", b"ls")))
+        .is_refused_with("ima.pcr_mismatch");
+}
+
+#[test]
+fn i04_entries_after_the_cut_neither_pass_nor_fail() {
+    let (machine, submission, expectation) = valid();
+    let mut list = machine.list.clone();
+    list.push(Measured::file("/tmp/evil", b"evil"));
+    list.push(Measured {
+        violation: true,
+        ..Measured::file("/tmp/x", b"x")
+    });
+    let ahead = submission.with(|s| s.log = Some(measured::ascii(&list)));
+    let judged = expectation.judge(&ahead);
+    judged.is_trusted();
+    let report = judged.report.unwrap();
+    assert_eq!(
+        (report.entries, report.pending, report.violations),
+        (4, 2, 0)
+    );
+    // Bytes after the cut that are no entry: noted, not judged.
+    let torn = ahead.with(|s| s.log.as_mut().unwrap().extend(b"10 garbage"));
+    let judged = expectation.judge(&torn);
+    judged.is_trusted();
+    assert!(judged.report.unwrap().pending_malformed);
+}
+
+#[test]
+fn i05_a_quote_ahead_of_the_list_is_refused() {
+    let (machine, _, expectation) = valid();
+    let log = measured::ascii(&machine.list);
+    let ahead = machine.with(|m| m.list.push(Measured::file("/usr/bin/cat", b"cat")));
+    let submission = ahead.attest(&expectation.nonce).with(|s| s.log = Some(log));
+    expectation
+        .judge(&submission)
+        .is_refused_with("ima.pcr_mismatch");
+}
+
+/// The template's name is not hashed: data that the kernel hashed under one name, under another.
+fn relabelled(genuine: Measured, label: Template) -> Judged {
+    let (_, _, expectation) = valid();
+    let machine = Machine::valid().with(|m| m.list.push(genuine));
+    let expectation = expectation.with(|e| {
+        e.ak_public = machine.ak.public();
+        e.policy = Some(policy_json(
+            serde_json::json!({ "/x": ["00".repeat(32)] }),
+            &[".*"],
+        ));
+    });
+    let submission = machine.attest(&expectation.nonce).with(|s| {
+        let (last, others) = machine.list.split_last().unwrap();
+        let relabelled = last.binary_labelled(HashAlg::Sha1, label);
+        s.log = Some([measured::binary(others), relabelled].concat());
+        s.format = LogFormat::Binary;
+    });
+    expectation.judge(&submission)
+}
+
+#[test]
+fn i06_relabelled_templates_are_refused() {
+    let file = Measured::file("/usr/bin/cat", b"cat");
+    let signature = hex::decode("030204531f402500020102").unwrap();
+    let signed = Measured {
+        tail: signature,
+        ..file.clone().in_template(Template::ImaSig)
+    };
+    let unsigned = file.clone().in_template(Template::ImaSig);
+    let buffer = Measured::buffer("kexec-cmdline", b"root=/dev/sda1");
+
+    // A signed file as a buffer, which would have to hash to the file's digest.
+    relabelled(signed.clone(), Template::ImaBuf).is_refused_with("ima.buf_digest");
+    relabelled(unsigned.clone(), Template::ImaBuf).is_refused_with("ima.buf_digest");
+    // A buffer as a signed file: it is no signature, whatever the excludes say.
+    relabelled(buffer.clone(), Template::ImaSig).is_refused_with("ima.sig_malformed");
+    // Other fields than the label says.
+    for label in [
+        Template::ImaNg,
+        Template::ImaNgV2,
+        Template::ImaSigV2,
+        Template::ImaModSig,
+    ] {
+        relabelled(signed.clone(), label).is_refused_with("ima.malformed");
+        relabelled(buffer.clone(), label).is_refused_with("ima.malformed");
+    }
+    for label in [
+        Template::ImaSig,
+        Template::ImaBuf,
+        Template::ImaNgV2,
+        Template::ImaModSig,
+    ] {
+        relabelled(file.clone(), label).is_refused_with("ima.malformed");
+    }
+    let v2 = file.clone().in_template(Template::ImaNgV2);
+    relabelled(v2, Template::ImaNg).is_refused_with("ima.malformed");
+}
+
+#[test]
+fn i06_unknown_templates_and_templates_not_accepted_are_refused() {
+    let (machine, submission, expectation) = valid();
+    let text = String::from_utf8(measured::ascii(&machine.list)).unwrap();
+    for name in ["evm-sig", "d-ng|n-ng", "ima-xx", "IMA-NG", ""] {
+        let log = text.replacen("ima-ng", name, 1).into_bytes();
+        let judged = expectation.judge(&submission.clone().with(|s| s.log = Some(log)));
+        judged.is_refused_with("ima.template_unsupported");
+    }
+    let narrow = expectation.with(|e| e.ima.templates = vec![Template::ImaSig]);
+    narrow
+        .judge(&submission)
+        .is_refused_with("ima.template_unsupported");
+}
+
+#[test]
+fn i07_a_template_hash_that_is_not_of_the_data_is_refused() {
+    let (machine, submission, expectation) = valid();
+    let text = String::from_utf8(measured::ascii(&machine.list)).unwrap();
+    // The third entry's template hash, first digit; the data stays as quoted.
+    let line = text.lines().nth(2).unwrap();
+    let digit = if &line[3..4] == "f" { "e" } else { "f" };
+    let forged = format!("{}{digit}{}", &line[..3], &line[4..]);
+    let log = text.replace(line, &forged).into_bytes();
+    let judged = expectation.judge(&submission.with(|s| s.log = Some(log)));
+    judged.is_refused_with("ima.template_hash");
+    assert_eq!(judged.findings[0].entry(), Some(2));
+}
+
+#[test]
+fn i08_i26_entries_of_a_pcr_that_is_not_quoted_are_refused() {
+    with_list(|list| list[1].pcr = 11).is_refused_with("ima.wrong_pcr");
+    with_list(|list| {
+        list.insert(
+            1,
+            Measured {
+                pcr: 12,
+                ..Measured::file("/x", b"x")
+            },
+        )
+    })
+    .is_refused_with("ima.wrong_pcr");
+    let (machine, submission, expectation) = valid();
+    let text = String::from_utf8(measured::ascii(&machine.list)).unwrap();
+    let log = text.replacen("10 ", "99 ", 1).into_bytes();
+    expectation
+        .judge(&submission.with(|s| s.log = Some(log)))
+        .is_refused_with("ima.wrong_pcr");
+}
+
+#[test]
+fn a_second_ima_pcr_is_replayed_when_it_is_declared() {
+    let machine = Machine::valid().with(|m| {
+        m.banks[0].1 = PcrSet::from_bits(BOOT_AND_IMA | 1 << 11).unwrap();
+        m.list.insert(
+            2,
+            Measured {
+                pcr: 11,
+                ..Measured::file("/usr/bin/id", b"id")
+            },
+        );
+        m.list.push(Measured {
+            pcr: 11,
+            ..Measured::file("/usr/bin/cat", b"cat")
+        });
+    });
+    let submission = machine.attest(b"n");
+    let expectation = Expectation::of(&machine, b"n");
+    expectation
+        .judge(&submission)
+        .is_refused_with("ima.wrong_pcr");
+    let both = expectation.with(|e| e.ima.pcrs = PcrSet::from_bits(0b11 << 10).unwrap());
+    both.judge(&submission).is_trusted();
+    // Declared and not quoted.
+    let more = both.with(|e| e.ima.pcrs = PcrSet::from_bits(0b111 << 10).unwrap());
+    more.judge(&submission).is_refused_with("pcr.not_attested");
+}
+
+#[test]
+fn i09_i30_violations_fail_unless_accepted_and_excludes_never_excuse_them() {
+    let (machine, _, expectation) = valid();
+    let machine = machine.with(|m| {
+        m.list.push(Measured {
+            violation: true,
+            ..Measured::file("/var/log/x", b"x")
+        });
+        m.list.push(Measured::file("/usr/bin/bash", b"bash"));
+    });
+    let expectation = expectation.with(|e| e.ak_public = machine.ak.public());
+    let submission = machine.attest(&expectation.nonce);
+    let judged = expectation.judge(&submission);
+    judged.is_refused_with("ima.violation");
+    assert_eq!(judged.findings[0].entry(), Some(4));
+    let report = judged.report.unwrap();
+    assert_eq!((report.violations, report.entries), (1, 6));
+
+    let excluded = expectation.clone().with(|e| {
+        let listed: serde_json::Value = serde_json::from_str(e.policy.as_ref().unwrap()).unwrap();
+        e.policy = Some(policy_json(listed["digests"].clone(), &["/var/log/.*"]));
+    });
+    excluded.judge(&submission).is_refused_with("ima.violation");
+
+    let judged = expectation
+        .clone()
+        .with(|e| e.ima.accept_violations = true)
+        .judge(&submission);
+    judged.is_trusted();
+    assert_eq!(judged.report.unwrap().violations, 1);
+
+    let judged = expectation.with(|e| e.policy = None).judge(&submission);
+    assert_eq!(
+        (judged.verdict, judged.report.unwrap().violations),
+        ("authentic", 1)
+    );
+}
+
+#[test]
+fn i09_a_violation_extends_ones_and_not_its_data() {
+    // The machine measured a file; the list shows a violation in its place, and the reverse.
+    with_list(|list| list[2].violation = true).is_refused_with("ima.pcr_mismatch");
+    let (machine, _, expectation) = valid();
+    let genuine = machine.with(|m| m.list[2].violation = true);
+    let expectation = expectation.with(|e| e.ak_public = genuine.ak.public());
+    let mut list = genuine.list.clone();
+    list[2].violation = false;
+    let submission = genuine
+        .attest(&expectation.nonce)
+        .with(|s| s.log = Some(measured::ascii(&list)));
+    expectation
+        .judge(&submission)
+        .is_refused_with("ima.pcr_mismatch");
+}
+
+#[test]
+fn i10_names_of_every_length_and_kind_are_exact_or_malformed() {
+    let judge_name = |template: Template, name: &[u8]| {
+        let machine = Machine::valid().with(|m| {
+            let file = Measured {
+                name: name.to_vec(),
+                ..Measured::file("/x", b"x")
+            };
+            m.list.push(file.in_template(template));
+        });
+        let expectation = Expectation::of(&machine.clone().with(|m| m.list.truncate(4)), b"n")
+            .with(|e| {
+                let policy: serde_json::Value =
+                    serde_json::from_str(e.policy.as_ref().unwrap()).unwrap();
+                e.policy = Some(policy_json(policy["digests"].clone(), &["/a"]));
+            });
+        let submission = machine.attest(b"n").with(|s| {
+            s.log = Some(measured::binary(&machine.list));
+            s.format = LogFormat::Binary;
+        });
+        expectation.judge(&submission)
+    };
+    for template in [Template::Ima, Template::ImaNg] {
+        for length in [1, 2, 254, 255] {
+            let name = [&b"/a"[..], &vec![b'x'; length]].concat();
+            judge_name(template, &name[..length.max(2)]).is_trusted();
+        }
+        for bad in [&b""[..], b"/a\0b", b"/a b"] {
+            judge_name(template, bad).is_refused_with("ima.malformed");
+        }
+    }
+    judge_name(Template::ImaNg, &[&b"/a"[..], &vec![b'x'; 4094]].concat()).is_trusted();
+    judge_name(Template::ImaNg, &[&b"/a"[..], &vec![b'x'; 4200]].concat())
+        .is_refused_with("ima.malformed");
+    judge_name(Template::Ima, &vec![b'/'; 256]).is_refused_with("ima.malformed");
+    // Not UTF-8: an exact path that no pattern excludes and this policy does not list.
+    let judged = judge_name(Template::ImaNg, b"/a\xff\xfe");
+    judged.is_refused_with("ima.path_not_listed");
+    assert_eq!(judged.findings[0].path(), Some(&b"/a\xff\xfe"[..]));
+}
+
+#[test]
+fn i11_ascii_lines_that_could_be_read_in_two_ways_are_malformed() {
+    let (machine, submission, expectation) = valid();
+    let text = String::from_utf8(measured::ascii(&machine.list)).unwrap();
+    let line = text.lines().nth(1).unwrap().to_owned();
+    let forged = [
+        format!("{line} (deleted)"),
+        format!("{line} "),
+        line.replace("/usr/bin/bash", "/usr/bin/ba\nsh"),
+        line.replace(" ima-ng ", "  ima-ng "),
+        line.replacen("10 ", "+10 ", 1),
+        line.replacen("10 ", "0x0a ", 1),
+        line.replacen("10 ", "", 1),
+        line.replace("sha256:", "sha256"),
+        line.replace("sha256:", "SHA256:"),
+        line.replace("sha256:", "sha384:"),
+        line.replace("sha256:", ":"),
+        line.to_uppercase().replace("IMA-NG", "ima-ng"),
+        line.replace('\n', "\r\n") + "\r",
+    ];
+    for other in forged {
+        assert_ne!(other, line);
+        let log = text.replace(&line, &other).into_bytes();
+        let judged = expectation.judge(&submission.clone().with(|s| s.log = Some(log)));
+        assert_eq!(judged.verdict, "untrusted", "{other:?}");
+        let codes = [
+            "ima.malformed",
+            "ima.template_hash",
+            "ima.template_unsupported",
+        ];
+        assert!(codes.contains(&judged.codes[0]), "{other:?}: {judged:?}");
+    }
+}
+
+#[test]
+fn i12_i24_boot_aggregate_must_be_first_and_right() {
+    let boot = |bank: HashAlg, count: u8| {
+        let values: Vec<_> = (0..count).map(|pcr| boot_value(bank, pcr)).collect();
+        Measured::boot_aggregate(bank, &values)
+    };
+    let judge = |first: Measured| measuring(|m| m.list[0] = first).0;
+    // Both forms of the SHA-256 aggregate, older and newer kernels.
+    judge(boot(HashAlg::Sha256, 8)).is_trusted();
+    judge(boot(HashAlg::Sha256, 10)).is_trusted();
+    judge(boot(HashAlg::Sha256, 9)).is_refused_with("ima.boot_aggregate");
+    // Its own algorithm names the bank, and that bank was not quoted.
+    judge(boot(HashAlg::Sha384, 10)).is_refused_with("ima.boot_aggregate_unverifiable");
+    judge(boot(HashAlg::Sha1, 8)).is_refused_with("ima.boot_aggregate_unverifiable");
+    let zero = Measured {
+        digest: vec![0; 32],
+        ..boot(HashAlg::Sha256, 10)
+    };
+    judge(zero).is_refused_with("ima.boot_aggregate");
+    // Missing, or not first.
+    measuring(|m| {
+        m.list.remove(0);
+    })
+    .0
+    .is_refused_with("ima.boot_aggregate");
+    measuring(|m| m.list.swap(0, 1))
+        .0
+        .is_refused_with("ima.boot_aggregate");
+    let violation = Measured {
+        violation: true,
+        ..boot(HashAlg::Sha256, 10)
+    };
+    judge(violation).is_refused_with("ima.boot_aggregate");
+}
+
+#[test]
+fn i24_the_sha1_aggregate_covers_pcr_0_to_7_only() {
+    let banks = vec![
+        (HashAlg::Sha1, PcrSet::from_bits(0x3ff).unwrap()),
+        (HashAlg::Sha256, PcrSet::from_bits(BOOT_AND_IMA).unwrap()),
+    ];
+    for (count, trusted) in [(8, true), (10, false)] {
+        let values: Vec<_> = (0..count)
+            .map(|pcr| boot_value(HashAlg::Sha1, pcr))
+            .collect();
+        let machine = Machine::valid().with(|m| {
+            m.banks.clone_from(&banks);
+            m.list[0] = Measured::boot_aggregate(HashAlg::Sha1, &values);
+        });
+        let expectation = Expectation::of(&machine, b"n").with(|e| e.rules.allow_sha1 = true);
+        let judged = expectation.judge(&machine.attest(b"n"));
+        assert_eq!(judged.verdict == "trusted", trusted, "{judged:?}");
+    }
+}
+
+#[test]
+fn i24_excludes_and_digests_never_approve_boot_aggregate() {
+    let other = Measured::boot_aggregate(HashAlg::Sha256, &[vec![1; 32]]);
+    let digest = hex::encode(&other.digest);
+    let (machine, _, expectation) = valid();
+    let machine = machine.with(|m| m.list[0] = other);
+    let listed: serde_json::Value =
+        serde_json::from_str(expectation.policy.as_ref().unwrap()).unwrap();
+    let mut digests = listed["digests"].clone();
+    digests["boot_aggregate"] = serde_json::json!([digest]);
+    let expectation = expectation.with(|e| {
+        e.ak_public = machine.ak.public();
+        e.policy = Some(policy_json(digests, &["boot_aggregate"]));
+    });
+    expectation
+        .judge(&machine.attest(&expectation.nonce))
+        .is_refused_with("ima.boot_aggregate");
+    // Where the boot PCRs were not quoted, the policy's reference value is what there is.
+    let ima_only = machine.with(|m| m.banks[0].1 = PcrSet::from_bits(1 << 10).unwrap());
+    let lax = expectation.with(|e| {
+        e.rules.strict = false;
+        e.challenged = None;
+    });
+    let judged = lax.judge(&ima_only.attest(&lax.nonce));
+    assert_eq!(
+        (judged.verdict, judged.warnings.as_slice()),
+        ("trusted", ["pcr.boot_not_quoted"].as_slice())
+    );
+}
+
+#[test]
+fn i13_i22_padded_sha1_banks_match_only_where_they_are_declared() {
+    let (machine, _, expectation) = valid();
+    let machine = machine.with(|m| {
+        m.list.push(Measured {
+            violation: true,
+            ..Measured::file("/v", b"v")
+        });
+    });
+    let padded = |bytes: &[u8]| {
+        let mut event = bytes.to_vec();
+        event.resize(32, 0);
+        event
+    };
+    let mut value = vec![0; 32];
+    for entry in &machine.list {
+        let event = if entry.violation {
+            padded(&[0xff; 20])
+        } else {
+            padded(&oracle::digest(HashAlg::Sha1, &entry.data()))
+        };
+        value = oracle::extend(HashAlg::Sha256, &value, &event);
+    }
+    let mut submission = machine.attest(&expectation.nonce);
+    let mut values = rat_engine::pcr::PcrValues::new();
+    for (_, pcr, old) in submission.values.iter() {
+        let ima = rat_engine::hash::Digest::new(HashAlg::Sha256, &value).unwrap();
+        values.insert(pcr, if pcr.get() == 10 { ima } else { *old });
+    }
+    let hash = machine.ak.hash();
+    submission.attest =
+        rat_tests::software_tpm::Attest::quote(hash, &expectation.nonce, &machine.banks, &values);
+    submission.values = values;
+    submission.sign();
+    let own = expectation.with(|e| {
+        e.ak_public = machine.ak.public();
+        e.ima.accept_violations = true;
+    });
+    own.judge(&submission).is_refused_with("ima.pcr_mismatch");
+    let declared = own.with(|e| e.ima.scheme = BankScheme::PaddedSha1);
+    declared.judge(&submission).is_trusted();
+    declared
+        .judge(&machine.attest(&declared.nonce))
+        .is_refused_with("ima.pcr_mismatch");
+}
+
+#[test]
+fn i14_equal_bytes_of_another_algorithm_never_match() {
+    for alg in ["sm3", "sha3-256", "sha512-256", "streebog256"] {
+        let (judged, _) = measuring(|m| m.list[1].digest_prefix = alg.into());
+        judged.is_refused_with("ima.digest_not_listed");
+    }
+}
+
+#[test]
+fn i17_oversized_entries_and_logs_end_in_a_limit_code() {
+    let (_, submission, expectation) = valid();
+    let log = submission.log.clone().unwrap();
+    let tight = expectation
+        .clone()
+        .with(|e| e.ima.limit_bytes = log.len() as u64 - 1);
+    tight.judge(&submission).is_refused_with("ima.limit");
+    let exact = expectation
+        .clone()
+        .with(|e| e.ima.limit_bytes = log.len() as u64);
+    exact.judge(&submission).is_trusted();
+
+    let endless = submission
+        .clone()
+        .with(|s| s.log = Some(vec![b'1'; 3 << 20]));
+    expectation
+        .judge_in_pieces(&endless, 4096)
+        .is_refused_with("ima.malformed");
+    // A binary entry that claims four gigabytes.
+    let huge = submission.with(|s| {
+        let mut log = vec![10, 0, 0, 0];
+        log.extend([1; 20]);
+        log.extend(6_u32.to_le_bytes());
+        log.extend(b"ima-ng");
+        log.extend(u32::MAX.to_le_bytes());
+        s.log = Some(log);
+        s.format = LogFormat::Binary;
+    });
+    expectation.judge(&huge).is_refused_with("ima.malformed");
+}
+
+#[test]
+fn i19_a_learned_key_counts_for_the_machine_that_learned_it_only() {
+    use rat_tests::measured_keys::{SigningKey, policy_with_keyring};
+    let key = SigningKey::p256();
+    let certificate = Measured::buffer(".ima", &key.spki_der());
+    let signed = key.signed_file("/usr/bin/signed", b"content");
+    let judge = |list: Vec<Measured>, policy: String| {
+        let machine = Machine::valid().with(|m| m.list.extend(list));
+        let expectation = Expectation::of(&Machine::valid(), b"n").with(|e| {
+            e.ak_public = machine.ak.public();
+            e.policy = Some(policy);
+        });
+        expectation.judge(&machine.attest(b"n"))
+    };
+    let base = Machine::valid().policy();
+    let approves = policy_with_keyring(&base, ".ima", &certificate.digest);
+    judge(vec![certificate.clone(), signed.clone()], approves.clone()).is_trusted();
+    // Not learned; learned afterwards; not approved; approved for another keyring.
+    judge(vec![signed.clone()], approves.clone()).is_refused_with("ima.path_not_listed");
+    judge(vec![signed.clone(), certificate.clone()], approves.clone())
+        .is_refused_with("ima.path_not_listed");
+    let judged = judge(vec![certificate.clone(), signed.clone()], base.clone());
+    assert_eq!(judged.codes, ["ima.key_not_listed", "ima.path_not_listed"]);
+    let elsewhere = policy_with_keyring(&base, ".evm", &certificate.digest);
+    let judged = judge(vec![certificate, signed], elsewhere);
+    assert_eq!(judged.codes, ["ima.key_not_listed", "ima.path_not_listed"]);
+}
+
+#[test]
+fn i15_signatures_by_unknown_keys_and_colliding_key_ids_do_not_verify() {
+    use rat_tests::measured_keys::{SigningKey, policy_with_verification_keys};
+    let (approved, other) = (SigningKey::p256(), SigningKey::p256());
+    let judge = |file: Measured, policy: String, require: bool| {
+        let machine = Machine::valid().with(|m| m.list.push(file));
+        let expectation = Expectation::of(&Machine::valid(), b"n").with(|e| {
+            e.ak_public = machine.ak.public();
+            e.policy = Some(policy);
+            e.require_valid_ima_sig = require;
+        });
+        expectation.judge(&machine.attest(b"n"))
+    };
+    let base = Machine::valid().policy();
+    let policy = policy_with_verification_keys(&base, &[&approved]);
+    let path = "/usr/bin/signed";
+    let judged = judge(approved.signed_file(path, b"c"), policy.clone(), false);
+    judged.is_trusted();
+    assert_eq!(judged.report.unwrap().signed, 1);
+    let foreign = other.signed_file(path, b"c");
+    judge(foreign.clone(), policy.clone(), false).is_refused_with("ima.path_not_listed");
+    // The approved key's identifier on the other key's signature.
+    let mut collides = foreign.clone();
+    collides.tail[3..7].copy_from_slice(&approved.key_id().to_be_bytes());
+    judge(collides.clone(), policy.clone(), false).is_refused_with("ima.path_not_listed");
+    // The signature is another file's.
+    let mut moved = approved.signed_file(path, b"c");
+    moved.digest = oracle::digest(HashAlg::Sha256, b"d");
+    judge(moved, policy.clone(), false).is_refused_with("ima.path_not_listed");
+    // A listed digest rescues a signature that does not verify, unless valid ones are demanded.
+    let listed: serde_json::Value = serde_json::from_str(&policy).unwrap();
+    let mut rescue = listed.clone();
+    rescue["digests"][path] = serde_json::json!([hex::encode(&foreign.digest)]);
+    judge(foreign.clone(), rescue.to_string(), false).is_trusted();
+    judge(foreign, rescue.to_string(), true).is_refused_with("ima.sig_invalid");
+    // A malformed signature is rescued by nothing.
+    let mut malformed = collides;
+    malformed.tail[0] = 4;
+    judge(malformed, rescue.to_string(), false).is_refused_with("ima.sig_malformed");
+}
+
+#[test]
+fn i21_banks_that_match_after_different_entries_are_refused() {
+    let pcrs = PcrSet::from_bits(BOOT_AND_IMA).unwrap();
+    let machine =
+        Machine::valid().with(|m| m.banks = vec![(HashAlg::Sha256, pcrs), (HashAlg::Sha384, pcrs)]);
+    let earlier = machine.clone().with(|m| m.list.truncate(3));
+    let mut values = rat_engine::pcr::PcrValues::new();
+    for (_, pcr, value) in machine
+        .values()
+        .iter()
+        .filter(|(bank, ..)| *bank == HashAlg::Sha256)
+    {
+        values.insert(pcr, *value);
+    }
+    let older = earlier.values();
+    for (_, pcr, value) in older.iter().filter(|(bank, ..)| *bank == HashAlg::Sha384) {
+        values.insert(pcr, *value);
+    }
+    let mut submission = machine.attest(b"n");
+    submission.attest =
+        rat_tests::software_tpm::Attest::quote(machine.ak.hash(), b"n", &machine.banks, &values);
+    submission.values = values;
+    submission.sign();
+    Expectation::of(&machine, b"n")
+        .judge(&submission)
+        .is_refused_with("ima.banks_disagree");
+}
+
+#[test]
+fn i03_i21_a_list_continues_where_it_was_proven_and_nowhere_else() {
+    let (machine, submission, expectation) = valid();
+    let first = expectation.judge(&submission).ima.unwrap();
+    let later = machine.clone().with(|m| {
+        m.list.push(Measured::file("/usr/bin/ls", b"ls"));
+        m.list.push(Measured::file("/usr/bin/bash", b"bash"));
+    });
+    let nonce = expectation.nonce.clone();
+    let answer = |from: usize| {
+        later
+            .attest(&nonce)
+            .with(|s| s.log = Some(measured::ascii(&later.list[from..])))
+    };
+    let continued = expectation.with(|e| {
+        e.start = Start::Continue {
+            committed: first.committed.clone(),
+            learned: first.learned.clone(),
+        };
+    });
+    let judged = continued.judge(&answer(4));
+    judged.is_trusted();
+    assert_eq!(judged.ima.unwrap().committed.position(), 6);
+    // The same delta again gives the same verdict.
+    continued.judge(&answer(4)).is_trusted();
+    // From another entry: a gap, an overlap.
+    continued
+        .judge(&answer(5))
+        .is_refused_with("ima.pcr_mismatch");
+    continued
+        .judge(&answer(3))
+        .is_refused_with("ima.pcr_mismatch");
+    // Nothing new: the quoted values are the committed ones.
+    let same = continued
+        .clone()
+        .judge(&machine.attest(&nonce).with(|s| s.log = Some(Vec::new())));
+    same.is_trusted();
+    // A resend from 0 reproduces the committed state on its way.
+    let again = continued.with(|e| e.start = Start::AgainInBoot(first.committed.clone()));
+    again.judge(&answer(0)).is_trusted();
+}
+
+#[test]
+fn i25_a_second_boot_aggregate_after_kexec_is_checked() {
+    let boot: Vec<_> = (0..10)
+        .map(|pcr| boot_value(HashAlg::Sha256, pcr))
+        .collect();
+    let second = Measured::boot_aggregate(HashAlg::Sha256, &boot);
+    measuring(|m| m.list.push(second)).0.is_trusted();
+    let wrong = Measured::boot_aggregate(HashAlg::Sha256, &boot[..9]);
+    measuring(|m| m.list.push(wrong))
+        .0
+        .is_refused_with("ima.boot_aggregate");
+}
+
+#[test]
+fn i25_a_list_lost_at_a_kexec_and_one_kept_over_hibernation_are_told_apart() {
+    let (machine, submission, expectation) = valid();
+    let before = expectation.judge(&submission).ima.unwrap().committed;
+    let nonce = expectation.nonce.clone();
+    let boot: Vec<_> = (0..10)
+        .map(|pcr| boot_value(HashAlg::Sha256, pcr))
+        .collect();
+    let fresh = [
+        Measured::boot_aggregate(HashAlg::Sha256, &boot),
+        Measured::file("/usr/bin/ls", b"ls"),
+    ];
+    // kexec: PCR 10 goes on, the list starts again.
+    let kexec = machine.clone().with(|m| m.list.extend(fresh.clone()));
+    let lost = kexec
+        .attest(&nonce)
+        .with(|s| s.log = Some(measured::ascii(&fresh)));
+    let again = expectation
+        .clone()
+        .with(|e| e.start = Start::AgainInBoot(before.clone()));
+    again.judge(&lost).is_refused_with("ima.kexec_log_lost");
+    // Hibernation: PCR 10 starts again, the list goes on.
+    let resumed = machine.clone().with(|m| m.list = fresh.to_vec());
+    let kept: Vec<_> = machine.list.iter().chain(&fresh).cloned().collect();
+    let woken = resumed
+        .attest(&nonce)
+        .with(|s| s.log = Some(measured::ascii(&kept)));
+    let after = expectation.with(|e| e.start = Start::AfterBoot(before));
+    after.judge(&woken).is_refused_with("ima.hibernated");
+    // An ordinary reboot is neither.
+    after.judge(&resumed.attest(&nonce)).is_trusted();
+}
+
+#[test]
+fn i28_verity_digests_match_verity_entries_only() {
+    let (_, _, expectation) = valid();
+    let verity = |m: &mut Machine| {
+        m.list[1].template = Template::ImaNgV2;
+        m.list[1].digest_prefix = "verity:sha256".into();
+    };
+    let machine = Machine::valid().with(verity);
+    let plain = expectation
+        .clone()
+        .with(|e| e.ak_public = machine.ak.public());
+    let submission = machine.attest(&expectation.nonce);
+    plain
+        .judge(&submission)
+        .is_refused_with("ima.digest_not_listed");
+    // The same file by content in the second version's template is the same file.
+    let by_content = Machine::valid().with(|m| {
+        m.list[1] = m.list[1].clone().in_template(Template::ImaNgV2);
+    });
+    let expectation = expectation.with(|e| e.ak_public = by_content.ak.public());
+    expectation
+        .judge(&by_content.attest(&expectation.nonce))
+        .is_trusted();
+}
+
+#[test]
+fn l01_a_policy_without_a_list_and_an_empty_policy_are_never_trusted() {
+    let (machine, submission, expectation) = valid();
+    let none = submission.clone().with(|s| s.log = None);
+    expectation.judge(&none).is_refused_with("ima.log_missing");
+    let empty = expectation.with(|e| e.policy = Some(policy_json(serde_json::json!({}), &[])));
+    let judged = empty.judge(&submission);
+    assert_eq!(judged.verdict, "untrusted");
+    assert!(judged.codes.contains(&"policy.missing"), "{judged:?}");
+    // Even when nothing but boot_aggregate was measured.
+    let idle = machine.with(|m| m.list.truncate(1));
+    let empty = empty.with(|e| e.ak_public = idle.ak.public());
+    empty
+        .judge(&idle.attest(&empty.nonce))
+        .is_refused_with("policy.missing");
+}
+
+#[test]
+fn measured_files_and_buffers_outside_the_policy_are_named() {
+    let (judged, _) = measuring(|m| m.list.push(Measured::file("/usr/bin/new", b"new")));
+    judged.is_refused_with("ima.path_not_listed");
+    assert_eq!(judged.findings[0].path(), Some(&b"/usr/bin/new"[..]));
+    assert_eq!(judged.findings[0].entry(), Some(4));
+    let (judged, _) = measuring(|m| m.list[1] = Measured::file("/usr/bin/bash", b"other"));
+    judged.is_refused_with("ima.digest_not_listed");
+    let (judged, _) = measuring(|m| {
+        m.list
+            .push(Measured::buffer("kexec-cmdline", b"init=/bin/sh"))
+    });
+    judged.is_refused_with("ima.buf_not_listed");
+}
+
+#[test]
+fn every_template_and_format_gives_the_same_verdict() {
+    for template in Template::ALL
+        .into_iter()
+        .filter(|it| *it != Template::ImaBuf)
+    {
+        let machine = Machine::valid().with(|m| {
+            for file in &mut m.list[1..] {
+                *file = file.clone().in_template(template);
+            }
+        });
+        let expectation = Expectation::of(&machine, b"n");
+        expectation.judge(&machine.attest(b"n")).is_trusted();
+        let binary = machine.attest(b"n").with(|s| {
+            s.log = Some(measured::binary(&machine.list));
+            s.format = LogFormat::Binary;
+        });
+        expectation.judge(&binary).is_trusted();
+    }
+}
