@@ -194,31 +194,49 @@ fn decimal(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn nibble(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte.wrapping_sub(b'0')),
-        b'a'..=b'f' => Some(byte.wrapping_sub(b'a').wrapping_add(10)),
-        _ => None,
+/// The value of each lower-case hexadecimal digit; `NOT_HEX` for any other byte.
+const NIBBLES: [u8; 256] = {
+    let mut table = [NOT_HEX; 256];
+    let digits = b"0123456789abcdef";
+    let mut value: u8 = 0;
+    let mut rest: &[u8] = digits;
+    while let [digit, tail @ ..] = rest {
+        // Indexed by a byte: always within the table.
+        #[allow(clippy::indexing_slicing, clippy::as_conversions)]
+        {
+            table[*digit as usize] = value;
+        }
+        value = value.wrapping_add(1);
+        rest = tail;
     }
+    table
+};
+
+/// Larger than any digit, also in the high half of a byte.
+const NOT_HEX: u8 = 0xff;
+
+fn nibble(digit: u8) -> u8 {
+    NIBBLES.get(usize::from(digit)).copied().unwrap_or(NOT_HEX)
 }
 
-fn byte(pair: [u8; 2]) -> Option<u8> {
-    let [high, low] = pair;
-    Some(nibble(high)?.wrapping_shl(4) | nibble(low)?)
+/// The bytes that pairs of digits stand for; the flag gathers whether one was no digit.
+fn bytes<'a>(pairs: &'a [[u8; 2]], bad: &'a mut u8) -> impl ExactSizeIterator<Item = u8> + 'a {
+    pairs.iter().map(move |[high, low]| {
+        let (high, low) = (nibble(*high), nibble(*low));
+        *bad |= (high | low) & 0xf0;
+        high.wrapping_shl(4) | low
+    })
 }
 
 /// The kernel prints lower-case digits only (`%02x`); anything else is not a log of its.
 fn append_hex(text: &[u8], data: &mut Vec<u8>) -> Result<(), Fault> {
-    let expected = Fault::Syntax {
-        expected: "pairs of lower-case hexadecimal digits",
-    };
     let (pairs, rest) = text.as_chunks::<2>();
-    if !rest.is_empty() {
-        return Err(expected);
-    }
-    data.reserve(pairs.len());
-    for pair in pairs {
-        data.push(byte(*pair).ok_or(expected)?);
+    let mut bad = 0;
+    data.extend(bytes(pairs, &mut bad));
+    if bad != 0 || !rest.is_empty() {
+        return Err(Fault::Syntax {
+            expected: "pairs of lower-case hexadecimal digits",
+        });
     }
     Ok(())
 }
@@ -228,8 +246,10 @@ fn decode_hex_into(text: &[u8], target: &mut [u8]) -> Option<usize> {
     if !rest.is_empty() || pairs.is_empty() || pairs.len() > target.len() {
         return None;
     }
-    for (to, pair) in target.iter_mut().zip(pairs) {
-        *to = byte(*pair)?;
-    }
-    Some(pairs.len())
+    let mut bad = 0;
+    target
+        .iter_mut()
+        .zip(bytes(pairs, &mut bad))
+        .for_each(|(to, from)| *to = from);
+    (bad == 0).then_some(pairs.len())
 }
