@@ -122,8 +122,8 @@ limits! {
         "Depth of groups in one pattern.";
     EXCLUDE_LOOK_BEHIND_MAX = 4096, "characters",
         "A look-behind wider than PATH_MAX can never match.";
-    EXCLUDES_BYTES_MAX = 4 * 1024 * 1024, "bytes",
-        "All patterns of a policy together; their programs are larger by a factor.";
+    EXCLUDES_BYTES_MAX = 1024 * 1024, "bytes",
+        "All patterns of a policy together; the worst take some milliseconds per KiB to compile.";
     TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",

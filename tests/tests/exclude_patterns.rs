@@ -3,7 +3,11 @@
 //! `RAT_EXCLUDE_SEED`, `RAT_EXCLUDE_FIRST` and `RAT_EXCLUDE_PATTERNS` choose the random patterns;
 //! `RAT_EXCLUDE_KEEP_GOING=1` reports every difference instead of the first;
 //! `RAT_PYTHON` names another interpreter.
-#![allow(clippy::as_conversions, clippy::arithmetic_side_effects)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing
+)]
 
 #[path = "exclude_patterns/generate.rs"]
 mod generate;

@@ -9,6 +9,9 @@ use super::compiled::BOOT_AGGREGATE;
 use crate::hash::{Digest, HashAlg};
 use crate::limits::POLICY_PATHS_MAX;
 
+#[cfg(test)]
+mod tests;
+
 /// One entry of a measurement list, as a policy sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured<'a> {

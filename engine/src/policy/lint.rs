@@ -1,6 +1,8 @@
 //! What a policy's author should know before it is enforced.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

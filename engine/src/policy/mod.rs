@@ -10,6 +10,7 @@ mod table;
 mod verification_keys;
 
 pub use compiled::{BOOT_AGGREGATE, CompiledPolicy, Exclusion, PathRule};
+pub use exclude::PatternError;
 pub use generate::{
     GenerateError, GenerateOptions, Generated, Measured, MeasuredKind, OnObstacle, generate,
 };
@@ -17,6 +18,3 @@ pub use lint::{ExcludeSite, Lint, PathSample, Severity, lint};
 pub use runtime::{Fault, Meta, NeverMatches, PolicyError, RuntimePolicy, Warning};
 pub use table::Digests;
 pub use verification_keys::{VerificationKey, VerificationKeysError};
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,8 @@
 //! Keylime's runtime policy as JSON text, read straight into its compiled form.
 
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -93,6 +93,10 @@ fn rewrite_anchor(anchor: Anchor, last: bool) -> Option<&'static str> {
 }
 
 fn write_class(set: &CharSet, text: &mut String) {
+    if let Some(character) = set.sole_member().and_then(char::from_u32) {
+        text.push_str(&format!(r"\x{{{:x}}}", u32::from(character)));
+        return;
+    }
     const SURROGATES: (u32, u32) = (0xd800, 0xdfff);
     let mut class = String::new();
     let mut push = |first: u32, last: u32| {

@@ -229,9 +229,9 @@ impl Parser {
         Ok(())
     }
 
-    /// Counts the memory of `ranges` more ranges.
+    /// Counts the memory of one more piece of the pattern, with `ranges` ranges.
     fn spend(&mut self, ranges: usize) -> Result<(), PatternError> {
-        let bytes = ranges.saturating_mul(8).saturating_add(64);
+        let bytes = ranges.saturating_mul(8).saturating_add(32);
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > EXCLUDE_PROGRAM_BYTES_MAX {
             return Err(PatternError::Limit {

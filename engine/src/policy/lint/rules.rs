@@ -64,6 +64,7 @@ fn exclude_form(pattern: &Pattern, site: &ExcludeSite, findings: &mut Vec<Lint>)
         }
         let sibling = format!("{}evil", shape.literal_prefix());
         if sibling.len() > "evil".len()
+            && !shape.is_end_anchored()
             && !shape.literal_prefix().ends_with('/')
             && excludes(&sibling)
         {
