@@ -2,7 +2,13 @@
 //!
 //! `distinct` lists hold another path in each entry, as the first list of a new fleet does;
 //! `recurring` ones hold the same thousand files over and over, as lists of one fleet do.
-#![allow(missing_docs, clippy::unwrap_used, clippy::as_conversions)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
 
 use std::hint::black_box;
 
