@@ -6,6 +6,35 @@
 //!
 //! A quote that fails ends the appraisal: nothing else is looked at, because nothing else could
 //! be compared with anything. Otherwise all stages run, so that a person sees every fault at once.
+//!
+//! ```
+//! use rat_engine::appraisal::{Appraisal, Reference, Rules};
+//! use rat_engine::crypto::VerifyingKey;
+//! use rat_engine::pcr::PcrValues;
+//! use rat_engine::verdict::{Code, Verdict};
+//!
+//! let pem = "-----BEGIN PUBLIC KEY-----\n\
+//! MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEtS+UeHHk+JuvKxGA6WwiH2zrF8et\n\
+//! aDO2RvXi/cYjfpAScBL8jei3xWWXf/1VsEgdC6lzVk+IRaqvv1zqDFVqtw==\n\
+//! -----END PUBLIC KEY-----";
+//! let key = VerifyingKey::from_pem(pem.as_bytes())?;
+//! let reference = Reference {
+//!     key: &key,
+//!     key_attributes: None,
+//!     nonce: b"what the TPM was given",
+//!     challenged: None,
+//!     pcr_policy: None,
+//!     boot_pcrs: None,
+//!     judge: None,
+//! };
+//! let quote = b"not made by a TPM";
+//! let appraisal =
+//!     Appraisal::of_quote(&reference, Rules::default(), quote, &[], PcrValues::new());
+//! let appraised = appraisal.conclude();
+//! assert!(matches!(appraised.verdict, Verdict::Untrusted));
+//! assert_eq!(appraised.findings[0].code, Code::QuoteWrongType);
+//! # Ok::<(), rat_engine::crypto::KeyError>(())
+//! ```
 
 mod rules;
 

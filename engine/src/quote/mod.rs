@@ -3,6 +3,15 @@
 //! Each state is reached only through the check it is named for, and only the last one opens the
 //! quoted PCR values. Fields that nothing vouches for yet are readable through methods whose
 //! names say `unverified`.
+//!
+//! A quote whose signature was not verified has no PCR values to give:
+//!
+//! ```compile_fail
+//! use rat_engine::quote::{Quote, PcrRules, Unverified};
+//! fn skip(quote: Quote<'_, Unverified>, values: rat_engine::pcr::PcrValues) {
+//!     let _ = quote.prove_pcrs(values, &PcrRules::default());
+//! }
+//! ```
 
 mod pcrs;
 

@@ -48,6 +48,14 @@ impl Verdict {
 }
 
 /// Shows that every stage of an appraisal was passed.
+///
+/// Nothing outside this crate can make one:
+///
+/// ```compile_fail
+/// use rat_engine::hash::{Digest, HashAlg};
+/// use rat_engine::verdict::Trusted;
+/// let forged = Trusted { policy: Digest::zero(HashAlg::Sha256), cut: 0 };
+/// ```
 #[derive(Debug, Clone)]
 pub struct Trusted {
     policy: Digest,
