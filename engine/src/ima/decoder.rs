@@ -93,10 +93,25 @@ impl Decoder {
     /// limit; the decoder must not be fed again then.
     pub fn feed(
         &mut self,
+        piece: &[u8],
+        sink: &mut impl FnMut(Entry<'_>),
+    ) -> Result<(), DecodeError> {
+        // What lies within the limit is decoded first, so that the outcome does not depend on
+        // where the pieces end.
+        let (within, beyond) = piece.split_at_checked(self.room()).unwrap_or((piece, &[]));
+        self.feed_within_limit(within, sink)?;
+        if beyond.is_empty() {
+            return Ok(());
+        }
+        let limit_bytes = self.limit_bytes;
+        Err(self.error(EntryFault::LogTooLong { limit_bytes }))
+    }
+
+    fn feed_within_limit(
+        &mut self,
         mut piece: &[u8],
         sink: &mut impl FnMut(Entry<'_>),
     ) -> Result<(), DecodeError> {
-        self.check_limit(piece.len())?;
         while !self.partial.is_empty() && !piece.is_empty() {
             let wanted = self.wanted(piece)?;
             let (head, tail) = piece.split_at_checked(wanted).unwrap_or((piece, &[]));
@@ -201,7 +216,7 @@ impl Decoder {
         sink: &mut impl FnMut(Entry<'_>),
     ) -> Result<(), DecodeError> {
         if line.len() > limits::IMA_LINE_BYTES_MAX {
-            return Err(self.error(too_long(line.len())));
+            return Err(self.error(too_long()));
         }
         if line.is_empty() {
             self.offset_bytes = self.offset_bytes.saturating_add(1);
@@ -232,22 +247,18 @@ impl Decoder {
         self.entries = self.entries.saturating_add(1);
     }
 
-    fn check_limit(&self, more: usize) -> Result<(), DecodeError> {
-        let held = u64::try_from(self.partial.len().saturating_add(more)).unwrap_or(u64::MAX);
-        let total = self.offset_bytes.saturating_add(held);
-        if total > self.limit_bytes {
-            return Err(self.error(EntryFault::LogTooLong {
-                limit_bytes: self.limit_bytes,
-            }));
-        }
-        Ok(())
+    /// Bytes that may still come.
+    fn room(&self) -> usize {
+        let held = u64::try_from(self.partial.len()).unwrap_or(u64::MAX);
+        let taken = self.offset_bytes.saturating_add(held);
+        usize::try_from(self.limit_bytes.saturating_sub(taken)).unwrap_or(usize::MAX)
     }
 
     fn check_partial(&self) -> Result<(), DecodeError> {
         // A binary record is bounded by the limits on its fields.
         match self.format {
             LogFormat::Ascii if self.partial.len() > limits::IMA_LINE_BYTES_MAX => {
-                Err(self.error(too_long(self.partial.len())))
+                Err(self.error(too_long()))
             }
             _ => Ok(()),
         }
@@ -262,12 +273,13 @@ impl Decoder {
     }
 }
 
-fn too_long(length: usize) -> EntryFault {
+/// Names the first length that is too long: how long the line is may not be known yet.
+fn too_long() -> EntryFault {
     let max = limits::IMA_LINE_BYTES_MAX;
     malformed(
         "line",
         Fault::Length {
-            value: length,
+            value: max.saturating_add(1),
             min: 1,
             max,
         },
