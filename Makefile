@@ -42,8 +42,12 @@ bench: ## criterion benches
 fuzz: export RUSTC_BOOTSTRAP := 1
 fuzz: ## a short run of each fuzz target (FUZZ_SECONDS=10)
 	@scripts/setup build fuzz
-	targets=$$(cargo fuzz list); for target in $$targets; do \
-		cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024; \
+	cargo fuzz build
+	@for target in $$(cargo fuzz list); do \
+		new=fuzz/target/corpus/$$target; \
+		mkdir -p "$$new"; \
+		cargo fuzz run "$$target" "$$new" "fuzz/corpus/$$target" -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024; \
 	done
 
 clean: ## remove what was built

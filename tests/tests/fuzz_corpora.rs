@@ -1,0 +1,190 @@
+//! Every committed input of the fuzz targets, and every recorded file that is of a target's kind,
+//! again at each run of the tests: without a panic, within a bound on memory for each input byte,
+//! and without hanging.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects
+)]
+
+use std::alloc::System;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use rat_tests::targets::{self, Target};
+use rat_tests::{vectors, workspace_root};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// How long to wait for one input. The slowest takes a hundredth of it on a busy machine: this
+/// finds hangs and measures nothing.
+const HANG: Duration = Duration::from_secs(30);
+
+/// All bytes that a target may request from the allocator for an input of `length` bytes, freed
+/// ones counted too: `fixed + per_byte * length`.
+struct Budget {
+    fixed: usize,
+    per_byte: usize,
+}
+
+/// What a target may allocate: two to five times what the worst input of the fuzzing so far took.
+///
+/// The fixed part is for errors, buffers, maps and assertions of the target itself. OpenSSL's own
+/// allocations are not counted; its inputs are bounded by `limits`.
+fn budget(target: &str) -> Budget {
+    let (fixed, per_byte) = match target {
+        // Copies of 132 KB of genuine evidence, their decoding, and the judging: 0.66 MB.
+        "appraisal" => (2 << 20, 64),
+        // Borrowed from the input; two copies for the assertions.
+        "attest" | "file_signature" | "pcr_selection" => (1 << 10, 4),
+        // The same, and the key's or signature's numbers in the form that the library takes.
+        "public" | "signature" => (2 << 10, 8),
+        // A tree of at most 96 values.
+        "pcr_blob" | "pcr_json" => (16 << 10, 8),
+        // One entry's data at a time, in buffers that grow by doubling: never the list.
+        "ima_ascii" | "ima_binary" => (4 << 10, 8),
+        // Four passes of the same, and two outcomes as text.
+        "ima_splits" => (16 << 10, 32),
+        // Events, measurements replayed in each bank, and texts of decoded data.
+        "uefi_event_log" => (16 << 10, 64),
+        // Text is decoded from base64, and the key copied, for each of five readers.
+        "keyring_buffer" => (8 << 10, 32),
+        // Programs of regular expressions, bounded by EXCLUDE_PROGRAM_BYTES_MAX each: 30 MB are
+        // requested, most of them freed, before the largest is given up or kept.
+        "exclude_pattern" => (64 << 20, 4 << 10),
+        "runtime_policy" => (64 << 20, 4 << 10),
+        // Trees of 24 PCRs, and violations of each.
+        "tpm_policy" => (32 << 10, 64),
+        other => panic!("no budget for {other}"),
+    };
+    Budget { fixed, per_byte }
+}
+
+/// Files under a folder, at any depth, in a fixed order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => found.push(path),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The targets that a recorded file is an input of, by where it lies and how its name ends.
+fn fitting(file: &str) -> &'static [&'static str] {
+    const LIST: &[&str] = &["ima_ascii", "ima_splits"];
+    match file {
+        _ if file.ends_with(".msg") => &["attest"],
+        _ if file.ends_with(".sig") => &["signature"],
+        _ if file.ends_with(".pem") => &["keyring_buffer"],
+        _ if file.ends_with(".ima") || file.ends_with("ima_log.ascii") => LIST,
+        _ if file.ends_with(".boot") || file.ends_with("boot_log.bin") => &["uefi_event_log"],
+        _ if file.ends_with(".md") => &[],
+        _ if file.starts_with("ima/") && file.ends_with(".json") => &["runtime_policy"],
+        _ if file.starts_with("ima/") => LIST,
+        _ if file.starts_with("eventlogs/") => &["uefi_event_log"],
+        _ if file.ends_with(".json") => &["pcr_json", "runtime_policy", "tpm_policy"],
+        _ => &[],
+    }
+}
+
+/// Runs one input, and complains when it panics, hangs or takes too much.
+fn replay(name: &str, target: Target, input: Vec<u8>, from: &Path) -> Option<String> {
+    let length = input.len();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let region = Region::new(ALLOCATOR);
+        target(&input);
+        let change = region.change();
+        let grown = usize::try_from(change.bytes_reallocated).unwrap_or(0);
+        // The receiver is gone only when this came too late.
+        let _ = sender.send(change.bytes_allocated + grown);
+    });
+    let Budget { fixed, per_byte } = budget(name);
+    let allowed = fixed + per_byte * length;
+    let fault = match receiver.recv_timeout(HANG) {
+        Ok(requested) if requested <= allowed => return None,
+        Ok(requested) => format!("{requested} bytes requested, {allowed} allowed"),
+        Err(RecvTimeoutError::Timeout) => format!("not done after {HANG:?}"),
+        Err(RecvTimeoutError::Disconnected) => "panicked".to_owned(),
+    };
+    Some(format!(
+        "{name}, {} ({length} bytes): {fault}",
+        from.display()
+    ))
+}
+
+/// Held by each test: what another thread allocates would be counted too.
+static ALONE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn every_input_is_taken_within_its_bounds() {
+    let _alone = ALONE.lock();
+    let corpora = workspace_root().join("fuzz/corpus");
+    let recorded = vectors::path("");
+    let mut complaints = Vec::new();
+    // Reads the genuine evidence, which is kept: no cost of an input.
+    targets::appraisal(&[]);
+    for (name, target) in targets::ALL {
+        let mut inputs = files(&corpora.join(name));
+        assert!(!inputs.is_empty(), "no corpus for {name}");
+        inputs.extend(files(&recorded).into_iter().filter(|path| {
+            let below = path.strip_prefix(&recorded).unwrap().to_str().unwrap();
+            fitting(below).contains(&name)
+        }));
+        for path in inputs {
+            let input = std::fs::read(&path).unwrap();
+            complaints.extend(replay(name, target, input, &path));
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_target_is_built_by_the_fuzz_crate_and_has_a_corpus() {
+    let _alone = ALONE.lock();
+    let folder = workspace_root().join("fuzz");
+    let names = |below: &str| {
+        let mut names: Vec<_> = std::fs::read_dir(folder.join(below))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let targets: Vec<_> = targets::ALL
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
+    assert_eq!(names("fuzz_targets"), targets);
+    assert_eq!(names("corpus"), targets);
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for name in targets {
+        assert!(
+            manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")),
+            "{name}"
+        );
+        let target = std::fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs")));
+        assert!(
+            target
+                .unwrap()
+                .contains(&format!("rat_tests::targets::{name}(")),
+            "{name}"
+        );
+    }
+}
