@@ -77,6 +77,7 @@ struct Proven<'r> {
 #[derive(Debug)]
 struct BootStage<'r> {
     proof: BootProof<'r>,
+    explained: PcrSet,
     replayed: PcrValues,
 }
 
@@ -108,6 +109,8 @@ pub struct Appraised<'r> {
     pub warnings: Vec<Finding>,
     /// The quote, when it is genuine.
     pub quote: Option<Quote<'r, Bound>>,
+    /// The PCRs whose quoted values the boot log explains, in every quoted bank.
+    pub boot_pcrs: Option<PcrSet>,
     /// What the measurement list left behind, when it was proven.
     pub ima: Option<ImaState>,
 }
@@ -245,15 +248,26 @@ impl<'r> Appraisal<'r> {
             proven,
             ..
         } = self;
-        let (quote, ima) = proven.map_or((None, None), |proven| {
-            (Some(proven.quote), proven.ima.map(|stage| stage.state))
-        });
+        let Some(Proven {
+            quote, boot, ima, ..
+        }) = proven
+        else {
+            return Appraised {
+                verdict,
+                findings,
+                warnings,
+                quote: None,
+                boot_pcrs: None,
+                ima: None,
+            };
+        };
         Appraised {
             verdict,
             findings,
             warnings,
-            quote,
-            ima,
+            quote: Some(quote),
+            boot_pcrs: boot.map(|stage| stage.explained),
+            ima: ima.map(|stage| stage.state),
         }
     }
 
@@ -419,8 +433,16 @@ fn replay_boot_log<'l>(
     if !reasons.is_empty() {
         return Err(reasons);
     }
-    match proofs.into_iter().next() {
-        Some(proof) => Ok(BootStage { proof, replayed }),
-        None => Err(vec![Reason::BootNotQuoted(measured_boot_pcrs())]),
+    let explained = proofs
+        .iter()
+        .map(BootProof::pcrs)
+        .reduce(PcrSet::intersection);
+    match (proofs.into_iter().next(), explained) {
+        (Some(proof), Some(explained)) => Ok(BootStage {
+            proof,
+            explained,
+            replayed,
+        }),
+        _ => Err(vec![Reason::BootNotQuoted(measured_boot_pcrs())]),
     }
 }
