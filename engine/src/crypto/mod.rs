@@ -1,6 +1,6 @@
 //! Cryptography, and the only module that names the libraries behind it.
 //!
-//! [`VerifyingKey`] verifies what TPMs sign, [`FileKey`] what signs files for IMA. [`reference`]
+//! [`VerifyingKey`] verifies what TPMs sign, [`FileKey`] what signs files for IMA. [`mod@reference`]
 //! answers the same questions as `VerifyingKey` through OpenSSL alone, for differential tests.
 
 mod digest;

@@ -2,7 +2,7 @@
 //!
 //! Bytes flow one way: [`Decoder`] cuts the list into [`Entry`]s, [`Replay`] extends each into
 //! the running PCR values until they equal the quoted ones (the *cut*), and the entries' hashed
-//! template data is read as [`Event`]s, which [`judge`](self::judge) holds against a policy.
+//! template data is read as [`Event`]s, which [`judge`] holds against a policy.
 //!
 //! # Security
 //! An entry's template data is authentic when the entry lies before the cut. The PCR index, the
