@@ -160,7 +160,7 @@ fn i14_equal_bytes_of_another_algorithm_never_match() {
 }
 
 #[test]
-fn i19_a_learned_key_counts_for_the_machine_that_learned_it_only() {
+fn i19_i23_a_learned_key_counts_for_later_entries_of_its_machine_only() {
     use rat_tests::measured_keys::{SigningKey, policy_with_keyring};
     let key = SigningKey::p256();
     let certificate = Measured::buffer(".ima", &key.spki_der());
