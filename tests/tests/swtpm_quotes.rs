@@ -9,128 +9,13 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::fs;
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rat_engine::crypto::{VerifyingKey, reference};
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::attributes::{check_attestation_key, check_endorsement_key};
 use rat_engine::tpm::pcr_values::parse_pcr_blob;
 use rat_engine::tpm::{Attest, Attested, Public, Signature, pcr_digest};
-use tempfile::TempDir;
-
-/// A software TPM of its own, and a directory for the files of the tools.
-struct Tpm {
-    directory: TempDir,
-    process: Child,
-    port: u16,
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Tpm {
-    fn start() -> Result<Self> {
-        // The ports may be taken between this look and swtpm's start; then another pair is tried.
-        for _ in 0..10 {
-            let first = TcpListener::bind("127.0.0.1:0")?;
-            let port = first.local_addr()?.port();
-            let Some(next) = port.checked_add(1) else {
-                continue;
-            };
-            if TcpListener::bind(("127.0.0.1", next)).is_err() {
-                continue;
-            }
-            drop(first);
-            let directory = tempfile::tempdir()?;
-            let process = Command::new("swtpm")
-                .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-                .arg("--tpmstate")
-                .arg(format!("dir={}", directory.path().display()))
-                .arg("--server")
-                .arg(format!("type=tcp,port={port},bindaddr=127.0.0.1"))
-                .arg("--ctrl")
-                .arg(format!("type=tcp,port={next},bindaddr=127.0.0.1"))
-                .stdin(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .context("swtpm cannot be started; install the packages swtpm and tpm2-tools")?;
-            let tpm = Self {
-                directory,
-                process,
-                port,
-            };
-            for _ in 0..50 {
-                if tpm.tool("tpm2_getrandom", &["--hex", "4"]).is_ok() {
-                    return Ok(tpm);
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        }
-        bail!("swtpm does not answer tpm2_getrandom; are swtpm and tpm2-tools installed?")
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
-        Ok(fs::read(self.path().join(name))?)
-    }
-
-    fn tool(&self, tool: &str, arguments: &[&str]) -> Result<()> {
-        let output = Command::new(tool)
-            .args(arguments)
-            .current_dir(self.path())
-            .env(
-                "TPM2TOOLS_TCTI",
-                format!("swtpm:host=127.0.0.1,port={}", self.port),
-            )
-            .output()
-            .with_context(|| format!("{tool} cannot be started; install tpm2-tools"))?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{tool} {arguments:?}: {errors}");
-        Ok(())
-    }
-
-    /// Runs a tool and clears what it left in the TPM: there is no resource manager.
-    fn run(&self, tool: &str, arguments: &[&str]) -> Result<()> {
-        let result = self.tool(tool, arguments);
-        for kind in ["-t", "-l", "-s"] {
-            self.tool("tpm2_flushcontext", &[kind])?;
-        }
-        result
-    }
-
-    fn create_ek(&self, algorithm: &str) -> Result<()> {
-        self.run(
-            "tpm2_createek",
-            &["-Q", "-G", algorithm, "-c", "ek.ctx", "-u", "ek.pub"],
-        )
-    }
-
-    fn create_ak(&self, key: &str, hash: &str, scheme: &str) -> Result<()> {
-        let mut arguments = vec!["-Q", "-C", "ek.ctx", "-c", "ak.ctx"];
-        arguments.extend(["-G", key, "-g", hash, "-s", scheme]);
-        arguments.extend(["-u", "ak.pub", "-n", "ak.name"]);
-        self.run("tpm2_createak", &arguments)
-    }
-
-    fn quote(&self, selection: &str, hash: &str, scheme: &str) -> Result<()> {
-        let mut arguments = vec!["-Q", "-c", "ak.ctx", "-l", selection, "-q", "c0ffee"];
-        arguments.extend(["-g", hash, "-m", "msg", "-s", "sig", "-o", "pcrs"]);
-        arguments.extend(["-F", "serialized", "--scheme", scheme]);
-        self.run("tpm2_quote", &arguments)
-    }
-}
+use rat_tests::swtpm::Tpm;
 
 /// Type, hash by name, scheme and hash of an attestation key.
 const KEYS: [(&str, &str, &str, HashAlg); 7] = [

@@ -5,4 +5,5 @@ mod help;
 mod inspect;
 mod policies;
 mod run;
+mod swtpm;
 mod verify;
