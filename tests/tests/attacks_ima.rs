@@ -235,6 +235,25 @@ fn a_second_ima_pcr_is_replayed_when_it_is_declared() {
 }
 
 #[test]
+fn i26_every_declared_ima_pcr_is_replayed() {
+    let pcrs = PcrSet::from_bits(0b1_1111 << 10).unwrap();
+    let machine = Machine::valid().with(|m| {
+        m.banks[0].1 = pcrs.union(m.banks[0].1);
+        m.list.extend((11..15).map(|pcr| Measured {
+            pcr,
+            ..Measured::file("/usr/bin/ls", b"ls")
+        }));
+    });
+    let expectation = Expectation::of(&machine, b"n").with(|e| e.ima.pcrs = pcrs);
+    expectation.judge(&machine.attest(b"n")).is_trusted();
+    // The list hides what was measured into the highest of them.
+    let hidden = measured::ascii(&machine.list[..machine.list.len() - 1]);
+    expectation
+        .judge(&machine.attest(b"n").with(|s| s.log = Some(hidden)))
+        .is_refused_with("ima.pcr_mismatch");
+}
+
+#[test]
 fn i09_a_violation_extends_ones_and_not_its_data() {
     // The machine measured a file; the list shows a violation in its place, and the reverse.
     with_list(|list| list[2].violation = true).is_refused_with("ima.pcr_mismatch");

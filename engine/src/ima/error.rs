@@ -163,6 +163,12 @@ pub enum ImaError {
         /// The PCR.
         pcr: PcrIndex,
     },
+    /// A PCR declared as an IMA PCR can be reset by software at any time.
+    #[error("PCR {pcr} can be reset by software and proves no list")]
+    Resettable {
+        /// The PCR.
+        pcr: PcrIndex,
+    },
     /// The aggregate of the boot PCRs is missing or wrong.
     #[error("entry {entry}: {fault}")]
     BootAggregate {
