@@ -254,6 +254,18 @@ fn i26_every_declared_ima_pcr_is_replayed() {
 }
 
 #[test]
+fn p05_a_pcr_that_software_resets_is_no_ima_pcr() {
+    for index in [16, 23] {
+        let pcrs = PcrSet::from_bits(1 << 10 | 1 << index).unwrap();
+        let machine = Machine::valid().with(|m| m.banks[0].1 = pcrs.union(m.banks[0].1));
+        Expectation::of(&machine, b"n")
+            .with(|e| e.ima.pcrs = pcrs)
+            .judge(&machine.attest(b"n"))
+            .is_refused_with("policy.malformed");
+    }
+}
+
+#[test]
 fn i09_a_violation_extends_ones_and_not_its_data() {
     // The machine measured a file; the list shows a violation in its place, and the reverse.
     with_list(|list| list[2].violation = true).is_refused_with("ima.pcr_mismatch");
