@@ -8,6 +8,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use rat_engine::appraisal::ImaState;
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::{BankScheme, LogFormat, Start, Template};
 use rat_engine::pcr::PcrSet;
@@ -481,6 +482,7 @@ fn i03_i21_a_list_continues_where_it_was_proven_and_nowhere_else() {
         e.start = Start::Continue {
             committed: first.committed.clone(),
             learned: first.learned.clone(),
+            passed_under: first.passed_under,
         };
     });
     let judged = continued.judge(&answer(4));
@@ -503,6 +505,44 @@ fn i03_i21_a_list_continues_where_it_was_proven_and_nowhere_else() {
     // A resend from 0 reproduces the committed state on its way.
     let again = continued.with(|e| e.start = Start::AgainInBoot(first.committed.clone()));
     again.judge(&answer(0)).is_trusted();
+}
+
+#[test]
+fn l07_entries_that_did_not_pass_under_this_policy_are_judged_from_the_first() {
+    let (machine, submission, expectation) = valid();
+    let machine = machine.with(|m| m.list.push(Measured::file("/tmp/evil", b"evil")));
+    let expectation = expectation.with(|e| e.ak_public = machine.ak.public());
+    let continued = |expectation: &Expectation, first: ImaState| {
+        expectation.clone().with(|e| {
+            e.start = Start::Continue {
+                committed: first.committed,
+                learned: first.learned,
+                passed_under: first.passed_under,
+            };
+        })
+    };
+    let nothing_new = machine
+        .attest(&expectation.nonce)
+        .with(|s| s.log = Some(Vec::new()));
+    // What failed stays failed when nothing is added to it.
+    let failed = expectation.judge(&machine.attest(&expectation.nonce));
+    failed.is_refused_with("ima.path_not_listed");
+    let failed = failed.ima.unwrap();
+    continued(&expectation, failed)
+        .judge(&nothing_new)
+        .is_refused_with("ima.offset_mismatch");
+    // Without a policy nothing was judged; another policy judged something else.
+    let unjudged = expectation.clone().with(|e| e.policy = None);
+    let unjudged = unjudged.judge(&submission).ima.unwrap();
+    continued(&expectation, unjudged)
+        .judge(&submission.clone().with(|s| s.log = Some(Vec::new())))
+        .is_refused_with("ima.offset_mismatch");
+    let passed = expectation.judge(&submission).ima.unwrap();
+    let other = policy_json(serde_json::json!({ "/x": ["00".repeat(32)] }), &[]);
+    let other = expectation.with(|e| e.policy = Some(other));
+    continued(&other, passed)
+        .judge(&submission.with(|s| s.log = Some(Vec::new())))
+        .is_refused_with("ima.offset_mismatch");
 }
 
 #[test]

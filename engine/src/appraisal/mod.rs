@@ -44,6 +44,7 @@ mod tests;
 pub use rules::{Reference, Rules};
 
 use crate::crypto::{KeyMaterial, has_roca_fingerprint};
+use crate::hash::Digest;
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
 use crate::ima::{ImaReport, LearnedKeys};
@@ -96,6 +97,8 @@ pub struct ImaState {
     pub learned: LearnedKeys,
     /// What showed that boot_aggregate is right.
     pub boot_aggregate: Option<Evidence>,
+    /// The policy under which the machine was trusted up to there; `None` when it was not.
+    pub passed_under: Option<Digest>,
 }
 
 /// A finished appraisal.
@@ -219,6 +222,7 @@ impl<'r> Appraisal<'r> {
             committed,
             learned,
             boot_aggregate,
+            passed_under: None,
         };
         if let Some(proven) = &mut self.proven {
             proven.ima = Some(ImaStage { proof, state });
@@ -249,7 +253,10 @@ impl<'r> Appraisal<'r> {
             ..
         } = self;
         let Some(Proven {
-            quote, boot, ima, ..
+            quote,
+            boot,
+            mut ima,
+            ..
         }) = proven
         else {
             return Appraised {
@@ -261,6 +268,9 @@ impl<'r> Appraisal<'r> {
                 ima: None,
             };
         };
+        if let (Some(stage), Verdict::Trusted(trusted)) = (&mut ima, &verdict) {
+            stage.state.passed_under = Some(*trusted.policy());
+        }
         Appraised {
             verdict,
             findings,

@@ -62,6 +62,9 @@ pub enum Start {
         committed: Committed,
         /// Keys learned until then, under the policy that judges now.
         learned: LearnedKeys,
+        /// The policy under which everything until then passed, if it did: a list cannot be
+        /// continued under another one (L07), nor can one that failed.
+        passed_under: Option<Digest>,
     },
 }
 
@@ -166,7 +169,8 @@ impl<'p> ImaAppraiser<'p> {
     /// Without `judge` the list is replayed and its form checked, and nothing is approved.
     ///
     /// # Errors
-    /// [`ImaError::NotQuoted`] when an IMA PCR was not quoted.
+    /// [`ImaError::NotQuoted`] when an IMA PCR was not quoted; [`ImaError::OffsetMismatch`] when the
+    /// list continues one that did not pass under this policy.
     ///
     /// # Security
     /// `quoted` must have been compared with the quote's digest.
@@ -178,7 +182,20 @@ impl<'p> ImaAppraiser<'p> {
         judge: Option<&'p Judge<'p>>,
     ) -> Result<Self, ImaError> {
         let committed = match &start {
-            Start::Continue { committed, .. } => Some(committed),
+            Start::Continue {
+                committed,
+                passed_under,
+                ..
+            } => {
+                let policy = judge.map(|judge| judge.policy().compiled().digest());
+                if policy.is_some() && *passed_under != policy {
+                    return Err(ImaError::OffsetMismatch {
+                        from: committed.position(),
+                        expected: 0,
+                    });
+                }
+                Some(committed)
+            }
             _ => None,
         };
         let replay = Replay::new(quoted, options.pcrs, options.scheme, committed)?;

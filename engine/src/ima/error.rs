@@ -143,8 +143,8 @@ pub enum ImaError {
         /// Entries that were proven before.
         committed: u64,
     },
-    /// The list continues from another position than the proven one.
-    #[error("the list starts at entry {from}, expected 0 or {expected}")]
+    /// The list continues where it may not: the entries before did not pass under this policy.
+    #[error("the list starts at entry {from}, expected {expected}")]
     OffsetMismatch {
         /// Where it starts.
         from: u64,
