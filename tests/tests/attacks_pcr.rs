@@ -238,6 +238,21 @@ fn p06_a_list_of_another_boot_is_refused() {
 }
 
 #[test]
+fn p06_the_list_is_proven_in_the_pinned_bank() {
+    let machine = quoting(&[(HashAlg::Sha256, 0x3ff), (HashAlg::Sha384, BOOT_AND_IMA)]);
+    let submission = machine.attest(b"n");
+    let strict = Expectation::of(&machine, b"n");
+    strict
+        .judge(&submission)
+        .is_refused_with("pcr.bank_not_pinned");
+    let judged = strict.with(|e| e.rules.strict = false).judge(&submission);
+    assert_eq!(
+        (judged.verdict, judged.warnings.as_slice()),
+        ("trusted", ["pcr.bank_not_pinned"].as_slice())
+    );
+}
+
+#[test]
 fn p07_a_bank_that_firmware_never_extended_warns_and_fails_when_strict() {
     for reset in [Digest::zero(HashAlg::Sha256), Digest::ones(HashAlg::Sha256)] {
         let machine = quoting(&[(HashAlg::Sha256, BOOT_AND_IMA)]);

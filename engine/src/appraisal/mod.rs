@@ -179,13 +179,21 @@ impl<'r> Appraisal<'r> {
                     .copied(),
             );
         }
-        let missing = PcrSet::BOOT.difference(proven.pcrs.selection().pcrs(self.rules.bank));
+        let pinned = proven.pcrs.selection().pcrs(self.rules.bank);
+        let missing = PcrSet::BOOT.difference(pinned);
+        // A quote without any PCR of the bank was noticed when it was checked.
+        let unpinned = !pinned.is_empty() && !pinned.contains_all(options.pcrs);
+        let appraiser = ImaAppraiser::new(quoted, options, start, boot, self.reference.judge);
         if !missing.is_empty() {
             self.group_rule(Reason::BootNotQuoted(missing));
         }
-        let quoted = self.proven.as_ref()?.pcrs.values();
-        match ImaAppraiser::new(quoted, options, start, boot, self.reference.judge) {
-            Ok(appraiser) => Some(appraiser),
+        match appraiser {
+            Ok(appraiser) => {
+                if unpinned {
+                    self.group_rule(Reason::BankNotPinned(self.rules.bank));
+                }
+                Some(appraiser)
+            }
             Err(error) => {
                 self.fail(Reason::Ima(error));
                 None
