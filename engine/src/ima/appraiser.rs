@@ -353,7 +353,9 @@ impl Appraisal<'_> {
     /// After a kexec a further aggregate stands within the list; it is checked like the first.
     fn check_boot_aggregate(&mut self, position: u64, event: &Event<'_>) -> Result<(), ImaError> {
         match self.boot.check(&event.digest) {
-            Err(BootAggregateFault::Unverifiable) => {
+            // Within the list it may be a file: the kernel names one that it cannot reach from the
+            // root by its last component. With a policy, what cannot be checked must not pass.
+            Err(BootAggregateFault::Unverifiable) if position == 0 || self.judge.is_none() => {
                 self.boot_aggregate = Some(Err(BootAggregateFault::Unverifiable));
             }
             Err(fault) => {
