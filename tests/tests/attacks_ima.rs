@@ -9,9 +9,9 @@
 )]
 
 use rat_engine::appraisal::ImaState;
-use rat_engine::hash::HashAlg;
-use rat_engine::ima::{BankScheme, LogFormat, Start, Template};
-use rat_engine::pcr::PcrSet;
+use rat_engine::hash::{Digest, HashAlg};
+use rat_engine::ima::{BankScheme, Committed, LogFormat, Start, Template};
+use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_tests::evidence::{
     BOOT_AND_IMA, Expectation, Judged, Machine, boot_value, policy_json, valid,
 };
@@ -384,7 +384,7 @@ fn i13_i22_padded_sha1_banks_match_only_where_they_are_declared() {
     let mut submission = machine.attest(&expectation.nonce);
     let mut values = rat_engine::pcr::PcrValues::new();
     for (_, pcr, old) in submission.values.iter() {
-        let ima = rat_engine::hash::Digest::new(HashAlg::Sha256, &value).unwrap();
+        let ima = Digest::new(HashAlg::Sha256, &value).unwrap();
         values.insert(pcr, if pcr.get() == 10 { ima } else { *old });
     }
     let hash = machine.ak.hash();
@@ -543,6 +543,20 @@ fn l07_entries_that_did_not_pass_under_this_policy_are_judged_from_the_first() {
     continued(&other, passed)
         .judge(&submission.with(|s| s.log = Some(Vec::new())))
         .is_refused_with("ima.offset_mismatch");
+}
+
+#[test]
+fn i21_a_resend_that_does_not_reproduce_the_proven_values_is_refused() {
+    let (_, submission, expectation) = valid();
+    let other = vec![(PcrIndex::IMA, Digest::ones(HashAlg::Sha256))];
+    for position in [0, 1, 3, 4] {
+        let before = Committed::new(position, other.clone());
+        expectation
+            .clone()
+            .with(|e| e.start = Start::AgainInBoot(before))
+            .judge(&submission)
+            .is_refused_with("ima.pcr_mismatch");
+    }
 }
 
 #[test]

@@ -159,8 +159,8 @@ struct Appraisal<'p> {
     error: Option<ImaError>,
     /// Replays the list as if it continued the proven one, to recognise one lost at a kexec.
     after_kexec: Option<Replay>,
-    /// Whether the list begins with the one proven in an earlier boot.
-    holds_earlier_boot: bool,
+    /// Whether the list begins with the one proven before.
+    holds_previous: bool,
 }
 
 impl<'p> ImaAppraiser<'p> {
@@ -209,6 +209,10 @@ impl<'p> ImaAppraiser<'p> {
             Start::Continue { learned, .. } => learned.clone(),
             _ => LearnedKeys::default(),
         };
+        let holds_previous = match &start {
+            Start::AgainInBoot(previous) => replay.is_at(previous),
+            _ => false,
+        };
         let decoder = Decoder::new(options.format, options.log_hash, options.limit_bytes);
         let pass = Appraisal {
             first_position: replay.position(),
@@ -222,7 +226,7 @@ impl<'p> ImaAppraiser<'p> {
             report: ImaReport::default(),
             error: None,
             after_kexec,
-            holds_earlier_boot: false,
+            holds_previous,
         };
         Ok(Self { decoder, pass })
     }
@@ -286,8 +290,8 @@ impl Appraisal<'_> {
         if let Some(other) = &mut self.after_kexec {
             other.extend(entry)?;
         }
-        if let Start::AfterBoot(previous) = &self.start {
-            self.holds_earlier_boot |= previous.position() > 0 && self.replay.is_at(previous);
+        if let Start::AgainInBoot(previous) | Start::AfterBoot(previous) = &self.start {
+            self.holds_previous |= self.replay.is_at(previous);
         }
         self.report.entries = self.report.entries.saturating_add(1);
         if entry.is_violation() {
@@ -414,6 +418,18 @@ impl Appraisal<'_> {
                 committed: previous.position(),
             });
         }
+        if let (Start::AgainInBoot(_), false, Some((pcr, quoted))) = (
+            &self.start,
+            self.holds_previous,
+            committed.running().first(),
+        ) {
+            // Another list than the one proven before, though PCRs only ever grow (I21).
+            return Err(ImaError::PcrMismatch {
+                pcr: *pcr,
+                bank: quoted.alg(),
+                entries: committed.position(),
+            });
+        }
         // A list from entry 0 that proves nothing would leave everything pending.
         let continues = matches!(self.start, Start::Continue { .. });
         if !continues && self.boot_aggregate.is_none() {
@@ -454,7 +470,7 @@ impl Appraisal<'_> {
                     error
                 }
             }
-            (ImaError::PcrMismatch { .. }, Start::AfterBoot(_)) if self.holds_earlier_boot => {
+            (ImaError::PcrMismatch { .. }, Start::AfterBoot(_)) if self.holds_previous => {
                 ImaError::Hibernated
             }
             _ => error,
