@@ -267,6 +267,20 @@ fn i24_a_file_of_that_name_that_cannot_be_checked_is_refused() {
 }
 
 #[test]
+fn i24_an_aggregate_over_pcrs_that_were_not_quoted_cannot_be_checked() {
+    let machine = Machine::valid().with(|m| m.banks[0].1 = PcrSet::from_bits(0x4ff).unwrap());
+    let expectation = Expectation::of(&machine, b"n").with(|e| e.rules.strict = false);
+    let judged = expectation.judge(&machine.attest(b"n"));
+    assert_eq!(
+        (judged.verdict, judged.warnings.as_slice()),
+        (
+            "trusted",
+            ["pcr.boot_not_quoted", "ima.boot_aggregate_unverifiable"].as_slice()
+        )
+    );
+}
+
+#[test]
 fn i28_verity_digests_match_verity_entries_only() {
     let (_, _, expectation) = valid();
     let verity = |m: &mut Machine| {
