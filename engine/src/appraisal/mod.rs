@@ -112,7 +112,8 @@ pub struct Appraised<'r> {
     pub warnings: Vec<Finding>,
     /// The quote, when it is genuine.
     pub quote: Option<Quote<'r, Bound>>,
-    /// The PCRs whose quoted values the boot log explains, in every quoted bank.
+    /// The PCRs whose quoted values the boot log explains, in every bank that is quoted with
+    /// boot PCRs.
     pub boot_pcrs: Option<PcrSet>,
     /// What the measurement list left behind, when it was proven.
     pub ima: Option<ImaState>,
@@ -427,18 +428,23 @@ fn replay_boot_log<'l>(
             Err(error) => reasons.push(Reason::Uefi(error)),
         }
     }
+    let measured_boot = wanted.unwrap_or(measured_boot_pcrs());
     let mut proofs = Vec::new();
     for (bank, quoted) in pcrs.selection().banks() {
+        // A bank may be listed without PCRs, or be quoted for the measurement list alone.
+        if measured_boot.intersection(quoted).is_empty() {
+            continue;
+        }
         let Some(replay) = replays.iter().find(|replay| replay.bank() == bank) else {
             reasons.push(Reason::Uefi(UefiError::BankMissing { bank }));
             continue;
         };
-        let compared = wanted.unwrap_or_else(|| {
-            let with_events = PcrSet::BOOT.union(replay.measured());
-            measured_boot_pcrs()
-                .intersection(with_events)
-                .intersection(quoted)
-        });
+        let with_events = PcrSet::BOOT.union(replay.measured());
+        let quoted_with_events = measured_boot.intersection(with_events).intersection(quoted);
+        let compared = wanted.unwrap_or(quoted_with_events);
+        if compared.is_empty() {
+            continue;
+        }
         match compare(replay, pcrs.values(), compared) {
             Ok(proof) => proofs.push(proof),
             Err(error) => reasons.push(Reason::UefiCompare(error)),
@@ -461,6 +467,6 @@ fn replay_boot_log<'l>(
             explained,
             replayed,
         }),
-        _ => Err(vec![Reason::BootNotQuoted(measured_boot_pcrs())]),
+        _ => Err(vec![Reason::BootNotQuoted(measured_boot)]),
     }
 }
