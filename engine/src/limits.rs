@@ -104,6 +104,8 @@ limits! {
         "A path gains one digest per package update.";
     POLICY_WARNINGS_MAX = 100_000, "warnings",
         "A policy with more is not one; each warning names its place.";
+    POLICY_NAME_SHOWN_MAX = 1024, "characters",
+        "How much of a name the place of a warning shows; most paths are under 256.";
     LINT_TRIES_MAX = 20_000_000, "tries",
         "Exclude patterns times listed paths that lint tries: some seconds.";
     EXCLUDES_MAX = 10_000, "patterns",
