@@ -46,6 +46,7 @@ pub use rules::{Reference, Rules};
 use crate::crypto::{KeyMaterial, has_roca_fingerprint};
 use crate::hash::Digest;
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
+use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
 use crate::ima::{ImaReport, LearnedKeys};
 use crate::pcr::{PcrSet, PcrValues};
@@ -180,11 +181,15 @@ impl<'r> Appraisal<'r> {
                     .copied(),
             );
         }
+        let not_passed = not_passed_before(&start, self.reference.judge);
         let pinned = proven.pcrs.selection().pcrs(self.rules.bank);
         let missing = PcrSet::BOOT.difference(pinned);
         // A quote without any PCR of the bank was noticed when it was checked.
         let unpinned = !pinned.is_empty() && !pinned.contains_all(options.pcrs);
         let appraiser = ImaAppraiser::new(quoted, options, start, boot, self.reference.judge);
+        if let Some(error) = not_passed {
+            self.fail(Reason::Ima(error));
+        }
         if !missing.is_empty() {
             self.group_rule(Reason::BootNotQuoted(missing));
         }
@@ -404,6 +409,22 @@ impl<'r> Appraisal<'r> {
             &mut self.warnings
         };
         target.push(Finding::new(reason));
+    }
+}
+
+/// A list that continues entries which did not pass under the policy that judges now. (L07)
+fn not_passed_before(start: &Start, judge: Option<&Judge<'_>>) -> Option<ImaError> {
+    let policy = judge?.policy().compiled().digest();
+    match start {
+        Start::Continue {
+            committed,
+            passed_under,
+            ..
+        } if *passed_under != Some(policy) => Some(ImaError::OffsetMismatch {
+            from: committed.position(),
+            expected: 0,
+        }),
+        _ => None,
     }
 }
 

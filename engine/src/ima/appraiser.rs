@@ -62,8 +62,8 @@ pub enum Start {
         committed: Committed,
         /// Keys learned until then, under the policy that judges now.
         learned: LearnedKeys,
-        /// The policy under which everything until then passed, if it did: a list cannot be
-        /// continued under another one (L07), nor can one that failed.
+        /// The policy under which everything until then passed, if it did. Under another one, or
+        /// when it failed, what follows passes nothing: the whole list must be judged (L07).
         passed_under: Option<Digest>,
     },
 }
@@ -169,8 +169,7 @@ impl<'p> ImaAppraiser<'p> {
     /// Without `judge` the list is replayed and its form checked, and nothing is approved.
     ///
     /// # Errors
-    /// [`ImaError::NotQuoted`] when an IMA PCR was not quoted; [`ImaError::OffsetMismatch`] when the
-    /// list continues one that did not pass under this policy.
+    /// [`ImaError::NotQuoted`] when an IMA PCR was not quoted.
     ///
     /// # Security
     /// `quoted` must have been compared with the quote's digest.
@@ -182,20 +181,7 @@ impl<'p> ImaAppraiser<'p> {
         judge: Option<&'p Judge<'p>>,
     ) -> Result<Self, ImaError> {
         let committed = match &start {
-            Start::Continue {
-                committed,
-                passed_under,
-                ..
-            } => {
-                let policy = judge.map(|judge| judge.policy().compiled().digest());
-                if policy.is_some() && *passed_under != policy {
-                    return Err(ImaError::OffsetMismatch {
-                        from: committed.position(),
-                        expected: 0,
-                    });
-                }
-                Some(committed)
-            }
+            Start::Continue { committed, .. } => Some(committed),
             _ => None,
         };
         let replay = Replay::new(quoted, options.pcrs, options.scheme, committed)?;
@@ -436,10 +422,12 @@ impl Appraisal<'_> {
             let fault = BootAggregateFault::NotFirst;
             return Err(ImaError::BootAggregate { entry: 0, fault });
         }
-        let judged = match self.judge {
-            Some(judge) if self.report.denied == 0 => Some(judge.policy().compiled().digest()),
-            _ => None,
+        let policy = self.judge.map(|judge| judge.policy().compiled().digest());
+        let passed_before = match &self.start {
+            Start::Continue { passed_under, .. } => *passed_under == policy,
+            _ => true,
         };
+        let judged = policy.filter(|_| passed_before && self.report.denied == 0);
         let proof = ImaProof {
             cut: committed.position(),
             judged,
