@@ -95,6 +95,7 @@ impl Machine {
             quote: Vec::new(),
             signature: Vec::new(),
             values,
+            boot_log: None,
             log: Some(measured::ascii(&self.list)),
             format: LogFormat::Ascii,
         };
@@ -145,6 +146,8 @@ pub struct Submission {
     pub signature: Vec<u8>,
     /// PCR values.
     pub values: PcrValues,
+    /// Boot log.
+    pub boot_log: Option<Vec<u8>>,
     /// Measurement list.
     pub log: Option<Vec<u8>>,
     /// Its format.
@@ -261,12 +264,16 @@ impl Expectation {
             quote,
             signature,
             values,
+            boot_log,
             log,
             format,
             ..
         } = submission;
         let mut appraisal =
             Appraisal::of_quote(&reference, self.rules, quote, signature, values.clone());
+        if let Some(log) = boot_log {
+            appraisal.boot_log(log);
+        }
         let mut report = None;
         if let Some(log) = log {
             let options = ImaOptions {

@@ -8,9 +8,10 @@
     clippy::arithmetic_side_effects
 )]
 
-use rat_engine::hash::HashAlg;
-use rat_engine::ima::{BankScheme, LogFormat, Start, Template};
-use rat_engine::pcr::PcrSet;
+use rat_engine::appraisal::ImaState;
+use rat_engine::hash::{Digest, HashAlg};
+use rat_engine::ima::{BankScheme, Committed, LogFormat, Start, Template};
+use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_tests::evidence::{
     BOOT_AND_IMA, Expectation, Judged, Machine, boot_value, policy_json, valid,
 };
@@ -235,6 +236,37 @@ fn a_second_ima_pcr_is_replayed_when_it_is_declared() {
 }
 
 #[test]
+fn i26_every_declared_ima_pcr_is_replayed() {
+    let pcrs = PcrSet::from_bits(0b1_1111 << 10).unwrap();
+    let machine = Machine::valid().with(|m| {
+        m.banks[0].1 = pcrs.union(m.banks[0].1);
+        m.list.extend((11..15).map(|pcr| Measured {
+            pcr,
+            ..Measured::file("/usr/bin/ls", b"ls")
+        }));
+    });
+    let expectation = Expectation::of(&machine, b"n").with(|e| e.ima.pcrs = pcrs);
+    expectation.judge(&machine.attest(b"n")).is_trusted();
+    // The list hides what was measured into the highest of them.
+    let hidden = measured::ascii(&machine.list[..machine.list.len() - 1]);
+    expectation
+        .judge(&machine.attest(b"n").with(|s| s.log = Some(hidden)))
+        .is_refused_with("ima.pcr_mismatch");
+}
+
+#[test]
+fn p05_a_pcr_that_software_resets_is_no_ima_pcr() {
+    for index in [16, 23] {
+        let pcrs = PcrSet::from_bits(1 << 10 | 1 << index).unwrap();
+        let machine = Machine::valid().with(|m| m.banks[0].1 = pcrs.union(m.banks[0].1));
+        Expectation::of(&machine, b"n")
+            .with(|e| e.ima.pcrs = pcrs)
+            .judge(&machine.attest(b"n"))
+            .is_refused_with("policy.malformed");
+    }
+}
+
+#[test]
 fn i09_a_violation_extends_ones_and_not_its_data() {
     // The machine measured a file; the list shows a violation in its place, and the reverse.
     with_list(|list| list[2].violation = true).is_refused_with("ima.pcr_mismatch");
@@ -352,7 +384,7 @@ fn i13_i22_padded_sha1_banks_match_only_where_they_are_declared() {
     let mut submission = machine.attest(&expectation.nonce);
     let mut values = rat_engine::pcr::PcrValues::new();
     for (_, pcr, old) in submission.values.iter() {
-        let ima = rat_engine::hash::Digest::new(HashAlg::Sha256, &value).unwrap();
+        let ima = Digest::new(HashAlg::Sha256, &value).unwrap();
         values.insert(pcr, if pcr.get() == 10 { ima } else { *old });
     }
     let hash = machine.ak.hash();
@@ -450,6 +482,7 @@ fn i03_i21_a_list_continues_where_it_was_proven_and_nowhere_else() {
         e.start = Start::Continue {
             committed: first.committed.clone(),
             learned: first.learned.clone(),
+            passed_under: first.passed_under,
         };
     });
     let judged = continued.judge(&answer(4));
@@ -472,6 +505,58 @@ fn i03_i21_a_list_continues_where_it_was_proven_and_nowhere_else() {
     // A resend from 0 reproduces the committed state on its way.
     let again = continued.with(|e| e.start = Start::AgainInBoot(first.committed.clone()));
     again.judge(&answer(0)).is_trusted();
+}
+
+#[test]
+fn l07_entries_that_did_not_pass_under_this_policy_are_judged_from_the_first() {
+    let (machine, submission, expectation) = valid();
+    let machine = machine.with(|m| m.list.push(Measured::file("/tmp/evil", b"evil")));
+    let expectation = expectation.with(|e| e.ak_public = machine.ak.public());
+    let continued = |expectation: &Expectation, first: ImaState| {
+        expectation.clone().with(|e| {
+            e.start = Start::Continue {
+                committed: first.committed,
+                learned: first.learned,
+                passed_under: first.passed_under,
+            };
+        })
+    };
+    let nothing_new = machine
+        .attest(&expectation.nonce)
+        .with(|s| s.log = Some(Vec::new()));
+    // What failed stays failed when nothing is added to it.
+    let failed = expectation.judge(&machine.attest(&expectation.nonce));
+    failed.is_refused_with("ima.path_not_listed");
+    let failed = failed.ima.unwrap();
+    continued(&expectation, failed)
+        .judge(&nothing_new)
+        .is_refused_with("ima.offset_mismatch");
+    // Without a policy nothing was judged; another policy judged something else.
+    let unjudged = expectation.clone().with(|e| e.policy = None);
+    let unjudged = unjudged.judge(&submission).ima.unwrap();
+    continued(&expectation, unjudged)
+        .judge(&submission.clone().with(|s| s.log = Some(Vec::new())))
+        .is_refused_with("ima.offset_mismatch");
+    let passed = expectation.judge(&submission).ima.unwrap();
+    let other = policy_json(serde_json::json!({ "/x": ["00".repeat(32)] }), &[]);
+    let other = expectation.with(|e| e.policy = Some(other));
+    continued(&other, passed)
+        .judge(&submission.with(|s| s.log = Some(Vec::new())))
+        .is_refused_with("ima.offset_mismatch");
+}
+
+#[test]
+fn i21_a_resend_that_does_not_reproduce_the_proven_values_is_refused() {
+    let (_, submission, expectation) = valid();
+    let other = vec![(PcrIndex::IMA, Digest::ones(HashAlg::Sha256))];
+    for position in [0, 1, 3, 4] {
+        let before = Committed::new(position, other.clone());
+        expectation
+            .clone()
+            .with(|e| e.start = Start::AgainInBoot(before))
+            .judge(&submission)
+            .is_refused_with("ima.pcr_mismatch");
+    }
 }
 
 #[test]

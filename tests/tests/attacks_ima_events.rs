@@ -241,6 +241,45 @@ fn i25_a_second_boot_aggregate_after_kexec_is_checked() {
         .is_refused_with("ima.boot_aggregate");
 }
 
+/// The kernel names a file that it cannot reach from the root by its last component alone.
+#[test]
+fn i24_a_file_of_that_name_that_cannot_be_checked_is_refused() {
+    let file = Measured::file("boot_aggregate", b"evil");
+    let verity = Measured {
+        digest_prefix: "verity:sha256".into(),
+        ..file.clone().in_template(Template::ImaNgV2)
+    };
+    let other_bank = Measured {
+        digest_prefix: "sha1".into(),
+        digest: vec![1; 20],
+        ..file
+    };
+    for file in [verity, other_bank] {
+        let machine = Machine::valid().with(|m| m.list.push(file));
+        Expectation::of(&Machine::valid(), b"n")
+            .with(|e| {
+                e.ak_public = machine.ak.public();
+                e.rules.strict = false;
+            })
+            .judge(&machine.attest(b"n"))
+            .is_refused_with("ima.boot_aggregate_unverifiable");
+    }
+}
+
+#[test]
+fn i24_an_aggregate_over_pcrs_that_were_not_quoted_cannot_be_checked() {
+    let machine = Machine::valid().with(|m| m.banks[0].1 = PcrSet::from_bits(0x4ff).unwrap());
+    let expectation = Expectation::of(&machine, b"n").with(|e| e.rules.strict = false);
+    let judged = expectation.judge(&machine.attest(b"n"));
+    assert_eq!(
+        (judged.verdict, judged.warnings.as_slice()),
+        (
+            "trusted",
+            ["pcr.boot_not_quoted", "ima.boot_aggregate_unverifiable"].as_slice()
+        )
+    );
+}
+
 #[test]
 fn i28_verity_digests_match_verity_entries_only() {
     let (_, _, expectation) = valid();

@@ -238,6 +238,21 @@ fn p06_a_list_of_another_boot_is_refused() {
 }
 
 #[test]
+fn p06_the_list_is_proven_in_the_pinned_bank() {
+    let machine = quoting(&[(HashAlg::Sha256, 0x3ff), (HashAlg::Sha384, BOOT_AND_IMA)]);
+    let submission = machine.attest(b"n");
+    let strict = Expectation::of(&machine, b"n");
+    strict
+        .judge(&submission)
+        .is_refused_with("pcr.bank_not_pinned");
+    let judged = strict.with(|e| e.rules.strict = false).judge(&submission);
+    assert_eq!(
+        (judged.verdict, judged.warnings.as_slice()),
+        ("trusted", ["pcr.bank_not_pinned"].as_slice())
+    );
+}
+
+#[test]
 fn p07_a_bank_that_firmware_never_extended_warns_and_fails_when_strict() {
     for reset in [Digest::zero(HashAlg::Sha256), Digest::ones(HashAlg::Sha256)] {
         let machine = quoting(&[(HashAlg::Sha256, BOOT_AND_IMA)]);
@@ -287,6 +302,54 @@ fn p08_banks_are_hashed_in_the_order_of_the_attestation() {
             .judge(&forged)
             .is_refused_with("pcr.digest_mismatch");
     }
+}
+
+/// A boot log in which firmware ended PCR 0-7, and the values of PCR 0-9 that it leads to.
+fn boot_log(bank: HashAlg) -> (Vec<u8>, PcrValues) {
+    let le16 = |n: usize| (n as u16).to_le_bytes();
+    let le32 = |n: usize| (n as u32).to_le_bytes();
+    let id = le16(bank.tpm_id().into());
+    let mut spec = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0".to_vec();
+    spec.extend([&id[..], &le16(bank.size()), &[0]].concat());
+    let mut log = [&le32(0)[..], &le32(3), &[0; 20], &le32(spec.len()), &spec].concat();
+    let separator = oracle::digest(bank, &[0; 4]);
+    let ended = oracle::extend(bank, &vec![0; bank.size()], &separator);
+    let mut values = PcrValues::new();
+    for index in 0..8 {
+        log.extend([le32(index), le32(4), le32(1)].concat());
+        log.extend([&id[..], &separator, &le32(4), &[0; 4]].concat());
+        values.insert(pcr(index as u64), Digest::new(bank, &ended).unwrap());
+    }
+    values.insert(pcr(8), Digest::zero(bank));
+    values.insert(pcr(9), Digest::zero(bank));
+    (log, values)
+}
+
+#[test]
+fn p08_banks_without_boot_pcrs_are_not_held_against_the_boot_log() {
+    let (log, booted) = boot_log(HashAlg::Sha256);
+    let machine = quoting(&[
+        (HashAlg::Sha512, 0),
+        (HashAlg::Sha256, BOOT_AND_IMA),
+        (HashAlg::Sha384, 1 << 10),
+    ]);
+    let mut values = machine.values();
+    for (_, pcr, value) in booted.iter() {
+        values.insert(pcr, *value);
+    }
+    let attest = Attest::quote(machine.ak.hash(), b"n", &machine.banks, &values);
+    let mut submission = machine.attest(b"n").with_attest(|a| *a = attest);
+    submission.values = values;
+    submission.log = None;
+    let judge = |log: Vec<u8>| {
+        Expectation::of(&machine, b"n")
+            .with(|e| e.policy = None)
+            .judge(&submission.clone().with(|s| s.boot_log = Some(log)))
+    };
+    let event = 4 + 4 + 4 + 2 + 32 + 4 + 4;
+    judge(log[..log.len() - event].to_vec()).is_refused_with("uefi.pcr_mismatch");
+    let judged = judge(log);
+    assert_eq!(judged.verdict, "authentic", "{judged:?}");
 }
 
 #[test]

@@ -245,6 +245,7 @@ fn i21_partial_lists_end_where_one_full_pass_does() {
             let start = Start::Continue {
                 committed: first.committed.clone(),
                 learned: first.learned.clone(),
+                passed_under: first.proof.passed_under().copied(),
             };
             let rest = case.log(middle..length);
             let continued = case.appraise_whole(&replayed[end], start, &rest);

@@ -44,7 +44,9 @@ mod tests;
 pub use rules::{Reference, Rules};
 
 use crate::crypto::{KeyMaterial, has_roca_fingerprint};
+use crate::hash::Digest;
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
+use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
 use crate::ima::{ImaReport, LearnedKeys};
 use crate::pcr::{PcrSet, PcrValues};
@@ -96,6 +98,8 @@ pub struct ImaState {
     pub learned: LearnedKeys,
     /// What showed that boot_aggregate is right.
     pub boot_aggregate: Option<Evidence>,
+    /// The policy under which the machine was trusted up to there; `None` when it was not.
+    pub passed_under: Option<Digest>,
 }
 
 /// A finished appraisal.
@@ -109,7 +113,8 @@ pub struct Appraised<'r> {
     pub warnings: Vec<Finding>,
     /// The quote, when it is genuine.
     pub quote: Option<Quote<'r, Bound>>,
-    /// The PCRs whose quoted values the boot log explains, in every quoted bank.
+    /// The PCRs whose quoted values the boot log explains, in every bank that is quoted with
+    /// boot PCRs.
     pub boot_pcrs: Option<PcrSet>,
     /// What the measurement list left behind, when it was proven.
     pub ima: Option<ImaState>,
@@ -176,13 +181,25 @@ impl<'r> Appraisal<'r> {
                     .copied(),
             );
         }
-        let missing = PcrSet::BOOT.difference(proven.pcrs.selection().pcrs(self.rules.bank));
+        let not_passed = not_passed_before(&start, self.reference.judge);
+        let pinned = proven.pcrs.selection().pcrs(self.rules.bank);
+        let missing = PcrSet::BOOT.difference(pinned);
+        // A quote without any PCR of the bank was noticed when it was checked.
+        let unpinned = !pinned.is_empty() && !pinned.contains_all(options.pcrs);
+        let appraiser = ImaAppraiser::new(quoted, options, start, boot, self.reference.judge);
+        if let Some(error) = not_passed {
+            self.fail(Reason::Ima(error));
+        }
         if !missing.is_empty() {
             self.group_rule(Reason::BootNotQuoted(missing));
         }
-        let quoted = self.proven.as_ref()?.pcrs.values();
-        match ImaAppraiser::new(quoted, options, start, boot, self.reference.judge) {
-            Ok(appraiser) => Some(appraiser),
+        match appraiser {
+            Ok(appraiser) => {
+                if unpinned {
+                    self.group_rule(Reason::BankNotPinned(self.rules.bank));
+                }
+                Some(appraiser)
+            }
             Err(error) => {
                 self.fail(Reason::Ima(error));
                 None
@@ -219,6 +236,7 @@ impl<'r> Appraisal<'r> {
             committed,
             learned,
             boot_aggregate,
+            passed_under: None,
         };
         if let Some(proven) = &mut self.proven {
             proven.ima = Some(ImaStage { proof, state });
@@ -249,7 +267,10 @@ impl<'r> Appraisal<'r> {
             ..
         } = self;
         let Some(Proven {
-            quote, boot, ima, ..
+            quote,
+            boot,
+            mut ima,
+            ..
         }) = proven
         else {
             return Appraised {
@@ -261,6 +282,9 @@ impl<'r> Appraisal<'r> {
                 ima: None,
             };
         };
+        if let (Some(stage), Verdict::Trusted(trusted)) = (&mut ima, &verdict) {
+            stage.state.passed_under = Some(*trusted.policy());
+        }
         Appraised {
             verdict,
             findings,
@@ -388,6 +412,22 @@ impl<'r> Appraisal<'r> {
     }
 }
 
+/// A list that continues entries which did not pass under the policy that judges now. (L07)
+fn not_passed_before(start: &Start, judge: Option<&Judge<'_>>) -> Option<ImaError> {
+    let policy = judge?.policy().compiled().digest();
+    match start {
+        Start::Continue {
+            committed,
+            passed_under,
+            ..
+        } if *passed_under != Some(policy) => Some(ImaError::OffsetMismatch {
+            from: committed.position(),
+            expected: 0,
+        }),
+        _ => None,
+    }
+}
+
 /// PCRs that firmware and boot loaders measure into, as Keylime counts them.
 fn measured_boot_pcrs() -> PcrSet {
     let others = PcrSet::from_bits(0b1111_1000_0000_0000).unwrap_or(PcrSet::EMPTY);
@@ -409,18 +449,23 @@ fn replay_boot_log<'l>(
             Err(error) => reasons.push(Reason::Uefi(error)),
         }
     }
+    let measured_boot = wanted.unwrap_or(measured_boot_pcrs());
     let mut proofs = Vec::new();
     for (bank, quoted) in pcrs.selection().banks() {
+        // A bank may be listed without PCRs, or be quoted for the measurement list alone.
+        if measured_boot.intersection(quoted).is_empty() {
+            continue;
+        }
         let Some(replay) = replays.iter().find(|replay| replay.bank() == bank) else {
             reasons.push(Reason::Uefi(UefiError::BankMissing { bank }));
             continue;
         };
-        let compared = wanted.unwrap_or_else(|| {
-            let with_events = PcrSet::BOOT.union(replay.measured());
-            measured_boot_pcrs()
-                .intersection(with_events)
-                .intersection(quoted)
-        });
+        let with_events = PcrSet::BOOT.union(replay.measured());
+        let quoted_with_events = measured_boot.intersection(with_events).intersection(quoted);
+        let compared = wanted.unwrap_or(quoted_with_events);
+        if compared.is_empty() {
+            continue;
+        }
         match compare(replay, pcrs.values(), compared) {
             Ok(proof) => proofs.push(proof),
             Err(error) => reasons.push(Reason::UefiCompare(error)),
@@ -443,6 +488,6 @@ fn replay_boot_log<'l>(
             explained,
             replayed,
         }),
-        _ => Err(vec![Reason::BootNotQuoted(measured_boot_pcrs())]),
+        _ => Err(vec![Reason::BootNotQuoted(measured_boot)]),
     }
 }

@@ -62,6 +62,9 @@ pub enum Start {
         committed: Committed,
         /// Keys learned until then, under the policy that judges now.
         learned: LearnedKeys,
+        /// The policy under which everything until then passed, if it did. Under another one, or
+        /// when it failed, what follows passes nothing: the whole list must be judged (L07).
+        passed_under: Option<Digest>,
     },
 }
 
@@ -156,8 +159,8 @@ struct Appraisal<'p> {
     error: Option<ImaError>,
     /// Replays the list as if it continued the proven one, to recognise one lost at a kexec.
     after_kexec: Option<Replay>,
-    /// Whether the list begins with the one proven in an earlier boot.
-    holds_earlier_boot: bool,
+    /// Whether the list begins with the one proven before.
+    holds_previous: bool,
 }
 
 impl<'p> ImaAppraiser<'p> {
@@ -192,6 +195,10 @@ impl<'p> ImaAppraiser<'p> {
             Start::Continue { learned, .. } => learned.clone(),
             _ => LearnedKeys::default(),
         };
+        let holds_previous = match &start {
+            Start::AgainInBoot(previous) => replay.is_at(previous),
+            _ => false,
+        };
         let decoder = Decoder::new(options.format, options.log_hash, options.limit_bytes);
         let pass = Appraisal {
             first_position: replay.position(),
@@ -205,7 +212,7 @@ impl<'p> ImaAppraiser<'p> {
             report: ImaReport::default(),
             error: None,
             after_kexec,
-            holds_earlier_boot: false,
+            holds_previous,
         };
         Ok(Self { decoder, pass })
     }
@@ -269,8 +276,8 @@ impl Appraisal<'_> {
         if let Some(other) = &mut self.after_kexec {
             other.extend(entry)?;
         }
-        if let Start::AfterBoot(previous) = &self.start {
-            self.holds_earlier_boot |= previous.position() > 0 && self.replay.is_at(previous);
+        if let Start::AgainInBoot(previous) | Start::AfterBoot(previous) = &self.start {
+            self.holds_previous |= self.replay.is_at(previous);
         }
         self.report.entries = self.report.entries.saturating_add(1);
         if entry.is_violation() {
@@ -336,7 +343,9 @@ impl Appraisal<'_> {
     /// After a kexec a further aggregate stands within the list; it is checked like the first.
     fn check_boot_aggregate(&mut self, position: u64, event: &Event<'_>) -> Result<(), ImaError> {
         match self.boot.check(&event.digest) {
-            Err(BootAggregateFault::Unverifiable) => {
+            // Within the list it may be a file: the kernel names one that it cannot reach from the
+            // root by its last component. With a policy, what cannot be checked must not pass.
+            Err(BootAggregateFault::Unverifiable) if position == 0 || self.judge.is_none() => {
                 self.boot_aggregate = Some(Err(BootAggregateFault::Unverifiable));
             }
             Err(fault) => {
@@ -395,16 +404,30 @@ impl Appraisal<'_> {
                 committed: previous.position(),
             });
         }
+        if let (Start::AgainInBoot(_), false, Some((pcr, quoted))) = (
+            &self.start,
+            self.holds_previous,
+            committed.running().first(),
+        ) {
+            // Another list than the one proven before, though PCRs only ever grow (I21).
+            return Err(ImaError::PcrMismatch {
+                pcr: *pcr,
+                bank: quoted.alg(),
+                entries: committed.position(),
+            });
+        }
         // A list from entry 0 that proves nothing would leave everything pending.
         let continues = matches!(self.start, Start::Continue { .. });
         if !continues && self.boot_aggregate.is_none() {
             let fault = BootAggregateFault::NotFirst;
             return Err(ImaError::BootAggregate { entry: 0, fault });
         }
-        let judged = match self.judge {
-            Some(judge) if self.report.denied == 0 => Some(judge.policy().compiled().digest()),
-            _ => None,
+        let policy = self.judge.map(|judge| judge.policy().compiled().digest());
+        let passed_before = match &self.start {
+            Start::Continue { passed_under, .. } => *passed_under == policy,
+            _ => true,
         };
+        let judged = policy.filter(|_| passed_before && self.report.denied == 0);
         let proof = ImaProof {
             cut: committed.position(),
             judged,
@@ -435,7 +458,7 @@ impl Appraisal<'_> {
                     error
                 }
             }
-            (ImaError::PcrMismatch { .. }, Start::AfterBoot(_)) if self.holds_earlier_boot => {
+            (ImaError::PcrMismatch { .. }, Start::AfterBoot(_)) if self.holds_previous => {
                 ImaError::Hibernated
             }
             _ => error,

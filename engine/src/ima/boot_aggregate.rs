@@ -90,7 +90,7 @@ impl BootAggregates {
         self
     }
 
-    /// Adds reference values of a policy, used only for banks that nothing was computed for.
+    /// Adds reference values of a policy, used only for banks of which PCR 0-9 are not known.
     pub fn with_references(mut self, references: impl IntoIterator<Item = Digest>) -> Self {
         self.references.extend(references);
         self
@@ -138,7 +138,9 @@ impl BootAggregates {
         };
         let mut bank_known = false;
         for (evidence, form, digest) in &self.computed {
-            bank_known |= digest.alg() == found.alg();
+            // Over PCR 0-7 alone nothing is known of an aggregate that covers PCR 0-9.
+            bank_known |= digest.alg() == found.alg()
+                && (*form == Form::Pcr0To9 || found.alg() == HashAlg::Sha1);
             if *digest == found {
                 return match self.pinned {
                     Some(pinned) if pinned != *form => Err(BootAggregateFault::FormChanged),

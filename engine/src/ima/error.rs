@@ -143,8 +143,8 @@ pub enum ImaError {
         /// Entries that were proven before.
         committed: u64,
     },
-    /// The list continues from another position than the proven one.
-    #[error("the list starts at entry {from}, expected 0 or {expected}")]
+    /// The list continues where it may not: the entries before did not pass under this policy.
+    #[error("the list starts at entry {from}, expected {expected}")]
     OffsetMismatch {
         /// Where it starts.
         from: u64,
@@ -160,6 +160,12 @@ pub enum ImaError {
     /// The quote has no value for an IMA PCR.
     #[error("IMA PCR {pcr} is not in the quote")]
     NotQuoted {
+        /// The PCR.
+        pcr: PcrIndex,
+    },
+    /// A PCR declared as an IMA PCR can be reset by software at any time.
+    #[error("PCR {pcr} can be reset by software and proves no list")]
+    Resettable {
         /// The PCR.
         pcr: PcrIndex,
     },

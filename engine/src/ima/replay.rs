@@ -5,7 +5,6 @@ use super::error::ImaError;
 use crate::crypto;
 use crate::fault::fault_point;
 use crate::hash::{Digest, HashAlg};
-use crate::limits;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 
 /// What the kernel extends into a bank for one entry.
@@ -107,7 +106,8 @@ impl Replay {
     ///
     /// # Errors
     /// [`ImaError::NotQuoted`] when a PCR of `pcrs` has no value in `quoted`, or a committed
-    /// state lacks a quoted value.
+    /// state lacks a quoted value; [`ImaError::Resettable`] when software can reset one of `pcrs`,
+    /// so that any list could be replayed into it (P05).
     pub fn new(
         quoted: &PcrValues,
         pcrs: PcrSet,
@@ -116,7 +116,10 @@ impl Replay {
     ) -> Result<Self, ImaError> {
         fault_point!(ImaError::NotQuoted { pcr: PcrIndex::IMA });
         let mut registers = Vec::new();
-        for pcr in pcrs.iter().take(limits::IMA_PCRS_MAX) {
+        for pcr in pcrs.iter() {
+            if pcr.is_resettable() {
+                return Err(ImaError::Resettable { pcr });
+            }
             for bank in HashAlg::ALL {
                 let Some(value) = quoted.get(bank, pcr) else {
                     continue;

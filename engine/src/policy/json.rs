@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::runtime::Fault;
+use crate::limits::POLICY_NAME_SHOWN_MAX;
 
 /// One step from the document's root towards a value.
 #[derive(Debug, Clone)]
@@ -29,14 +30,21 @@ impl Place {
         let mut path = String::new();
         for segment in &self.segments {
             match segment {
-                Segment::Member(name) if is_plain(name) => {
+                Segment::Member(name) if name.len() <= POLICY_NAME_SHOWN_MAX && is_plain(name) => {
                     if !path.is_empty() {
                         path.push('.');
                     }
                     path.push_str(name);
                 }
-                // Debug form: control characters of a hostile name are escaped (X07).
-                Segment::Member(name) => path.push_str(&format!("[{name:?}]")),
+                // Debug form: control characters of a hostile name are escaped (X07). Warnings
+                // keep a place each, so that a long name would be kept very often.
+                Segment::Member(name) => match name.char_indices().nth(POLICY_NAME_SHOWN_MAX) {
+                    Some((end, _)) => {
+                        let shown = name.get(..end).unwrap_or_default();
+                        path.push_str(&format!("[{shown:?}…]"));
+                    }
+                    None => path.push_str(&format!("[{name:?}]")),
+                },
                 Segment::Index(index) => path.push_str(&format!("[{index}]")),
             }
         }

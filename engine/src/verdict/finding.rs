@@ -114,6 +114,7 @@ impl Finding {
             | Reason::Ima(
                 ImaError::PcrMismatch { pcr, .. }
                 | ImaError::NotQuoted { pcr }
+                | ImaError::Resettable { pcr }
                 | ImaError::BanksDisagree { pcr, .. },
             ) => Some(*pcr),
             Reason::Pcrs(PcrError::Missing(missing)) => Some(missing.pcr),
@@ -225,6 +226,8 @@ fn ima_code(error: &ImaError) -> Code {
         ImaError::KexecLogLost => Code::ImaKexecLogLost,
         ImaError::Hibernated => Code::ImaHibernated,
         ImaError::NotQuoted { .. } => Code::PcrNotAttested,
+        // Declared by the operator, as a policy is.
+        ImaError::Resettable { .. } => Code::PolicyMalformed,
         ImaError::BootAggregate { fault, .. } => aggregate_code(*fault),
     }
 }

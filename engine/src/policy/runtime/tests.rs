@@ -373,6 +373,22 @@ fn l02_a_pattern_that_cannot_be_used_refuses_the_policy() {
 }
 
 #[test]
+fn l02_warnings_about_one_long_name_do_not_each_hold_it() {
+    let name = "x".repeat(1 << 17);
+    let digests = vec![format!("\"{}\"", "0".repeat(42)); 200].join(",");
+    let policy = parse(&format!(
+        r#"{{"meta":{{"version":1}},"digests":{{"{name}":[{digests}]}}}}"#
+    ))
+    .unwrap();
+    let held = |warning: &Warning| match warning {
+        Warning::DigestNeverMatches { at, .. } => at.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(policy.warnings().len(), 200);
+    assert!(policy.warnings().iter().map(held).max() < Some(2048));
+}
+
+#[test]
 fn l03_paths_are_compared_as_bytes() {
     let text = format!(r#"{{"meta":{{"version":1}},"digests":{{"/usr/bin/dd":["{DD}"]}}}}"#);
     let policy = parse(&text).unwrap();
