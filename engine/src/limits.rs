@@ -74,8 +74,6 @@ limits! {
         "One log, streamed in constant memory: 10 million entries of 100 bytes.";
     IMA_NAME_BYTES_MAX = 4096 + 64, "bytes",
         "PATH_MAX and the kernel's suffix for deleted files.";
-    IMA_PCRS_MAX = 4, "PCRs",
-        "PCRs that an IMA policy measures into at once; kernels use 10, and 11 when told to.";
     IMA_KEYS_MAX = 1024, "keys",
         "Keys of a policy, or learned from one measurement list.";
     IMA_KEY_BYTES_MAX = 8 * 1024, "bytes",

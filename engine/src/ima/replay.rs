@@ -5,7 +5,6 @@ use super::error::ImaError;
 use crate::crypto;
 use crate::fault::fault_point;
 use crate::hash::{Digest, HashAlg};
-use crate::limits;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 
 /// What the kernel extends into a bank for one entry.
@@ -116,7 +115,7 @@ impl Replay {
     ) -> Result<Self, ImaError> {
         fault_point!(ImaError::NotQuoted { pcr: PcrIndex::IMA });
         let mut registers = Vec::new();
-        for pcr in pcrs.iter().take(limits::IMA_PCRS_MAX) {
+        for pcr in pcrs.iter() {
             for bank in HashAlg::ALL {
                 let Some(value) = quoted.get(bank, pcr) else {
                     continue;
