@@ -103,7 +103,7 @@ pub(super) fn measured_key(buffer: &[u8]) -> Result<Option<FileKey>, KeyError> {
     };
     match read {
         Ok(key) => Ok(Some(key)),
-        Err(KeyError::Der | KeyError::Pem) => Ok(None),
+        Err(KeyError::Der | KeyError::Pem | KeyError::TooLong(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
