@@ -335,11 +335,11 @@ fn pcr_list(text: &str) -> Result<PcrSet, String> {
 
 fn ima_pcr_list(text: &str) -> Result<PcrSet, String> {
     let set = pcr_list(text)?;
-    let max = limits::IMA_PCRS_MAX;
-    if usize::try_from(set.len()).is_ok_and(|length| length <= max) {
-        Ok(set)
-    } else {
-        Err(format!("{} PCRs, {max} at most", set.len()))
+    match set.iter().find(|pcr| pcr.is_resettable()) {
+        Some(pcr) => Err(format!(
+            "PCR {pcr} can be reset by software and proves no list"
+        )),
+        None => Ok(set),
     }
 }
 

@@ -111,16 +111,16 @@ impl Digest {
     /// [`DigestSizeError`] when `bytes` is not exactly as long as `alg` makes them.
     pub fn new(alg: HashAlg, bytes: &[u8]) -> Result<Self, DigestSizeError> {
         let mut digest = Self::zero(alg);
-        if bytes.len() != alg.size() {
-            return Err(DigestSizeError {
+        match digest.bytes.get_mut(..alg.size()) {
+            Some(target) if target.len() == bytes.len() => {
+                target.copy_from_slice(bytes);
+                Ok(digest)
+            }
+            _ => Err(DigestSizeError {
                 alg,
                 found: bytes.len(),
-            });
+            }),
         }
-        for (to, from) in digest.bytes.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        Ok(digest)
     }
 
     /// The digest written as these hexadecimal characters, in either case.

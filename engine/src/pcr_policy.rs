@@ -34,6 +34,17 @@ pub enum PcrPolicyError {
     /// It is not JSON of the right shape, or a rule below is broken: line and column are named.
     #[error("the PCR policy: {0}")]
     Json(#[from] JsonError),
+    /// It lists more values for a PCR than a policy may.
+    #[error(
+        "PCR {pcr} has {found} values, more than {}",
+        limits::TPM_POLICY_VALUES_MAX
+    )]
+    TooManyValues {
+        /// The PCR.
+        pcr: PcrIndex,
+        /// How many values it has.
+        found: usize,
+    },
     /// It lists values for a PCR that software can reset at any time.
     #[error("PCR {0} can be reset by software and proves nothing")]
     Resettable(PcrIndex),
@@ -89,10 +100,17 @@ impl PcrPolicy {
             return Err(PcrPolicyError::TooLong { bytes: json.len() });
         }
         let policy: Self = serde_json::from_slice(json).map_err(JsonError)?;
-        match policy.allowed.keys().find(|pcr| pcr.is_resettable()) {
-            Some(pcr) => Err(PcrPolicyError::Resettable(*pcr)),
-            None => Ok(policy),
+        for (pcr, values) in &policy.allowed {
+            if pcr.is_resettable() {
+                return Err(PcrPolicyError::Resettable(*pcr));
+            }
+            // The length of the text bounded the memory for them.
+            if values.len() > limits::TPM_POLICY_VALUES_MAX {
+                let (pcr, found) = (*pcr, values.len());
+                return Err(PcrPolicyError::TooManyValues { pcr, found });
+            }
         }
+        Ok(policy)
     }
 
     /// PCRs that must be quoted: those of the mask and those with values.
@@ -214,11 +232,8 @@ impl<'de> Deserialize<'de> for Values {
             OneOrMany::One(text) => vec![text],
             OneOrMany::Many(texts) => texts,
         };
-        if texts.is_empty() || texts.len() > limits::TPM_POLICY_VALUES_MAX {
-            let max = limits::TPM_POLICY_VALUES_MAX;
-            return Err(D::Error::custom(format_args!(
-                "expected 1 to {max} values of a PCR"
-            )));
+        if texts.is_empty() {
+            return Err(D::Error::custom("expected at least one value of a PCR"));
         }
         let value = |text: &String| {
             let hex = text.strip_prefix("0x").unwrap_or(text);

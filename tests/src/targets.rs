@@ -14,7 +14,7 @@ use rat_engine::ima::boot_aggregate::BootAggregates;
 use rat_engine::ima::judge::{Judge, check_form};
 use rat_engine::ima::{
     BankScheme, Decoder, DigestOf, Event, FileSignature, ImaAppraiser, ImaOptions, LogFormat,
-    MeasuredDigest, Start, Template, VerificationKeys,
+    MeasuredDigest, Start, Template,
 };
 use rat_engine::limits;
 use rat_engine::malformed::Malformed;
@@ -362,7 +362,6 @@ pub fn keyring_buffer(data: &[u8]) {
     }
     let _ = VerifyingKey::from_spki_der(data);
     let _ = VerifyingKey::from_pem(data);
-    let _ = VerificationKeys::from_policy([(None, data)]);
 }
 
 /// Complete evidence of a real machine, and a policy that it satisfies.

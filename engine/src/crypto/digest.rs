@@ -28,14 +28,16 @@ pub fn digest(alg: HashAlg, message: &[u8]) -> Digest {
 ///
 /// Source: TPM 2.0 Part 1, 17.2 "Extend of a PCR".
 pub fn extend(pcr: &Digest, event: &Digest) -> Digest {
+    let (old, event) = (pcr.as_bytes(), event.as_bytes());
     let mut buffer = [0_u8; 2 * DIGEST_SIZE_MAX];
-    let parts = pcr.as_bytes().iter().chain(event.as_bytes());
-    let mut length: usize = 0;
-    for (to, from) in buffer.iter_mut().zip(parts) {
-        *to = *from;
-        length = length.saturating_add(1);
+    // Always there: neither part is longer than half the buffer.
+    let both = buffer.get_mut(..old.len().saturating_add(event.len()));
+    let both = both.unwrap_or_default();
+    if let Some((head, tail)) = both.split_at_mut_checked(old.len()) {
+        head.copy_from_slice(old);
+        tail.copy_from_slice(event);
     }
-    digest(pcr.alg(), buffer.get(..length).unwrap_or(&buffer))
+    digest(pcr.alg(), both)
 }
 
 /// Whether both are the same bytes, in a time that depends on their lengths only.

@@ -110,6 +110,9 @@ pub enum KeyError {
     /// Not exactly one structure in the canonical DER form.
     #[error("not a public key in canonical DER")]
     Der,
+    /// More bytes than [`limits::KEY_FILE_BYTES_MAX`].
+    #[error("{0} bytes are more than a key or certificate has ({max})", max = limits::KEY_FILE_BYTES_MAX)]
+    TooLong(usize),
     /// A type of key other than RSA and EC.
     #[error("neither an RSA nor an EC key")]
     Type,
@@ -140,8 +143,8 @@ impl VerifyingKey {
     /// # Errors
     /// [`KeyError`].
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
-        match pem::decode(text) {
-            Some(("PUBLIC KEY", der)) => Self::from_spki_der(&der),
+        match pem::decode(text)? {
+            ("PUBLIC KEY", der) => Self::from_spki_der(&der),
             _ => Err(KeyError::Pem),
         }
     }
@@ -324,11 +327,17 @@ impl KeyMaterial {
     }
 }
 
+/// Checks what a key or certificate, as PEM or DER, may have of bytes.
+pub(crate) fn check_length(file: &[u8]) -> Result<(), KeyError> {
+    if file.len() > limits::KEY_FILE_BYTES_MAX {
+        return Err(KeyError::TooLong(file.len()));
+    }
+    Ok(())
+}
+
 /// The library's key of a canonical DER `SubjectPublicKeyInfo`.
 pub(crate) fn spki(der: &[u8]) -> Result<PKey<LibraryPublic>, KeyError> {
-    if der.len() > limits::KEY_FILE_BYTES_MAX {
-        return Err(KeyError::Der);
-    }
+    check_length(der)?;
     let key = PKey::public_key_from_der(der).map_err(|_| KeyError::Der)?;
     // The library skips trailing bytes and takes other encodings; writing the key again shows it.
     if key.public_key_to_der().ok().as_deref() != Some(der) {

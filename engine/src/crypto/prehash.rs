@@ -14,7 +14,7 @@ use openssl::rsa::{Padding, Rsa};
 use openssl::x509::X509;
 use thiserror::Error;
 
-use crate::crypto::key::{KeyError, spki};
+use crate::crypto::key::{KeyError, check_length, spki};
 use crate::crypto::pem;
 use crate::hash::HashAlg;
 use crate::limits;
@@ -58,10 +58,10 @@ impl FileKey {
     /// # Errors
     /// [`KeyError`].
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
-        match pem::decode(text) {
-            Some(("PUBLIC KEY", der)) => Self::from_spki(&der),
-            Some(("RSA PUBLIC KEY", der)) => Self::from_pkcs1(&der),
-            Some(("CERTIFICATE", der)) => Self::from_certificate(&der),
+        match pem::decode(text)? {
+            ("PUBLIC KEY", der) => Self::from_spki(&der),
+            ("RSA PUBLIC KEY", der) => Self::from_pkcs1(&der),
+            ("CERTIFICATE", der) => Self::from_certificate(&der),
             _ => Err(KeyError::Pem),
         }
     }
@@ -85,9 +85,7 @@ impl FileKey {
     }
 
     fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
-        if der.len() > limits::KEY_FILE_BYTES_MAX {
-            return Err(KeyError::Der);
-        }
+        check_length(der)?;
         let key = Rsa::public_key_from_der_pkcs1(der).map_err(|_| KeyError::Der)?;
         if key.public_key_to_der_pkcs1().ok().as_deref() != Some(der) {
             return Err(KeyError::Der);
@@ -96,9 +94,7 @@ impl FileKey {
     }
 
     fn from_certificate(der: &[u8]) -> Result<Self, KeyError> {
-        if der.len() > limits::KEY_FILE_BYTES_MAX {
-            return Err(KeyError::Der);
-        }
+        check_length(der)?;
         let certificate = X509::from_der(der).map_err(|_| KeyError::Der)?;
         if certificate.to_der().ok().as_deref() != Some(der) {
             return Err(KeyError::Der);

@@ -39,6 +39,15 @@ pub(super) fn decode<'a>(line: &[u8], scratch: &'a mut Scratch) -> Result<Entry<
         }
     }
     fields.finish()?;
+    // A line of the largest size can carry a little more than a binary record may.
+    if scratch.data.len() > limits::IMA_ENTRY_BYTES_MAX {
+        let fault = Fault::Length {
+            value: scratch.data.len(),
+            min: 1,
+            max: limits::IMA_ENTRY_BYTES_MAX,
+        };
+        return Err(malformed("template data", 0, fault).into());
+    }
     let template_hash = scratch.hash.get(..scratch.hash_size).unwrap_or(&[]);
     Ok(Entry {
         pcr,

@@ -16,44 +16,32 @@ use crate::malformed::{Fault, Malformed};
 /// The kernel's limit on a template's name or format string (`MAX_TEMPLATE_NAME_LEN`).
 const TEMPLATE_NAME_BYTES_MAX: usize = 255;
 
-/// Where the next record ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Frame {
-    /// The record has this many bytes, all there.
-    Whole(usize),
-    /// At least this many bytes are needed to know more.
-    AtLeast(usize),
-}
-
-/// Finds the end of the record at the front of `bytes`, reading only lengths.
-pub(super) fn frame(bytes: &[u8], log_hash: HashAlg) -> Result<Frame, EntryFault> {
-    let mut reader = Reader::new("IMA binary entry", bytes);
-    match walk(&mut reader, log_hash) {
-        Ok(_) => Ok(Frame::Whole(reader.offset())),
-        Err(EntryFault::Malformed(Malformed {
+/// How many bytes a record needs at least, when the fault is that it is not all there yet.
+pub(super) fn bytes_needed(fault: &EntryFault) -> Option<usize> {
+    match fault {
+        EntryFault::Malformed(Malformed {
             offset,
             fault: Fault::Truncated { wanted, .. },
             ..
-        })) => Ok(Frame::AtLeast(offset.saturating_add(wanted))),
-        Err(fault) => Err(fault),
+        }) => Some(offset.saturating_add(*wanted)),
+        _ => None,
     }
 }
 
-/// Decodes one whole record. Only the legacy template's data has to be rebuilt, in `scratch`.
+/// Decodes the record at the front of `bytes`; returns its length too. Only the legacy template's
+/// data has to be rebuilt, in `scratch`.
 pub(super) fn decode<'a>(
-    record: &'a [u8],
+    bytes: &'a [u8],
     log_hash: HashAlg,
     scratch: &'a mut Vec<u8>,
-) -> Result<Entry<'a>, EntryFault> {
-    let mut reader = Reader::new("IMA binary entry", record);
-    let parts = walk(&mut reader, log_hash)?;
-    reader.finish()?;
+) -> Result<(Entry<'a>, usize), EntryFault> {
+    let mut reader = Reader::new("IMA binary entry", bytes);
     let Parts {
         pcr,
         template_hash,
         template,
         body,
-    } = parts;
+    } = walk(&mut reader, log_hash)?;
     let data = match body {
         Body::Data(data) => data,
         Body::Legacy { digest, name } => {
@@ -64,12 +52,13 @@ pub(super) fn decode<'a>(
             scratch
         }
     };
-    Ok(Entry {
+    let entry = Entry {
         pcr,
         template_hash,
         template,
         data,
-    })
+    };
+    Ok((entry, reader.offset()))
 }
 
 struct Parts<'a> {

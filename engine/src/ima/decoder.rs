@@ -1,7 +1,7 @@
 //! Measurement lists as they arrive: in pieces of any size, in constant memory.
 
 use super::ascii::{self, Scratch};
-use super::binary::{self, Frame};
+use super::binary;
 use super::{Entry, EntryFault};
 use crate::hash::HashAlg;
 use crate::limits;
@@ -157,14 +157,18 @@ impl Decoder {
     }
 
     /// How many bytes of `piece` to append to the partial entry before trying again.
-    fn wanted(&self, piece: &[u8]) -> Result<usize, DecodeError> {
+    fn wanted(&mut self, piece: &[u8]) -> Result<usize, DecodeError> {
         let wanted = match self.format {
             LogFormat::Ascii => memchr::memchr(b'\n', piece).map(|at| at.saturating_add(1)),
-            LogFormat::Binary => match binary::frame(&self.partial, self.log_hash) {
-                Ok(Frame::AtLeast(total)) => Some(total.saturating_sub(self.partial.len())),
-                Ok(Frame::Whole(_)) => Some(0),
-                Err(fault) => return Err(self.error(fault)),
-            },
+            LogFormat::Binary => {
+                match binary::decode(&self.partial, self.log_hash, &mut self.legacy) {
+                    Ok(_) => Some(0),
+                    Err(fault) => match binary::bytes_needed(&fault) {
+                        Some(total) => Some(total.saturating_sub(self.partial.len())),
+                        None => return Err(self.error(fault)),
+                    },
+                }
+            }
         };
         Ok(wanted.unwrap_or(piece.len()))
     }
@@ -179,31 +183,24 @@ impl Decoder {
         loop {
             let rest = bytes.get(used..).unwrap_or(&[]);
             let length = match self.format {
-                LogFormat::Ascii => memchr::memchr(b'\n', rest).map(|at| at.saturating_add(1)),
-                LogFormat::Binary => {
-                    match binary::frame(rest, self.log_hash).map_err(|fault| self.error(fault))? {
-                        Frame::Whole(length) => Some(length),
-                        Frame::AtLeast(_) => None,
-                    }
-                }
-            };
-            let Some(length) = length else {
-                return Ok(used);
-            };
-            let record = rest.get(..length).unwrap_or(rest);
-            match self.format {
                 LogFormat::Ascii => {
-                    let line = record.strip_suffix(b"\n").unwrap_or(record);
-                    self.decode_line(line, length, sink)?;
+                    let Some(end) = memchr::memchr(b'\n', rest) else {
+                        return Ok(used);
+                    };
+                    let length = end.saturating_add(1);
+                    self.decode_line(rest.get(..end).unwrap_or(rest), length, sink)?;
+                    length
                 }
-                LogFormat::Binary => {
-                    match binary::decode(record, self.log_hash, &mut self.legacy) {
-                        Ok(entry) => sink(entry),
-                        Err(fault) => return Err(self.error(fault)),
+                LogFormat::Binary => match binary::decode(rest, self.log_hash, &mut self.legacy) {
+                    Ok((entry, length)) => {
+                        sink(entry);
+                        self.advance(length);
+                        length
                     }
-                    self.advance(length);
-                }
-            }
+                    Err(fault) if binary::bytes_needed(&fault).is_some() => return Ok(used),
+                    Err(fault) => return Err(self.error(fault)),
+                },
+            };
             used = used.saturating_add(length);
         }
     }

@@ -8,30 +8,25 @@ use crate::limits;
 
 /// Keys found by their identifier.
 #[derive(Debug, Clone, Default)]
-pub struct VerificationKeys {
+pub(super) struct VerificationKeys {
     keys: Vec<(u32, FileKey)>,
 }
 
 impl VerificationKeys {
     /// The keys of a policy: SubjectPublicKeyInfo in DER, each with its identifier or none, in
-    /// which case it is computed.
+    /// which case it is computed. Reading the policy bounded their number.
     ///
     /// # Errors
     /// [`KeyError`] for the first key that cannot be used, with its place in the list.
-    pub fn from_policy<'a>(
+    pub(super) fn from_policy<'a>(
         keys: impl IntoIterator<Item = (Option<u32>, &'a [u8])>,
     ) -> Result<Self, (usize, KeyError)> {
         let mut loaded = Self::default();
-        for (nth, (id, der)) in keys.into_iter().take(limits::IMA_KEYS_MAX).enumerate() {
+        for (nth, (id, der)) in keys.into_iter().enumerate() {
             let key = FileKey::from_der(der).map_err(|error| (nth, error))?;
             loaded.keys.push((id.unwrap_or_else(|| key.key_id()), key));
         }
         Ok(loaded)
-    }
-
-    /// Whether there is no key.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
     }
 
     /// Whether a key with the signature's identifier made it for this digest.
@@ -87,7 +82,7 @@ impl LearnedKeys {
 
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.keys.is_empty()
     }
 
     /// A digest over all keys learned, in order; `None` when there is none.
@@ -108,7 +103,7 @@ pub(super) fn measured_key(buffer: &[u8]) -> Result<Option<FileKey>, KeyError> {
     };
     match read {
         Ok(key) => Ok(Some(key)),
-        Err(KeyError::Der | KeyError::Pem) => Ok(None),
+        Err(KeyError::Der | KeyError::Pem | KeyError::TooLong(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

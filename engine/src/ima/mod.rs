@@ -23,7 +23,7 @@ mod template;
 pub use appraiser::{ImaAppraiser, ImaOptions, ImaOutcome, ImaProof, ImaReport, Offence, Start};
 pub use decoder::{DecodeError, Decoder, LogFormat};
 pub use error::{EntryFault, ImaError, TemplateName};
-pub use keyring::{LearnedKeys, VerificationKeys};
+pub use keyring::LearnedKeys;
 pub use replay::{BankScheme, Committed, Replay};
 pub use signature::{FileSignature, SignatureFault};
 pub use template::{DigestOf, Event, MeasuredDigest, Template};

@@ -1,0 +1,104 @@
+//! Every limit of the engine, hit at its value and at one more, through public interfaces.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout,
+    reason = "a panic is how a test fails, and its output says of what"
+)]
+
+use std::collections::BTreeSet;
+
+use rat_engine::limits::ALL;
+
+#[path = "limits/ima.rs"]
+mod ima;
+#[path = "limits/policy.rs"]
+mod policy;
+#[path = "limits/refused.rs"]
+mod refused;
+#[path = "limits/tpm.rs"]
+mod tpm;
+#[path = "limits/uefi.rs"]
+mod uefi;
+
+/// Proves one limit.
+type Case = fn();
+
+const CASES: &[(&str, Case)] = &[
+    ("ATTEST_BYTES_MAX", tpm::attest_bytes),
+    ("SIGNATURE_BYTES_MAX", tpm::signature_bytes),
+    ("PUBLIC_BYTES_MAX", tpm::public_bytes),
+    ("QUALIFYING_DATA_BYTES_MAX", tpm::qualifying_data_bytes),
+    ("NAME_BYTES_MAX", tpm::name_bytes),
+    ("PCR_BANKS_MAX", tpm::pcr_banks),
+    ("PCR_COUNT", tpm::pcr_count),
+    ("PCR_SELECT_BYTES", tpm::pcr_select_bytes),
+    ("RSA_BYTES_MAX", tpm::rsa_bytes),
+    ("ECC_PARAMETER_BYTES_MAX", tpm::ecc_parameter_bytes),
+    ("KEY_FILE_BYTES_MAX", tpm::key_file_bytes),
+    ("FILE_KEY_BITS_MAX", tpm::file_key_bits),
+    ("PCR_BLOB_BYTES_MAX", tpm::pcr_blob_bytes),
+    ("PCR_JSON_BYTES_MAX", tpm::pcr_json_bytes),
+    ("IMA_ENTRY_BYTES_MAX", ima::entry_bytes),
+    ("IMA_LINE_BYTES_MAX", ima::line_bytes),
+    ("IMA_LOG_BYTES_MAX", ima::log_bytes),
+    ("IMA_NAME_BYTES_MAX", ima::name_bytes),
+    ("IMA_KEYS_MAX", ima::keys),
+    ("IMA_KEY_BYTES_MAX", ima::key_bytes),
+    ("UEFI_LOG_BYTES_MAX", uefi::log_bytes),
+    ("UEFI_EVENTS_MAX", uefi::events),
+    ("UEFI_EVENT_BYTES_MAX", uefi::event_bytes),
+    ("UEFI_ALGORITHMS_MAX", uefi::algorithms),
+    ("UEFI_DIGEST_BYTES_MAX", uefi::digest_bytes),
+    ("UEFI_VARIABLE_NAME_BYTES_MAX", uefi::variable_name_bytes),
+    ("UEFI_SIGNATURES_MAX", uefi::signatures),
+    ("UEFI_DEVICE_PATH_NODES_MAX", uefi::device_path_nodes),
+    ("POLICY_BYTES_MAX", policy::bytes),
+    ("POLICY_PATHS_MAX", policy::paths),
+    ("POLICY_DIGESTS_PER_PATH_MAX", policy::digests_per_path),
+    ("POLICY_WARNINGS_MAX", policy::warnings),
+    ("LINT_TRIES_MAX", policy::lint_tries),
+    ("EXCLUDES_MAX", policy::excludes),
+    ("EXCLUDE_PATTERN_BYTES_MAX", policy::exclude_pattern_bytes),
+    ("EXCLUDE_PROGRAM_BYTES_MAX", policy::exclude_program_bytes),
+    ("EXCLUDE_STEPS_MAX", policy::exclude_steps),
+    ("EXCLUDE_NESTING_MAX", policy::exclude_nesting),
+    ("EXCLUDE_LOOK_BEHIND_MAX", policy::exclude_look_behind),
+    ("EXCLUDES_BYTES_MAX", policy::excludes_bytes),
+    ("TPM_POLICY_BYTES_MAX", tpm::policy_bytes),
+    ("TPM_POLICY_VALUES_MAX", tpm::policy_values),
+];
+
+/// Limits that are not hit at n and n + 1, and why.
+const NOT_HIT: &[(&str, &str)] = &[(
+    "EXCLUDE_AUTOMATON_BYTES_MAX",
+    "it refuses nothing: `a_full_cache_of_the_linear_engine_changes_no_meaning`",
+)];
+
+#[test]
+fn every_limit_has_a_case_or_a_reason() {
+    let known: BTreeSet<_> = ALL.iter().map(|limit| limit.name).collect();
+    let names = CASES.iter().map(|(name, _)| *name);
+    let names: Vec<_> = names.chain(NOT_HIT.iter().map(|(name, _)| *name)).collect();
+    let listed: BTreeSet<_> = names.iter().copied().collect();
+    assert_eq!(listed.len(), names.len(), "a limit is listed twice");
+    assert_eq!(listed, known);
+}
+
+#[test]
+fn every_limit_is_hit_at_its_value_and_at_one_more() {
+    for (name, case) in CASES {
+        // Names the limit in the output of a failing test.
+        println!("{name}");
+        case();
+    }
+}
+
+#[test]
+fn a_full_cache_of_the_linear_engine_changes_no_meaning() {
+    policy::exclude_automaton_bytes();
+}
