@@ -228,21 +228,24 @@ fn nibble(digit: u8) -> u8 {
     NIBBLES.get(usize::from(digit)).copied().unwrap_or(NOT_HEX)
 }
 
-/// The bytes that pairs of digits stand for; the flag gathers whether one was no digit.
-fn bytes<'a>(pairs: &'a [[u8; 2]], bad: &'a mut u8) -> impl ExactSizeIterator<Item = u8> + 'a {
-    pairs.iter().map(move |[high, low]| {
+/// Writes the bytes that pairs of digits stand for; false when one is no digit.
+fn decode_pairs(pairs: &[[u8; 2]], target: &mut [u8]) -> bool {
+    let mut seen = 0;
+    for ([high, low], byte) in pairs.iter().zip(target) {
         let (high, low) = (nibble(*high), nibble(*low));
-        *bad |= (high | low) & 0xf0;
-        high.wrapping_shl(4) | low
-    })
+        seen |= high | low;
+        *byte = high.wrapping_shl(4) | low;
+    }
+    seen & 0xf0 == 0
 }
 
 /// The kernel prints lower-case digits only (`%02x`); anything else is not a log of its.
 fn append_hex(text: &[u8], data: &mut Vec<u8>) -> Result<(), Fault> {
     let (pairs, rest) = text.as_chunks::<2>();
-    let mut bad = 0;
-    data.extend(bytes(pairs, &mut bad));
-    if bad != 0 || !rest.is_empty() {
+    let start = data.len();
+    data.resize(start.saturating_add(pairs.len()), 0);
+    let target = data.get_mut(start..).unwrap_or_default();
+    if !rest.is_empty() || !decode_pairs(pairs, target) {
         return Err(Fault::Syntax {
             expected: "pairs of lower-case hexadecimal digits",
         });
@@ -255,10 +258,5 @@ fn decode_hex_into(text: &[u8], target: &mut [u8]) -> Option<usize> {
     if !rest.is_empty() || pairs.is_empty() || pairs.len() > target.len() {
         return None;
     }
-    let mut bad = 0;
-    target
-        .iter_mut()
-        .zip(bytes(pairs, &mut bad))
-        .for_each(|(to, from)| *to = from);
-    (bad == 0).then_some(pairs.len())
+    decode_pairs(pairs, target).then_some(pairs.len())
 }
