@@ -123,7 +123,9 @@ limits! {
     EXCLUDE_LOOK_BEHIND_MAX = 4096, "characters",
         "A look-behind wider than PATH_MAX can never match.";
     EXCLUDES_BYTES_MAX = 1024 * 1024, "bytes",
-        "All patterns of a policy together; the worst take some milliseconds per KiB to compile.";
+        "All patterns of a policy together, as they are written.";
+    EXCLUDES_PROGRAM_BYTES_MAX = 64 * 1024 * 1024, "bytes",
+        "All patterns of a policy together, compiled: a second of work and twice the memory.";
     TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",

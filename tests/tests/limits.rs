@@ -61,6 +61,7 @@ const CASES: &[(&str, Case)] = &[
     ("POLICY_PATHS_MAX", policy::paths),
     ("POLICY_DIGESTS_PER_PATH_MAX", policy::digests_per_path),
     ("POLICY_WARNINGS_MAX", policy::warnings),
+    ("POLICY_NAME_SHOWN_MAX", policy::name_shown),
     ("LINT_TRIES_MAX", policy::lint_tries),
     ("EXCLUDES_MAX", policy::excludes),
     ("EXCLUDE_PATTERN_BYTES_MAX", policy::exclude_pattern_bytes),
@@ -69,6 +70,7 @@ const CASES: &[(&str, Case)] = &[
     ("EXCLUDE_NESTING_MAX", policy::exclude_nesting),
     ("EXCLUDE_LOOK_BEHIND_MAX", policy::exclude_look_behind),
     ("EXCLUDES_BYTES_MAX", policy::excludes_bytes),
+    ("EXCLUDES_PROGRAM_BYTES_MAX", policy::excludes_program_bytes),
     ("TPM_POLICY_BYTES_MAX", tpm::policy_bytes),
     ("TPM_POLICY_VALUES_MAX", tpm::policy_values),
 ];

@@ -131,6 +131,48 @@ pub(crate) fn excludes_bytes() {
     limited("EXCLUDES_BYTES_MAX", max, &at, &with_excludes(&patterns));
 }
 
+pub(crate) fn excludes_program_bytes() {
+    let max = limits::EXCLUDES_PROGRAM_BYTES_MAX;
+    // Distinct, so that nothing is shared; each is some hundreds of KiB.
+    let heavy: Vec<_> = (0..1_000).map(|n| format!(r"\w{{12}}{n}")).collect();
+    let size = Pattern::compile(&heavy[0]).unwrap().size_bytes();
+    let fitting: Vec<_> = heavy.iter().take(max / size).map(String::as_str).collect();
+    let more: Vec<_> = heavy
+        .iter()
+        .take(max / size + 1)
+        .map(String::as_str)
+        .collect();
+    assert!(
+        more.len() > fitting.len() && fitting.len() > 10,
+        "{size} bytes each"
+    );
+    limited(
+        "EXCLUDES_PROGRAM_BYTES_MAX",
+        max,
+        &with_excludes(&fitting),
+        &with_excludes(&more),
+    );
+}
+
+pub(crate) fn name_shown() {
+    let max = limits::POLICY_NAME_SHOWN_MAX;
+    let shown = |length: usize| {
+        let unknown = format!(r#","{}":0"#, "x".repeat(length));
+        let read = RuntimePolicy::parse(policy("", &unknown).as_bytes()).unwrap();
+        read.warnings()[0].to_string().matches('x').count()
+    };
+    assert_eq!(
+        shown(max),
+        shown(max + 1),
+        "a longer name is not shown longer"
+    );
+    assert_eq!(
+        shown(max),
+        shown(max - 1) + 1,
+        "a shorter one is shown whole"
+    );
+}
+
 /// Panics unless the first pattern compiles, and the second is refused for this limit.
 #[track_caller]
 fn pattern_limited(name: &str, max: usize, at: &str, above: &str) {

@@ -6,33 +6,57 @@ use super::charset::CharSet;
 use super::syntax::{Anchor, Node, PatternError};
 use crate::limits::{EXCLUDE_AUTOMATON_BYTES_MAX, EXCLUDE_PROGRAM_BYTES_MAX};
 
+/// A program of the linear engine, and the size in bytes within which it was compiled.
+pub(super) struct Sized {
+    pub(super) program: regex::Regex,
+    pub(super) size_bytes: usize,
+}
+
+/// The first size that compiling is tried with; the library does not tell a program's own.
+const SIZE_BYTES_MIN: usize = 1024;
+
 /// A program of the linear engine that matches where the pattern does, or none when the pattern
 /// holds a construct that needs the backtracking engine.
 ///
 /// Only whether the pattern matches is asked, never where the match ends. Greed is therefore
 /// without meaning, and a `$` that ends the pattern may consume the last newline.
-pub(super) fn program(node: &Node) -> Result<Option<regex::Regex>, PatternError> {
+pub(super) fn program(node: &Node) -> Result<Option<Sized>, PatternError> {
     let mut text = String::from(r"\A");
     if rewrite(node, true, &mut text).is_none() {
         return Ok(None);
     }
-    let program = regex::RegexBuilder::new(&text)
-        .size_limit(EXCLUDE_PROGRAM_BYTES_MAX)
-        .dfa_size_limit(EXCLUDE_AUTOMATON_BYTES_MAX)
-        // Our own parser has bounded the depth; the rewriting adds levels to each group.
-        .nest_limit(u32::MAX)
-        .build();
-    match program {
-        Ok(program) => Ok(Some(program)),
-        Err(regex::Error::CompiledTooBig(_)) => Err(PatternError::Limit {
-            limit: "EXCLUDE_PROGRAM_BYTES_MAX",
-            max: EXCLUDE_PROGRAM_BYTES_MAX,
-        }),
-        // The text is written from a checked tree. Were it ever refused, so is the pattern.
-        Err(_) => Err(PatternError::Unsupported {
-            offset: 0,
-            construct: "the rewritten pattern",
-        }),
+    let mut size_bytes = SIZE_BYTES_MIN;
+    loop {
+        let program = regex::RegexBuilder::new(&text)
+            .size_limit(size_bytes)
+            .dfa_size_limit(EXCLUDE_AUTOMATON_BYTES_MAX)
+            // Our own parser has bounded the depth; the rewriting adds levels to each group.
+            .nest_limit(u32::MAX)
+            .build();
+        match program {
+            Ok(program) => {
+                return Ok(Some(Sized {
+                    program,
+                    size_bytes,
+                }));
+            }
+            Err(regex::Error::CompiledTooBig(_)) if size_bytes < EXCLUDE_PROGRAM_BYTES_MAX => {
+                size_bytes = size_bytes.saturating_mul(2).min(EXCLUDE_PROGRAM_BYTES_MAX);
+            }
+            Err(regex::Error::CompiledTooBig(_)) => {
+                return Err(PatternError::Limit {
+                    limit: "EXCLUDE_PROGRAM_BYTES_MAX",
+                    max: EXCLUDE_PROGRAM_BYTES_MAX,
+                });
+            }
+            // The text is written from a checked tree. Were it ever refused, so is the pattern.
+            Err(_) => {
+                return Err(PatternError::Unsupported {
+                    offset: 0,
+                    construct: "the rewritten pattern",
+                });
+            }
+        }
     }
 }
 

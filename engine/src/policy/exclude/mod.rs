@@ -29,6 +29,7 @@ pub use syntax::PatternError;
 pub struct Pattern {
     source: Box<str>,
     program: Program,
+    size_bytes: usize,
     shape: Shape,
 }
 
@@ -69,13 +70,17 @@ impl Pattern {
     /// Source: Python 3.11 library reference, `re`, "Regular Expression Syntax".
     pub fn compile(source: &str) -> Result<Self, PatternError> {
         let parsed = parse::parse(source)?;
-        let program = match linear::program(&parsed.node)? {
-            Some(program) => Program::Linear(program),
-            None => Program::Backtracking(backtrack::Program::new(&parsed.node, parsed.groups)),
+        let (program, size_bytes) = match linear::program(&parsed.node)? {
+            Some(sized) => (Program::Linear(sized.program), sized.size_bytes),
+            None => {
+                let program = backtrack::Program::new(&parsed.node, parsed.groups);
+                (Program::Backtracking(program), parsed.size_bytes)
+            }
         };
         Ok(Self {
             source: source.into(),
             program,
+            size_bytes,
             shape: Shape::of(&parsed.node),
         })
     }
@@ -90,6 +95,11 @@ impl Pattern {
             Program::Linear(_) => Match::NotExcluded,
             Program::Backtracking(program) => program.run(path),
         }
+    }
+
+    /// A bound on the size of the compiled program, in bytes, tight to a factor of two.
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
     }
 
     /// The pattern as it stands in the policy.

@@ -19,6 +19,8 @@ pub(super) struct Parsed {
     pub(super) node: Node,
     /// The number of capturing groups.
     pub(super) groups: u32,
+    /// About what the tree and its steps take.
+    pub(super) size_bytes: usize,
 }
 
 /// Reads `source` as one complete pattern.
@@ -55,6 +57,7 @@ pub(super) fn parse(source: &str) -> Result<Parsed, PatternError> {
     Ok(Parsed {
         node: item.node,
         groups: u32::try_from(groups).unwrap_or(u32::MAX),
+        size_bytes: parser.bytes,
     })
 }
 

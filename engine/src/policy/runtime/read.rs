@@ -9,8 +9,8 @@ use super::{Fault, Meta, NeverMatches, PolicyError, RuntimePolicy, Warning};
 use crate::crypto::digest;
 use crate::hash::{Digest, HashAlg};
 use crate::limits::{
-    EXCLUDES_BYTES_MAX, EXCLUDES_MAX, IMA_KEYS_MAX, POLICY_BYTES_MAX, POLICY_DIGESTS_PER_PATH_MAX,
-    POLICY_PATHS_MAX, POLICY_WARNINGS_MAX,
+    EXCLUDES_BYTES_MAX, EXCLUDES_MAX, EXCLUDES_PROGRAM_BYTES_MAX, IMA_KEYS_MAX, POLICY_BYTES_MAX,
+    POLICY_DIGESTS_PER_PATH_MAX, POLICY_PATHS_MAX, POLICY_WARNINGS_MAX,
 };
 use crate::policy::compiled::{BOOT_AGGREGATE, CompiledPolicy};
 use crate::policy::exclude::Pattern;
@@ -59,6 +59,7 @@ struct Reader {
     release: u64,
     policy: CompiledPolicy,
     exclude_bytes: usize,
+    exclude_program_bytes: usize,
 }
 
 impl Reader {
@@ -69,6 +70,7 @@ impl Reader {
             meta: Meta::default(),
             release: 0,
             exclude_bytes: 0,
+            exclude_program_bytes: 0,
             policy: CompiledPolicy {
                 digest: text_digest,
                 paths: DigestTable::default(),
@@ -342,7 +344,15 @@ impl Elements for Excludes<'_> {
             return Err(reader.limit("EXCLUDES_BYTES_MAX", EXCLUDES_BYTES_MAX));
         }
         match Pattern::compile(&source) {
-            Ok(pattern) => reader.policy.excludes.push(pattern),
+            Ok(pattern) => {
+                let size = pattern.size_bytes();
+                reader.exclude_program_bytes = reader.exclude_program_bytes.saturating_add(size);
+                if reader.exclude_program_bytes > EXCLUDES_PROGRAM_BYTES_MAX {
+                    let limit = "EXCLUDES_PROGRAM_BYTES_MAX";
+                    return Err(reader.limit(limit, EXCLUDES_PROGRAM_BYTES_MAX));
+                }
+                reader.policy.excludes.push(pattern);
+            }
             Err(error) => return Err(reader.refuse(Fault::Pattern(error))),
         }
         Ok(true)
