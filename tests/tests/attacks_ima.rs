@@ -262,7 +262,7 @@ fn p05_a_pcr_that_software_resets_is_no_ima_pcr() {
         Expectation::of(&machine, b"n")
             .with(|e| e.ima.pcrs = pcrs)
             .judge(&machine.attest(b"n"))
-            .is_refused_with("policy.malformed");
+            .is_refused_with("policy.resettable_pcr");
     }
 }
 

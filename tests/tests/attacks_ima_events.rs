@@ -357,3 +357,26 @@ fn every_template_and_format_gives_the_same_verdict() {
         expectation.judge(&binary).is_trusted();
     }
 }
+
+#[test]
+fn i24_the_form_of_boot_aggregate_is_pinned_at_the_first_full_list() {
+    use rat_engine::ima::boot_aggregate::Form;
+    let (machine, submission, expectation) = valid();
+    let pinned = |form| {
+        expectation
+            .clone()
+            .with(|e| e.ima.boot_aggregate = Some(form))
+    };
+    pinned(Form::Pcr0To9).judge(&submission).is_trusted();
+    pinned(Form::Pcr0To7)
+        .judge(&submission)
+        .is_refused_with("ima.boot_aggregate");
+    let boot: Vec<_> = (0..8).map(|pcr| boot_value(HashAlg::Sha256, pcr)).collect();
+    let older = machine.with(|m| m.list[0] = Measured::boot_aggregate(HashAlg::Sha256, &boot));
+    let older_submission = older.attest(&expectation.nonce);
+    let of = |form| pinned(form).with(|e| e.ak_public = older.ak.public());
+    of(Form::Pcr0To7).judge(&older_submission).is_trusted();
+    of(Form::Pcr0To9)
+        .judge(&older_submission)
+        .is_refused_with("ima.boot_aggregate");
+}

@@ -348,7 +348,7 @@ fn usage_errors() {
         ("--bank", "md5"),
         ("--mb-pcrs", "0-3"),
         ("--ima-pcrs", "24"),
-        ("--ima-pcrs", "10-14"),
+        ("--ima-pcrs", "10,16"),
         ("--max-log-size", "2G"),
         ("--require-valid-ima-sig", ""),
         ("--output", "yaml"),

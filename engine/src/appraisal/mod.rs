@@ -49,11 +49,11 @@ use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
 use crate::ima::{ImaReport, LearnedKeys};
-use crate::pcr::{PcrSet, PcrValues};
+use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicyProof;
 use crate::quote::{Bound, PcrRules, Quote, QuoteError, QuotedPcrs};
 use crate::tpm::Signature;
-use crate::uefi::{BootProof, EventLog, UefiError, compare};
+use crate::uefi::{BootProof, EventLog, UefiError, UefiPcrMismatch, compare};
 use crate::verdict::{Demand, Finding, Reason, Trusted, Verdict};
 
 /// An appraisal under way.
@@ -181,6 +181,9 @@ impl<'r> Appraisal<'r> {
                     .copied(),
             );
         }
+        if let Some(form) = options.boot_aggregate {
+            boot = boot.pinned_to(form);
+        }
         let not_passed = not_passed_before(&start, self.reference.judge);
         let pinned = proven.pcrs.selection().pcrs(self.rules.bank);
         let missing = PcrSet::BOOT.difference(pinned);
@@ -223,11 +226,15 @@ impl<'r> Appraisal<'r> {
             report,
             proof,
         } = outcome;
-        if let Some(Err(fault @ BootAggregateFault::Unverifiable)) = boot_aggregate {
-            self.group_rule(Reason::BootAggregate(fault));
-        } else if let Some(Err(fault)) = boot_aggregate {
-            self.fail(Reason::BootAggregate(fault));
+        match boot_aggregate {
+            Some(Err(fault @ BootAggregateFault::Unverifiable)) => {
+                self.group_rule(Reason::BootAggregate(fault));
+            }
+            Some(Err(fault)) => self.fail(Reason::BootAggregate(fault)),
+            Some(Ok(Evidence::ReplayedPcrs(_))) => self.group_rule(Reason::BootAggregateReplayed),
+            Some(Ok(Evidence::QuotedPcrs(_) | Evidence::ReferenceValue)) | None => {}
         }
+        self.check_same_quote(&committed);
         for offence in &report.offences {
             self.fail(Reason::Offence(offence.clone()));
         }
@@ -246,6 +253,15 @@ impl<'r> Appraisal<'r> {
 
     /// Concludes. Trusted takes every proof; whatever is missing makes it untrusted.
     pub fn conclude(mut self) -> Appraised<'r> {
+        if self.reference.boot_pcrs.is_some()
+            && self.findings.is_empty()
+            && self
+                .proven
+                .as_ref()
+                .is_some_and(|proven| proven.boot.is_none())
+        {
+            self.fail(Reason::BootLogMissing);
+        }
         if let Some(judge) = self.reference.judge {
             if judge.policy().is_empty() {
                 self.fail(Reason::PolicyEmpty);
@@ -295,6 +311,18 @@ impl<'r> Appraisal<'r> {
         }
     }
 
+    /// The outcome must be of this appraisal's quote: its values are the quoted ones.
+    fn check_same_quote(&mut self, committed: &Committed) {
+        let Some(proven) = &self.proven else { return };
+        let quoted = proven.pcrs.values();
+        let foreign =
+            |(pcr, digest): &&(PcrIndex, Digest)| quoted.get(digest.alg(), *pcr) != Some(digest);
+        if let Some((pcr, digest)) = committed.running().iter().find(foreign) {
+            let (pcr, bank, entries) = (*pcr, digest.alg(), committed.position());
+            self.fail(Reason::Ima(ImaError::PcrMismatch { pcr, bank, entries }));
+        }
+    }
+
     fn verdict(&self) -> Verdict {
         let Some(proven) = &self.proven else {
             return Verdict::Untrusted;
@@ -305,12 +333,15 @@ impl<'r> Appraisal<'r> {
         if !self.findings.is_empty() {
             return Verdict::Untrusted;
         }
-        if self.reference.judge.is_none() {
+        let Some(judge) = self.reference.judge else {
             return Verdict::Authentic;
-        }
+        };
         let Some(ima) = &proven.ima else {
             return Verdict::Untrusted;
         };
+        if ima.proof.passed_under() != Some(&judge.policy().compiled().digest()) {
+            return Verdict::Untrusted;
+        }
         let boot = match &proven.boot {
             Some(stage) => Demand::Proven(&stage.proof),
             None => Demand::NotDemanded,
@@ -446,6 +477,7 @@ fn replay_boot_log<'l>(
     for bank in log.banks() {
         match log.replay(bank) {
             Ok(replay) => replays.push(replay),
+            // Also in a bank that nobody quoted: firmware writes all columns of an event at once.
             Err(error) => reasons.push(Reason::Uefi(error)),
         }
     }
@@ -482,6 +514,17 @@ fn replay_boot_log<'l>(
         .iter()
         .map(BootProof::pcrs)
         .reduce(PcrSet::intersection);
+    if let (Some(wanted), true) = (wanted, proofs.is_empty())
+        && let (Some(pcr), Some((bank, _))) =
+            (wanted.iter().next(), pcrs.selection().banks().next())
+    {
+        let all = wanted;
+        return Err(vec![Reason::UefiCompare(UefiPcrMismatch::NotQuoted {
+            pcr,
+            bank,
+            all,
+        })]);
+    }
     match (proofs.into_iter().next(), explained) {
         (Some(proof), Some(explained)) => Ok(BootStage {
             proof,

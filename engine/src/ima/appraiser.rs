@@ -1,6 +1,6 @@
 //! One pass over a measurement list: decode, replay, judge, in constant memory.
 
-use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
+use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence, Form};
 use super::decoder::{Decoder, LogFormat};
 use super::error::ImaError;
 use super::judge::{Denial, Judge, Pass, check_form};
@@ -27,6 +27,8 @@ pub struct ImaOptions {
     pub pcrs: PcrSet,
     /// Templates that may occur.
     pub templates: Vec<Template>,
+    /// The form of boot_aggregate that this machine's first full list had; `None` before that.
+    pub boot_aggregate: Option<Form>,
     /// Count violations without failing because of them.
     pub accept_violations: bool,
     /// The longest list that is read.
@@ -41,6 +43,7 @@ impl Default for ImaOptions {
             scheme: BankScheme::OwnHash,
             pcrs: PcrSet::from_iter([PcrIndex::IMA]),
             templates: Template::ALL.to_vec(),
+            boot_aggregate: None,
             accept_violations: false,
             limit_bytes: u64::try_from(limits::IMA_LOG_BYTES_MAX).unwrap_or(u64::MAX),
         }

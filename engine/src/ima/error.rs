@@ -143,7 +143,8 @@ pub enum ImaError {
         /// Entries that were proven before.
         committed: u64,
     },
-    /// The list continues where it may not: the entries before did not pass under this policy.
+    /// The list continues where it may not: the entries before did not pass under this policy, or
+    /// were not replayed in this bank.
     #[error("the list starts at entry {from}, expected {expected}")]
     OffsetMismatch {
         /// Where it starts.

@@ -105,8 +105,9 @@ impl Replay {
     /// A replay of a whole list, or of one that continues a committed state.
     ///
     /// # Errors
-    /// [`ImaError::NotQuoted`] when a PCR of `pcrs` has no value in `quoted`, or a committed
-    /// state lacks a quoted value; [`ImaError::Resettable`] when software can reset one of `pcrs`,
+    /// [`ImaError::NotQuoted`] when a PCR of `pcrs` has no value in `quoted`;
+    /// [`ImaError::OffsetMismatch`] when a bank is quoted that the committed state has no value
+    /// of, so that only the whole list can be replayed; [`ImaError::Resettable`] when software can reset one of `pcrs`,
     /// so that any list could be replayed into it (P05).
     pub fn new(
         quoted: &PcrValues,
@@ -126,7 +127,11 @@ impl Replay {
                 };
                 let running = match from {
                     None => Digest::zero(bank),
-                    Some(state) => state.value(pcr, bank).ok_or(ImaError::NotQuoted { pcr })?,
+                    Some(state) => {
+                        let from = state.position;
+                        let unknown = ImaError::OffsetMismatch { from, expected: 0 };
+                        state.value(pcr, bank).ok_or(unknown)?
+                    }
                 };
                 registers.push(Register {
                     pcr,

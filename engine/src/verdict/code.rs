@@ -123,6 +123,9 @@ codes! {
         "IMA was quoted without PCR 0-9, so nothing ties the list to this boot."
         "Quote PCR 0-9 together with PCR 10.";
 
+    UefiLogMissing "uefi.log_missing" Channel
+        "PCRs are to be explained by a boot log and none was sent."
+        "Send the boot log; check that the kernel exposes binary_bios_measurements.";
     UefiMalformed "uefi.malformed" Channel
         "The boot log is not a TCG event log."
         "Send binary_bios_measurements unchanged.";
@@ -196,19 +199,19 @@ codes! {
     ImaDigestNotListed "ima.digest_not_listed" Agent
         "A file ran with other content than the policy lists."
         "If it was updated on purpose, add the digest; otherwise investigate the machine.";
-    ImaSigMalformed "ima.sig_malformed" Agent
+    ImaSigMalformed "ima.sig_malformed" Channel
         "A signature field holds something that is not a signature."
         "Sign the file again; if it is a buffer under another name, the list was relabelled.";
     ImaSigInvalid "ima.sig_invalid" Agent
         "No approved key made a file's signature, and the policy demands one that did."
         "Sign the file with an approved key, or approve the key.";
-    ImaBufDigest "ima.buf_digest" Agent
+    ImaBufDigest "ima.buf_digest" Channel
         "A measured buffer does not have the digest that was measured."
         "The entry is relabelled or altered: investigate the machine.";
-    ImaBufNotListed "ima.buf_not_listed" Agent
+    ImaBufNotListed "ima.buf_not_listed" Channel
         "The kernel measured a buffer that the policy does not know."
         "If it is meant, add its name and digest under ima-buf.";
-    ImaBufDigestNotListed "ima.buf_digest_not_listed" Agent
+    ImaBufDigestNotListed "ima.buf_digest_not_listed" Channel
         "A measured buffer has other content than the policy lists."
         "If the change is meant, add the digest under ima-buf.";
     ImaKeyNotListed "ima.key_not_listed" Agent
@@ -224,6 +227,9 @@ codes! {
     PolicyMissing "policy.missing" Operator
         "There is no policy, or an empty one."
         "Give the machine's group a policy; missing is never permission.";
+    PolicyResettablePcr "policy.resettable_pcr" Operator
+        "The policy or configuration relies on PCR 16 or 23, which software can reset at any time."
+        "Use another PCR.";
     PolicyMalformed "policy.malformed" Operator
         "The policy cannot be read."
         "Run `rat policies lint` on it.";

@@ -47,6 +47,10 @@ pub enum Reason {
     Ima(ImaError),
     /// boot_aggregate could not be checked.
     BootAggregate(BootAggregateFault),
+    /// boot_aggregate was checked against a bank of the boot log that nobody quoted.
+    BootAggregateReplayed,
+    /// PCRs are to be explained by a boot log, and none was given.
+    BootLogMissing,
     /// Events that fail.
     Offence(Offence),
     /// No measurement list was given.
@@ -87,7 +91,7 @@ impl Finding {
                 | ImaError::BootAggregate { entry, .. } => Some(*entry),
                 _ => None,
             },
-            Reason::BootAggregate(_) => Some(0),
+            Reason::BootAggregate(_) | Reason::BootAggregateReplayed => Some(0),
             Reason::Uefi(error) => error
                 .place()
                 .and_then(|place| u64::try_from(place.index).ok()),
@@ -141,6 +145,8 @@ impl Reason {
             Self::UefiCompare(error) => compare_code(error),
             Self::Ima(error) => ima_code(error),
             Self::BootAggregate(fault) => aggregate_code(*fault),
+            Self::BootAggregateReplayed => Code::ImaBootAggregateUnverifiable,
+            Self::BootLogMissing => Code::UefiLogMissing,
             Self::Offence(offence) => offence
                 .denial
                 .as_ref()
@@ -227,7 +233,7 @@ fn ima_code(error: &ImaError) -> Code {
         ImaError::Hibernated => Code::ImaHibernated,
         ImaError::NotQuoted { .. } => Code::PcrNotAttested,
         // Declared by the operator, as a policy is.
-        ImaError::Resettable { .. } => Code::PolicyMalformed,
+        ImaError::Resettable { .. } => Code::PolicyResettablePcr,
         ImaError::BootAggregate { fault, .. } => aggregate_code(*fault),
     }
 }
@@ -278,6 +284,13 @@ impl fmt::Display for Reason {
             Self::UefiCompare(error) => error.fmt(f),
             Self::Ima(error) => error.fmt(f),
             Self::BootAggregate(fault) => fault.fmt(f),
+            Self::BootAggregateReplayed => f.write_str(
+                "boot_aggregate agrees with the boot log in a bank that was not quoted, so \
+                 nothing authenticates the log's digests of that bank",
+            ),
+            Self::BootLogMissing => {
+                f.write_str("PCRs are to be explained and no boot log was given")
+            }
             Self::Offence(offence) => {
                 match &offence.denial {
                     Some(denial) => denial.fmt(f)?,
