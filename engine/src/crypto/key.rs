@@ -235,7 +235,7 @@ impl VerifyingKey {
     ///
     /// # Cost
     /// One public-key operation; up to two for a PSS signature that is not valid or has the
-    /// largest salt. The first for a key also parses it, at three to seven times that.
+    /// largest salt. The first for a key also parses it, at three to twenty times that.
     pub fn verify(
         &self,
         signature: &Signature<'_>,

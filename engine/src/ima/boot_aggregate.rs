@@ -49,6 +49,11 @@ pub enum BootAggregateFault {
     /// The first entry is something else.
     #[error("the first entry of the list is not boot_aggregate")]
     NotFirst,
+    /// The quoted IMA PCRs were never extended, so that every entry is newer than the quote.
+    #[error(
+        "the quoted IMA PCR holds its reset value: nothing was measured, and no entry is proven"
+    )]
+    NothingProven,
     /// The kernel found no TPM when IMA started.
     #[error("boot_aggregate is all zero: the kernel had no TPM when IMA started")]
     AllZero,

@@ -182,8 +182,8 @@ codes! {
         "The machine was hibernated: its list goes on from before the TPM was reset."
         "Reboot the machine; disable hibernation.";
     ImaBootAggregate "ima.boot_aggregate" Channel
-        "The list does not start with the hash of this boot's PCRs."
-        "The list is of another boot or machine, or the kernel had no TPM when IMA started.";
+        "Nothing shows that the list is of this boot: boot_aggregate is missing, wrong or not proven."
+        "The list is of another boot or machine, or the kernel had no TPM or no IMA policy.";
     ImaBootAggregateUnverifiable "ima.boot_aggregate_unverifiable" Channel
         "PCR 0-9 of boot_aggregate's bank were neither quoted nor replayed."
         "Quote PCR 0-9 of that bank, send the boot log, or list the aggregate in the policy.";

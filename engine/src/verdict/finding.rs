@@ -242,6 +242,7 @@ const fn aggregate_code(fault: BootAggregateFault) -> Code {
     match fault {
         BootAggregateFault::Unverifiable => Code::ImaBootAggregateUnverifiable,
         BootAggregateFault::NotFirst
+        | BootAggregateFault::NothingProven
         | BootAggregateFault::AllZero
         | BootAggregateFault::Mismatch
         | BootAggregateFault::FormChanged => Code::ImaBootAggregate,
