@@ -118,6 +118,9 @@ limits! {
         "Cache of the linear engine for one pattern; a full cache costs time, not meaning.";
     EXCLUDE_STEPS_MAX = 100_000, "steps",
         "Backtracking steps of one pattern on one path; reaching it means not excluded.";
+    EXCLUDE_STEPS_PER_LIST_MAX = 100_000_000, "steps",
+        "Backtracking steps of all patterns over one list, whose paths its sender chooses: a third \
+         of a second. Beyond it no such pattern excludes.";
     EXCLUDE_NESTING_MAX = 128, "groups",
         "Depth of groups in one pattern.";
     EXCLUDE_LOOK_BEHIND_MAX = 4096, "characters",

@@ -67,6 +67,7 @@ const CASES: &[(&str, Case)] = &[
     ("EXCLUDE_PATTERN_BYTES_MAX", policy::exclude_pattern_bytes),
     ("EXCLUDE_PROGRAM_BYTES_MAX", policy::exclude_program_bytes),
     ("EXCLUDE_STEPS_MAX", policy::exclude_steps),
+    ("EXCLUDE_STEPS_PER_LIST_MAX", policy::exclude_steps_per_list),
     ("EXCLUDE_NESTING_MAX", policy::exclude_nesting),
     ("EXCLUDE_LOOK_BEHIND_MAX", policy::exclude_look_behind),
     ("EXCLUDES_BYTES_MAX", policy::excludes_bytes),

@@ -13,6 +13,7 @@ use crate::hash::{Digest, HashAlg};
 use crate::limits;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 use crate::policy::BOOT_AGGREGATE;
+use crate::policy::exclude::StepBudget;
 
 /// How a machine's list is made, as declared for it.
 #[derive(Debug, Clone)]
@@ -157,6 +158,7 @@ struct Appraisal<'p> {
     boot: BootAggregates,
     judge: Option<&'p Judge<'p>>,
     learned: LearnedKeys,
+    exclude_steps: StepBudget,
     boot_aggregate: Option<Result<Evidence, BootAggregateFault>>,
     report: ImaReport,
     error: Option<ImaError>,
@@ -211,6 +213,7 @@ impl<'p> ImaAppraiser<'p> {
             boot,
             judge,
             learned,
+            exclude_steps: StepBudget::default(),
             boot_aggregate: None,
             report: ImaReport::default(),
             error: None,
@@ -323,7 +326,7 @@ impl Appraisal<'_> {
             return Ok(());
         };
         let report = &mut self.report;
-        match judge.judge(event, &mut self.learned) {
+        match judge.judge(event, &mut self.learned, &mut self.exclude_steps) {
             Ok(Pass::Excluded) => report.excluded = report.excluded.saturating_add(1),
             Ok(Pass::Signed) => report.signed = report.signed.saturating_add(1),
             Ok(Pass::Listed | Pass::KeyringIgnored | Pass::KeyLearned) => {}

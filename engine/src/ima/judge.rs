@@ -11,6 +11,7 @@ use super::template::{DigestOf, Event, MeasuredDigest, Template};
 use crate::crypto::{self, KeyError};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
+use crate::policy::exclude::StepBudget;
 use crate::policy::{CompiledPolicy, Exclusion, PathRule, RuntimePolicy};
 
 /// A policy with its keys loaded, ready to judge events.
@@ -135,14 +136,15 @@ impl<'p> Judge<'p> {
         self.policy.compiled()
     }
 
-    fn excludes(&self, event: &Event<'_>) -> bool {
+    fn excludes(&self, event: &Event<'_>, budget: &mut StepBudget) -> bool {
         matches!(
-            self.rules().excluded(event.name),
+            self.rules().excluded_within(event.name, budget),
             Exclusion::Excluded { .. }
         )
     }
 
-    /// Judges one event other than boot_aggregate, whose form was checked.
+    /// Judges one event other than boot_aggregate, whose form was checked. `budget` covers all
+    /// events of a list.
     ///
     /// # Errors
     /// The reason for which the event fails.
@@ -150,22 +152,32 @@ impl<'p> Judge<'p> {
     /// # Security
     /// The event is authentic only if it turns out to lie before the cut; until then a pass or a
     /// denial is provisional, and so are learned keys.
-    pub fn judge(&self, event: &Event<'_>, learned: &mut LearnedKeys) -> Result<Pass, Denial> {
+    pub fn judge(
+        &self,
+        event: &Event<'_>,
+        learned: &mut LearnedKeys,
+        budget: &mut StepBudget,
+    ) -> Result<Pass, Denial> {
         fault_point!(Denial::PathNotListed);
         match event.template {
-            Template::ImaBuf => self.judge_buffer(event, learned),
-            _ => self.judge_file(event, learned),
+            Template::ImaBuf => self.judge_buffer(event, learned, budget),
+            _ => self.judge_file(event, learned, budget),
         }
     }
 
-    fn judge_file(&self, event: &Event<'_>, learned: &LearnedKeys) -> Result<Pass, Denial> {
+    fn judge_file(
+        &self,
+        event: &Event<'_>,
+        learned: &LearnedKeys,
+        budget: &mut StepBudget,
+    ) -> Result<Pass, Denial> {
         // Cheapest first; which rule passes an event makes no difference to the verdict, except
         // that a demanded signature comes before the listed digest.
         let listed = self.path_rule(event);
         if listed == PathRule::Allowed && !self.require_valid_ima_sig {
             return Ok(Pass::Listed);
         }
-        if self.excludes(event) {
+        if self.excludes(event, budget) {
             return Ok(Pass::Excluded);
         }
         if !event.tail.is_empty() {
@@ -194,12 +206,17 @@ impl<'p> Judge<'p> {
         }
     }
 
-    fn judge_buffer(&self, event: &Event<'_>, learned: &mut LearnedKeys) -> Result<Pass, Denial> {
+    fn judge_buffer(
+        &self,
+        event: &Event<'_>,
+        learned: &mut LearnedKeys,
+        budget: &mut StepBudget,
+    ) -> Result<Pass, Denial> {
         let MeasuredDigest { alg, bytes, .. } = event.digest;
         match measured_key(event.tail) {
             Ok(None) => match self.rules().lookup_buffer(event.name, alg, bytes) {
                 PathRule::Allowed => Ok(Pass::Listed),
-                _ if self.excludes(event) => Ok(Pass::Excluded),
+                _ if self.excludes(event, budget) => Ok(Pass::Excluded),
                 PathRule::DigestNotListed => Err(Denial::BufferDigestNotListed),
                 PathRule::PathNotListed => Err(Denial::BufferNotListed),
             },

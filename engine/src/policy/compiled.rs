@@ -1,6 +1,6 @@
 //! A runtime policy as it is asked: exact tables, exclude patterns, keys.
 
-use super::exclude::{Match, Pattern};
+use super::exclude::{Match, Pattern, StepBudget};
 use super::table::{DigestTable, Digests, Found};
 use super::verification_keys::VerificationKey;
 use crate::hash::{Digest, HashAlg};
@@ -92,6 +92,11 @@ impl CompiledPolicy {
     ///
     /// Cost: every pattern is tried in turn until one matches. Ask once per distinct path.
     pub fn excluded(&self, path: &[u8]) -> Exclusion {
+        self.excluded_within(path, &mut StepBudget::default())
+    }
+
+    /// The same for one of many paths, whose patterns share a budget of steps.
+    pub fn excluded_within(&self, path: &[u8], budget: &mut StepBudget) -> Exclusion {
         let Ok(text) = str::from_utf8(path) else {
             return Exclusion::NotExcluded;
         };
@@ -100,7 +105,7 @@ impl CompiledPolicy {
         }
         let mut capped = Exclusion::NotExcluded;
         for (index, pattern) in self.excludes.iter().enumerate() {
-            match pattern.excludes(text) {
+            match pattern.excludes_within(text, budget) {
                 Match::Excluded => return Exclusion::Excluded { index },
                 Match::StepCap if capped == Exclusion::NotExcluded => {
                     capped = Exclusion::StepCap { index };

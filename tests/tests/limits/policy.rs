@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use rat_engine::limits;
-use rat_engine::policy::exclude::{Engine, Match, Pattern};
+use rat_engine::policy::exclude::{Engine, Match, Pattern, StepBudget};
 use rat_engine::policy::{Fault, Lint, PatternError, PolicyError, RuntimePolicy, lint};
 use rat_tests::evidence::policy_json;
 
@@ -244,6 +244,30 @@ pub(crate) fn exclude_steps() {
     let literals = first(|literals| tried(*literals) == Match::StepCap, path.len());
     assert_eq!(tried(literals - 1), Match::Excluded);
     assert_eq!(tried(literals), Match::StepCap);
+}
+
+/// Paths that reach the cap of one pattern use up the budget of the list; then a pattern that
+/// would match in a few steps excludes nothing.
+pub(crate) fn exclude_steps_per_list() {
+    let endless = Pattern::compile("(?=a*)(a|aa)*b").unwrap();
+    let path = "a".repeat(64);
+    let quick = Pattern::compile("(?=/)/tmp").unwrap();
+    let mut budget = StepBudget::default();
+    let affordable = limits::EXCLUDE_STEPS_PER_LIST_MAX / limits::EXCLUDE_STEPS_MAX;
+    for _ in 1..affordable {
+        assert_eq!(endless.excludes_within(&path, &mut budget), Match::StepCap);
+    }
+    assert_eq!(
+        quick.excludes_within("/tmp/x", &mut budget),
+        Match::Excluded
+    );
+    assert_eq!(endless.excludes_within(&path, &mut budget), Match::StepCap);
+    assert_eq!(quick.excludes_within("/tmp/x", &mut budget), Match::StepCap);
+    assert_eq!(
+        quick.excludes("/tmp/x"),
+        Match::Excluded,
+        "another list has its own"
+    );
 }
 
 pub(crate) fn exclude_automaton_bytes() {

@@ -6,9 +6,9 @@
 
 mod compile;
 
-use super::Match;
 use super::charset::{Case, Category, CharSet};
 use super::syntax::{Anchor, Greed, Node};
+use super::{Match, StepBudget};
 use crate::limits::EXCLUDE_STEPS_MAX;
 
 /// A register that holds nothing.
@@ -86,8 +86,8 @@ impl Program {
         }
     }
 
-    /// Whether the pattern matches at the start of `text`.
-    pub(super) fn run(&self, text: &str) -> Match {
+    /// Whether the pattern matches at the start of `text`. Takes its steps from the budget.
+    pub(super) fn run(&self, text: &str, budget: &mut StepBudget) -> Match {
         let text: Vec<u32> = text.chars().map(u32::from).collect();
         let mut machine = Machine {
             program: self,
@@ -98,8 +98,11 @@ impl Program {
             place: 0,
             next: 0,
             steps: 0,
+            steps_max: budget.left.min(EXCLUDE_STEPS_MAX),
         };
-        machine.run()
+        let result = machine.run();
+        budget.left = budget.left.saturating_sub(machine.steps);
+        result
     }
 
     fn is_word(&self, code: Option<&u32>, ascii: bool) -> bool {
@@ -130,6 +133,7 @@ struct Machine<'a> {
     place: usize,
     next: usize,
     steps: usize,
+    steps_max: usize,
 }
 
 /// What one step did.
@@ -143,7 +147,7 @@ impl Machine<'_> {
     fn run(&mut self) -> Match {
         loop {
             self.steps = self.steps.saturating_add(1);
-            if self.steps > EXCLUDE_STEPS_MAX {
+            if self.steps > self.steps_max {
                 return Match::StepCap;
             }
             match self.step() {

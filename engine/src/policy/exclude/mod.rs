@@ -24,6 +24,8 @@ mod tests;
 pub use shape::Shape;
 pub use syntax::PatternError;
 
+use crate::limits::EXCLUDE_STEPS_PER_LIST_MAX;
+
 /// One compiled exclude pattern.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -60,6 +62,23 @@ pub enum Engine {
     Backtracking,
 }
 
+/// Steps that patterns of the backtracking engine may still take.
+///
+/// A sender chooses the paths of its list, so one budget covers a whole list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepBudget {
+    left: usize,
+}
+
+impl Default for StepBudget {
+    /// The budget of one list.
+    fn default() -> Self {
+        Self {
+            left: EXCLUDE_STEPS_PER_LIST_MAX,
+        }
+    }
+}
+
 impl Pattern {
     /// The pattern that `source` is for CPython 3.11.
     ///
@@ -87,13 +106,18 @@ impl Pattern {
 
     /// Whether `re.match(source, path)` finds a match.
     pub fn excludes(&self, path: &str) -> Match {
+        self.excludes_within(path, &mut StepBudget::default())
+    }
+
+    /// The same for one of many paths: when the budget is used up, it is a [`Match::StepCap`].
+    pub fn excludes_within(&self, path: &str, budget: &mut StepBudget) -> Match {
         if !path.starts_with(self.shape.literal_prefix()) {
             return Match::NotExcluded;
         }
         match &self.program {
             Program::Linear(program) if program.is_match(path) => Match::Excluded,
             Program::Linear(_) => Match::NotExcluded,
-            Program::Backtracking(program) => program.run(path),
+            Program::Backtracking(program) => program.run(path, budget),
         }
     }
 
