@@ -266,12 +266,12 @@ impl<'r> Appraisal<'r> {
             if judge.policy().is_empty() {
                 self.fail(Reason::PolicyEmpty);
             }
-            if self.findings.is_empty()
-                && self
-                    .proven
-                    .as_ref()
-                    .is_some_and(|proven| proven.ima.is_none())
-            {
+            let policy = judge.policy().compiled().digest();
+            let is_judged = |proven: &Proven<'_>| {
+                let stage = proven.ima.as_ref();
+                stage.is_some_and(|stage| stage.proof.passed_under() == Some(&policy))
+            };
+            if self.findings.is_empty() && !self.proven.as_ref().is_some_and(is_judged) {
                 self.fail(Reason::ImaLogMissing);
             }
         }
@@ -339,15 +339,20 @@ impl<'r> Appraisal<'r> {
         let Some(ima) = &proven.ima else {
             return Verdict::Untrusted;
         };
-        if ima.proof.passed_under() != Some(&judge.policy().compiled().digest()) {
-            return Verdict::Untrusted;
-        }
         let boot = match &proven.boot {
             Some(stage) => Demand::Proven(&stage.proof),
             None => Demand::NotDemanded,
         };
-        Trusted::new(&proven.quote, &proven.pcrs, pcr_policy, boot, &ima.proof)
-            .map_or(Verdict::Untrusted, Verdict::Trusted)
+        let policy = judge.policy().compiled().digest();
+        Trusted::new(
+            &proven.quote,
+            &proven.pcrs,
+            pcr_policy,
+            boot,
+            &ima.proof,
+            policy,
+        )
+        .map_or(Verdict::Untrusted, Verdict::Trusted)
     }
 
     fn check_key(&mut self) {

@@ -53,7 +53,7 @@ pub enum Reason {
     BootLogMissing,
     /// Events that fail.
     Offence(Offence),
-    /// No measurement list was given.
+    /// No measurement list was judged under the policy.
     ImaLogMissing,
     /// The policy is empty.
     PolicyEmpty,
@@ -302,7 +302,9 @@ impl fmt::Display for Reason {
                 }
                 Ok(())
             }
-            Self::ImaLogMissing => f.write_str("a runtime policy was given and no IMA log"),
+            Self::ImaLogMissing => f.write_str(
+                "a runtime policy was given, and no measurement list was judged under it",
+            ),
             Self::PolicyEmpty => f.write_str("the runtime policy allows nothing"),
         }
     }

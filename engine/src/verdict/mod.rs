@@ -65,16 +65,17 @@ pub struct Trusted {
 impl Trusted {
     /// The only way to trust: one proof of every stage, the runtime policy's among them.
     ///
-    /// `None` when the measurement list was proven and not passed under a policy.
+    /// `None` when the measurement list was proven and did not pass under this policy.
     pub(crate) fn new(
         _quote: &Quote<'_, Bound>,
         _pcrs: &QuotedPcrs,
         _pcr_policy: Demand<PcrPolicyProof>,
         _boot: Demand<&BootProof<'_>>,
         ima: &ImaProof,
+        policy: Digest,
     ) -> Option<Self> {
-        let policy = *ima.passed_under()?;
-        Some(Self {
+        let passed = ima.passed_under() == Some(&policy);
+        passed.then_some(Self {
             policy,
             cut: ima.cut(),
         })
