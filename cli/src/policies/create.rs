@@ -12,7 +12,7 @@ use rat_engine::ima::{DigestOf, Entry, Event, Template};
 use rat_engine::policy::{
     BOOT_AGGREGATE, Exclusion, GenerateOptions, Measured, MeasuredKind, RuntimePolicy, generate,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Outcome;
 use crate::arguments::CreateArguments;
@@ -181,17 +181,15 @@ impl Collected {
     fn policy(&self, options: &CreateArguments) -> Result<String, String> {
         let measured = self.listed.iter().map(Listed::measured);
         let timestamp = timestamp(UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()));
-        let generated = generate(&timestamp, measured, GenerateOptions::default());
-        let generated = generated.map_err(|error| error.to_string())?;
-        let mut policy: Value =
-            serde_json::from_str(&generated.text).map_err(|error| error.to_string())?;
-        if let Some(members) = policy.as_object_mut() {
-            members.insert("excludes".to_owned(), json!(options.exclude));
-            if let Some(ima) = members.get_mut("ima").and_then(Value::as_object_mut) {
-                ima.insert("log_hash_alg".to_owned(), json!(self.log_hash.name()));
-            }
-        }
-        serde_json::to_string_pretty(&policy).map_err(|error| error.to_string())
+        let options = GenerateOptions {
+            excludes: &options.exclude,
+            log_hash_alg: self.log_hash,
+            ..GenerateOptions::default()
+        };
+        let generated = generate(&timestamp, measured, options);
+        generated
+            .map(|generated| generated.text)
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -60,12 +60,28 @@ pub enum OnObstacle {
 }
 
 /// Choices of the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GenerateOptions {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerateOptions<'o> {
+    /// Exclude patterns that the policy holds, as they are; nothing is left out because of them.
+    pub excludes: &'o [String],
+    /// The algorithm of the template hashes in the lists that will be judged.
+    pub log_hash_alg: HashAlg,
     /// Violations. A policy made in spite of one may lack what the machine ran (L08).
     pub violations: OnObstacle,
     /// Names that are not UTF-8, which JSON cannot hold, and digests of unknown algorithms.
     pub unrepresentable: OnObstacle,
+}
+
+impl Default for GenerateOptions<'_> {
+    /// No exclude patterns, SHA-1 template hashes as kernels write them, no obstacle passed over.
+    fn default() -> Self {
+        Self {
+            excludes: &[],
+            log_hash_alg: HashAlg::Sha1,
+            violations: OnObstacle::Refuse,
+            unrepresentable: OnObstacle::Refuse,
+        }
+    }
 }
 
 /// A policy and what it does not hold.
@@ -133,7 +149,7 @@ type Table = BTreeMap<String, BTreeSet<Digest>>;
 pub fn generate<'a>(
     timestamp: &str,
     measured: impl IntoIterator<Item = Measured<'a>>,
-    options: GenerateOptions,
+    options: GenerateOptions<'_>,
 ) -> Result<Generated, GenerateError> {
     let mut collected = Collected::default();
     for (entry, item) in measured.into_iter().enumerate() {
@@ -149,7 +165,7 @@ pub fn generate<'a>(
             other => other?,
         }
     }
-    collected.write(timestamp)
+    collected.write(timestamp, &options)
 }
 
 #[derive(Debug, Default)]
@@ -191,7 +207,11 @@ impl Collected {
         Ok(())
     }
 
-    fn write(&self, timestamp: &str) -> Result<Generated, GenerateError> {
+    fn write(
+        &self,
+        timestamp: &str,
+        options: &GenerateOptions<'_>,
+    ) -> Result<Generated, GenerateError> {
         let policy = Policy {
             meta: PolicyMeta {
                 version: 1,
@@ -200,17 +220,17 @@ impl Collected {
             },
             release: 0,
             digests: hexadecimal(&self.files),
-            excludes: [],
+            excludes: options.excludes,
             keyrings: hexadecimal(&self.keys),
             ima: PolicyIma {
                 ignored_keyrings: [],
-                log_hash_alg: HashAlg::Sha1.name(),
+                log_hash_alg: options.log_hash_alg.name(),
                 dm_policy: None,
             },
             ima_buf: hexadecimal(&self.buffers),
             verification_keys: "",
         };
-        let text = serde_json::to_string(&policy).map_err(|_| GenerateError::Unwritable)?;
+        let text = serde_json::to_string_pretty(&policy).map_err(|_| GenerateError::Unwritable)?;
         Ok(Generated {
             text,
             paths: self.files.len(),
@@ -235,7 +255,7 @@ struct Policy<'a> {
     meta: PolicyMeta<'a>,
     release: u64,
     digests: BTreeMap<&'a str, Vec<String>>,
-    excludes: [&'a str; 0],
+    excludes: &'a [String],
     keyrings: BTreeMap<&'a str, Vec<String>>,
     ima: PolicyIma<'a>,
     #[serde(rename = "ima-buf")]
