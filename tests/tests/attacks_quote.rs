@@ -290,3 +290,10 @@ fn n03_a_key_that_is_no_attestation_key_is_refused() {
             .is_trusted();
     }
 }
+
+#[test]
+fn t06_a_clock_that_is_not_safe_is_recorded_and_not_judged() {
+    let (_, submission, expectation) = valid();
+    let after_power_loss = submission.with_attest(|a| a.safe = 0);
+    expectation.judge(&after_power_loss).is_trusted();
+}
