@@ -380,3 +380,21 @@ fn i24_the_form_of_boot_aggregate_is_pinned_at_the_first_full_list() {
         .judge(&older_submission)
         .is_refused_with("ima.boot_aggregate");
 }
+
+#[test]
+fn i06_a_malformed_signature_on_boot_aggregate_is_named() {
+    let (judged, _) = measuring(|m| {
+        m.list[0] = m.list[0].clone().in_template(Template::ImaSig);
+        m.list[0].tail = b"no signature".to_vec();
+    });
+    judged.is_refused_with("ima.sig_malformed");
+}
+
+#[test]
+fn a_buffer_too_long_for_a_key_is_a_buffer_for_policy_maker_and_judge_alike() {
+    use rat_engine::crypto::FileKey;
+    let long = vec![0x30; rat_engine::limits::KEY_FILE_BYTES_MAX + 1];
+    assert!(matches!(FileKey::from_measured(&long), Ok(None)));
+    let (judged, _) = measuring(|m| m.list.push(Measured::buffer("critical-data", &long)));
+    judged.is_refused_with("ima.buf_not_listed");
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use anyhow::Result;
-use rat_engine::crypto::{FileKey, KeyError};
+use rat_engine::crypto::FileKey;
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::{DigestOf, Entry, Event, Template};
 use rat_engine::policy::{
@@ -213,13 +213,9 @@ fn kind_of(event: &Event<'_>) -> Kind {
     if event.template != Template::ImaBuf {
         return Kind::File;
     }
-    let key = match FileKey::from_der(event.tail) {
-        Err(KeyError::Der) => FileKey::from_pem(event.tail),
-        key => key,
-    };
-    match key {
-        Err(KeyError::Der | KeyError::Pem) => Kind::Buffer,
-        _ => Kind::Key,
+    match FileKey::from_measured(event.tail) {
+        Ok(None) => Kind::Buffer,
+        Ok(Some(_)) | Err(_) => Kind::Key,
     }
 }
 

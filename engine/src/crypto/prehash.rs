@@ -80,6 +80,23 @@ impl FileKey {
             .unwrap_or(Err(KeyError::Der))
     }
 
+    /// The key in a measured buffer, if there is one: the kernel measures a key as it was added, a
+    /// certificate or bare key in DER; user space adds some in PEM.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the buffer is a key of a kind that verifies no file signature.
+    pub fn from_measured(buffer: &[u8]) -> Result<Option<Self>, KeyError> {
+        let read = match Self::from_der(buffer) {
+            Err(KeyError::Der) => Self::from_pem(buffer),
+            other => other,
+        };
+        match read {
+            Ok(key) => Ok(Some(key)),
+            Err(KeyError::Der | KeyError::Pem | KeyError::TooLong(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
         Self::new(spki(der)?, None)
     }

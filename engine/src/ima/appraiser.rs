@@ -424,7 +424,7 @@ impl Appraisal<'_> {
         }
         // A list from entry 0 that proves nothing would leave everything pending.
         let continues = matches!(self.start, Start::Continue { .. });
-        if !continues && self.boot_aggregate.is_none() {
+        if !continues && committed.position() == 0 {
             let fault = BootAggregateFault::NothingProven;
             return Err(ImaError::BootAggregate { entry: 0, fault });
         }

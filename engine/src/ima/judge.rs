@@ -5,10 +5,10 @@
 
 use thiserror::Error;
 
-use super::keyring::{LearnedKeys, VerificationKeys, is_signed, measured_key};
+use super::keyring::{LearnedKeys, VerificationKeys, is_signed};
 use super::signature::{FileSignature, SignatureFault};
 use super::template::{DigestOf, Event, MeasuredDigest, Template};
-use crate::crypto::{self, KeyError};
+use crate::crypto::{self, FileKey, KeyError};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
 use crate::policy::exclude::StepBudget;
@@ -213,7 +213,7 @@ impl<'p> Judge<'p> {
         budget: &mut StepBudget,
     ) -> Result<Pass, Denial> {
         let MeasuredDigest { alg, bytes, .. } = event.digest;
-        match measured_key(event.tail) {
+        match FileKey::from_measured(event.tail) {
             Ok(None) => match self.rules().lookup_buffer(event.name, alg, bytes) {
                 PathRule::Allowed => Ok(Pass::Listed),
                 _ if self.excludes(event, budget) => Ok(Pass::Excluded),

@@ -91,23 +91,6 @@ impl LearnedKeys {
     }
 }
 
-/// The key in a measured buffer, if there is one: the kernel measures a key as it was added, a
-/// certificate or bare key in DER; user space adds some in PEM.
-///
-/// # Errors
-/// [`KeyError`] when the buffer is a key of a kind that verifies no file signature.
-pub(super) fn measured_key(buffer: &[u8]) -> Result<Option<FileKey>, KeyError> {
-    let read = match FileKey::from_der(buffer) {
-        Err(KeyError::Der) => FileKey::from_pem(buffer),
-        other => other,
-    };
-    match read {
-        Ok(key) => Ok(Some(key)),
-        Err(KeyError::Der | KeyError::Pem | KeyError::TooLong(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Whether an approved key made this signature for this digest.
 pub(super) fn is_signed(
     signature: &FileSignature<'_>,
