@@ -44,7 +44,7 @@ mod tests;
 pub use rules::{Reference, Rules};
 
 use crate::crypto::{KeyMaterial, has_roca_fingerprint};
-use crate::hash::Digest;
+use crate::hash::{Digest, HashAlg};
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
@@ -53,7 +53,7 @@ use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicyProof;
 use crate::quote::{Bound, PcrRules, Quote, QuoteError, QuotedPcrs};
 use crate::tpm::Signature;
-use crate::uefi::{BootProof, EventLog, UefiError, UefiPcrMismatch, compare};
+use crate::uefi::{BootProof, EventLog, Replay, UefiError, UefiPcrMismatch, compare};
 use crate::verdict::{Demand, Finding, Reason, Trusted, Verdict};
 
 /// An appraisal under way.
@@ -486,56 +486,75 @@ fn replay_boot_log<'l>(
             Err(error) => reasons.push(Reason::Uefi(error)),
         }
     }
-    let measured_boot = wanted.unwrap_or(measured_boot_pcrs());
     let mut proofs = Vec::new();
     for (bank, quoted) in pcrs.selection().banks() {
         // A bank may be listed without PCRs, or be quoted for the measurement list alone.
-        if measured_boot.intersection(quoted).is_empty() {
+        if wanted
+            .unwrap_or(measured_boot_pcrs())
+            .intersection(quoted)
+            .is_empty()
+        {
             continue;
         }
-        let Some(replay) = replays.iter().find(|replay| replay.bank() == bank) else {
-            reasons.push(Reason::Uefi(UefiError::BankMissing { bank }));
-            continue;
-        };
-        let with_events = PcrSet::BOOT.union(replay.measured());
-        let quoted_with_events = measured_boot.intersection(with_events).intersection(quoted);
-        let compared = wanted.unwrap_or(quoted_with_events);
-        if compared.is_empty() {
-            continue;
+        match compare_bank(&replays, bank, quoted, pcrs, wanted) {
+            Ok(proof) => proofs.extend(proof),
+            Err(reason) => reasons.push(reason),
         }
-        match compare(replay, pcrs.values(), compared) {
-            Ok(proof) => proofs.push(proof),
-            Err(error) => reasons.push(Reason::UefiCompare(error)),
-        }
-    }
-    let mut replayed = PcrValues::new();
-    for (_, pcr, value) in replays.iter().flat_map(|replay| replay.values().iter()) {
-        replayed.insert(pcr, *value);
-    }
-    if !reasons.is_empty() {
-        return Err(reasons);
     }
     let explained = proofs
         .iter()
         .map(BootProof::pcrs)
         .reduce(PcrSet::intersection);
-    if let (Some(wanted), true) = (wanted, proofs.is_empty())
-        && let (Some(pcr), Some((bank, _))) =
-            (wanted.iter().next(), pcrs.selection().banks().next())
-    {
-        let all = wanted;
-        return Err(vec![Reason::UefiCompare(UefiPcrMismatch::NotQuoted {
-            pcr,
-            bank,
-            all,
-        })]);
-    }
     match (proofs.into_iter().next(), explained) {
-        (Some(proof), Some(explained)) => Ok(BootStage {
-            proof,
-            explained,
-            replayed,
-        }),
-        _ => Err(vec![Reason::BootNotQuoted(measured_boot)]),
+        _ if !reasons.is_empty() => Err(reasons),
+        (Some(proof), Some(explained)) => {
+            let mut replayed = PcrValues::new();
+            for (_, pcr, value) in replays.iter().flat_map(|replay| replay.values().iter()) {
+                replayed.insert(pcr, *value);
+            }
+            Ok(BootStage {
+                proof,
+                explained,
+                replayed,
+            })
+        }
+        _ => Err(vec![nothing_compared(pcrs, wanted)]),
+    }
+}
+
+/// Compares one bank; `None` when none of its quoted PCRs is to be compared.
+fn compare_bank<'l>(
+    replays: &[Replay<'l>],
+    bank: HashAlg,
+    quoted: PcrSet,
+    pcrs: &QuotedPcrs,
+    wanted: Option<PcrSet>,
+) -> Result<Option<BootProof<'l>>, Reason> {
+    let replay = replays
+        .iter()
+        .find(|replay| replay.bank() == bank)
+        .ok_or(Reason::Uefi(UefiError::BankMissing { bank }))?;
+    let compared = wanted.unwrap_or_else(|| {
+        let with_events = PcrSet::BOOT.union(replay.measured());
+        measured_boot_pcrs()
+            .intersection(with_events)
+            .intersection(quoted)
+    });
+    if compared.is_empty() {
+        return Ok(None);
+    }
+    compare(replay, pcrs.values(), compared)
+        .map(Some)
+        .map_err(Reason::UefiCompare)
+}
+
+/// Why a boot log was compared with nothing: the quote has none of the PCRs.
+fn nothing_compared(pcrs: &QuotedPcrs, wanted: Option<PcrSet>) -> Reason {
+    let all = wanted.unwrap_or(measured_boot_pcrs());
+    match (wanted, all.iter().next(), pcrs.selection().banks().next()) {
+        (Some(_), Some(pcr), Some((bank, _))) => {
+            Reason::UefiCompare(UefiPcrMismatch::NotQuoted { pcr, bank, all })
+        }
+        _ => Reason::BootNotQuoted(all),
     }
 }
