@@ -4,7 +4,7 @@
 //! [`Machine`]), after it (on the [`Submission`]), or in what it is held against
 //! ([`Expectation`]).
 
-use rat_engine::appraisal::{Appraisal, Reference, Rules};
+use rat_engine::appraisal::{Appraisal, Appraised, Reference, Rules};
 use rat_engine::crypto::VerifyingKey;
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::ima::judge::Judge;
@@ -14,6 +14,7 @@ use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::tpm::attributes::check_attestation_key;
 use rat_engine::tpm::{PcrSelection, Public};
+use rat_engine::verdict::Finding;
 
 use crate::measured::{self, Measured};
 use crate::oracle;
@@ -287,23 +288,7 @@ impl Expectation {
                 report = appraisal.ima_finished(appraiser.finish());
             }
         }
-        let appraised = appraisal.conclude();
-        Judged {
-            verdict: appraised.verdict.as_str(),
-            codes: appraised
-                .findings
-                .iter()
-                .map(|finding| finding.code.as_str())
-                .collect(),
-            warnings: appraised
-                .warnings
-                .iter()
-                .map(|finding| finding.code.as_str())
-                .collect(),
-            findings: appraised.findings,
-            report,
-            ima: appraised.ima,
-        }
+        Judged::new(appraisal.conclude(), report)
     }
 }
 
@@ -317,7 +302,7 @@ pub struct Judged {
     /// Codes of what a stricter rule would not accept.
     pub warnings: Vec<&'static str>,
     /// What failed.
-    pub findings: Vec<rat_engine::verdict::Finding>,
+    pub findings: Vec<Finding>,
     /// Counts of the measurement list.
     pub report: Option<ImaReport>,
     /// State to continue from.
@@ -325,6 +310,23 @@ pub struct Judged {
 }
 
 impl Judged {
+    fn new(appraised: Appraised<'_>, report: Option<ImaReport>) -> Self {
+        let codes = |findings: &[Finding]| {
+            findings
+                .iter()
+                .map(|finding| finding.code.as_str())
+                .collect()
+        };
+        Self {
+            verdict: appraised.verdict.as_str(),
+            codes: codes(&appraised.findings),
+            warnings: codes(&appraised.warnings),
+            findings: appraised.findings,
+            report,
+            ima: appraised.ima,
+        }
+    }
+
     fn refused(code: &'static str) -> Self {
         Self {
             verdict: "untrusted",
