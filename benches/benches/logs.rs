@@ -62,7 +62,7 @@ fn ima(criterion: &mut Criterion) {
         let machine = machine(distinct);
         let quoted = quoted(&machine);
         let policy = RuntimePolicy::parse(machine.policy().as_bytes()).unwrap();
-        let judge = Judge::new(&policy, false).unwrap();
+        let judge = Judge::new(policy.into(), false).unwrap();
         let lists = [
             ("binary", LogFormat::Binary, measured::binary(&machine.list)),
             ("ascii", LogFormat::Ascii, measured::ascii(&machine.list)),

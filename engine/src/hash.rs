@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 /// A hash algorithm that we compute: of a PCR bank, a signature or a log.
 ///
 /// Source: TCG Algorithm Registry, `TPM_ALG_ID`; names as the kernel and Keylime write them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HashAlg {
     /// `TPM_ALG_SHA1`; refused as a signature hash or bank unless the caller allows it.
     Sha1,
@@ -181,6 +182,20 @@ impl Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.alg, self.to_hex())
+    }
+}
+
+/// The algorithm, then exactly the digest's bytes.
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.alg, serde_bytes::Bytes::new(self.as_bytes())).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (alg, bytes) = <(HashAlg, serde_bytes::ByteBuf)>::deserialize(deserializer)?;
+        Self::new(alg, &bytes).map_err(serde::de::Error::custom)
     }
 }
 

@@ -13,11 +13,16 @@
 //! 5. [`ima`] replays the kernel's measurement list;
 //! 6. [`policy`] judges what the logs say;
 //! 7. [`appraisal`] runs the stages over one submission and gives the [`verdict`].
+//!
+//! [`evidence`] is what is asked of a machine and what it answers; [`shard`] remembers machines
+//! between two answers.
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
+pub mod agent_id;
 pub mod appraisal;
 mod bytes;
 pub mod crypto;
+pub mod evidence;
 mod fault;
 pub mod hash;
 pub mod ima;
@@ -27,6 +32,8 @@ pub mod pcr;
 pub mod pcr_policy;
 pub mod policy;
 pub mod quote;
+pub mod shard;
+pub mod time;
 pub mod tpm;
 pub mod uefi;
 pub mod verdict;

@@ -36,6 +36,9 @@ macro_rules! limits {
 }
 
 limits! {
+    // Names
+    AGENT_ID_BYTES_MAX = 80, "bytes",
+        "An id stands in routes, certificates and metrics' logs; a UUID has 36.";
     // TPM structures
     ATTEST_BYTES_MAX = 1024, "bytes",
         "TPMS_ATTEST is a few hundred bytes even with four banks (TPM 2.0 Part 2, 10.12.12).";

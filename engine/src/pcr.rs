@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::hash::{Digest, HashAlg};
 use crate::limits;
 
 /// The index of a PCR, 0 to 23.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PcrIndex(u8);
 
 impl PcrIndex {
@@ -30,6 +32,13 @@ impl PcrIndex {
     /// Source: TCG PC Client Platform TPM Profile, 4.6 "PCR attributes".
     pub const fn is_resettable(self) -> bool {
         matches!(self.0, 16 | 23)
+    }
+}
+
+impl<'de> Deserialize<'de> for PcrIndex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let index = u8::deserialize(deserializer)?;
+        Self::new(index.into()).ok_or_else(|| serde::de::Error::custom("no such PCR"))
     }
 }
 
@@ -157,6 +166,25 @@ impl fmt::Debug for PcrSet {
 /// Values are whatever the sender says until they are compared with a quote's `pcrDigest`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PcrValues(BTreeMap<(HashAlg, PcrIndex), Digest>);
+
+/// A list of index and value.
+impl Serialize for PcrValues {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|((_, pcr), value)| (pcr, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for PcrValues {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut values = Self::new();
+        for (pcr, value) in Vec::<(PcrIndex, Digest)>::deserialize(deserializer)? {
+            if !values.insert(pcr, value) {
+                return Err(serde::de::Error::custom("a PCR twice in one bank"));
+            }
+        }
+        Ok(values)
+    }
+}
 
 impl PcrValues {
     /// No values.

@@ -4,6 +4,8 @@
 //! [`Machine`]), after it (on the [`Submission`]), or in what it is held against
 //! ([`Expectation`]).
 
+use std::sync::Arc;
+
 use rat_engine::appraisal::{Appraisal, Appraised, Reference, Rules};
 use rat_engine::crypto::VerifyingKey;
 use rat_engine::hash::{Digest, HashAlg};
@@ -245,9 +247,9 @@ impl Expectation {
             Some(Ok(policy)) => Some(policy),
             Some(Err(_)) => return Judged::refused("policy.malformed"),
         };
-        let judge = runtime
-            .as_ref()
-            .map(|policy| Judge::new(policy, self.require_valid_ima_sig).unwrap());
+        let judge = runtime.as_ref().map(|policy| {
+            Judge::new(Arc::new(policy.clone()), self.require_valid_ima_sig).unwrap()
+        });
         let pcr_policy = self
             .pcr_policy
             .as_ref()

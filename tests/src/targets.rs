@@ -294,7 +294,7 @@ pub fn runtime_policy(data: &[u8]) {
         let _ = policy.lookup_keyring(path, b"sha256", &[0; 32]);
         let _ = policy.ignores_keyring(path);
     }
-    let _ = Judge::new(&parsed, false);
+    let _ = Judge::new(parsed.clone().into(), false);
     let _ = lint(&parsed);
     let again = RuntimePolicy::parse(data);
     assert!(again.is_ok_and(|again| again.compiled().digest() == policy.digest()));
@@ -487,7 +487,7 @@ fn is_trusted(genuine: &Genuine, [quote, signature, values, log, nonce]: &[Vec<u
     let Ok(values) = parse_pcr_json(values) else {
         return false;
     };
-    let Ok(judge) = Judge::new(&genuine.policy, false) else {
+    let Ok(judge) = Judge::new(genuine.policy.clone().into(), false) else {
         return false;
     };
     let reference = Reference {

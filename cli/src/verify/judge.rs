@@ -1,5 +1,7 @@
 //! Drives the engine over one submission.
 
+use std::sync::Arc;
+
 use rat_engine::appraisal::{Appraisal, Reference, Rules};
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::judge::Judge;
@@ -41,7 +43,7 @@ pub(super) fn judge(
     };
     let judge = match (&files.policy, &options.policy) {
         (Some(policy), Some(path)) => Some(
-            Judge::new(policy, options.require_valid_ima_sig)
+            Judge::new(Arc::new(policy.clone()), options.require_valid_ima_sig)
                 .map_err(|error| InputError::new("--policy", path, &error))?,
         ),
         _ => None,

@@ -449,7 +449,7 @@ impl<'r> Appraisal<'r> {
 }
 
 /// A list that continues entries which did not pass under the policy that judges now. (L07)
-fn not_passed_before(start: &Start, judge: Option<&Judge<'_>>) -> Option<ImaError> {
+fn not_passed_before(start: &Start, judge: Option<&Judge>) -> Option<ImaError> {
     let policy = judge?.policy().compiled().digest();
     match start {
         Start::Continue {

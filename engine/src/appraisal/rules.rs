@@ -47,5 +47,5 @@ pub struct Reference<'r> {
     /// quoted and, above 9, occur in the log.
     pub boot_pcrs: Option<PcrSet>,
     /// The runtime policy.
-    pub judge: Option<&'r Judge<'r>>,
+    pub judge: Option<&'r Judge>,
 }

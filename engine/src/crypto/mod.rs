@@ -13,7 +13,7 @@ mod roca;
 mod rsa;
 mod signature;
 
-pub use digest::{Hasher, constant_time_eq, digest, extend};
+pub use digest::{Hasher, constant_time_eq, digest, extend, hmac_sha256};
 pub use key::{Curve, KeyError, KeyMaterial, VerifyingKey};
 pub use prehash::{FileKey, FileSignatureError};
 pub use roca::has_roca_fingerprint;

@@ -156,7 +156,7 @@ struct Appraisal<'p> {
     start: Start,
     first_position: u64,
     boot: BootAggregates,
-    judge: Option<&'p Judge<'p>>,
+    judge: Option<&'p Judge>,
     learned: LearnedKeys,
     exclude_steps: StepBudget,
     boot_aggregate: Option<Result<Evidence, BootAggregateFault>>,
@@ -183,7 +183,7 @@ impl<'p> ImaAppraiser<'p> {
         options: ImaOptions,
         start: Start,
         boot: BootAggregates,
-        judge: Option<&'p Judge<'p>>,
+        judge: Option<&'p Judge>,
     ) -> Result<Self, ImaError> {
         let committed = match &start {
             Start::Continue { committed, .. } => Some(committed),

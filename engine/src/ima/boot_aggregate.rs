@@ -5,6 +5,7 @@
 //!
 //! Source: Linux `security/integrity/ima/ima_crypto.c`, `ima_calc_boot_aggregate_tfm`.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::template::{DigestOf, MeasuredDigest};
@@ -14,7 +15,7 @@ use crate::hash::{Digest, HashAlg};
 use crate::pcr::{PcrSet, PcrValues};
 
 /// Which PCRs an aggregate covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// PCR 0-7: every SHA-1 aggregate, and all aggregates of kernels before 5.8.
     Pcr0To7,

@@ -1,5 +1,7 @@
 //! Measurement lists as they arrive: in pieces of any size, in constant memory.
 
+use serde::{Deserialize, Serialize};
+
 use super::ascii::{self, Scratch};
 use super::binary;
 use super::{Entry, EntryFault};
@@ -8,7 +10,7 @@ use crate::limits;
 use crate::malformed::{Fault, Malformed};
 
 /// The two forms in which the kernel shows its measurement list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LogFormat {
     /// `ascii_runtime_measurements`.
     Ascii,

@@ -3,6 +3,8 @@
 //! Source: Keylime 7.14 `keylime/ima/ima.py`, whose order of rules this keeps, and the deviations
 //! that `docs/verdicts.md` names.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::keyring::{LearnedKeys, VerificationKeys, is_signed};
@@ -16,8 +18,8 @@ use crate::policy::{CompiledPolicy, Exclusion, PathRule, RuntimePolicy};
 
 /// A policy with its keys loaded, ready to judge events.
 #[derive(Debug, Clone)]
-pub struct Judge<'p> {
-    policy: &'p RuntimePolicy,
+pub struct Judge {
+    policy: Arc<RuntimePolicy>,
     keys: VerificationKeys,
     require_valid_ima_sig: bool,
 }
@@ -104,7 +106,7 @@ pub fn check_form(event: &Event<'_>) -> Result<(), Denial> {
     Ok(())
 }
 
-impl<'p> Judge<'p> {
+impl Judge {
     /// A judge under this policy.
     ///
     /// With `require_valid_ima_sig`, a file whose well-formed signature does not verify is refused
@@ -113,7 +115,7 @@ impl<'p> Judge<'p> {
     /// # Errors
     /// [`VerificationKeyError`] for the first key of the policy that cannot be used.
     pub fn new(
-        policy: &'p RuntimePolicy,
+        policy: Arc<RuntimePolicy>,
         require_valid_ima_sig: bool,
     ) -> Result<Self, VerificationKeyError> {
         let keys = policy.compiled().verification_keys();
@@ -128,11 +130,11 @@ impl<'p> Judge<'p> {
     }
 
     /// The policy.
-    pub const fn policy(&self) -> &'p RuntimePolicy {
-        self.policy
+    pub fn policy(&self) -> &RuntimePolicy {
+        &self.policy
     }
 
-    fn rules(&self) -> &'p CompiledPolicy {
+    fn rules(&self) -> &CompiledPolicy {
         self.policy.compiled()
     }
 

@@ -1,5 +1,7 @@
 //! Extending entries into running PCR values until they equal the quoted ones.
 
+use serde::{Deserialize, Serialize};
+
 use super::Entry;
 use super::error::ImaError;
 use crate::crypto;
@@ -11,7 +13,7 @@ use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 ///
 /// Which of the two a machine does is declared for it; it is never found out by trying.
 /// Source: Linux 5.8, "ima: Calculate and extend PCR with digests in ima_template_entry".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum BankScheme {
     /// Each bank gets the template data's hash in the bank's own algorithm.
     #[default]
@@ -51,7 +53,7 @@ fn padded(bank: HashAlg, sha1: &Digest) -> Digest {
 }
 
 /// How far a machine's list was proven in this boot: the state between two attestations.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     position: u64,
     running: Vec<(PcrIndex, Digest)>,

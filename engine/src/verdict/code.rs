@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Whose doing a code may be taken for.
 ///
 /// Only the last two may change what is recorded of an agent; anybody can cause the first.
@@ -95,6 +97,32 @@ codes! {
         "The signature is not the attestation key's over this quote."
         "Check that key and quote belong together; otherwise treat the quote as forged.";
 
+    QuoteStale "quote.stale" Sender
+        "The evidence answers no open challenge: it came after the deadline, or the server restarted."
+        "Wait for the next challenge; if it recurs, allow more time for slow links.";
+    QuoteNonceConsumed "quote.nonce_consumed" Sender
+        "The challenge was answered before; evidence counts once."
+        "Nothing, if it was a resend. Otherwise somebody replays evidence.";
+    QuoteSignerMismatch "quote.signer_mismatch" Sender
+        "The evidence answers a challenge that was made for another agent."
+        "Look for the machine that sends other machines' evidence.";
+    QuoteChannelMismatch "quote.channel_mismatch" Sender
+        "The quote is bound to another connection than the one it came over."
+        "Look for somebody who relays evidence between connections.";
+
+    TimeRollback "time.rollback" Agent
+        "The TPM's clock or one of its boot counters went back."
+        "Look for a restored snapshot of a virtual machine; enrol again if its TPM was replaced.";
+    TimeResetWithoutReboot "time.reset_without_reboot" Agent
+        "The TPM was reset while the machine kept running, so its PCRs can be filled again."
+        "Treat the machine as compromised until it was rebooted and inspected.";
+    IdentityCloneSuspected "identity.clone_suspected" Agent
+        "Two machines seem to answer with the same attestation key."
+        "Find the clone; a virtual TPM must never be copied together with a disk.";
+    PathNotEnrolled "path.not_enrolled" Sender
+        "The agent is enrolled by another path than the one its evidence came by."
+        "Use the path that it was enrolled for, or have an operator change it.";
+
     PcrMalformed "pcr.malformed" Sender
         "The PCR values cannot be read."
         "Send them as JSON by bank and index, or as the file that tpm2_quote writes.";
@@ -119,6 +147,9 @@ codes! {
     PcrBankUnextended "pcr.bank_unextended" Agent
         "Firmware left PCR 0-7 of the quoted bank at reset values, so software can fill them (CVE-2021-42299)."
         "Enable the bank in the firmware's setup, or quote one that it extends.";
+    PcrBootChanged "pcr.boot_changed" Agent
+        "A boot PCR has another value than earlier in the same boot."
+        "Nothing measures into boot PCRs once the system runs: investigate the machine.";
     PcrBootNotQuoted "pcr.boot_not_quoted" Agent
         "IMA was quoted without PCR 0-9, so nothing ties the list to this boot."
         "Quote PCR 0-9 together with PCR 10.";
@@ -187,6 +218,9 @@ codes! {
     ImaBootAggregateUnverifiable "ima.boot_aggregate_unverifiable" Channel
         "PCR 0-9 of boot_aggregate's bank were neither quoted nor replayed."
         "Quote PCR 0-9 of that bank, send the boot log, or list the aggregate in the policy.";
+    ImaNoProgress "ima.no_progress" Agent
+        "Entries stay beyond the cut, quote after quote."
+        "Quote first, then read the list; if that is so, the TPM does not get what the kernel logs.";
     ImaLogMissing "ima.log_missing" Channel
         "There is a runtime policy and no measurement list to judge."
         "Send the list; check that IMA is enabled.";
@@ -239,6 +273,19 @@ impl Code {
     /// The code with this text.
     pub fn from_text(text: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_text(&text).ok_or_else(|| serde::de::Error::custom("unknown verdict code"))
     }
 }
 

@@ -103,7 +103,10 @@ mod tests {
             let text = code.as_str();
             let (stage, fault) = text.split_once('.').unwrap();
             assert!(
-                ["ak", "quote", "pcr", "uefi", "ima", "policy"].contains(&stage),
+                [
+                    "ak", "quote", "time", "identity", "path", "pcr", "uefi", "ima", "policy"
+                ]
+                .contains(&stage),
                 "{text}"
             );
             let word = |c: char| c.is_ascii_lowercase() || c == '_';

@@ -1,0 +1,1 @@
+//! rat-agent: enrols a machine, quotes its TPM, answers challenges.

@@ -1,0 +1,3 @@
+//! rat-agent: enrols a machine, quotes its TPM, answers challenges.
+
+fn main() {}

@@ -1,0 +1,127 @@
+//! Challenges, and what ties a quote to one challenge, channel and machine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent_id::AgentId;
+use crate::crypto::Hasher;
+use crate::hash::HashAlg;
+use crate::tpm::PcrSelection;
+
+/// Where nonces and ids come from: the operating system in the server, a seed in simulations.
+pub trait NonceSource {
+    /// Fills `bytes` with random bytes.
+    ///
+    /// # Errors
+    /// `None` when there are none to be had: then there is no challenge.
+    fn fill(&mut self, bytes: &mut [u8]) -> Option<()>;
+}
+
+/// What makes a quote fresh: 32 random bytes, used once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Nonce(pub [u8; 32]);
+
+/// Names one challenge; random, so that it says nothing about others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChallengeId(pub [u8; 16]);
+
+/// What a machine is asked to prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Challenge {
+    /// Its name.
+    pub id: ChallengeId,
+    /// The nonce.
+    pub nonce: Nonce,
+    /// PCRs to quote; never empty.
+    pub selection: PcrSelection,
+    /// The first entry of the measurement list to send; `None` when the list is not asked for.
+    pub ima_from_entry: Option<u64>,
+    /// Whether to send the boot log.
+    pub boot_log: bool,
+    /// Milliseconds from the challenge's arrival in which evidence is taken.
+    pub deadline_ms: u32,
+}
+
+/// What a quote is tied to beside the nonce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// 32 bytes that both ends of this TLS session export, and nobody else can.
+    Channel([u8; 32]),
+    /// SHA-256 of the public key of the relay that the agent's record names.
+    Relay([u8; 32]),
+}
+
+impl Binding {
+    const fn mode(&self) -> u8 {
+        match self {
+            Self::Channel(_) => 1,
+            Self::Relay(_) => 2,
+        }
+    }
+
+    /// The 32 bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        match self {
+            Self::Channel(bytes) | Self::Relay(bytes) => bytes,
+        }
+    }
+}
+
+impl Challenge {
+    /// SHA-256 over every field, each of fixed length or preceded by its count.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = Hasher::new(HashAlg::Sha256);
+        hasher.update(b"ratd challenge v1\0");
+        hasher.update(&self.id.0);
+        hasher.update(&self.nonce.0);
+        let count = u8::try_from(self.selection.banks().count()).unwrap_or(u8::MAX);
+        hasher.update(&[count]);
+        for (bank, pcrs) in self.selection.banks() {
+            hasher.update(&bank.tpm_id().to_be_bytes());
+            hasher.update(&pcrs.bits().to_be_bytes());
+        }
+        hasher.update(&[u8::from(self.ima_from_entry.is_some())]);
+        hasher.update(&self.ima_from_entry.unwrap_or(0).to_be_bytes());
+        hasher.update(&[u8::from(self.boot_log)]);
+        hasher.update(&self.deadline_ms.to_be_bytes());
+        array(hasher)
+    }
+}
+
+/// The qualifying data of a quote: what the TPM signs as `extraData`.
+///
+/// SHA-256 over a domain label, the mode, and the length-prefixed nonce, challenge id, binding,
+/// AK name, agent id and challenge digest. No two splits of these fields give the same bytes, and
+/// the modes never meet. (Q15)
+///
+/// # Security
+/// Both ends compute it from what they see themselves. Evidence relayed over another TLS session,
+/// made for another agent, by another key or for another challenge has another value. (Q13)
+pub fn qualifying_data(
+    challenge: &Challenge,
+    binding: &Binding,
+    ak_name: &[u8],
+    agent: &AgentId,
+) -> [u8; 32] {
+    let mut hasher = Hasher::new(HashAlg::Sha256);
+    hasher.update(b"ratd quote v1\0");
+    hasher.update(&[binding.mode()]);
+    let digest = challenge.digest();
+    let fields: [&[u8]; 6] = [
+        &challenge.nonce.0,
+        &challenge.id.0,
+        binding.bytes(),
+        ak_name,
+        agent.as_str().as_bytes(),
+        &digest,
+    ];
+    for field in fields {
+        hasher.update(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hasher.update(field);
+    }
+    array(hasher)
+}
+
+fn array(hasher: Hasher) -> [u8; 32] {
+    // SHA-256 has 32 bytes; the zeros are never reached.
+    hasher.finish().as_bytes().try_into().unwrap_or([0; 32])
+}

@@ -1,0 +1,217 @@
+//! The conversation with one agent, without a wire format.
+
+use std::fmt;
+
+use super::{Binding, Challenge, ChallengeId};
+use crate::agent_id::AgentId;
+use crate::hash::HashAlg;
+use crate::ima::LogFormat;
+use crate::pcr::PcrValues;
+use crate::shard::EffectiveStatus;
+use crate::verdict::Code;
+
+/// One connection of one agent, numbered by whoever accepted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// What an agent says of itself when it connects.
+///
+/// # Security
+/// `agent` and `client_key_sha256` are authenticated by the client certificate; the rest are
+/// hints that save a round trip, and decide nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The machine, as its client certificate names it.
+    pub agent: AgentId,
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo.
+    pub client_key_sha256: [u8; 32],
+    /// The formats in which it can send the measurement list.
+    pub log_formats: Vec<LogFormat>,
+    /// The PCR banks that its TPM has.
+    pub banks: Vec<HashAlg>,
+    /// The TPM's resetCount.
+    pub reset_count: u32,
+    /// The TPM's restartCount.
+    pub restart_count: u32,
+    /// Entries in the measurement list.
+    pub entry_count: u64,
+    /// SHA-256 of the key of the relay through which it came; `None` when it came directly.
+    pub relay_key_sha256: Option<[u8; 32]>,
+}
+
+/// Why an agent is sent away. Stable text; an agent decides by `retry` and the delay beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Queues are full, or connections arrive faster than they are admitted.
+    Busy,
+    /// The server is stopping.
+    Draining,
+    /// The id has no record here, or no longer.
+    UnknownAgent,
+    /// The record names another client key: an older enrolment, or not this machine's certificate.
+    CertificateNotCurrent,
+    /// The id is enrolled on another path, or through another relay. (S15, Q16)
+    PathNotEnrolled,
+    /// A newer connection of the same agent took over.
+    Superseded,
+    /// A frame or log was not what the protocol allows.
+    Protocol,
+    /// An answer took too long.
+    Timeout,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Busy,
+        Self::Draining,
+        Self::UnknownAgent,
+        Self::CertificateNotCurrent,
+        Self::PathNotEnrolled,
+        Self::Superseded,
+        Self::Protocol,
+        Self::Timeout,
+    ];
+
+    /// The stable text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "session.busy",
+            Self::Draining => "session.draining",
+            Self::UnknownAgent => "session.unknown_agent",
+            Self::CertificateNotCurrent => "session.certificate_not_current",
+            Self::PathNotEnrolled => "path.not_enrolled",
+            Self::Superseded => "session.superseded",
+            Self::Protocol => "session.protocol",
+            Self::Timeout => "session.timeout",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Evidence, as every surface hands it over: sizes and structure checked, nothing believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// The challenge that it answers.
+    pub challenge: ChallengeId,
+    /// What the quote must be bound to, as the receiving end sees it.
+    pub binding: Binding,
+    /// What the sender says it bound to; only used to name the fault when the two differ.
+    pub claimed_binding: Option<[u8; 32]>,
+    /// `TPMS_ATTEST`.
+    pub quote: Vec<u8>,
+    /// `TPMT_SIGNATURE`.
+    pub signature: Vec<u8>,
+    /// The PCR values.
+    pub pcr_values: PcrValues,
+    /// The boot log; `None` when none was sent.
+    pub boot_log: Option<Vec<u8>>,
+    /// The measurement list; `None` when none was sent.
+    pub ima: Option<ImaUpload>,
+}
+
+/// How a measurement list comes along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImaUpload {
+    /// Position of its first entry.
+    pub from_entry: u64,
+    /// Its format.
+    pub format: LogFormat,
+    /// Its announced length in bytes.
+    pub length: u64,
+    /// All of it, when it is short; `None` when it follows in pieces through
+    /// [`Intake::log_piece`].
+    pub whole: Option<Vec<u8>>,
+}
+
+/// What a verdict tells the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The agent's status from now on.
+    pub status: EffectiveStatus,
+    /// The first thing that failed.
+    pub code: Option<Code>,
+    /// What it is, in a sentence; bounded, printable.
+    pub detail: String,
+    /// When the next challenge is due.
+    pub next_after_ms: u32,
+}
+
+/// What the server says to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToAgent {
+    /// It is known; its next challenge comes after this delay.
+    Welcome {
+        /// Milliseconds.
+        next_after_ms: u32,
+    },
+    /// It is not served: the connection ends.
+    Refused {
+        /// Why.
+        code: Refusal,
+        /// How long to stay away, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// Prove this.
+    Challenge(Challenge),
+    /// The evidence of this challenge was taken up, or its last piece was: send one more piece.
+    More(ChallengeId),
+    /// What the evidence of this challenge led to; the verdict is durable.
+    Verdict(ChallengeId, Answer),
+}
+
+/// A connected agent, as the server speaks to it.
+pub trait Peer: Send {
+    /// Sends a message, or gives up on a peer that does not read: never blocks.
+    fn send(&self, message: ToAgent);
+}
+
+/// Queues are full; nothing was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy {
+    /// How long to wait before trying again, in milliseconds.
+    pub retry_after_ms: u32,
+}
+
+/// Where transports deliver what agents send. No method blocks.
+///
+/// Calls about one session must come in the order in which things happened.
+pub trait Intake: Send + Sync {
+    /// An agent connected. Its welcome, challenges and verdicts come through `peer`.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    fn connected(&self, session: SessionId, hello: Hello, peer: Box<dyn Peer>) -> Result<(), Busy>;
+
+    /// Evidence arrived. When its list follows in pieces, wait for [`ToAgent::More`] before each.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    fn evidence(
+        &self,
+        session: SessionId,
+        agent: &AgentId,
+        submission: Submission,
+    ) -> Result<(), Busy>;
+
+    /// A piece of the list that the evidence of this challenge announced.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    fn log_piece(
+        &self,
+        session: SessionId,
+        agent: &AgentId,
+        challenge: ChallengeId,
+        piece: Vec<u8>,
+    ) -> Result<(), Busy>;
+
+    /// The connection ended. Never refused.
+    fn disconnected(&self, session: SessionId, agent: &AgentId);
+}

@@ -1,0 +1,15 @@
+//! What is asked of a machine, and what it answers: the same for every surface.
+//!
+//! A verifier makes a [`Challenge`]; the Attester gives its TPM the [`qualifying_data`] of it and
+//! answers with a [`Submission`]. Transports turn their wire formats into these types and pass
+//! them to an [`Intake`], which answers through a [`Peer`].
+
+mod activation;
+mod binding;
+mod exchange;
+
+pub use activation::{Enrolling, activation_proof};
+pub use binding::{Binding, Challenge, ChallengeId, Nonce, NonceSource, qualifying_data};
+pub use exchange::{
+    Answer, Busy, Hello, ImaUpload, Intake, Peer, Refusal, SessionId, Submission, ToAgent,
+};

@@ -1,0 +1,90 @@
+//! What operators and enrolment say of an agent and its group.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent_id::AgentId;
+use crate::hash::{Digest, HashAlg};
+use crate::ima::Committed;
+use crate::ima::judge::Judge;
+use crate::pcr_policy::PcrPolicy;
+
+/// By which way an agent's evidence comes. One agent has one. (S15)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AgentPath {
+    /// Our agent, over QUIC.
+    Native,
+    /// Keylime's agent, polled by us.
+    KeylimePull,
+    /// Keylime's agent, which pushes.
+    KeylimePush,
+}
+
+/// What enrolment bound to an agent's id; only an operator changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// The id.
+    pub id: AgentId,
+    /// The slug of its policy group.
+    pub group: String,
+    /// How its evidence comes.
+    pub path: AgentPath,
+    /// The attestation key: `TPMT_PUBLIC`.
+    pub ak_public: Vec<u8>,
+    /// Counts the attestation keys that this id had; 1 for the first.
+    pub ak_epoch: u32,
+    /// SHA-256 of the endorsement key's SubjectPublicKeyInfo: the machine's identity.
+    pub ek_sha256: [u8; 32],
+    /// SHA-256 of the client certificate's SubjectPublicKeyInfo.
+    pub client_key_sha256: [u8; 32],
+    /// SHA-256 of the public key of the relay that it speaks through, if through one. (Q16)
+    pub relay_key_sha256: Option<[u8; 32]>,
+    /// The policy that its first covering quote makes its group's. (L08)
+    pub baseline: Option<BaselineCandidate>,
+    /// When it enrolled.
+    pub enrolled_unix_ms: u64,
+}
+
+/// A policy made from the list that an agent enrolled with, not proven yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineCandidate {
+    /// SHA-256 of the policy.
+    pub policy: Digest,
+    /// Where that list ended when it was replayed: a list that proves it passes through here.
+    pub covers: Committed,
+}
+
+/// A policy version, ready to judge; its text is immutable.
+#[derive(Debug, Clone)]
+pub struct PolicyRef {
+    /// Its number within the group.
+    pub version: u64,
+    /// The compiled policy. Its digest is the policy's identity.
+    pub judge: Arc<Judge>,
+}
+
+/// A policy group: what is demanded of its agents.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The slug.
+    pub slug: String,
+    /// The version that is enforced; without one nobody is trusted. (L01)
+    pub enforced: Option<PolicyRef>,
+    /// Values that quoted PCRs must have.
+    pub pcr_policy: Option<Arc<PcrPolicy>>,
+    /// The bank that quotes must cover. (P07)
+    pub bank: HashAlg,
+    /// False: detection mode, in which violations are reported and not held against the agent.
+    pub protected: bool,
+    /// True: the runtime policy is skipped.
+    pub bypass: bool,
+    /// True: every agent is reported as blocked.
+    pub block: bool,
+    /// Whether a boot must be explained by a boot log.
+    pub require_boot_log: bool,
+    /// Whether violations of the measurement list are accepted.
+    pub accept_violations: bool,
+    /// Whether a failed agent that passes again is trusted again without an operator. (S09)
+    pub auto_recover: bool,
+}

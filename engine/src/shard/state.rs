@@ -1,0 +1,178 @@
+//! What attestations have shown of an agent.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::Digest;
+use crate::ima::boot_aggregate::Form;
+use crate::ima::{BankScheme, Committed};
+use crate::pcr::PcrValues;
+use crate::verdict::Code;
+
+/// One boot of one machine: the TPM's counters. (T05)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BootEpoch {
+    /// resetCount.
+    pub reset_count: u32,
+    /// restartCount.
+    pub restart_count: u32,
+}
+
+/// The TPM's clock, as the last accepted quote had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmClock {
+    /// Milliseconds.
+    pub clock_ms: u64,
+    /// Whether the TPM vouches that it never showed a greater one; recorded, not judged. (T06)
+    pub safe: bool,
+    /// firmwareVersion.
+    pub firmware_version: u64,
+    /// When we saw it.
+    pub seen_unix_ms: u64,
+}
+
+/// What one attestation concluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum VerdictKind {
+    /// Every check passed under the enforced policy.
+    Trusted,
+    /// Every cryptographic check passed, and no policy was held against it.
+    Authentic,
+    /// Something failed or is missing.
+    Untrusted,
+}
+
+/// The newest verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastVerdict {
+    /// Its kind.
+    pub kind: VerdictKind,
+    /// The first thing that failed.
+    pub code: Option<Code>,
+    /// What it is, in a sentence.
+    pub detail: String,
+    /// SHA-256 of the policy that was held.
+    pub policy: Option<Digest>,
+    /// When its challenge was issued. (Q14)
+    pub challenged_unix_ms: u64,
+    /// When it was concluded.
+    pub at_unix_ms: u64,
+}
+
+/// Why an agent failed. It stays until an operator clears it, or the policy that it failed
+/// under changes. (S09, S16)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What failed first.
+    pub code: Code,
+    /// What it is, in a sentence.
+    pub detail: String,
+    /// Position of the first offending entry.
+    pub entry: Option<u64>,
+    /// Path of the first offending entry, as the list has it.
+    pub path: Option<Vec<u8>>,
+    /// When it failed.
+    pub at_unix_ms: u64,
+    /// The policy that it failed under, when the policy is why: a change of it clears this.
+    pub under_policy: Option<Digest>,
+}
+
+/// A key that the kernel added to a keyring, as the measurement list showed it. (I23)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLearnedKey {
+    /// The keyring.
+    pub keyring: Vec<u8>,
+    /// The key as it was measured.
+    pub measured: Vec<u8>,
+}
+
+/// Everything that is remembered between two attestations. Only committed ones change it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AgentState {
+    /// The boot epoch of the last accepted quote.
+    pub boot: Option<BootEpoch>,
+    /// Its clock.
+    pub clock: Option<TpmClock>,
+    /// How far the measurement list was proven in this epoch.
+    pub ima: Option<Committed>,
+    /// Keys learned up to there.
+    pub learned: Vec<KeptLearnedKey>,
+    /// Under which policy everything up to there passed. (L07)
+    pub passed_under: Option<Digest>,
+    /// What the kernel extends into its banks: pinned at the first full list. (I22)
+    pub scheme: BankScheme,
+    /// The form of boot_aggregate: pinned at the first full list. (I24)
+    pub boot_aggregate: Option<Form>,
+    /// The boot PCRs of this epoch. (P06)
+    pub boot_pcrs: PcrValues,
+    /// Whether a boot log explained them.
+    pub boot_log_seen: bool,
+    /// Trust ends here: when the challenge was issued, plus the longest age. (Q14, S14)
+    pub trusted_until_unix_ms: u64,
+    /// The newest verdict.
+    pub verdict: Option<LastVerdict>,
+    /// Set while the agent is failed.
+    pub failure: Option<Failure>,
+    /// Attestations concluded: the index of the newest.
+    pub attestations: u64,
+    /// Those that passed.
+    pub passed: u64,
+    /// When the newest passed.
+    pub last_passed_unix_ms: u64,
+}
+
+/// What relying parties see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EffectiveStatus {
+    /// Passed under the enforced policy, recently enough.
+    Trusted,
+    /// Genuine, in a group that does not enforce its policy. (L12)
+    TrustedUnenforced,
+    /// Genuine, without a policy; agents of the Keylime API only.
+    Authentic,
+    /// Enrolled, not attested yet.
+    Pending,
+    /// Genuine, and nothing to hold against it: its group has no policy. (L01)
+    Unverified,
+    /// Was trusted, and nothing recent shows that it still is.
+    Overdue,
+    /// Failed.
+    Untrusted,
+    /// Its group is blocked.
+    Blocked,
+}
+
+impl EffectiveStatus {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Trusted,
+        Self::TrustedUnenforced,
+        Self::Authentic,
+        Self::Pending,
+        Self::Unverified,
+        Self::Overdue,
+        Self::Untrusted,
+        Self::Blocked,
+    ];
+
+    /// The stable text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::TrustedUnenforced => "trusted_unenforced",
+            Self::Authentic => "authentic",
+            Self::Pending => "pending",
+            Self::Unverified => "unverified",
+            Self::Overdue => "overdue",
+            Self::Untrusted => "untrusted",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+impl fmt::Display for EffectiveStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

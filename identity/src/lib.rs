@@ -1,0 +1,1 @@
+//! Who may attest: EK certificate chains, credential activation, ratd's CA, agent certificates.

@@ -1,0 +1,1 @@
+//! rat-load: fleets of software keys and of simulated TPMs, for tests and demos.

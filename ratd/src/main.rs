@@ -1,0 +1,3 @@
+//! The server: configuration, wiring, signals.
+
+fn main() {}
