@@ -14,8 +14,8 @@ use rat_engine::evidence::{Binding, qualifying_data};
 use rat_engine::ima::{LearnedKeys, LearnedKeysError, LogFormat, Start};
 use rat_engine::limits;
 use rat_engine::shard::{
-    Assignment, BootEpoch, Judged, KeptEvidence, KeptLearnedKey, Overrun, Recheck, RecheckError,
-    Retention, Task, VerdictKind,
+    AgentState, Assignment, BootEpoch, Judged, KeptEvidence, KeptLearnedKey, Overrun, Recheck,
+    RecheckError, Retention, Task, VerdictKind,
 };
 use rat_tests::assignment::{
     BINDING, BOOT, agent, ak_name, answer, answer_with, assignment, challenge, codes, run, streamed,
@@ -352,7 +352,11 @@ fn kept(judged: Judged) -> (KeptEvidence, Vec<u8>) {
         at_unix_ms: 0,
         quote: parts.quote,
         signature: parts.signature,
-        pcr_values: parts.pcr_values,
+        pcr_values: parts
+            .pcr_values
+            .iter()
+            .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
+            .collect(),
         preimage: parts.preimage,
         boot_log: parts.boot_log,
         ima_entries: log.to_entry,
@@ -414,7 +418,7 @@ fn s18_kept_evidence_can_be_checked_again() {
         |kept| kept.quote[40] ^= 1,
         |kept| *kept.signature.last_mut().unwrap() ^= 1,
         |kept| kept.pcr_values[3].2[0] ^= 1,
-        |kept| kept.preimage[20] ^= 1,
+        |kept| kept.preimage[30] ^= 1,
     ];
     for edit in edits {
         let mut edited = evidence.clone();
@@ -474,23 +478,34 @@ fn learned(keys: &[SigningKey]) -> LearnedKeys {
     judged.ima.unwrap().learned
 }
 
+/// As they stand in a store.
+fn kept_keys(learned: &LearnedKeys) -> Vec<KeptLearnedKey> {
+    let mut state = AgentState::default();
+    state.keep_learned(learned);
+    state.learned
+}
+
+fn restore(kept: &[KeptLearnedKey]) -> Result<LearnedKeys, LearnedKeysError> {
+    let state = AgentState {
+        learned: kept.to_vec(),
+        ..AgentState::default()
+    };
+    state.learned_keys()
+}
+
 #[test]
 fn i23_learned_keys_are_restored_as_they_were() {
     let keys = [SigningKey::p256()];
     let learned = learned(&keys);
     assert_eq!(learned.len(), 1);
-    let kept = KeptLearnedKey::all_of(&learned);
+    let kept = kept_keys(&learned);
     assert_eq!(kept[0].keyring, b".ima");
     assert_eq!(kept[0].measured, keys[0].spki_der());
-    let restored = KeptLearnedKey::restore(&kept).unwrap();
+    let restored = restore(&kept).unwrap();
     assert_eq!(restored, learned);
     assert_eq!(restored.identity(), learned.identity());
     assert!(restored.identity().is_some());
-    // Restored keys verify like learned ones: `i23_a_restored_key_verifies`.
-    assert_eq!(
-        KeptLearnedKey::restore(&[]).unwrap(),
-        LearnedKeys::default()
-    );
+    assert_eq!(restore(&[]).unwrap(), LearnedKeys::default());
 }
 
 #[test]
@@ -504,18 +519,15 @@ fn i23_what_cannot_be_a_key_is_not_restored() {
             measured: bytes.to_vec(),
             ..good.clone()
         };
-        let restored = KeptLearnedKey::restore(&[good.clone(), bad]);
+        let restored = restore(&[good.clone(), bad]);
         assert_eq!(
             restored.unwrap_err(),
             LearnedKeysError::NotAKey { index: 1 }
         );
     }
     let many = vec![good; limits::IMA_KEYS_MAX + 1];
-    assert!(KeptLearnedKey::restore(&many[1..]).is_ok());
-    assert_eq!(
-        KeptLearnedKey::restore(&many).unwrap_err(),
-        LearnedKeysError::TooMany
-    );
+    assert!(restore(&many[1..]).is_ok());
+    assert_eq!(restore(&many).unwrap_err(), LearnedKeysError::TooMany);
 }
 
 #[test]
@@ -536,7 +548,7 @@ fn i23_a_restored_key_verifies_what_the_learned_one_does() {
     let mut first = assignment(&plain, at_first, answer(&before, &at_first, 0));
     first.judge = Some(judge.clone());
     let proven = run(first).ima.unwrap();
-    let kept = KeptLearnedKey::all_of(&proven.learned);
+    let kept = kept_keys(&proven.learned);
     let then = challenge(&machine, Some(5));
     let next = |learned| {
         let mut next = assignment(&plain, then, answer(&machine, &then, 5));
@@ -549,7 +561,7 @@ fn i23_a_restored_key_verifies_what_the_learned_one_does() {
         };
         run(next)
     };
-    let judged = next(KeptLearnedKey::restore(&kept).unwrap());
+    let judged = next(restore(&kept).unwrap());
     assert_eq!(judged.verdict, VerdictKind::Trusted, "{judged:#?}");
     is_refused(&next(LearnedKeys::default()), "ima.path_not_listed");
 }

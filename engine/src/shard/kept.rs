@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::state::{BootEpoch, KeptLearnedKey};
+use super::state::{AgentState, BootEpoch, KeptLearnedKey};
 use super::tick::KeptEvidence;
 use crate::agent_id::AgentId;
 use crate::appraisal::{Appraisal, Appraised, Reference, Rules};
@@ -28,22 +28,28 @@ impl BootEpoch {
     }
 }
 
-impl KeptLearnedKey {
-    /// Everything that was learned, in order.
-    pub fn all_of(learned: &LearnedKeys) -> Vec<Self> {
-        let kept = learned.measured().map(|(keyring, measured)| Self {
-            keyring: keyring.to_vec(),
-            measured: measured.to_vec(),
-        });
-        kept.collect()
-    }
-
-    /// The learned keys that these were kept of.
+impl AgentState {
+    /// The keys that were learned up to the proven position. (I23)
     ///
     /// # Errors
     /// [`LearnedKeysError`] when one cannot be a key: then the whole list must be judged again.
-    pub fn restore(kept: &[Self]) -> Result<LearnedKeys, LearnedKeysError> {
-        LearnedKeys::restore(kept.iter().map(|key| (&*key.keyring, &*key.measured)))
+    ///
+    /// # Cost
+    /// Parses every key.
+    pub fn learned_keys(&self) -> Result<LearnedKeys, LearnedKeysError> {
+        let kept = self.learned.iter();
+        LearnedKeys::restore(kept.map(|key| (&*key.keyring, &*key.measured)))
+    }
+
+    /// Keeps what was learned in place of what was kept before.
+    pub fn keep_learned(&mut self, learned: &LearnedKeys) {
+        let kept = learned
+            .measured()
+            .map(|(keyring, measured)| KeptLearnedKey {
+                keyring: keyring.to_vec(),
+                measured: measured.to_vec(),
+            });
+        self.learned = kept.collect();
     }
 }
 
@@ -54,8 +60,8 @@ pub struct KeptParts {
     pub quote: Vec<u8>,
     /// `TPMT_SIGNATURE`.
     pub signature: Vec<u8>,
-    /// The PCR values: bank's TPM id, index, value.
-    pub pcr_values: Vec<(u16, u8, Vec<u8>)>,
+    /// The PCR values.
+    pub pcr_values: PcrValues,
     /// The bytes whose SHA-256 is the qualifying data.
     pub preimage: Vec<u8>,
     /// The boot log, when one was sent.
@@ -67,13 +73,13 @@ impl KeptParts {
         evidence_digest(
             &self.quote,
             &self.signature,
-            &self.pcr_values,
+            &kept_values(&self.pcr_values),
             &self.preimage,
         )
     }
 }
 
-pub(super) fn kept_values(values: &PcrValues) -> Vec<(u16, u8, Vec<u8>)> {
+fn kept_values(values: &PcrValues) -> Vec<(u16, u8, Vec<u8>)> {
     let kept = |(bank, pcr, value): (HashAlg, PcrIndex, &Digest)| {
         (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec())
     };

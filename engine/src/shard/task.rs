@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::kept::{KeptParts, kept_values};
+use super::kept::KeptParts;
 use super::state::{BootEpoch, VerdictKind};
 use super::tick::KeptLog;
 use crate::agent_id::AgentId;
 use crate::appraisal::{Appraisal, Appraised, ImaState, Reference, Rules};
 use crate::crypto::VerifyingKey;
 use crate::evidence::{
-    Binding, Challenge, ImaUpload, SessionId, Submission, qualifying_data, qualifying_preimage,
+    Binding, Challenge, ChallengeId, ImaUpload, SessionId, Submission, qualifying_data,
+    qualifying_preimage,
 };
 use crate::hash::Digest;
 use crate::ima::judge::Judge;
@@ -421,7 +422,7 @@ impl List {
 
 impl Ended {
     /// What is kept of the list: its proven entries; `None` when there is no new one.
-    fn kept(self, state: &ImaState) -> (ImaReport, Option<KeptLog>) {
+    fn kept(self, state: &ImaState, upload: ChallengeId) -> (ImaReport, Option<KeptLog>) {
         let length = self.report.proven_bytes;
         let whole = self.whole.map(|mut bytes| {
             bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
@@ -432,6 +433,7 @@ impl Ended {
             to_entry: state.committed.position(),
             format: self.format,
             length,
+            upload,
             whole,
         });
         (self.report, log)
@@ -455,7 +457,7 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
     let keeps_log = !appraised.findings.iter().any(is_unterminated);
     let (report, log) = match (ended, &appraised.ima) {
         (Some(ended), Some(state)) => {
-            let (report, log) = ended.kept(state);
+            let (report, log) = ended.kept(state, challenge.id);
             (Some(report), log.filter(|_| keeps_log))
         }
         _ => (None, None),
@@ -469,7 +471,7 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
     let evidence = KeptParts {
         quote: submission.quote,
         signature: submission.signature,
-        pcr_values: kept_values(&submission.pcr_values),
+        pcr_values: submission.pcr_values,
         preimage,
         boot_log: submission.boot_log,
     };
