@@ -89,7 +89,12 @@ fn next_entry(agent: &Agent, judge: Option<&Judge>) -> u64 {
     let wanted = judge.map(|judge| judge.policy().compiled().digest());
     let is_judged = wanted.is_none() || state.passed_under == wanted;
     match &state.ima {
-        Some(committed) if is_same_boot && is_judged && agent.second_look.is_none() => {
+        Some(committed)
+            if is_same_boot
+                && is_judged
+                && agent.second_look.is_none()
+                && state.learned_keys().is_ok() =>
+        {
             committed.position()
         }
         _ => 0,

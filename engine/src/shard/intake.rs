@@ -12,7 +12,7 @@ use crate::appraisal::Rules;
 use crate::evidence::{
     Answer, Binding, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
 };
-use crate::ima::{Committed, ImaOptions, Start};
+use crate::ima::{Committed, ImaOptions, LearnedKeys, Start};
 use crate::pcr::PcrSet;
 use crate::quote::Quote;
 use crate::time::Now;
@@ -363,6 +363,7 @@ impl Shard {
             judge,
             ima: options,
             start,
+            boot: agent.state.boot,
             submission,
         };
         self.actions
@@ -402,10 +403,15 @@ fn start_of(
 }
 
 fn continued(state: &super::state::AgentState, committed: Committed) -> Start {
+    // Without the keys that it learned, a list cannot be judged from here: nothing passes.
+    let (learned, passed_under) = match state.learned_keys() {
+        Ok(learned) => (learned, state.passed_under),
+        Err(_) => (LearnedKeys::default(), None),
+    };
     Start::Continue {
         committed,
-        learned: state.learned_keys(),
-        passed_under: state.passed_under,
+        learned,
+        passed_under,
     }
 }
 

@@ -10,17 +10,18 @@ mod conclude;
 mod epoch;
 mod input;
 mod intake;
+mod kept;
 mod machine;
 mod pacing;
 mod record;
 mod settings;
 mod state;
 mod task;
-
 mod tick;
 mod wheel;
 
 pub use input::{Abandon, Action, AgentView, Event, Input, Operation};
+pub use kept::{KeptParts, Recheck, RecheckError};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};
 pub use record::{AgentPath, AgentRecord, BaselineCandidate, Group, PolicyRef};
@@ -29,5 +30,5 @@ pub use state::{
     AgentState, BootEpoch, EffectiveStatus, Failure, KeptLearnedKey, LastVerdict, TpmClock,
     VerdictKind,
 };
-pub use task::{Assignment, Judged, KeptParts, QuoteFacts};
+pub use task::{Assignment, Judged, Overrun, QuoteFacts, Task};
 pub use tick::{ChainHash, Epoch, KeptEvidence, KeptLog, Outcome, Retention, Tick};

@@ -176,12 +176,3 @@ impl fmt::Display for EffectiveStatus {
         f.write_str(self.as_str())
     }
 }
-
-impl AgentState {
-    /// stopgap
-    pub fn learned_keys(&self) -> crate::ima::LearnedKeys {
-        crate::ima::LearnedKeys::default()
-    }
-    /// stopgap
-    pub fn keep_learned(&mut self, _learned: &crate::ima::LearnedKeys) {}
-}
