@@ -324,7 +324,12 @@ impl Stage {
     }
 
     /// The truthful answer of a machine.
-    pub fn answer(&self, agent: &Enrolled, session: SessionId, challenge: &Challenge) -> Submission {
+    pub fn answer(
+        &self,
+        agent: &Enrolled,
+        session: SessionId,
+        challenge: &Challenge,
+    ) -> Submission {
         self.answer_with(agent, session, challenge, |_| {})
     }
 

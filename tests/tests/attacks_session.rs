@@ -30,7 +30,10 @@ fn trusted() -> (Stage, Enrolled, SessionId) {
     let agent = stage.enrol("machine-1", machine);
     let session = stage.connect(&agent);
     let answer = stage.attest(&agent, session);
-    assert_eq!((answer.status, answer.code), (EffectiveStatus::Trusted, None));
+    assert_eq!(
+        (answer.status, answer.code),
+        (EffectiveStatus::Trusted, None)
+    );
     stage.events.clear();
     (stage, agent, session)
 }

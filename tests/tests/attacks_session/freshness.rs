@@ -12,6 +12,7 @@ fn q01_evidence_for_another_nonce_changes_nothing() {
     let (mut stage, agent, session) = trusted();
     let old = stage.challenge(session);
     stage.pass_ms(20_000);
+    stage.sent.clear();
     let challenge = stage.challenge(session);
     let before = stage.view(&agent).state;
     let mut submission = stage.answer(&agent, session, &old);
@@ -150,9 +151,14 @@ fn q16_s15_a_relay_or_a_path_that_was_not_enrolled_is_refused() {
     let truthful = stage.answer(&agent, session, &challenge);
     assert_eq!(stage.submit(&agent, session, truthful).unwrap().code, None);
 
-    let keylime = stage.enrol_with("machine-k", Machine::valid(), AgentState::default(), |record| {
-        record.path = AgentPath::KeylimePush;
-    });
+    let keylime = stage.enrol_with(
+        "machine-k",
+        Machine::valid(),
+        AgentState::default(),
+        |record| {
+            record.path = AgentPath::KeylimePush;
+        },
+    );
     let session = stage.connect(&keylime);
     assert_eq!(stage.refusal(session), Some(Refusal::PathNotEnrolled));
 }
@@ -161,7 +167,10 @@ fn q16_s15_a_relay_or_a_path_that_was_not_enrolled_is_refused() {
 fn s13_another_client_key_or_an_unknown_id_is_refused() {
     let (mut stage, agent, session) = trusted();
     let stranger = stage.connect_with(&agent, |hello| hello.client_key_sha256 = [7; 32]);
-    assert_eq!(stage.refusal(stranger), Some(Refusal::CertificateNotCurrent));
+    assert_eq!(
+        stage.refusal(stranger),
+        Some(Refusal::CertificateNotCurrent)
+    );
     let unknown = stage.connect_with(&agent, |hello| {
         hello.agent = rat_engine::agent_id::AgentId::parse("nobody").unwrap();
     });
@@ -189,7 +198,10 @@ fn s13_junk_does_not_fail_an_agent_and_ends_its_sender() {
     unchanged(&before, &stage.view(&agent).state);
     // It may come back and be trusted.
     let session = stage.connect(&agent);
-    assert_eq!(stage.attest(&agent, session).status, EffectiveStatus::Trusted);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Trusted
+    );
 }
 
 #[test]

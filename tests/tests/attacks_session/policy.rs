@@ -77,7 +77,10 @@ fn l07_a_digest_taken_from_the_policy_is_found_in_what_ran_before() {
     stage.handle(Input::Group(Arc::new(group_of(&agent.machine))));
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
     let answer = stage.attest(&agent, session);
-    assert_eq!((answer.code, answer.status), (None, EffectiveStatus::Trusted));
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Trusted)
+    );
 }
 
 #[test]
@@ -93,7 +96,10 @@ fn l07_a_policy_change_clears_no_other_failure() {
     group.enforced = Some(policy(2, &more.policy()));
     stage.handle(Input::Group(Arc::new(group)));
     let answer = stage.attest(&agent, session);
-    assert_eq!((answer.code, answer.status), (None, EffectiveStatus::Untrusted));
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Untrusted)
+    );
 }
 
 fn baseline_stage(submitted: &Machine) -> (Stage, BaselineCandidate, rat_engine::shard::PolicyRef) {
@@ -124,13 +130,23 @@ fn l08_a_baseline_counts_when_a_quote_covers_its_list() {
     });
     let session = stage.connect(&agent);
     let answer = stage.attest(&agent, session);
-    assert_eq!((answer.code, answer.status), (None, EffectiveStatus::Unverified));
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Unverified)
+    );
     let proven = Event::BaselineProven {
         agent: agent.id.clone(),
         group: "fleet".into(),
         policy: baseline.policy,
     };
-    assert_eq!(stage.events.iter().filter(|event| **event == proven).count(), 1);
+    assert_eq!(
+        stage
+            .events
+            .iter()
+            .filter(|event| **event == proven)
+            .count(),
+        1
+    );
     let mut group = group_of(&machine);
     group.enforced = Some(candidate);
     stage.handle(Input::Group(Arc::new(group)));
@@ -141,7 +157,9 @@ fn l08_a_baseline_counts_when_a_quote_covers_its_list() {
 fn l08_a_list_that_is_not_the_submitted_one_proves_no_baseline() {
     // What was submitted names a file that the machine never ran.
     let submitted = Machine::valid().with(|machine| {
-        machine.list.push(Measured::file("/usr/bin/implant", b"implant"));
+        machine
+            .list
+            .push(Measured::file("/usr/bin/implant", b"implant"));
     });
     let (mut stage, baseline, candidate) = baseline_stage(&submitted);
     let agent = stage.enrol("machine-1", Machine::valid());
@@ -177,7 +195,10 @@ fn l12_detection_mode_reports_and_does_not_trust() {
     assert_eq!(answer.status, EffectiveStatus::TrustedUnenforced);
     // But a forgery is a forgery in every mode.
     agent.clock_ms = Some(1);
-    assert_eq!(stage.attest(&agent, session).status, EffectiveStatus::Untrusted);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Untrusted
+    );
 }
 
 #[test]
@@ -186,7 +207,10 @@ fn l12_bypass_and_block_have_statuses_of_their_own() {
     let mut group = group_of(&agent.machine);
     group.bypass = true;
     stage.handle(Input::Group(Arc::new(group.clone())));
-    assert_eq!(stage.attest(&agent, session).status, EffectiveStatus::TrustedUnenforced);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::TrustedUnenforced
+    );
     group.block = true;
     stage.handle(Input::Group(Arc::new(group)));
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Blocked);

@@ -41,7 +41,13 @@ fn s01_an_appraisal_that_never_ends_is_given_up() {
     stage.submit(&agent, session, submission);
     stage.pass_ms(600_001);
     let is_it = |event: &&Event| {
-        matches!(event, Event::Abandoned { why: Abandon::Timeout, .. })
+        matches!(
+            event,
+            Event::Abandoned {
+                why: Abandon::Timeout,
+                ..
+            }
+        )
     };
     assert_eq!(stage.events.iter().filter(is_it).count(), 1);
     // What comes after that changes nothing.
@@ -50,7 +56,10 @@ fn s01_an_appraisal_that_never_ends_is_given_up() {
     unchanged(&before, &stage.view(&agent).state);
     stage.holds_tasks = false;
     stage.sent.clear();
-    assert_eq!(stage.attest(&agent, session).status, EffectiveStatus::Trusted);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Trusted
+    );
 }
 
 #[test]
@@ -73,7 +82,10 @@ fn s03_s17_nothing_is_answered_or_shown_before_it_is_durable() {
 #[test]
 fn s17_a_commit_that_fails_did_not_happen() {
     let (mut stage, mut agent, session) = trusted();
-    agent.machine.list.push(Measured::file("/usr/bin/ls", b"ls"));
+    agent
+        .machine
+        .list
+        .push(Measured::file("/usr/bin/ls", b"ls"));
     let before = stage.view(&agent).state;
     let head = stage.shard.head();
     stage.holds_commits = true;
@@ -89,7 +101,10 @@ fn s17_a_commit_that_fails_did_not_happen() {
     let again = stage.challenge(session);
     assert_eq!(again.ima_from_entry, challenge.ima_from_entry);
     let submission = stage.answer(&agent, session, &again);
-    assert_eq!(stage.submit(&agent, session, submission).unwrap().code, None);
+    assert_eq!(
+        stage.submit(&agent, session, submission).unwrap().code,
+        None
+    );
     assert_eq!(stage.view(&agent).state.ima.unwrap().position(), 5);
 }
 
@@ -109,12 +124,24 @@ fn s09_a_failed_agent_that_passes_again_stays_failed_until_an_operator_acts() {
     agent.boot.reset_count += 1;
     let session = stage.connect(&agent);
     let answer = stage.attest(&agent, session);
-    assert_eq!((answer.code, answer.status), (None, EffectiveStatus::Untrusted));
-    assert_eq!(stage.view(&agent).state.failure.unwrap().code, Code::ImaPathNotListed);
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Untrusted)
+    );
+    assert_eq!(
+        stage.view(&agent).state.failure.unwrap().code,
+        Code::ImaPathNotListed
+    );
     let (agent_id, operation) = (agent.id.clone(), Operation::Clear);
-    stage.handle(Input::Operate { agent: agent_id, operation });
+    stage.handle(Input::Operate {
+        agent: agent_id,
+        operation,
+    });
     assert_ne!(stage.view(&agent).status, EffectiveStatus::Trusted);
-    assert_eq!(stage.attest(&agent, session).status, EffectiveStatus::Trusted);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Trusted
+    );
 }
 
 #[test]
@@ -125,7 +152,10 @@ fn s09_the_first_failure_is_the_one_that_is_kept() {
     agent.clock_ms = None;
     agent.machine.list.push(Measured::file("/tmp/x", b"x"));
     stage.attest(&agent, session);
-    assert_eq!(stage.view(&agent).state.failure.unwrap().code, Code::TimeRollback);
+    assert_eq!(
+        stage.view(&agent).state.failure.unwrap().code,
+        Code::TimeRollback
+    );
 }
 
 #[test]
@@ -134,7 +164,13 @@ fn s14_a_silent_agent_becomes_overdue_and_is_reported_once() {
     stage.disconnect(&agent, session);
     stage.pass_ms(120_000);
     let is_it = |event: &&Event| {
-        matches!(event, Event::Status { to: EffectiveStatus::Overdue, .. })
+        matches!(
+            event,
+            Event::Status {
+                to: EffectiveStatus::Overdue,
+                ..
+            }
+        )
     };
     assert_eq!(stage.events.iter().filter(is_it).count(), 1);
 }
@@ -162,7 +198,8 @@ fn q14_nothing_is_handed_out_before_it_is_due() {
     let again = stage.connect(&agent);
     let is_welcome = |(to, message): &(_, _)| {
         use rat_engine::evidence::ToAgent;
-        *to == again && matches!(message, ToAgent::Welcome { next_after_ms } if *next_after_ms <= 1_000)
+        *to == again
+            && matches!(message, ToAgent::Welcome { next_after_ms } if *next_after_ms <= 1_000)
     };
     assert!(stage.sent.iter().any(is_welcome));
     assert_eq!(stage.sent.len(), 1);

@@ -39,7 +39,10 @@ fn t02_after_a_reboot_everything_is_asked_for_again() {
     assert!(challenge.boot_log);
     let submission = stage.answer(&agent, session, &challenge);
     let answer = stage.submit(&agent, session, submission).unwrap();
-    assert_eq!((answer.status, answer.code), (EffectiveStatus::Trusted, None));
+    assert_eq!(
+        (answer.status, answer.code),
+        (EffectiveStatus::Trusted, None)
+    );
     let state = stage.view(&agent).state;
     assert_eq!(state.boot, Some(agent.boot));
     assert_eq!(state.ima.unwrap().position(), 2);
@@ -62,7 +65,10 @@ fn t02_a_reboot_that_was_not_announced_is_asked_about_again() {
     let challenge = stage.challenge(session);
     assert_eq!(challenge.ima_from_entry, Some(0));
     let submission = stage.answer(&agent, session, &challenge);
-    assert_eq!(stage.submit(&agent, session, submission).unwrap().code, None);
+    assert_eq!(
+        stage.submit(&agent, session, submission).unwrap().code,
+        None
+    );
 }
 
 #[test]
@@ -99,7 +105,10 @@ fn t05_a_restart_alone_is_a_new_epoch() {
     stage.pass_ms(2_000);
     let session = stage.connect(&agent);
     let challenge = stage.challenge(session);
-    assert_eq!((challenge.ima_from_entry, challenge.boot_log), (Some(0), true));
+    assert_eq!(
+        (challenge.ima_from_entry, challenge.boot_log),
+        (Some(0), true)
+    );
 }
 
 #[test]
@@ -107,7 +116,10 @@ fn t06_an_unsafe_clock_is_recorded_and_not_judged() {
     let (mut stage, agent, session) = trusted();
     let challenge = stage.challenge(session);
     let submission = stage.answer_with(&agent, session, &challenge, |attest| attest.safe = 0);
-    assert_eq!(stage.submit(&agent, session, submission).unwrap().code, None);
+    assert_eq!(
+        stage.submit(&agent, session, submission).unwrap().code,
+        None
+    );
     assert!(!stage.view(&agent).state.clock.unwrap().safe);
 }
 

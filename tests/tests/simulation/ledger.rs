@@ -33,11 +33,16 @@ impl Ledger {
             return false;
         }
         let (seq, head) = self.head(tick.shard);
-        assert_eq!((tick.seq, tick.before), (seq + 1, head), "ticks follow each other");
+        assert_eq!(
+            (tick.seq, tick.before),
+            (seq + 1, head),
+            "ticks follow each other"
+        );
         assert!(tick.is_chained());
         for outcome in &tick.outcomes {
             self.check(outcome);
-            self.states.insert(outcome.agent.clone(), outcome.state.clone());
+            self.states
+                .insert(outcome.agent.clone(), outcome.state.clone());
             self.outcomes.push(outcome.clone());
         }
         self.heads.insert(tick.shard, (tick.seq, tick.after));
@@ -51,13 +56,22 @@ impl Ledger {
         if old.boot == new.boot
             && let (Some(old), Some(new)) = (&old.ima, &new.ima)
         {
-            assert!(new.position() >= old.position(), "{agent}: the position went back");
+            assert!(
+                new.position() >= old.position(),
+                "{agent}: the position went back"
+            );
         }
         if let (Some(old), Some(new)) = (&old.boot, &new.boot) {
-            assert!(new.reset_count >= old.reset_count, "{agent}: the boot epoch went back");
+            assert!(
+                new.reset_count >= old.reset_count,
+                "{agent}: the boot epoch went back"
+            );
         }
         if old.failure.is_some() {
-            assert!(new.failure.is_some(), "{agent}: a failure went away by itself (S09)");
+            assert!(
+                new.failure.is_some(),
+                "{agent}: a failure went away by itself (S09)"
+            );
             assert_eq!(new.trusted_until_unix_ms, 0, "{agent}: failed and trusted");
         }
     }

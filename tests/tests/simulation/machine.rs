@@ -48,12 +48,16 @@ impl SimMachine {
     pub(crate) fn run_allowed(&mut self, nth: u64) {
         let known = [("/usr/bin/bash", "bash"), ("/usr/bin/ls", "ls")];
         let (path, content) = known[nth as usize % known.len()];
-        self.machine.list.push(Measured::file(path, content.as_bytes()));
+        self.machine
+            .list
+            .push(Measured::file(path, content.as_bytes()));
     }
 
     /// Runs a file that the policy does not list.
     pub(crate) fn run_unlisted(&mut self, now_ms: u64) {
-        self.machine.list.push(Measured::file("/tmp/implant", b"implant"));
+        self.machine
+            .list
+            .push(Measured::file("/tmp/implant", b"implant"));
         self.compromised_at_ms.get_or_insert(now_ms);
     }
 
@@ -65,7 +69,12 @@ impl SimMachine {
     }
 
     /// Its answer to a challenge over a connection with this binding.
-    pub(crate) fn answer(&self, challenge: &Challenge, binding: [u8; 32], now_ms: u64) -> Submission {
+    pub(crate) fn answer(
+        &self,
+        challenge: &Challenge,
+        binding: [u8; 32],
+        now_ms: u64,
+    ) -> Submission {
         let channel = Binding::Channel(binding);
         let nonce = qualifying_data(challenge, &channel, &self.ak_name, &self.id);
         let mut from = challenge.ima_from_entry.unwrap();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::crypto::Hasher;
-use rat_engine::evidence::{Challenge, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent};
+use rat_engine::evidence::{
+    Challenge, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
+};
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
 use rat_engine::ima::judge::Judge;
@@ -73,12 +75,35 @@ impl Faults {
 /// Something that will happen.
 #[derive(Debug)]
 enum Happening {
-    Connect { agent: AgentId },
-    Deliver { agent: AgentId, session: SessionId, message: ToAgent },
-    Evidence { agent: AgentId, session: SessionId, submission: Box<Submission>, life: u64 },
-    Judged { task: Box<Task>, life: u64 },
-    Committed { tick: Arc<Tick>, life: u64, fails: bool },
-    Answered { shard: ShardIndex, seq: u64, kept: bool, life: u64 },
+    Connect {
+        agent: AgentId,
+    },
+    Deliver {
+        agent: AgentId,
+        session: SessionId,
+        message: ToAgent,
+    },
+    Evidence {
+        agent: AgentId,
+        session: SessionId,
+        submission: Box<Submission>,
+        life: u64,
+    },
+    Judged {
+        task: Box<Task>,
+        life: u64,
+    },
+    Committed {
+        tick: Arc<Tick>,
+        life: u64,
+        fails: bool,
+    },
+    Answered {
+        shard: ShardIndex,
+        seq: u64,
+        kept: bool,
+        life: u64,
+    },
     Second,
 }
 
@@ -144,7 +169,10 @@ impl World {
     }
 
     pub(crate) fn status(&self, agent: &AgentId) -> EffectiveStatus {
-        self.shards[&agent.shard()].view(agent, self.now()).unwrap().status
+        self.shards[&agent.shard()]
+            .view(agent, self.now())
+            .unwrap()
+            .status
     }
 
     pub(crate) const fn commits(&self) -> u64 {
@@ -198,14 +226,19 @@ impl World {
 
     fn next_ms(&self) -> Option<u64> {
         let queued = self.queue.peek().map(|Reverse((at, _))| *at);
-        let timers = self.shards.values().filter_map(Shard::next_deadline_ms).min();
+        let timers = self
+            .shards
+            .values()
+            .filter_map(Shard::next_deadline_ms)
+            .min();
         queued.into_iter().chain(timers).min()
     }
 
     fn schedule(&mut self, after_ms: u64, happening: Happening) {
         self.scheduled += 1;
         self.happenings.insert(self.scheduled, happening);
-        self.queue.push(Reverse((self.now_ms + after_ms, self.scheduled)));
+        self.queue
+            .push(Reverse((self.now_ms + after_ms, self.scheduled)));
     }
 
     fn delay_ms(&mut self) -> u64 {
@@ -253,10 +286,23 @@ impl World {
         match happening {
             Happening::Second => self.second(),
             Happening::Connect { agent } => self.connect(&agent),
-            Happening::Deliver { agent, session, message } => self.deliver(&agent, session, message),
-            Happening::Evidence { agent, session, submission, life } => {
+            Happening::Deliver {
+                agent,
+                session,
+                message,
+            } => self.deliver(&agent, session, message),
+            Happening::Evidence {
+                agent,
+                session,
+                submission,
+                life,
+            } => {
                 if life == self.life {
-                    let input = Input::Evidence { session, agent: agent.clone(), submission };
+                    let input = Input::Evidence {
+                        session,
+                        agent: agent.clone(),
+                        submission,
+                    };
                     self.handle(&agent, input);
                 }
             }
@@ -274,9 +320,22 @@ impl World {
                 self.commits += u64::from(kept);
                 let (shard, seq) = (tick.shard, tick.seq);
                 let after = self.delay_ms();
-                self.schedule(after, Happening::Answered { shard, seq, kept, life });
+                self.schedule(
+                    after,
+                    Happening::Answered {
+                        shard,
+                        seq,
+                        kept,
+                        life,
+                    },
+                );
             }
-            Happening::Answered { shard, seq, kept, life } => {
+            Happening::Answered {
+                shard,
+                seq,
+                kept,
+                life,
+            } => {
                 if life == self.life
                     && let Some(shard) = self.shards.get_mut(&shard)
                 {
@@ -348,19 +407,32 @@ impl World {
         if self.random.permille(self.faults.drop) {
             self.disconnect(agent);
             let after = self.delay_ms();
-            self.schedule(after, Happening::Connect { agent: agent.clone() });
+            self.schedule(
+                after,
+                Happening::Connect {
+                    agent: agent.clone(),
+                },
+            );
             return;
         }
         match message {
             ToAgent::Challenge(challenge) => self.answer(agent, session, &challenge),
-            ToAgent::Refused { code, retry_after_ms } => {
+            ToAgent::Refused {
+                code,
+                retry_after_ms,
+            } => {
                 assert!(
                     matches!(code, Refusal::Busy | Refusal::Superseded),
                     "{agent} was refused: {code}"
                 );
                 self.sessions.remove(agent);
                 let after = u64::from(retry_after_ms);
-                self.schedule(after, Happening::Connect { agent: agent.clone() });
+                self.schedule(
+                    after,
+                    Happening::Connect {
+                        agent: agent.clone(),
+                    },
+                );
             }
             ToAgent::Welcome { .. } | ToAgent::More(_) | ToAgent::Verdict(..) => {}
         }
@@ -373,18 +445,24 @@ impl World {
         let copies = 1 + u64::from(self.random.permille(self.faults.duplicate));
         for _ in 0..copies {
             let after = self.delay_ms();
-            self.schedule(after, Happening::Evidence {
-                agent: agent.clone(),
-                session,
-                submission: submission.clone(),
-                life: self.life,
-            });
+            self.schedule(
+                after,
+                Happening::Evidence {
+                    agent: agent.clone(),
+                    session,
+                    submission: submission.clone(),
+                    life: self.life,
+                },
+            );
         }
     }
 
     fn handle(&mut self, agent: &AgentId, input: Input) {
         let now = self.now();
-        self.shards.get_mut(&agent.shard()).unwrap().handle(input, now);
+        self.shards
+            .get_mut(&agent.shard())
+            .unwrap()
+            .handle(input, now);
     }
 
     fn poll(&mut self) {
@@ -432,12 +510,25 @@ impl World {
                 assert!(self.appraised.insert(id), "a nonce was taken twice (Q02)");
                 let task = Box::new(Task::new(*assignment));
                 let after = self.delay_ms();
-                self.schedule(after, Happening::Judged { task, life: self.life });
+                self.schedule(
+                    after,
+                    Happening::Judged {
+                        task,
+                        life: self.life,
+                    },
+                );
             }
             Action::Commit(tick) => {
                 let fails = self.random.permille(self.faults.commit_fails);
                 let after = self.delay_ms();
-                self.schedule(after, Happening::Committed { tick, life: self.life, fails });
+                self.schedule(
+                    after,
+                    Happening::Committed {
+                        tick,
+                        life: self.life,
+                        fails,
+                    },
+                );
             }
             Action::Event(Event::Status { to, .. }) => {
                 self.times_untrusted += u64::from(to == EffectiveStatus::Untrusted);
@@ -462,11 +553,20 @@ impl World {
             // What is answered is durable. (S03, S05)
             let (_, issued_unix_ms) = self.challenged[id];
             let state = self.ledger.state(&agent);
-            let verdict = state.verdict.expect("a verdict was answered, and none is committed");
+            let verdict = state
+                .verdict
+                .expect("a verdict was answered, and none is committed");
             assert_eq!(verdict.challenged_unix_ms, issued_unix_ms, "{agent}");
         }
         let after = self.delay_ms();
-        self.schedule(after, Happening::Deliver { agent, session, message });
+        self.schedule(
+            after,
+            Happening::Deliver {
+                agent,
+                session,
+                message,
+            },
+        );
     }
 
     /// The invariants of the design, at every moment.
@@ -476,17 +576,27 @@ impl World {
             for view in shard.views(now) {
                 let agent = &view.record.id;
                 let machine = &self.machines[agent];
-                assert_eq!(view.state, self.ledger_or_newer(agent, &view.state), "{agent} (S17)");
+                assert_eq!(
+                    view.state,
+                    self.ledger_or_newer(agent, &view.state),
+                    "{agent} (S17)"
+                );
                 if view.status != EffectiveStatus::Trusted {
                     continue;
                 }
                 // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
                 let verdict = view.state.verdict.as_ref().unwrap();
                 let age_ms = now.unix_ms - verdict.challenged_unix_ms;
-                assert!(age_ms < self.settings.max_age_ms, "{agent}: trusted for {age_ms} ms");
+                assert!(
+                    age_ms < self.settings.max_age_ms,
+                    "{agent}: trusted for {age_ms} ms"
+                );
                 if let Some(at_ms) = machine.compromised_at_ms {
                     let since_ms = self.now_ms - at_ms;
-                    assert!(since_ms < self.settings.max_age_ms, "{agent}: {since_ms} ms unnoticed");
+                    assert!(
+                        since_ms < self.settings.max_age_ms,
+                        "{agent}: {since_ms} ms unnoticed"
+                    );
                 }
             }
         }
@@ -507,7 +617,11 @@ impl World {
                 .iter()
                 .rev()
                 .any(|outcome| outcome.agent == *agent && outcome.state == *shown);
-        if was_committed { shown.clone() } else { committed }
+        if was_committed {
+            shown.clone()
+        } else {
+            committed
+        }
     }
 }
 
