@@ -13,6 +13,8 @@
     clippy::print_stdout
 )]
 
+#[path = "simulation/durable.rs"]
+mod durable;
 #[path = "simulation/ledger.rs"]
 mod ledger;
 #[path = "simulation/machine.rs"]
@@ -26,6 +28,8 @@ use rat_engine::shard::EffectiveStatus;
 use world::{Faults, World};
 
 const SEEDS: u64 = 40;
+/// Each of these commits to a real database.
+const DURABLE_SEEDS: u64 = 4;
 
 fn seeds() -> Vec<u64> {
     match std::env::var("SIM_SEED") {
@@ -36,8 +40,11 @@ fn seeds() -> Vec<u64> {
 
 /// Runs a fleet through faults, then lets it settle.
 fn run(seed: u64, faults: Faults) -> World {
+    settle(World::new(seed, faults), seed)
+}
+
+fn settle(mut world: World, seed: u64) -> World {
     println!("SIM_SEED={seed}");
-    let mut world = World::new(seed, faults);
     world.run_ms(120_000);
     world.heal();
     world.run_ms(120_000);
@@ -66,6 +73,15 @@ fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
         commits > 1_000 && crashes > 50,
         "{commits} commits, {crashes} crashes"
     );
+}
+
+#[test]
+fn s03_s05_s18_the_real_store_says_what_the_model_says() {
+    for seed in seeds().into_iter().take(DURABLE_SEEDS as usize) {
+        let world = settle(World::durable(seed, Faults::all()), seed);
+        world.verify_chains();
+        assert!(world.commits() > 0, "seed {seed}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use rat_engine::shard::{
 };
 use rat_engine::time::Now;
 
+use crate::durable::Durable;
 use crate::ledger::Ledger;
 use crate::machine::SimMachine;
 use crate::random::Random;
@@ -121,6 +122,7 @@ pub(crate) struct World {
     shards: BTreeMap<ShardIndex, Shard>,
     pacer: Pacer,
     ledger: Ledger,
+    durable: Option<Durable>,
     /// Counts lives of the server; what an earlier life began means nothing to a later one.
     life: u64,
     crashes: u64,
@@ -133,6 +135,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
+        Self::with_store(seed, faults, None)
+    }
+
+    /// The same, with a real store that must say what the model says.
+    pub(crate) fn durable(seed: u64, faults: Faults) -> Self {
+        Self::with_store(seed, faults, Some(Durable::new()))
+    }
+
+    fn with_store(seed: u64, faults: Faults, durable: Option<Durable>) -> Self {
         let machines = (0..AGENTS).map(|nth| {
             let id = AgentId::parse(&format!("machine-{nth}")).unwrap();
             (id.clone(), SimMachine::new(id))
@@ -151,6 +162,7 @@ impl World {
             shards: BTreeMap::new(),
             pacer: Pacer::new(PacerSettings::default()),
             ledger: Ledger::default(),
+            durable,
             life: 0,
             crashes: 0,
             commits: 0,
@@ -159,6 +171,12 @@ impl World {
             challenged: HashMap::new(),
             trace: Hasher::new(HashAlg::Sha256),
         };
+        if let Some(durable) = &world.durable {
+            world
+                .machines
+                .values()
+                .for_each(|machine| durable.enrol(&record(machine)));
+        }
         world.start();
         world.schedule(1_000, Happening::Second);
         world
@@ -189,6 +207,13 @@ impl World {
 
     pub(crate) fn trace(&self) -> Vec<u8> {
         self.trace.clone().finish().as_bytes().to_vec()
+    }
+
+    pub(crate) fn verify_chains(&self) {
+        let durable = self.durable.as_ref().unwrap();
+        self.shards
+            .keys()
+            .for_each(|shard| durable.verify_chain(*shard));
     }
 
     /// Ends all faults.
@@ -249,6 +274,13 @@ impl World {
     fn start(&mut self) {
         self.life += 1;
         let epoch = self.ledger.take_ownership();
+        if let Some(durable) = &mut self.durable {
+            assert_eq!(durable.reopen(), epoch);
+            for agent in self.machines.keys() {
+                assert_eq!(durable.state(agent), self.ledger.state(agent), "{agent}");
+                assert_eq!(durable.head(agent.shard()), self.ledger.head(agent.shard()));
+            }
+        }
         let now = self.now();
         self.shards.clear();
         self.sessions.clear();
@@ -317,6 +349,10 @@ impl World {
             Happening::Committed { tick, life, fails } => {
                 // The store outlives the server: what was on its way may still arrive there.
                 let kept = !fails && self.ledger.commit(&tick);
+                if let Some(durable) = self.durable.as_ref().filter(|_| !fails) {
+                    assert_eq!(durable.commit(&tick), kept);
+                    durable.fold();
+                }
                 self.commits += u64::from(kept);
                 let (shard, seq) = (tick.shard, tick.seq);
                 let after = self.delay_ms();
@@ -638,7 +674,9 @@ fn record(machine: &SimMachine) -> AgentRecord {
         path: AgentPath::Native,
         ak_public: machine.machine.ak.public(),
         ak_epoch: 1,
-        ek_sha256: [2; 32],
+        ek_sha256: rat_tests::oracle::digest(HashAlg::Sha256, machine.id.as_str().as_bytes())
+            .try_into()
+            .unwrap(),
         client_key_sha256: [1; 32],
         relay_key_sha256: None,
         baseline: None,
