@@ -16,6 +16,7 @@ pub mod evidence;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
+pub mod sequences;
 pub mod software_tpm;
 pub mod stage;
 pub mod swtpm;
