@@ -223,9 +223,7 @@ impl EkTrust {
     ) -> Result<[u8; 32], ChainFault> {
         profile::check(certificate, key.key.material())?;
         let chain = self.anchors.verify(certificate, now_unix_ms)?;
-        for issuer in chain.iter().skip(1) {
-            profile::check_purpose(&issuer.fields()?)?;
-        }
+        chain.iter().skip(1).try_for_each(profile::check_issuer)?;
         chain
             .last()
             .map(Certificate::fingerprint)

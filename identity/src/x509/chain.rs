@@ -168,6 +168,7 @@ fn fault(code: i32) -> ChainFault {
         34 => ChainFault::CriticalExtension,
         47..=49 | 51..=53 => ChainFault::NameConstraint,
         66..=68 => ChainFault::Weak,
+        94 => ChainFault::Key,
         other => ChainFault::Other(other),
     }
 }
