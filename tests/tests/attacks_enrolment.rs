@@ -305,7 +305,7 @@ fn n03_attestation_keys_that_do_more_or_less_than_attest() {
 
 /// A modulus of 2,048 bits that is 1, a power of 65,537, modulo each prime of the fingerprint.
 fn roca_modulus() -> Vec<u8> {
-    let is_prime = |n: &u32| (2..*n).all(|divisor| n % divisor != 0);
+    let is_prime = |n: &u32| (2..*n).all(|divisor| !n.is_multiple_of(divisor));
     let mut product = BigNum::from_u32(2).unwrap();
     for prime in (3..=167).filter(is_prime) {
         product.mul_word(prime).unwrap();
