@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod assignment;
+pub mod endorsement;
 pub mod evidence;
 pub mod measured;
 pub mod measured_keys;

@@ -31,13 +31,19 @@ use rat_engine::verdict::Verdict;
 
 use crate::vectors;
 
+mod enrolment;
+pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
+
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 16] = [
+pub const ALL: [(&str, Target); 19] = [
+    ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
+    ("certificate_request", certificate_request),
+    ("ek_certificate", ek_certificate),
     ("exclude_pattern", exclude_pattern),
     ("file_signature", file_signature),
     ("ima_ascii", ima_ascii),
