@@ -11,7 +11,9 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod crash;
 pub mod evidence;
+pub mod fleet;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
