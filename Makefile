@@ -8,8 +8,11 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 # How long `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 10
+# How often `make crash` kills the store.
+CRASH_ROUNDS ?= 1000
 
 .PHONY: help setup demo offline test lint bench fuzz clean
+.PHONY: help setup demo test crash lint bench fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -30,6 +33,11 @@ test: ## all tests, documentation examples included
 	@scripts/setup build test
 	cargo test --locked --workspace --doc --quiet
 	cargo nextest run --locked --workspace --no-fail-fast
+
+crash: export CRASH_ROUNDS := $(CRASH_ROUNDS)
+crash: ## kill -9 a process that commits verdicts, and look for lost ones (CRASH_ROUNDS=1000)
+	@scripts/setup build test
+	cargo test --locked --package rat-tests --test crash -- --nocapture
 
 lint: ## format, clippy, dependencies' licences and sources, documentation links
 	@scripts/setup build lint

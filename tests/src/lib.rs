@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 pub mod assignment;
 pub mod endorsement;
+pub mod crash;
 pub mod evidence;
+pub mod fleet;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
