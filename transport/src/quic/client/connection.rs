@@ -13,7 +13,7 @@ use super::tls::Trust;
 use super::{Hello, UploadLimits, Welcome};
 use crate::limits;
 use crate::quic::Reason;
-use crate::quic::streams::{read_end, read_frame, write_last};
+use crate::quic::streams::{read_end, read_frame, write_all};
 use crate::quic::wire::{Frame, WireError};
 
 /// One connection. Say [`hello`](Self::hello) first; the server takes nothing before it.
@@ -104,9 +104,10 @@ impl Connection {
 
     /// Sends one frame on a stream of its own, and gives the one that answers.
     async fn request(&self, frame: &Frame) -> Result<Frame, ClientError> {
+        let bytes = frame.encode()?;
         let exchange = async {
             let (mut send, mut receive) = self.quic.open_bi().await.map_err(connection_error)?;
-            let written = write_last(&mut send, frame).await;
+            let written = write_all(&mut send, &bytes).await;
             // A server that refuses may answer before it has read everything.
             let answer = match (read_frame(&mut receive).await, written) {
                 (Ok(answer), _) => answer,
