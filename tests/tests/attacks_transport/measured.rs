@@ -1,5 +1,7 @@
 //! Names, units and descriptions of the metrics.
 
+use rat_tests::workspace_root;
+use rat_transport::limits;
 use rat_transport::quic::client::ClientError;
 
 use super::certificates::SERVER_NAME;
@@ -47,5 +49,40 @@ async fn every_metric_is_described_and_named_by_its_unit() {
         "attest_limit_rejections_total",
     ] {
         assert!(described.contains(&expected), "{expected} is missing");
+    }
+}
+
+/// Every string in the transport's sources that is counted as a limit.
+fn counted_limits() -> Vec<String> {
+    let mut folders = vec![workspace_root().join("transport/src")];
+    let mut counted = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let words = text.split('"').skip(1).step_by(2);
+            let is_limit = |word: &&str| {
+                let allowed = |c: char| c.is_ascii_uppercase() || c == '_';
+                word.contains('_') && word.chars().all(allowed)
+            };
+            counted.extend(words.filter(is_limit).map(str::to_owned));
+        }
+    }
+    counted
+}
+
+#[test]
+fn every_limit_is_counted_under_its_own_name() {
+    let own = limits::all();
+    let known = own.iter().chain(rat_engine::limits::ALL);
+    let known: Vec<_> = known.map(|limit| limit.name).collect();
+    let counted = counted_limits();
+    assert!(counted.len() > 15, "{counted:?}");
+    for name in counted {
+        assert!(known.contains(&name.as_str()), "no limit is called {name}");
     }
 }

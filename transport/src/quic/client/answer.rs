@@ -142,10 +142,7 @@ impl Incoming {
                 format: list.format,
                 length: list.length,
             }),
-            boot_log_bytes: match &parts.boot_log {
-                Some(log) => Some(u64::try_from(log.len()).unwrap_or(u64::MAX)),
-                None => None,
-            },
+            boot_log_bytes: parts.boot_log.as_deref().map(byte_count),
         };
         let logs = (parts.boot_log, parts.ima);
         let sending = upload.send_all(Frame::Evidence(evidence), logs);
@@ -179,8 +176,7 @@ impl Incoming {
         let Some(most) = &self.most else {
             return Ok(());
         };
-        let boot = parts.boot_log.as_ref().map_or(0, Vec::len);
-        let boot = u64::try_from(boot).unwrap_or(u64::MAX);
+        let boot = parts.boot_log.as_deref().map_or(0, byte_count);
         let list = parts.ima.as_ref().map_or(0, |list| list.length);
         for (log, bytes, max) in [
             (Log::Boot, boot, most.boot_log_bytes_max),
@@ -192,6 +188,10 @@ impl Incoming {
         }
         Ok(())
     }
+}
+
+fn byte_count(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 impl Half {
@@ -210,7 +210,7 @@ impl Half {
                 length,
                 ..
             }) => {
-                if u64::try_from(bytes.len()) != Ok(length) {
+                if byte_count(&bytes) != length {
                     return Err(ClientError::List(io::ErrorKind::InvalidInput.into()));
                 }
                 self.write(&bytes).await?;
