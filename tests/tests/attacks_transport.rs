@@ -22,6 +22,8 @@ mod frames;
 mod handshakes;
 #[path = "attacks_transport/measured.rs"]
 mod measured;
+#[path = "attacks_transport/other_servers.rs"]
+mod other_servers;
 #[path = "attacks_transport/recorder.rs"]
 mod recorder;
 #[path = "attacks_transport/renewals.rs"]

@@ -274,7 +274,7 @@ async fn s07_busy_shards_send_agents_away_with_jitter() {
         let error = connection.hello(hello(&agent)).await.unwrap_err();
         let (reason, retry_after_ms) = refused(&error);
         assert_eq!(reason, Refusal::Busy.into());
-        assert!((BUSY_MS..=BUSY_MS * 3 / 2).contains(&retry_after_ms));
+        assert!((BUSY_MS..=2 * BUSY_MS).contains(&retry_after_ms));
         let after_ms = retry_after_ms;
         assert_eq!(error.advice(), Advice::BackOff { after_ms });
         delays.insert(retry_after_ms);
@@ -403,6 +403,28 @@ async fn a_draining_server_lets_open_challenges_be_answered_and_refuses_what_is_
     assert!(
         matches!(last, Event::Disconnected(_, agent) if agent == AgentId::parse("busy").unwrap())
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s08_agents_of_a_server_that_stops_are_told_to_come_back_apart() {
+    let mut world = World::new();
+    let mut agents = Vec::new();
+    for number in 0..8 {
+        agents.push(world.agent(&format!("herd-{number}")).await);
+    }
+    let server = world.server.take().unwrap();
+    server.shutdown(Duration::from_secs(60)).await;
+    let mut delays = std::collections::BTreeSet::new();
+    for agent in &agents {
+        let error = agent.connection.next_challenge().await.unwrap_err();
+        let (reason, retry_after_ms) = refused(&error);
+        assert_eq!(reason, Refusal::Draining.into());
+        let least = limits::DRAINING_RETRY_MS;
+        assert!((least..=2 * least).contains(&retry_after_ms));
+        delays.insert(retry_after_ms);
+    }
+    assert!(delays.len() > 1, "all come back at once");
+    assert_eq!(refusals(Refusal::Draining.into()), 8.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
