@@ -11,8 +11,7 @@ FUZZ_SECONDS ?= 10
 # How often `make crash` kills the store.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help setup demo offline test lint bench fuzz clean
-.PHONY: help setup demo test crash lint bench fuzz clean
+.PHONY: help setup demo offline test crash lint bench fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
