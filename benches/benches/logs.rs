@@ -11,6 +11,7 @@
 )]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rat_engine::hash::{Digest, HashAlg};
@@ -62,7 +63,7 @@ fn ima(criterion: &mut Criterion) {
         let machine = machine(distinct);
         let quoted = quoted(&machine);
         let policy = RuntimePolicy::parse(machine.policy().as_bytes()).unwrap();
-        let judge = Judge::new(policy.into(), false).unwrap();
+        let judge = Arc::new(Judge::new(policy.into(), false).unwrap());
         let lists = [
             ("binary", LogFormat::Binary, measured::binary(&machine.list)),
             ("ascii", LogFormat::Ascii, measured::ascii(&machine.list)),
@@ -75,9 +76,14 @@ fn ima(criterion: &mut Criterion) {
                         ..ImaOptions::default()
                     };
                     let boot = BootAggregates::from_quoted(&quoted);
-                    let mut appraiser =
-                        ImaAppraiser::new(&quoted, options, Start::First, boot, Some(&judge))
-                            .unwrap();
+                    let mut appraiser = ImaAppraiser::new(
+                        &quoted,
+                        options,
+                        Start::First,
+                        boot,
+                        Some(Arc::clone(&judge)),
+                    )
+                    .unwrap();
                     for piece in list.chunks(64 * 1024) {
                         appraiser.feed(piece);
                     }

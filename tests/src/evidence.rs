@@ -244,24 +244,23 @@ impl Expectation {
             .map(|text| RuntimePolicy::parse(text.as_bytes()))
         {
             None => None,
-            Some(Ok(policy)) => Some(policy),
+            Some(Ok(policy)) => Some(Arc::new(policy)),
             Some(Err(_)) => return Judged::refused("policy.malformed"),
         };
-        let judge = runtime.as_ref().map(|policy| {
-            Judge::new(Arc::new(policy.clone()), self.require_valid_ima_sig).unwrap()
-        });
+        let judge =
+            runtime.map(|policy| Arc::new(Judge::new(policy, self.require_valid_ima_sig).unwrap()));
         let pcr_policy = self
             .pcr_policy
             .as_ref()
-            .map(|text| PcrPolicy::parse(text.as_bytes()).unwrap());
+            .map(|text| Arc::new(PcrPolicy::parse(text.as_bytes()).unwrap()));
         let reference = Reference {
-            key: &key,
+            key: key.into(),
             key_attributes: Some(check_attestation_key(&public, self.rules.allow_sha1)),
-            nonce: &self.nonce,
+            nonce: self.nonce.as_slice().into(),
             challenged: self.challenged,
-            pcr_policy: pcr_policy.as_ref(),
+            pcr_policy,
             boot_pcrs: None,
-            judge: judge.as_ref(),
+            judge,
         };
         let Submission {
             quote,
@@ -273,7 +272,7 @@ impl Expectation {
             ..
         } = submission;
         let mut appraisal =
-            Appraisal::of_quote(&reference, self.rules, quote, signature, values.clone());
+            Appraisal::of_quote(reference, self.rules, quote, signature, values.clone());
         if let Some(log) = boot_log {
             appraisal.boot_log(log);
         }
@@ -312,7 +311,7 @@ pub struct Judged {
 }
 
 impl Judged {
-    fn new(appraised: Appraised<'_>, report: Option<ImaReport>) -> Self {
+    fn new(appraised: Appraised, report: Option<ImaReport>) -> Self {
         let codes = |findings: &[Finding]| {
             findings
                 .iter()

@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod assignment;
 pub mod evidence;
 pub mod measured;
 pub mod measured_keys;

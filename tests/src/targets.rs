@@ -5,7 +5,7 @@
 //! does not.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rat_engine::appraisal::{Appraisal, Reference, Rules};
 use rat_engine::crypto::{self, FileKey, VerifyingKey};
@@ -366,9 +366,9 @@ pub fn keyring_buffer(data: &[u8]) {
 
 /// Complete evidence of a real machine, and a policy that it satisfies.
 struct Genuine {
-    key: VerifyingKey,
+    key: Arc<VerifyingKey>,
     parts: [Vec<u8>; 5],
-    policy: RuntimePolicy,
+    judge: Arc<Judge>,
 }
 
 impl Genuine {
@@ -396,8 +396,9 @@ impl Genuine {
         decoder.finish(&mut list).unwrap();
         digests.remove("boot_aggregate");
         let json = crate::evidence::policy_json(serde_json::to_value(digests).unwrap(), &[]);
+        let policy = RuntimePolicy::parse(json.as_bytes()).unwrap();
         Self {
-            key: VerifyingKey::from_pem(&file("ak.pem")).unwrap(),
+            key: VerifyingKey::from_pem(&file("ak.pem")).unwrap().into(),
             parts: [
                 file("quote.msg"),
                 file("quote.sig"),
@@ -405,7 +406,7 @@ impl Genuine {
                 log,
                 nonce,
             ],
-            policy: RuntimePolicy::parse(json.as_bytes()).unwrap(),
+            judge: Judge::new(policy.into(), false).unwrap().into(),
         }
     }
 
@@ -487,19 +488,16 @@ fn is_trusted(genuine: &Genuine, [quote, signature, values, log, nonce]: &[Vec<u
     let Ok(values) = parse_pcr_json(values) else {
         return false;
     };
-    let Ok(judge) = Judge::new(genuine.policy.clone().into(), false) else {
-        return false;
-    };
     let reference = Reference {
-        key: &genuine.key,
+        key: Arc::clone(&genuine.key),
         key_attributes: None,
-        nonce,
+        nonce: nonce.as_slice().into(),
         challenged: None,
         pcr_policy: None,
         boot_pcrs: None,
-        judge: Some(&judge),
+        judge: Some(Arc::clone(&genuine.judge)),
     };
-    let mut appraisal = Appraisal::of_quote(&reference, Rules::default(), quote, signature, values);
+    let mut appraisal = Appraisal::of_quote(reference, Rules::default(), quote, signature, values);
     if let Some(mut appraiser) = appraisal.ima(ImaOptions::default(), Start::First) {
         appraiser.feed(log);
         appraisal.ima_finished(appraiser.finish());

@@ -16,6 +16,8 @@ use rat_engine::limits::ALL;
 
 #[path = "limits/ima.rs"]
 mod ima;
+#[path = "limits/names.rs"]
+mod names;
 #[path = "limits/policy.rs"]
 mod policy;
 #[path = "limits/refused.rs"]
@@ -29,6 +31,7 @@ mod uefi;
 type Case = fn();
 
 const CASES: &[(&str, Case)] = &[
+    ("AGENT_ID_BYTES_MAX", names::agent_id_bytes),
     ("ATTEST_BYTES_MAX", tpm::attest_bytes),
     ("SIGNATURE_BYTES_MAX", tpm::signature_bytes),
     ("PUBLIC_BYTES_MAX", tpm::public_bytes),

@@ -76,16 +76,16 @@ impl Evidence {
         let pem = VerifyingKey::from_pem(quote.ak_pem.as_ref().unwrap().as_bytes()).unwrap();
         assert_eq!(key, pem);
         let reference = Reference {
-            key: &key,
+            key: key.into(),
             key_attributes: Some(check_attestation_key(&public, rules.allow_sha1)),
-            nonce: quote.nonce.as_ref().unwrap(),
+            nonce: quote.nonce.as_deref().unwrap().into(),
             challenged: None,
             pcr_policy: None,
             boot_pcrs: None,
             judge: None,
         };
         let mut appraisal = Appraisal::of_quote(
-            &reference,
+            reference,
             rules,
             &quote.message,
             &quote.signature,

@@ -206,9 +206,9 @@ fn lists_in_a_hash_that_we_do_not_compute_and_other_texts_are_refused() {
 fn judge(quote: &RecordedQuote, nonce: &[u8], allow_sha1: bool) -> Vec<&'static str> {
     let key = VerifyingKey::from_pem(quote.ak_pem.as_ref().unwrap().as_bytes()).unwrap();
     let reference = Reference {
-        key: &key,
+        key: key.into(),
         key_attributes: None,
-        nonce,
+        nonce: nonce.into(),
         challenged: None,
         pcr_policy: None,
         boot_pcrs: None,
@@ -225,7 +225,7 @@ fn judge(quote: &RecordedQuote, nonce: &[u8], allow_sha1: bool) -> Vec<&'static 
         ..
     } = quote;
     let appraised =
-        Appraisal::of_quote(&reference, rules, message, signature, values.clone()).conclude();
+        Appraisal::of_quote(reference, rules, message, signature, values.clone()).conclude();
     assert_eq!(
         appraised.verdict.as_str() == "authentic",
         appraised.findings.is_empty()

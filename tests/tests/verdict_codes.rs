@@ -55,6 +55,9 @@ fn page() -> String {
             let title = match stage {
                 "ak" => "The attestation key",
                 "quote" => "The quote",
+                "time" => "The TPM's clock",
+                "identity" => "The machine",
+                "path" => "The way that evidence came",
                 "pcr" => "PCR values",
                 "uefi" => "The boot log",
                 "ima" => "The measurement list",
@@ -110,10 +113,8 @@ fn s13_only_signed_or_authenticated_faults_are_the_agents() {
         match code.attribution() {
             // Nothing that an unauthenticated sender can cause alone.
             Attribution::Agent => {
-                assert!(
-                    !text.starts_with("quote.") && !text.starts_with("ak."),
-                    "{text}"
-                );
+                let signed = ["time.", "identity.", "pcr.", "ima."];
+                assert!(signed.iter().any(|stage| text.starts_with(stage)), "{text}");
             }
             Attribution::Sender => assert!(!text.starts_with("policy."), "{text}"),
             Attribution::Channel => {
@@ -124,6 +125,19 @@ fn s13_only_signed_or_authenticated_faults_are_the_agents() {
                 );
             }
             Attribution::Operator => assert!(text.starts_with("policy."), "{text}"),
+        }
+    }
+}
+
+/// Anybody can cause these for any agent, so none may ever count against it.
+#[test]
+fn s13_faults_of_the_conversation_are_the_senders() {
+    let conversation = ["ak.", "quote.", "path."];
+    let unfinished = [Code::ImaOffsetMismatch, Code::ImaIncomplete];
+    for code in Code::ALL {
+        let text = code.as_str();
+        if conversation.iter().any(|stage| text.starts_with(stage)) || unfinished.contains(code) {
+            assert_eq!(code.attribution(), Attribution::Sender, "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! and is an [`InputError`]. Evidence is somebody else's: what is malformed in it is a verdict.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rat_engine::crypto::{KeyError, VerifyingKey};
 use rat_engine::pcr::PcrValues;
@@ -26,8 +27,8 @@ pub(super) struct Files<'o> {
     pub(super) pcrs: Result<PcrValues, String>,
     pub(super) boot_log: Option<Vec<u8>>,
     pub(super) ima_log: Option<Input<'o>>,
-    pub(super) policy: Option<RuntimePolicy>,
-    pub(super) pcr_policy: Option<PcrPolicy>,
+    pub(super) policy: Option<Arc<RuntimePolicy>>,
+    pub(super) pcr_policy: Option<Arc<PcrPolicy>>,
 }
 
 /// The attestation key.
@@ -61,8 +62,9 @@ impl<'o> Files<'o> {
                 .transpose()?,
             policy: policy
                 .map(|path| policies::read("--policy", path))
-                .transpose()?,
-            pcr_policy: pcr_policy.map(read_pcr_policy).transpose()?,
+                .transpose()?
+                .map(Arc::new),
+            pcr_policy: pcr_policy.map(read_pcr_policy).transpose()?.map(Arc::new),
         })
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn judge(
     let files = &*files;
     let mut report = Report::of(files, options, ima_log.is_some());
     let (key, values) = match (&files.ak.key, &files.pcrs) {
-        (Ok(key), Ok(values)) => (key, values),
+        (Ok(key), Ok(values)) => (key.clone(), values.clone()),
         (key, values) => {
             let of_key = key.as_ref().err().map(|error| Reason::AkKey(*error));
             report
@@ -43,19 +43,20 @@ pub(super) fn judge(
     };
     let judge = match (&files.policy, &options.policy) {
         (Some(policy), Some(path)) => Some(
-            Judge::new(Arc::new(policy.clone()), options.require_valid_ima_sig)
+            Judge::new(Arc::clone(policy), options.require_valid_ima_sig)
+                .map(Arc::new)
                 .map_err(|error| InputError::new("--policy", path, &error))?,
         ),
         _ => None,
     };
     let reference = Reference {
-        key,
+        key: key.into(),
         key_attributes: files.ak.attributes,
-        nonce: &options.nonce.0,
+        nonce: options.nonce.0.as_slice().into(),
         challenged: None,
-        pcr_policy: files.pcr_policy.as_ref(),
+        pcr_policy: files.pcr_policy.clone(),
         boot_pcrs: options.mb_pcrs,
-        judge: judge.as_ref(),
+        judge,
     };
     let rules = Rules {
         allow_sha1: options.allow_sha1,
@@ -64,13 +65,12 @@ pub(super) fn judge(
     };
     // Too many bytes are refused again, and then judged, by the parser.
     let quote = attest_bytes(&files.quote).unwrap_or(&files.quote);
-    let mut appraisal =
-        Appraisal::of_quote(&reference, rules, quote, &files.signature, values.clone());
+    let mut appraisal = Appraisal::of_quote(reference, rules, quote, &files.signature, values);
     if let Some(log) = &files.boot_log {
         appraisal.boot_log(log);
     }
     if let Some(log) = &mut ima_log {
-        let ima_options = ima_options(options, files.policy.as_ref());
+        let ima_options = ima_options(options, files.policy.as_deref());
         report.ima.counts = stream(log, ima_options, &mut appraisal)?;
     }
     report.conclude(appraisal.conclude());
@@ -99,7 +99,7 @@ fn ima_options(options: &VerifyArguments, policy: Option<&RuntimePolicy>) -> Ima
 fn stream(
     log: &mut Input<'_>,
     options: ImaOptions,
-    appraisal: &mut Appraisal<'_>,
+    appraisal: &mut Appraisal,
 ) -> Result<Option<ImaReport>, InputError> {
     let mut buffer = vec![0; PIECE_BYTES];
     let mut filled = log.read_piece(&mut buffer)?;

@@ -4,7 +4,7 @@ use rat_engine::appraisal::Appraised;
 use rat_engine::ima::ImaReport;
 use rat_engine::ima::boot_aggregate::{Evidence, Form};
 use rat_engine::pcr::{PcrIndex, PcrSet};
-use rat_engine::quote::{Bound, Quote};
+use rat_engine::quote::BoundQuote;
 use rat_engine::tpm::Signature;
 use rat_engine::uefi::EventLog;
 use rat_engine::verdict::{Code, Finding, Reason, Verdict};
@@ -124,7 +124,7 @@ impl Report {
     }
 
     /// Takes what the engine concluded.
-    pub(super) fn conclude(&mut self, appraised: Appraised<'_>) {
+    pub(super) fn conclude(&mut self, appraised: Appraised) {
         self.verdict = appraised.verdict;
         self.findings
             .extend(appraised.findings.iter().map(Objection::new));
@@ -220,7 +220,7 @@ impl Objection {
 }
 
 impl ProvenQuote {
-    fn of(quote: &Quote<'_, Bound>) -> Self {
+    fn of(quote: &BoundQuote) -> Self {
         let banks = quote.selection().banks();
         let clock = quote.clock();
         Self {

@@ -19,9 +19,9 @@
 //! -----END PUBLIC KEY-----";
 //! let key = VerifyingKey::from_pem(pem.as_bytes())?;
 //! let reference = Reference {
-//!     key: &key,
+//!     key: key.into(),
 //!     key_attributes: None,
-//!     nonce: b"what the TPM was given",
+//!     nonce: b"what the TPM was given"[..].into(),
 //!     challenged: None,
 //!     pcr_policy: None,
 //!     boot_pcrs: None,
@@ -29,7 +29,7 @@
 //! };
 //! let quote = b"not made by a TPM";
 //! let appraisal =
-//!     Appraisal::of_quote(&reference, Rules::default(), quote, &[], PcrValues::new());
+//!     Appraisal::of_quote(reference, Rules::default(), quote, &[], PcrValues::new());
 //! let appraised = appraisal.conclude();
 //! assert!(matches!(appraised.verdict, Verdict::Untrusted));
 //! assert_eq!(appraised.findings[0].code, Code::QuoteWrongType);
@@ -51,35 +51,37 @@ use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaP
 use crate::ima::{ImaReport, LearnedKeys};
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicyProof;
-use crate::quote::{Bound, PcrRules, Quote, QuoteError, QuotedPcrs};
+use crate::quote::{BoundQuote, PcrRules, Quote, QuoteError, QuotedPcrs};
 use crate::tpm::Signature;
-use crate::uefi::{BootProof, EventLog, Replay, UefiError, UefiPcrMismatch, compare};
+use crate::uefi::{
+    BootProof, EventLog, ExplainedBoot, Replay, UefiError, UefiPcrMismatch, compare,
+};
 use crate::verdict::{Demand, Finding, Reason, Trusted, Verdict};
 
-/// An appraisal under way.
+/// An appraisal under way. It borrows nothing: it can wait for evidence that arrives in pieces,
+/// and be taken up by another thread.
 #[derive(Debug)]
-pub struct Appraisal<'r> {
-    reference: &'r Reference<'r>,
+pub struct Appraisal {
+    reference: Reference,
     rules: Rules,
     findings: Vec<Finding>,
     warnings: Vec<Finding>,
-    proven: Option<Proven<'r>>,
+    proven: Option<Proven>,
 }
 
 /// What a genuine quote opened.
 #[derive(Debug)]
-struct Proven<'r> {
-    quote: Quote<'r, Bound>,
+struct Proven {
+    quote: BoundQuote,
     pcrs: QuotedPcrs,
     pcr_policy: Option<Demand<PcrPolicyProof>>,
-    boot: Option<BootStage<'r>>,
+    boot: Option<BootStage>,
     ima: Option<ImaStage>,
 }
 
 #[derive(Debug)]
-struct BootStage<'r> {
-    proof: BootProof<'r>,
-    explained: PcrSet,
+struct BootStage {
+    explained: ExplainedBoot,
     replayed: PcrValues,
 }
 
@@ -104,7 +106,7 @@ pub struct ImaState {
 
 /// A finished appraisal.
 #[derive(Debug)]
-pub struct Appraised<'r> {
+pub struct Appraised {
     /// The conclusion.
     pub verdict: Verdict,
     /// What failed, in the order of the stages.
@@ -112,7 +114,9 @@ pub struct Appraised<'r> {
     /// What a stricter rule would not accept.
     pub warnings: Vec<Finding>,
     /// The quote, when it is genuine.
-    pub quote: Option<Quote<'r, Bound>>,
+    pub quote: Option<BoundQuote>,
+    /// The PCR values that it proves.
+    pub pcrs: Option<QuotedPcrs>,
     /// The PCRs whose quoted values the boot log explains, in every bank that is quoted with
     /// boot PCRs.
     pub boot_pcrs: Option<PcrSet>,
@@ -120,15 +124,15 @@ pub struct Appraised<'r> {
     pub ima: Option<ImaState>,
 }
 
-impl<'r> Appraisal<'r> {
+impl Appraisal {
     /// Checks the quote: form, nonce, signature, selection, PCR values, PCR policy.
     ///
     /// # Security
     /// `quote`, `signature` and `values` may be anybody's bytes.
     pub fn of_quote(
-        reference: &'r Reference<'r>,
+        reference: Reference,
         rules: Rules,
-        quote: &'r [u8],
+        quote: &[u8],
         signature: &[u8],
         values: PcrValues,
     ) -> Self {
@@ -149,8 +153,24 @@ impl<'r> Appraisal<'r> {
         appraisal
     }
 
+    /// An appraisal that this reason ends before it begins.
+    pub(crate) fn refused(reference: Reference, rules: Rules, reason: Reason) -> Self {
+        Self {
+            reference,
+            rules,
+            findings: vec![Finding::new(reason)],
+            warnings: Vec::new(),
+            proven: None,
+        }
+    }
+
+    /// The quote, when it is genuine.
+    pub fn quote(&self) -> Option<&BoundQuote> {
+        self.proven.as_ref().map(|proven| &proven.quote)
+    }
+
     /// Checks a boot log: form, order, event digests, and replay against the quoted values.
-    pub fn boot_log(&mut self, log: &'r [u8]) {
+    pub fn boot_log(&mut self, log: &[u8]) {
         let Some(proven) = &mut self.proven else {
             return;
         };
@@ -164,14 +184,14 @@ impl<'r> Appraisal<'r> {
     /// and there is nothing that a list could be compared with.
     ///
     /// Give the boot log first: it may be needed to check boot_aggregate.
-    pub fn ima(&mut self, options: ImaOptions, start: Start) -> Option<ImaAppraiser<'r>> {
+    pub fn ima(&mut self, options: ImaOptions, start: Start) -> Option<ImaAppraiser> {
         let proven = self.proven.as_ref()?;
         let quoted = proven.pcrs.values();
         let mut boot = BootAggregates::from_quoted(quoted);
         if let Some(stage) = &proven.boot {
             boot = boot.with_replayed(&stage.replayed);
         }
-        if let Some(judge) = self.reference.judge {
+        if let Some(judge) = &self.reference.judge {
             boot = boot.with_references(
                 judge
                     .policy()
@@ -184,12 +204,13 @@ impl<'r> Appraisal<'r> {
         if let Some(form) = options.boot_aggregate {
             boot = boot.pinned_to(form);
         }
-        let not_passed = not_passed_before(&start, self.reference.judge);
+        let judge = self.reference.judge.clone();
+        let not_passed = not_passed_before(&start, judge.as_deref());
         let pinned = proven.pcrs.selection().pcrs(self.rules.bank);
         let missing = PcrSet::BOOT.difference(pinned);
         // A quote without any PCR of the bank was noticed when it was checked.
         let unpinned = !pinned.is_empty() && !pinned.contains_all(options.pcrs);
-        let appraiser = ImaAppraiser::new(quoted, options, start, boot, self.reference.judge);
+        let appraiser = ImaAppraiser::new(quoted, options, start, boot, judge);
         if let Some(error) = not_passed {
             self.fail(Reason::Ima(error));
         }
@@ -252,7 +273,7 @@ impl<'r> Appraisal<'r> {
     }
 
     /// Concludes. Trusted takes every proof; whatever is missing makes it untrusted.
-    pub fn conclude(mut self) -> Appraised<'r> {
+    pub fn conclude(mut self) -> Appraised {
         if self.reference.boot_pcrs.is_some()
             && self.findings.is_empty()
             && self
@@ -262,12 +283,12 @@ impl<'r> Appraisal<'r> {
         {
             self.fail(Reason::BootLogMissing);
         }
-        if let Some(judge) = self.reference.judge {
+        if let Some(judge) = self.reference.judge.clone() {
             if judge.policy().is_empty() {
                 self.fail(Reason::PolicyEmpty);
             }
             let policy = judge.policy().compiled().digest();
-            let is_judged = |proven: &Proven<'_>| {
+            let is_judged = |proven: &Proven| {
                 let stage = proven.ima.as_ref();
                 stage.is_some_and(|stage| stage.proof.passed_under() == Some(&policy))
             };
@@ -284,6 +305,7 @@ impl<'r> Appraisal<'r> {
         } = self;
         let Some(Proven {
             quote,
+            pcrs,
             boot,
             mut ima,
             ..
@@ -294,6 +316,7 @@ impl<'r> Appraisal<'r> {
                 findings,
                 warnings,
                 quote: None,
+                pcrs: None,
                 boot_pcrs: None,
                 ima: None,
             };
@@ -306,7 +329,8 @@ impl<'r> Appraisal<'r> {
             findings,
             warnings,
             quote: Some(quote),
-            boot_pcrs: boot.map(|stage| stage.explained),
+            pcrs: Some(pcrs),
+            boot_pcrs: boot.map(|stage| stage.explained.pcrs()),
             ima: ima.map(|stage| stage.state),
         }
     }
@@ -333,14 +357,14 @@ impl<'r> Appraisal<'r> {
         if !self.findings.is_empty() {
             return Verdict::Untrusted;
         }
-        let Some(judge) = self.reference.judge else {
+        let Some(judge) = &self.reference.judge else {
             return Verdict::Authentic;
         };
         let Some(ima) = &proven.ima else {
             return Verdict::Untrusted;
         };
         let boot = match &proven.boot {
-            Some(stage) => Demand::Proven(&stage.proof),
+            Some(stage) => Demand::Proven(stage.explained),
             None => Demand::NotDemanded,
         };
         let policy = judge.policy().compiled().digest();
@@ -368,13 +392,8 @@ impl<'r> Appraisal<'r> {
         }
     }
 
-    fn prove(
-        &self,
-        quote: &'r [u8],
-        signature: &[u8],
-        values: PcrValues,
-    ) -> Result<Proven<'r>, Reason> {
-        let Reference { key, nonce, .. } = self.reference;
+    fn prove(&self, quote: &[u8], signature: &[u8], values: PcrValues) -> Result<Proven, Reason> {
+        let Reference { key, nonce, .. } = &self.reference;
         let allow_sha1 = self.rules.allow_sha1;
         let parsed = Quote::parse(quote).map_err(Reason::Quote)?;
         let signature = Signature::parse(signature)
@@ -388,7 +407,7 @@ impl<'r> Appraisal<'r> {
         };
         let pcrs = quote.prove_pcrs(values, &rules).map_err(Reason::Pcrs)?;
         Ok(Proven {
-            quote,
+            quote: quote.facts(),
             pcrs,
             pcr_policy: None,
             boot: None,
@@ -403,6 +422,7 @@ impl<'r> Appraisal<'r> {
         match self
             .reference
             .pcr_policy
+            .as_deref()
             .map(|policy| policy.check(proven.pcrs.values()))
         {
             None => proven.pcr_policy = Some(Demand::NotDemanded),
@@ -433,7 +453,8 @@ impl<'r> Appraisal<'r> {
             .for_each(|reason| self.group_rule(reason));
     }
 
-    fn fail(&mut self, reason: Reason) {
+    /// Takes a fault of the conversation that brought the evidence: there is no trust in it.
+    pub(crate) fn fail(&mut self, reason: Reason) {
         self.findings.push(Finding::new(reason));
     }
 
@@ -471,11 +492,11 @@ fn measured_boot_pcrs() -> PcrSet {
 }
 
 /// Replays every bank of the log, and compares those that are quoted.
-fn replay_boot_log<'l>(
-    log: &'l [u8],
+fn replay_boot_log(
+    log: &[u8],
     pcrs: &QuotedPcrs,
     wanted: Option<PcrSet>,
-) -> Result<BootStage<'l>, Vec<Reason>> {
+) -> Result<BootStage, Vec<Reason>> {
     let log = EventLog::parse(log).map_err(|error| vec![Reason::Uefi(error)])?;
     let mut reasons = Vec::new();
     let mut replays = Vec::new();
@@ -503,22 +524,21 @@ fn replay_boot_log<'l>(
     }
     let explained = proofs
         .iter()
-        .map(BootProof::pcrs)
-        .reduce(PcrSet::intersection);
-    match (proofs.into_iter().next(), explained) {
+        .map(BootProof::explained)
+        .reduce(ExplainedBoot::and);
+    match explained {
         _ if !reasons.is_empty() => Err(reasons),
-        (Some(proof), Some(explained)) => {
+        Some(explained) => {
             let mut replayed = PcrValues::new();
             for (_, pcr, value) in replays.iter().flat_map(|replay| replay.values().iter()) {
                 replayed.insert(pcr, *value);
             }
             Ok(BootStage {
-                proof,
                 explained,
                 replayed,
             })
         }
-        _ => Err(vec![nothing_compared(pcrs, wanted)]),
+        None => Err(vec![nothing_compared(pcrs, wanted)]),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What evidence is held against.
 
+use std::sync::Arc;
+
 use crate::crypto::VerifyingKey;
 use crate::hash::HashAlg;
 use crate::ima::judge::Judge;
@@ -31,21 +33,21 @@ impl Default for Rules {
 
 /// What is known of one machine: its key, the challenge, and the values to compare with.
 #[derive(Debug, Clone)]
-pub struct Reference<'r> {
+pub struct Reference {
     /// The attestation key.
-    pub key: &'r VerifyingKey,
+    pub key: Arc<VerifyingKey>,
     /// The outcome of checking the key's attributes; `None` when only its public part is known,
     /// as from a PEM file.
     pub key_attributes: Option<Result<(), KeyAttributeError>>,
     /// The expected `extraData`, exactly.
-    pub nonce: &'r [u8],
+    pub nonce: Box<[u8]>,
     /// The selection asked for; `None` where there was no challenge.
     pub challenged: Option<PcrSelection>,
     /// The PCR policy.
-    pub pcr_policy: Option<&'r PcrPolicy>,
+    pub pcr_policy: Option<Arc<PcrPolicy>>,
     /// The PCRs that the boot log must explain; `None` for those of PCR 0-9 and 11-15 that are
     /// quoted and, above 9, occur in the log.
     pub boot_pcrs: Option<PcrSet>,
     /// The runtime policy.
-    pub judge: Option<&'r Judge>,
+    pub judge: Option<Arc<Judge>>,
 }

@@ -54,13 +54,13 @@ impl Recorded {
         let judge = Judge::new(policy.into(), false).ok()?;
         let pcr_policy = PcrPolicy::parse(br#"{"mask": "0x0107ff"}"#).ok()?;
         let reference = Reference {
-            key: &key,
+            key: key.into(),
             key_attributes: Some(check_attestation_key(&public, false)),
-            nonce: &self.nonce,
+            nonce: self.nonce.as_slice().into(),
             challenged: None,
-            pcr_policy: Some(&pcr_policy),
+            pcr_policy: Some(pcr_policy.into()),
             boot_pcrs: None,
-            judge: Some(&judge),
+            judge: Some(judge.into()),
         };
         let rules = Rules {
             strict: true,
@@ -68,7 +68,7 @@ impl Recorded {
         };
         let values = parse_pcr_json(&self.pcrs).ok()?;
         let mut appraisal =
-            Appraisal::of_quote(&reference, rules, &self.quote, &self.signature, values);
+            Appraisal::of_quote(reference, rules, &self.quote, &self.signature, values);
         appraisal.boot_log(&self.boot);
         if let Some(mut appraiser) = appraisal.ima(ImaOptions::default(), Start::First) {
             appraiser.feed(&self.ima);

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::agent_id::AgentId;
-use crate::crypto::Hasher;
+use crate::bytes::Reader;
+use crate::crypto::{self, Hasher};
 use crate::hash::HashAlg;
+use crate::malformed::{Fault, Malformed};
 use crate::tpm::PcrSelection;
 
 /// Where nonces and ids come from: the operating system in the server, a seed in simulations.
@@ -87,6 +89,9 @@ impl Challenge {
     }
 }
 
+/// What no other hash of ours begins with.
+const QUOTE_LABEL: &[u8] = b"ratd quote v1\0";
+
 /// The qualifying data of a quote: what the TPM signs as `extraData`.
 ///
 /// SHA-256 over a domain label, the mode, and the length-prefixed nonce, challenge id, binding,
@@ -102,9 +107,19 @@ pub fn qualifying_data(
     ak_name: &[u8],
     agent: &AgentId,
 ) -> [u8; 32] {
-    let mut hasher = Hasher::new(HashAlg::Sha256);
-    hasher.update(b"ratd quote v1\0");
-    hasher.update(&[binding.mode()]);
+    preimage_digest(&qualifying_preimage(challenge, binding, ak_name, agent))
+}
+
+/// The bytes whose SHA-256 is the qualifying data: kept with evidence, so that what a quote was
+/// tied to can be shown later.
+pub fn qualifying_preimage(
+    challenge: &Challenge,
+    binding: &Binding,
+    ak_name: &[u8],
+    agent: &AgentId,
+) -> Vec<u8> {
+    let mut preimage = QUOTE_LABEL.to_vec();
+    preimage.push(binding.mode());
     let digest = challenge.digest();
     let fields: [&[u8]; 6] = [
         &challenge.nonce.0,
@@ -115,10 +130,54 @@ pub fn qualifying_data(
         &digest,
     ];
     for field in fields {
-        hasher.update(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
-        hasher.update(field);
+        preimage.extend(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        preimage.extend_from_slice(field);
     }
-    array(hasher)
+    preimage
+}
+
+/// The qualifying data that this preimage gives.
+pub fn preimage_digest(preimage: &[u8]) -> [u8; 32] {
+    let digest = crypto::digest(HashAlg::Sha256, preimage);
+    // SHA-256 has 32 bytes; the zeros are never reached.
+    digest.as_bytes().try_into().unwrap_or([0; 32])
+}
+
+/// Whom the quote of a kept preimage was made for and by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreimageParties<'a> {
+    /// The Name of the attestation key.
+    pub ak_name: &'a [u8],
+    /// The agent id.
+    pub agent: &'a [u8],
+}
+
+impl<'a> PreimageParties<'a> {
+    /// Reads exactly one preimage as [`qualifying_preimage`] makes it.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn read(preimage: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new("qualifying data", preimage);
+        let at_label = reader.clone();
+        if reader.take("label", QUOTE_LABEL.len())? != QUOTE_LABEL {
+            return Err(at_label.fault("label", Fault::Unknown { value: 0 }));
+        }
+        reader.u8("mode")?;
+        for fixed in ["nonce", "challenge id", "binding"] {
+            field(&mut reader, fixed)?;
+        }
+        let ak_name = field(&mut reader, "AK name")?;
+        let agent = field(&mut reader, "agent id")?;
+        field(&mut reader, "challenge digest")?;
+        reader.finish()?;
+        Ok(Self { ak_name, agent })
+    }
+}
+
+fn field<'a>(reader: &mut Reader<'a>, name: &'static str) -> Result<&'a [u8], Malformed> {
+    let length = reader.u32_be(name)?;
+    reader.take(name, usize::try_from(length).unwrap_or(usize::MAX))
 }
 
 fn array(hasher: Hasher) -> [u8; 32] {

@@ -9,7 +9,10 @@ mod binding;
 mod exchange;
 
 pub use activation::{Enrolling, activation_proof};
-pub use binding::{Binding, Challenge, ChallengeId, Nonce, NonceSource, qualifying_data};
+pub use binding::{
+    Binding, Challenge, ChallengeId, Nonce, NonceSource, PreimageParties, preimage_digest,
+    qualifying_data, qualifying_preimage,
+};
 pub use exchange::{
     Answer, Busy, Hello, ImaUpload, Intake, Peer, Refusal, SessionId, Submission, ToAgent,
 };

@@ -1,5 +1,7 @@
 //! One pass over a measurement list: decode, replay, judge, in constant memory.
 
+use std::sync::Arc;
+
 use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence, Form};
 use super::decoder::{Decoder, LogFormat};
 use super::error::ImaError;
@@ -90,6 +92,8 @@ pub struct Offence {
 pub struct ImaReport {
     /// Entries before the cut that were sent this time.
     pub entries: u64,
+    /// Bytes of the stream up to the end of the last of them.
+    pub proven_bytes: u64,
     /// Entries after the cut: added since the quote, neither judged nor failed.
     pub pending: u64,
     /// Whether decoding stopped in the pending part, which is not judged.
@@ -145,18 +149,20 @@ pub struct ImaOutcome {
 ///
 /// # Cost
 /// Constant memory: one incomplete entry, running values, counts and learned keys.
-pub struct ImaAppraiser<'p> {
+#[derive(Debug)]
+pub struct ImaAppraiser {
     decoder: Decoder,
-    pass: Appraisal<'p>,
+    pass: Appraisal,
 }
 
-struct Appraisal<'p> {
+#[derive(Debug)]
+struct Appraisal {
     options: ImaOptions,
     replay: Replay,
     start: Start,
     first_position: u64,
     boot: BootAggregates,
-    judge: Option<&'p Judge>,
+    judge: Option<Arc<Judge>>,
     learned: LearnedKeys,
     exclude_steps: StepBudget,
     boot_aggregate: Option<Result<Evidence, BootAggregateFault>>,
@@ -168,7 +174,7 @@ struct Appraisal<'p> {
     holds_previous: bool,
 }
 
-impl<'p> ImaAppraiser<'p> {
+impl ImaAppraiser {
     /// An appraiser of one list against quoted PCR values.
     ///
     /// Without `judge` the list is replayed and its form checked, and nothing is approved.
@@ -183,7 +189,7 @@ impl<'p> ImaAppraiser<'p> {
         options: ImaOptions,
         start: Start,
         boot: BootAggregates,
-        judge: Option<&'p Judge>,
+        judge: Option<Arc<Judge>>,
     ) -> Result<Self, ImaError> {
         let committed = match &start {
             Start::Continue { committed, .. } => Some(committed),
@@ -259,7 +265,7 @@ impl<'p> ImaAppraiser<'p> {
     }
 }
 
-impl Appraisal<'_> {
+impl Appraisal {
     fn entry(&mut self, entry: &Entry<'_>) {
         if self.replay.cut().is_some() {
             self.report.pending = self.report.pending.saturating_add(1);
@@ -286,6 +292,7 @@ impl Appraisal<'_> {
             self.holds_previous |= self.replay.is_at(previous);
         }
         self.report.entries = self.report.entries.saturating_add(1);
+        self.report.proven_bytes = entry.end_bytes;
         if entry.is_violation() {
             return self.violation(position, entry);
         }
@@ -322,7 +329,7 @@ impl Appraisal<'_> {
         if is_aggregate {
             return self.check_boot_aggregate(position, event);
         }
-        let Some(judge) = self.judge else {
+        let Some(judge) = &self.judge else {
             return Ok(());
         };
         let report = &mut self.report;
@@ -428,7 +435,10 @@ impl Appraisal<'_> {
             let fault = BootAggregateFault::NothingProven;
             return Err(ImaError::BootAggregate { entry: 0, fault });
         }
-        let policy = self.judge.map(|judge| judge.policy().compiled().digest());
+        let policy = self
+            .judge
+            .as_ref()
+            .map(|judge| judge.policy().compiled().digest());
         let passed_before = match &self.start {
             Start::Continue { passed_under, .. } => *passed_under == policy,
             _ => true,

@@ -54,6 +54,8 @@ pub(super) fn decode<'a>(line: &[u8], scratch: &'a mut Scratch) -> Result<Entry<
         template_hash,
         template,
         data: &scratch.data,
+        // The decoder knows where the line starts.
+        end_bytes: 0,
     })
 }
 

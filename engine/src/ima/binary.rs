@@ -57,6 +57,8 @@ pub(super) fn decode<'a>(
         template_hash,
         template,
         data,
+        // The decoder knows where the record starts.
+        end_bytes: 0,
     };
     Ok((entry, reader.offset()))
 }

@@ -41,11 +41,28 @@ pub struct Decoder {
     log_hash: HashAlg,
     /// The front of an entry whose end has not arrived.
     partial: Vec<u8>,
-    entries: u64,
-    offset_bytes: u64,
+    done: Done,
     limit_bytes: u64,
     scratch: Scratch,
     legacy: Vec<u8>,
+}
+
+/// What was decoded of a list.
+#[derive(Debug, Clone, Copy, Default)]
+struct Done {
+    entries: u64,
+    offset_bytes: u64,
+}
+
+impl Done {
+    /// Counts an entry of this many bytes, and says where it ends.
+    fn count<'e>(&mut self, entry: Entry<'e>, length: usize) -> Entry<'e> {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.offset_bytes = self.offset_bytes.saturating_add(length);
+        self.entries = self.entries.saturating_add(1);
+        let end_bytes = self.offset_bytes;
+        Entry { end_bytes, ..entry }
+    }
 }
 
 /// An entry that could not be decoded, and where it starts.
@@ -70,8 +87,7 @@ impl Decoder {
             format,
             log_hash,
             partial: Vec::new(),
-            entries: 0,
-            offset_bytes: 0,
+            done: Done::default(),
             limit_bytes: limit_bytes.min(cap),
             scratch: Scratch::default(),
             legacy: Vec::new(),
@@ -80,12 +96,12 @@ impl Decoder {
 
     /// Entries decoded so far.
     pub const fn entries(&self) -> u64 {
-        self.entries
+        self.done.entries
     }
 
     /// Bytes of whole entries decoded so far.
     pub const fn offset_bytes(&self) -> u64 {
-        self.offset_bytes
+        self.done.offset_bytes
     }
 
     /// Decodes what `piece` completes, and hands each entry to `sink` in order.
@@ -195,8 +211,7 @@ impl Decoder {
                 }
                 LogFormat::Binary => match binary::decode(rest, self.log_hash, &mut self.legacy) {
                     Ok((entry, length)) => {
-                        sink(entry);
-                        self.advance(length);
+                        sink(self.done.count(entry, length));
                         length
                     }
                     Err(fault) if binary::bytes_needed(&fault).is_some() => return Ok(used),
@@ -218,7 +233,7 @@ impl Decoder {
             return Err(self.error(too_long()));
         }
         if line.is_empty() {
-            self.offset_bytes = self.offset_bytes.saturating_add(1);
+            self.done.offset_bytes = self.done.offset_bytes.saturating_add(1);
             return Ok(());
         }
         match ascii::decode(line, &mut self.scratch) {
@@ -232,24 +247,17 @@ impl Decoder {
                 Err(self.error(malformed("template hash", fault)))
             }
             Ok(entry) => {
-                sink(entry);
-                self.advance(length);
+                sink(self.done.count(entry, length));
                 Ok(())
             }
             Err(fault) => Err(self.error(fault)),
         }
     }
 
-    fn advance(&mut self, length: usize) {
-        let length = u64::try_from(length).unwrap_or(u64::MAX);
-        self.offset_bytes = self.offset_bytes.saturating_add(length);
-        self.entries = self.entries.saturating_add(1);
-    }
-
     /// Bytes that may still come.
     fn room(&self) -> usize {
         let held = u64::try_from(self.partial.len()).unwrap_or(u64::MAX);
-        let taken = self.offset_bytes.saturating_add(held);
+        let taken = self.done.offset_bytes.saturating_add(held);
         usize::try_from(self.limit_bytes.saturating_sub(taken)).unwrap_or(usize::MAX)
     }
 
@@ -265,8 +273,8 @@ impl Decoder {
 
     fn error(&self, fault: EntryFault) -> DecodeError {
         DecodeError {
-            entry: self.entries,
-            offset_bytes: self.offset_bytes,
+            entry: self.done.entries,
+            offset_bytes: self.done.offset_bytes,
             fault,
         }
     }

@@ -152,6 +152,20 @@ pub enum ImaError {
         /// Where it should.
         expected: u64,
     },
+    /// Fewer or more bytes came than were announced.
+    #[error("{received} bytes of the list came, and {announced} were announced")]
+    Incomplete {
+        /// Bytes announced.
+        announced: u64,
+        /// Bytes that came.
+        received: u64,
+    },
+    /// The last proven line has no newline: nothing could be appended to what is kept.
+    #[error("the list ends within a line")]
+    Unterminated,
+    /// A list came that was not asked for.
+    #[error("a list was sent that was not asked for")]
+    NotAsked,
     /// The list starts again where a kexec happened and the earlier part is missing.
     #[error("the list matches only as a continuation of the one proven before: lost at a kexec")]
     KexecLogLost,

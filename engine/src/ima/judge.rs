@@ -233,7 +233,7 @@ impl Judge {
                 let Ok(Some(key)) = found else {
                     return Err(Denial::KeyUnusable);
                 };
-                if learned.learn(event.name, key, bytes) {
+                if learned.learn(event.name, key, event.tail) {
                     Ok(Pass::KeyLearned)
                 } else {
                     Err(Denial::KeysTooMany)

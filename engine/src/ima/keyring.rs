@@ -1,5 +1,7 @@
 //! Keys that file signatures are checked with: the policy's, and those learned from the list.
 
+use thiserror::Error;
+
 use super::signature::FileSignature;
 use super::template::MeasuredDigest;
 use crate::crypto::{self, FileKey, KeyError};
@@ -53,12 +55,65 @@ impl VerificationKeys {
 #[derive(Debug, Clone, Default)]
 pub struct LearnedKeys {
     keys: VerificationKeys,
+    /// Keyring and key of each, as they were measured.
+    measured: Vec<(Box<[u8]>, Box<[u8]>)>,
     /// One digest over everything learned, in order: the keyring's identity.
     identity: Option<Digest>,
 }
 
+/// Keys that were kept and cannot be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LearnedKeysError {
+    /// One of them is no key that verifies file signatures.
+    #[error("learned key {index} is not a key")]
+    NotAKey {
+        /// Its place among them.
+        index: usize,
+    },
+    /// There are more than one list can teach.
+    #[error("more than {} learned keys", limits::IMA_KEYS_MAX)]
+    TooMany,
+}
+
+/// What was measured decides everything else.
+impl PartialEq for LearnedKeys {
+    fn eq(&self, other: &Self) -> bool {
+        self.measured == other.measured
+    }
+}
+
+impl Eq for LearnedKeys {}
+
 impl LearnedKeys {
-    /// Learns a key that the list shows being added to `keyring`; false when no more are taken.
+    /// The keys that were kept, as pairs of a keyring and a key as it was measured, in the order
+    /// in which they were learned. (I23)
+    ///
+    /// # Errors
+    /// [`LearnedKeysError`]; then none counts, and the whole list must be judged again.
+    pub fn restore<'a>(
+        kept: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Self, LearnedKeysError> {
+        let mut learned = Self::default();
+        for (index, (keyring, measured)) in kept.into_iter().enumerate() {
+            let Ok(Some(key)) = FileKey::from_measured(measured) else {
+                return Err(LearnedKeysError::NotAKey { index });
+            };
+            if !learned.learn(keyring, key, measured) {
+                return Err(LearnedKeysError::TooMany);
+            }
+        }
+        Ok(learned)
+    }
+
+    /// Keyring and key of each, as they were measured, in the order in which they were learned.
+    pub fn measured(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.measured
+            .iter()
+            .map(|(keyring, key)| (&**keyring, &**key))
+    }
+
+    /// Learns a key that the list shows being added to `keyring`, in these bytes; false when no
+    /// more are taken.
     pub(super) fn learn(&mut self, keyring: &[u8], key: FileKey, measured: &[u8]) -> bool {
         if self.keys.keys.len() >= limits::IMA_KEYS_MAX {
             return false;
@@ -72,6 +127,7 @@ impl LearnedKeys {
         }
         self.identity = Some(hasher.finish());
         self.keys.keys.push((key.key_id(), key));
+        self.measured.push((keyring.into(), measured.into()));
         true
     }
 

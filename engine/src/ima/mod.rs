@@ -23,7 +23,7 @@ mod template;
 pub use appraiser::{ImaAppraiser, ImaOptions, ImaOutcome, ImaProof, ImaReport, Offence, Start};
 pub use decoder::{DecodeError, Decoder, LogFormat};
 pub use error::{EntryFault, ImaError, TemplateName};
-pub use keyring::LearnedKeys;
+pub use keyring::{LearnedKeys, LearnedKeysError};
 pub use replay::{BankScheme, Committed, Replay};
 pub use signature::{FileSignature, SignatureFault};
 pub use template::{DigestOf, Event, MeasuredDigest, Template};
@@ -39,6 +39,8 @@ pub struct Entry<'a> {
     pub template: Template,
     /// The bytes that the kernel hashed.
     pub data: &'a [u8],
+    /// Where the record ends, in bytes from the start of what was fed.
+    pub end_bytes: u64,
 }
 
 impl Entry<'_> {

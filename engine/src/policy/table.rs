@@ -1,8 +1,10 @@
 //! An exact map from names to digests, packed for a million names.
 
-use std::hash::BuildHasher;
+use std::fmt;
+use std::hash::Hasher as _;
 
-use foldhash::fast::FixedState;
+use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
 use hashbrown::HashTable;
 
 use crate::hash::{Digest, HashAlg};
@@ -18,9 +20,43 @@ pub(super) struct DigestTable {
     names: Vec<u8>,
     /// For each digest one byte for the algorithm, then its bytes.
     digests: Vec<u8>,
-    // The names come from an operator and are fixed when an Attester asks, so a hostile Attester
-    // cannot choose what collides with what; a fixed seed keeps the engine free of random sources.
-    hasher: FixedState,
+    seed: Seed,
+}
+
+/// What makes a table's hashes unlike any other's.
+///
+/// # Security
+/// Machines submit baselines, so who sends a policy may want its names to collide. Every constant
+/// of the hash is made of the seed: without it nobody can tell which names do.
+#[derive(Clone)]
+pub(super) struct Seed {
+    own: u64,
+    shared: SharedSeed,
+}
+
+impl Seed {
+    /// Any number will do, 0 too; the same number gives the same hashes.
+    pub(super) const fn new(seed: u64) -> Self {
+        // The hash's own constants would be weak if they were made of zero.
+        let seed = seed ^ 0x9e37_79b9_7f4a_7c15;
+        Self {
+            own: seed,
+            shared: SharedSeed::from_u64(seed),
+        }
+    }
+
+    fn hash(&self, name: &[u8]) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.own, &self.shared);
+        hasher.write(name);
+        hasher.finish()
+    }
+}
+
+/// A seed is a secret.
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed")
+    }
 }
 
 /// Where an entry's name and digests begin; they end where the next entry's begin.
@@ -45,19 +81,18 @@ pub(super) enum TableError {
     Full,
 }
 
-impl Default for DigestTable {
-    fn default() -> Self {
+impl DigestTable {
+    /// An empty table.
+    pub(super) fn new(seed: Seed) -> Self {
         Self {
             index: HashTable::new(),
             entries: Vec::new(),
             names: Vec::new(),
             digests: Vec::new(),
-            hasher: FixedState::with_seed(0),
+            seed,
         }
     }
-}
 
-impl DigestTable {
     /// Adds a name; the digests pushed next belong to it.
     pub(super) fn push_name(&mut self, name: &[u8]) -> Result<(), TableError> {
         if self.position(name).is_some() {
@@ -70,16 +105,16 @@ impl DigestTable {
         };
         self.names.extend_from_slice(name);
         self.entries.push(entry);
-        let hash = self.hasher.hash_one(name);
+        let hash = self.seed.hash(name);
         let Self {
             index,
             entries,
             names,
-            hasher,
+            seed,
             ..
         } = self;
         index.insert_unique(hash, number, |other| {
-            hasher.hash_one(name_at(entries, names, *other))
+            seed.hash(name_at(entries, names, *other))
         });
         Ok(())
     }
@@ -99,10 +134,10 @@ impl DigestTable {
             index,
             entries,
             names,
-            hasher,
+            seed,
             ..
         } = self;
-        index.shrink_to_fit(|other| hasher.hash_one(name_at(entries, names, *other)));
+        index.shrink_to_fit(|other| seed.hash(name_at(entries, names, *other)));
         self.entries.shrink_to_fit();
         self.names.shrink_to_fit();
         self.digests.shrink_to_fit();
@@ -144,7 +179,7 @@ impl DigestTable {
     }
 
     fn position(&self, name: &[u8]) -> Option<usize> {
-        let hash = self.hasher.hash_one(name);
+        let hash = self.seed.hash(name);
         let number = self.index.find(hash, |number| {
             name_at(&self.entries, &self.names, *number) == name
         })?;
@@ -206,4 +241,71 @@ fn between(bytes: &[u8], start: Option<u32>, end: Option<u32>) -> &[u8] {
         .map(to_index)
         .and_then(|start| bytes.get(start..end))
         .unwrap_or(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Paths of 31 bytes whose hashes are equal under `seed`, for who knows it: both operands of
+    /// which the hash keeps no more than a product are chosen to be zero.
+    fn colliding(seed: u64, count: usize) -> Vec<Vec<u8>> {
+        let Seed { own, shared } = Seed::new(seed);
+        let first = own.rotate_right(31);
+        let shared = format!("{shared:?}");
+        let second = shared
+            .split(['[', ',', ']'])
+            .nth(2)
+            .and_then(|number| number.trim().parse::<u64>().ok())
+            .unwrap();
+        let second = first.wrapping_add(second);
+        (0..count)
+            .map(|n| {
+                let mut name = [first.to_le_bytes(), second.to_le_bytes()].concat();
+                name.extend(format!("{n:07}").as_bytes());
+                name.extend(b"/libc.so");
+                assert_eq!(name.len(), 31);
+                name
+            })
+            .collect()
+    }
+
+    fn hashes(names: &[Vec<u8>], seed: u64) -> HashSet<u64> {
+        let seed = Seed::new(seed);
+        names.iter().map(|name| seed.hash(name)).collect()
+    }
+
+    #[test]
+    fn l02_names_that_collide_under_a_known_seed_do_not_under_another() {
+        const COUNT: usize = 10_000;
+        let names = colliding(0, COUNT);
+        assert_eq!(hashes(&names, 0).len(), 1, "the attack works where it can");
+        for seed in [1, 0x5bd1_e995, u64::MAX] {
+            assert_eq!(hashes(&names, seed).len(), COUNT, "seed {seed:x}");
+        }
+    }
+
+    #[test]
+    fn l02_crafted_names_are_found_without_looking_at_the_others() {
+        let names = colliding(0, 10_000);
+        let mut table = DigestTable::new(Seed::new(0x5bd1_e995));
+        let digest = Digest::zero(HashAlg::Sha256);
+        for name in &names {
+            table.push_name(name).unwrap();
+            table.push_digest(&digest).unwrap();
+        }
+        let mut compared: usize = 0;
+        for name in &names {
+            let hash = table.seed.hash(name);
+            let found = table.index.find(hash, |number| {
+                compared += 1;
+                name_at(&table.entries, &table.names, *number) == name.as_slice()
+            });
+            assert!(found.is_some());
+        }
+        // One comparison a name, and some where seven bits of the hash agree by chance.
+        assert!(compared < 2 * names.len(), "{compared} comparisons");
+    }
 }

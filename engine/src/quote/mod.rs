@@ -52,6 +52,44 @@ pub struct Quote<'a, State> {
     state: State,
 }
 
+/// What a bound quote says, without its bytes. Made by [`Quote::facts`] of a bound quote only:
+///
+/// ```compile_fail
+/// use rat_engine::quote::BoundQuote;
+/// fn forge(other: BoundQuote) -> BoundQuote {
+///     BoundQuote { firmware_version: 0, ..other }
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BoundQuote {
+    clock: ClockInfo,
+    firmware_version: u64,
+    selection: PcrSelection,
+    hash: HashAlg,
+}
+
+impl BoundQuote {
+    /// The TPM's clock and counters.
+    pub const fn clock(&self) -> &ClockInfo {
+        &self.clock
+    }
+
+    /// The vendor's number of the TPM's firmware.
+    pub const fn firmware_version(&self) -> u64 {
+        self.firmware_version
+    }
+
+    /// The PCRs quoted, by bank in the TPM's own order.
+    pub const fn selection(&self) -> &PcrSelection {
+        &self.selection
+    }
+
+    /// The signing scheme's hash.
+    pub const fn hash(&self) -> HashAlg {
+        self.hash
+    }
+}
+
 /// Why a quote is not what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -79,6 +117,9 @@ pub enum QuoteError {
         /// Length of the expected.
         expected: usize,
     },
+    /// The qualifying data is that of another connection.
+    #[error("extraData is bound to another connection than the one it came over")]
+    ChannelMismatch,
     /// `pcrDigest` cannot be a digest of the signature's hash.
     #[error("pcrDigest: {0}")]
     PcrDigestSize(#[from] DigestSizeError),
@@ -168,6 +209,16 @@ impl<'a> Quote<'a, Signed> {
 }
 
 impl Quote<'_, Bound> {
+    /// What it says, to be kept when the bytes are gone.
+    pub const fn facts(&self) -> BoundQuote {
+        BoundQuote {
+            clock: self.attest.clock,
+            firmware_version: self.attest.firmware_version,
+            selection: self.selection,
+            hash: self.state.hash,
+        }
+    }
+
     /// The TPM's clock and counters.
     pub const fn clock(&self) -> &ClockInfo {
         &self.attest.clock

@@ -1,15 +1,34 @@
 //! One partition of the fleet, as a state machine without clock, thread or socket.
 //!
-//! Whoever drives a shard gives it inputs and the time, and carries out the actions it asks for.
-//! The same inputs at the same times give the same actions.
+//! Whoever drives a [`Shard`] gives it inputs and the time, and carries out the actions that it
+//! asks for. The same inputs at the same times give the same actions.
 
+mod agent;
+mod challenge;
+mod commit;
+mod conclude;
+mod epoch;
+mod input;
+mod intake;
+mod kept;
+mod machine;
+mod pacing;
 mod record;
+mod settings;
 mod state;
+mod task;
 mod tick;
+mod wheel;
 
+pub use input::{Abandon, Action, AgentView, Event, Input, Operation};
+pub use kept::{KeptParts, Recheck, RecheckError};
+pub use machine::{Driver, Shard};
+pub use pacing::{Pacer, PacerSettings};
 pub use record::{AgentPath, AgentRecord, BaselineCandidate, Group, PolicyRef};
+pub use settings::Settings;
 pub use state::{
     AgentState, BootEpoch, EffectiveStatus, Failure, KeptLearnedKey, LastVerdict, TpmClock,
     VerdictKind,
 };
+pub use task::{Assignment, Judged, Overrun, QuoteFacts, Task};
 pub use tick::{ChainHash, Epoch, KeptEvidence, KeptLog, Outcome, Retention, Tick};

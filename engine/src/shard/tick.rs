@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{AgentState, VerdictKind};
 use crate::agent_id::{AgentId, ShardIndex};
 use crate::crypto::Hasher;
+use crate::evidence::ChallengeId;
 use crate::hash::{Digest, HashAlg};
 use crate::ima::LogFormat;
 use crate::verdict::Code;
@@ -90,6 +91,8 @@ pub struct KeptLog {
     pub format: LogFormat,
     /// How many bytes they are.
     pub length: u64,
+    /// The challenge that they answered: staged pieces are found by it.
+    pub upload: ChallengeId,
     /// The bytes; `None` when they were staged in pieces while they were judged.
     pub whole: Option<Vec<u8>>,
 }

@@ -37,7 +37,7 @@ pub use coverage::AuthenticatedData;
 pub use error::{DigestFault, EventPlace, OrderFault, UefiError, UefiPcrMismatch};
 pub use event::{Event, EventType};
 pub use log::EventLog;
-pub use replay::{BootProof, Measurement, Replay, compare};
+pub use replay::{BootProof, ExplainedBoot, Measurement, Replay, compare};
 pub use spec_id::{LogAlgorithm, SpecId};
 
 #[cfg(test)]

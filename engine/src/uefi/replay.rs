@@ -198,7 +198,33 @@ pub struct BootProof<'a> {
     measurements: Vec<Measurement<'a>>,
 }
 
+/// A boot proof without the events. Made by [`BootProof::explained`] only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExplainedBoot {
+    pcrs: PcrSet,
+}
+
+impl ExplainedBoot {
+    /// The PCRs whose quoted values the log explains.
+    pub const fn pcrs(&self) -> PcrSet {
+        self.pcrs
+    }
+
+    /// What both explain: a machine's banks are proven one by one.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            pcrs: self.pcrs.intersection(other.pcrs),
+        }
+    }
+}
+
 impl<'a> BootProof<'a> {
+    /// What it proves, to be kept when the log is gone.
+    pub const fn explained(&self) -> ExplainedBoot {
+        ExplainedBoot { pcrs: self.pcrs }
+    }
+
     /// The bank that was compared.
     pub const fn bank(&self) -> HashAlg {
         self.bank

@@ -206,6 +206,9 @@ codes! {
     ImaOffsetMismatch "ima.offset_mismatch" Sender
         "The list starts at another entry than the next one expected."
         "Send the list from the expected entry, or from 0.";
+    ImaIncomplete "ima.incomplete" Sender
+        "Not as many bytes of the measurement list came as were announced, or they end within an entry."
+        "Nothing, if the connection broke. If it recurs, look for what cuts the list short.";
     ImaKexecLogLost "ima.kexec_log_lost" Channel
         "The kernel was replaced by kexec and did not carry its list over."
         "Enable CONFIG_IMA_KEXEC, or reboot instead.";

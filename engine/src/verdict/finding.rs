@@ -172,6 +172,7 @@ fn quote_code(error: &QuoteError) -> Code {
         }
         QuoteError::Signature(_) => Code::QuoteAlgNotAllowed,
         QuoteError::NonceMismatch { .. } => Code::QuoteNonceMismatch,
+        QuoteError::ChannelMismatch => Code::QuoteChannelMismatch,
     }
 }
 
@@ -228,7 +229,8 @@ fn ima_code(error: &ImaError) -> Code {
         ImaError::PcrMismatch { .. } => Code::ImaPcrMismatch,
         ImaError::BanksDisagree { .. } => Code::ImaBanksDisagree,
         ImaError::Truncated { .. } => Code::ImaTruncated,
-        ImaError::OffsetMismatch { .. } => Code::ImaOffsetMismatch,
+        ImaError::OffsetMismatch { .. } | ImaError::NotAsked => Code::ImaOffsetMismatch,
+        ImaError::Incomplete { .. } | ImaError::Unterminated => Code::ImaIncomplete,
         ImaError::KexecLogLost => Code::ImaKexecLogLost,
         ImaError::Hibernated => Code::ImaHibernated,
         ImaError::NotQuoted { .. } => Code::PcrNotAttested,

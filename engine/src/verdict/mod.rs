@@ -13,8 +13,8 @@ pub use finding::{Finding, Reason};
 use crate::hash::Digest;
 use crate::ima::ImaProof;
 use crate::pcr_policy::PcrPolicyProof;
-use crate::quote::{Bound, Quote, QuotedPcrs};
-use crate::uefi::BootProof;
+use crate::quote::{BoundQuote, QuotedPcrs};
+use crate::uefi::ExplainedBoot;
 
 /// A stage whose reference values may be absent: then there is nothing to prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +67,10 @@ impl Trusted {
     ///
     /// `None` when the measurement list was proven and did not pass under this policy.
     pub(crate) fn new(
-        _quote: &Quote<'_, Bound>,
+        _quote: &BoundQuote,
         _pcrs: &QuotedPcrs,
         _pcr_policy: Demand<PcrPolicyProof>,
-        _boot: Demand<&BootProof<'_>>,
+        _boot: Demand<ExplainedBoot>,
         ima: &ImaProof,
         policy: Digest,
     ) -> Option<Self> {

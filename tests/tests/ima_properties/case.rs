@@ -223,7 +223,7 @@ impl Case {
     ) -> Result<ImaOutcome, ImaError> {
         let runtime = RuntimePolicy::parse(self.policy().as_bytes()).unwrap();
         let judge = Judge::new(runtime.into(), false).unwrap();
-        let judge = self.judged.then_some(&judge);
+        let judge = self.judged.then(|| judge.into());
         let quoted = self.quoted(quoted);
         let boot = BootAggregates::from_quoted(&quoted);
         let mut options = self.options();
@@ -278,6 +278,8 @@ pub(super) struct Expected {
     pub(super) cut: usize,
     pub(super) running: Registers,
     pub(super) entries: usize,
+    /// Bytes of the entries before the cut.
+    pub(super) proven_bytes: usize,
     pub(super) pending: usize,
     pub(super) violations: usize,
     /// Code, first entry, and count, in the order of their first entries.
@@ -316,6 +318,7 @@ pub(super) fn expected(
         cut,
         running: quoted.clone(),
         entries: cut - from,
+        proven_bytes: case.log(from..cut).len(),
         pending: to - cut,
         violations: case.list[from..cut]
             .iter()
@@ -352,6 +355,7 @@ pub(super) fn found(outcome: Result<ImaOutcome, ImaError>) -> Result<Expected, &
         cut: committed.position() as usize,
         running: registers(&committed),
         entries: report.entries as usize,
+        proven_bytes: report.proven_bytes as usize,
         pending: report.pending as usize,
         violations: report.violations as usize,
         offences: offences.collect(),

@@ -15,17 +15,17 @@ use crate::limits::{
 use crate::policy::compiled::{BOOT_AGGREGATE, CompiledPolicy};
 use crate::policy::exclude::Pattern;
 use crate::policy::json::{Array, Elements, Members, Object, Place, Skip, TextSeed};
-use crate::policy::table::{DigestTable, TableError};
+use crate::policy::table::{DigestTable, Seed, TableError};
 use crate::policy::verification_keys;
 
-pub(super) fn read(text: &[u8]) -> Result<RuntimePolicy, PolicyError> {
+pub(super) fn read(text: &[u8], seed: u64) -> Result<RuntimePolicy, PolicyError> {
     if text.len() > POLICY_BYTES_MAX {
         return Err(PolicyError::TooLarge {
             bytes: text.len(),
             max: POLICY_BYTES_MAX,
         });
     }
-    let mut reader = Reader::new(digest(HashAlg::Sha256, text));
+    let mut reader = Reader::new(digest(HashAlg::Sha256, text), &Seed::new(seed));
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut top = Top {
         reader: &mut reader,
@@ -63,7 +63,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(text_digest: Digest) -> Self {
+    fn new(text_digest: Digest, seed: &Seed) -> Self {
         Self {
             place: Place::default(),
             warnings: Vec::new(),
@@ -73,9 +73,9 @@ impl Reader {
             exclude_program_bytes: 0,
             policy: CompiledPolicy {
                 digest: text_digest,
-                paths: DigestTable::default(),
-                keyrings: DigestTable::default(),
-                buffers: DigestTable::default(),
+                paths: DigestTable::new(seed.clone()),
+                keyrings: DigestTable::new(seed.clone()),
+                buffers: DigestTable::new(seed.clone()),
                 boot_aggregates: Vec::new(),
                 lists_boot_aggregate: false,
                 excludes: Vec::new(),

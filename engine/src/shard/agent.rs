@@ -1,0 +1,255 @@
+//! One agent, as its shard holds it.
+
+use std::sync::Arc;
+
+use super::record::{AgentPath, AgentRecord, Group};
+use super::state::{AgentState, BootEpoch, EffectiveStatus, VerdictKind};
+use super::tick::KeptEvidence;
+use crate::crypto::VerifyingKey;
+use crate::evidence::{Challenge, ChallengeId, SessionId};
+use crate::hash::Digest;
+use crate::ima::judge::Judge;
+use crate::time::Now;
+use crate::tpm::Public;
+use crate::verdict::Code;
+
+/// What is remembered of an agent between two inputs.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) record: Arc<AgentRecord>,
+    /// As it is committed. Nothing else is shown, challenged from or restarted with. (S17)
+    pub(super) state: AgentState,
+    pub(super) candidate: Option<Arc<Judge>>,
+    pub(super) key: Key,
+    pub(super) session: Option<Live>,
+    pub(super) phase: Phase,
+    /// When the next challenge is due, on the monotonic clock.
+    pub(super) due_ms: u64,
+    /// The end of trust on the monotonic clock.
+    pub(super) trusted_until_ms: u64,
+    /// When the challenge of the last accepted quote was issued, on the monotonic clock; `None`
+    /// when that was before this process.
+    pub(super) seen_ms: Option<u64>,
+    /// The status that was last told to listeners.
+    pub(super) shown: EffectiveStatus,
+    /// Challenges that were answered last. (Q02)
+    pub(super) answered: [Option<ChallengeId>; 4],
+    /// What did not fit, when the agent is being asked once more. (I20)
+    pub(super) second_look: Option<Code>,
+    /// Challenges in a row whose evidence was of another boot than they asked about.
+    pub(super) wrong_boot_rounds: u32,
+    /// Quotes in a row that left entries beyond an unmoved cut. (I04)
+    pub(super) stalled_rounds: u32,
+    /// Faults of the sender in a row. (S13)
+    pub(super) faults: u32,
+    /// How often live connections replaced each other lately, and when last. (T03)
+    pub(super) alternations: u32,
+    pub(super) alternated_ms: u64,
+    /// Kept in case the next attestation fails.
+    pub(super) last_pass: Option<Box<KeptEvidence>>,
+    /// The timer that counts; others of this agent are ignored when they fire.
+    pub(super) timer_ms: Option<u64>,
+}
+
+/// The attestation key: parsed when it is first needed, because parsing costs more than verifying.
+#[derive(Debug, Clone)]
+pub(super) enum Key {
+    NotParsed,
+    Usable {
+        key: Arc<VerifyingKey>,
+        name: Arc<[u8]>,
+    },
+    Unusable,
+}
+
+/// The agent's connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Live {
+    pub(super) id: SessionId,
+    /// The boot epoch that evidence over this connection proved.
+    pub(super) proved: Option<BootEpoch>,
+    /// The boot epoch that the agent says it is in.
+    pub(super) claimed: BootEpoch,
+}
+
+/// Where an agent is in the life of one attestation.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Waiting until it is due.
+    Idle,
+    /// Due, and waiting for its turn.
+    Ready,
+    /// Challenged.
+    Challenged(Box<Outstanding>),
+    /// Its evidence is being judged.
+    Judging(Judging),
+    /// Its outcome is waiting for a commit, or in one.
+    Committing,
+    /// Taking back its failure is waiting for a commit, or in one.
+    Clearing,
+}
+
+/// A challenge that was not answered yet.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub(super) challenge: Challenge,
+    pub(super) issued: Now,
+    pub(super) jitter_ms: u64,
+    /// What it will be judged by, whatever happens to the group meanwhile. (L05)
+    pub(super) group: Arc<Group>,
+    pub(super) judge: Option<Arc<Judge>>,
+}
+
+/// An appraisal under way.
+#[derive(Debug)]
+pub(super) struct Judging {
+    pub(super) challenge: ChallengeId,
+    pub(super) issued: Now,
+    pub(super) arrived_ms: u64,
+    pub(super) jitter_ms: u64,
+    pub(super) from_entry: Option<u64>,
+    pub(super) has_boot_log: bool,
+    pub(super) group: Arc<Group>,
+}
+
+impl Agent {
+    pub(super) fn new(
+        record: AgentRecord,
+        state: AgentState,
+        candidate: Option<Arc<Judge>>,
+        now: Now,
+        max_age_ms: u64,
+    ) -> Self {
+        // A clock that was set must not lengthen trust.
+        let left = state.trusted_until_unix_ms.saturating_sub(now.unix_ms);
+        let trusted_until_ms = now.mono_ms.saturating_add(left.min(max_age_ms));
+        Self {
+            record: Arc::new(record),
+            state,
+            candidate,
+            key: Key::NotParsed,
+            session: None,
+            phase: Phase::Idle,
+            due_ms: now.mono_ms,
+            trusted_until_ms,
+            seen_ms: None,
+            shown: EffectiveStatus::Pending,
+            answered: [None; 4],
+            second_look: None,
+            wrong_boot_rounds: 0,
+            stalled_rounds: 0,
+            faults: 0,
+            alternations: 0,
+            alternated_ms: 0,
+            last_pass: None,
+            timer_ms: None,
+        }
+    }
+
+    /// The attestation key and its Name; `None` when the record's bytes are not a usable key.
+    pub(super) fn key(&mut self) -> Option<(Arc<VerifyingKey>, Arc<[u8]>)> {
+        if matches!(self.key, Key::NotParsed) {
+            let parsed = Public::parse(&self.record.ak_public)
+                .ok()
+                .and_then(|public| {
+                    let key = VerifyingKey::from_tpm(&public).ok()?;
+                    Some((Arc::new(key), public.name().to_bytes().into()))
+                });
+            self.key = parsed.map_or(Key::Unusable, |(key, name)| Key::Usable { key, name });
+        }
+        match &self.key {
+            Key::Usable { key, name } => Some((Arc::clone(key), Arc::clone(name))),
+            _ => None,
+        }
+    }
+
+    /// The judge of the next challenge: the group's, or the baseline candidate's while there is
+    /// none. (L08)
+    pub(super) fn judge(&self, group: &Group) -> Option<Arc<Judge>> {
+        if group.bypass {
+            return None;
+        }
+        match &group.enforced {
+            Some(policy) => Some(Arc::clone(&policy.judge)),
+            None => self.candidate.clone(),
+        }
+    }
+
+    /// What this agent amounts to now.
+    pub(super) fn status(&self, group: Option<&Group>, now_ms: u64) -> EffectiveStatus {
+        let held = |group: &Group, code: Code| group.protected || !is_of_policy(code);
+        let Some(group) = group else {
+            return match self.state.failure {
+                Some(_) => EffectiveStatus::Untrusted,
+                None => EffectiveStatus::Unverified,
+            };
+        };
+        if group.block {
+            return EffectiveStatus::Blocked;
+        }
+        if let Some(failure) = &self.state.failure
+            && held(group, failure.code)
+        {
+            return EffectiveStatus::Untrusted;
+        }
+        let Some(verdict) = &self.state.verdict else {
+            return EffectiveStatus::Pending;
+        };
+        if group.enforced.is_none() && !group.bypass && self.record.path == AgentPath::Native {
+            return EffectiveStatus::Unverified;
+        }
+        if now_ms >= self.trusted_until_ms {
+            return match self.state.passed {
+                0 => EffectiveStatus::Pending,
+                _ => EffectiveStatus::Overdue,
+            };
+        }
+        let is_enforced = group.protected && !group.bypass;
+        match verdict.kind {
+            _ if !is_enforced => EffectiveStatus::TrustedUnenforced,
+            VerdictKind::Trusted if self.state.passed_under == enforced_digest(group) => {
+                EffectiveStatus::Trusted
+            }
+            VerdictKind::Authentic if self.record.path != AgentPath::Native => {
+                EffectiveStatus::Authentic
+            }
+            // Judged under another policy than the one that counts now. (L07)
+            _ => EffectiveStatus::Pending,
+        }
+    }
+
+    /// Notes that this challenge was answered.
+    pub(super) fn remember_answered(&mut self, challenge: ChallengeId) {
+        self.answered.rotate_right(1);
+        if let Some(newest) = self.answered.first_mut() {
+            *newest = Some(challenge);
+        }
+    }
+
+    pub(super) fn has_answered(&self, challenge: ChallengeId) -> bool {
+        self.answered.contains(&Some(challenge))
+    }
+}
+
+/// The policy that a group enforces.
+pub(super) fn enforced_digest(group: &Group) -> Option<Digest> {
+    let policy = group.enforced.as_ref()?;
+    Some(policy.judge.policy().compiled().digest())
+}
+
+/// Whether a code says that the policy does not allow something genuine.
+pub(super) const fn is_of_policy(code: Code) -> bool {
+    matches!(
+        code,
+        Code::PcrValueNotAllowed
+            | Code::ImaViolation
+            | Code::ImaPathNotListed
+            | Code::ImaDigestNotListed
+            | Code::ImaSigInvalid
+            | Code::ImaBufNotListed
+            | Code::ImaBufDigestNotListed
+            | Code::ImaKeyNotListed
+            | Code::ImaKeyUnusable
+            | Code::ImaKeysTooMany
+    )
+}

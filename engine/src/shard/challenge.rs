@@ -1,0 +1,109 @@
+//! Whom to ask next, and what.
+
+use std::sync::Arc;
+
+use super::agent::{Agent, Outstanding, Phase};
+use super::input::Action;
+use super::intake::jitter_ms;
+use super::machine::{Driver, Shard};
+use super::record::Group;
+use crate::evidence::{Challenge, ChallengeId, Nonce, ToAgent};
+use crate::ima::judge::Judge;
+use crate::pcr::{PcrIndex, PcrSet};
+use crate::time::Now;
+use crate::tpm::PcrSelection;
+
+impl Shard {
+    /// Challenges the agent that has been due for longest, while the pacer allows it.
+    pub(super) fn next_challenge(&mut self, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
+        while driver.pacer.may_open() {
+            let place = self.ready.pop_front()?;
+            let action = self.challenge(place, now, driver);
+            self.arm(place);
+            if action.is_some() {
+                driver.pacer.opened();
+                return action;
+            }
+        }
+        None
+    }
+
+    fn challenge(&mut self, place: u32, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
+        let settings = self.settings;
+        let group = {
+            let agent = self.agent(place)?;
+            self.groups.get(&agent.record.group).map(Arc::clone)
+        };
+        let agent = self.agent_mut(place)?;
+        if !matches!(agent.phase, Phase::Ready) {
+            return None;
+        }
+        agent.phase = Phase::Idle;
+        // Without a group there is nothing to ask for; without randomness nothing may be asked.
+        agent.due_ms = now.mono_ms.saturating_add(settings.interval_ms);
+        let session = agent.session?.id;
+        let group = group?;
+        let judge = agent.judge(&group);
+        let jitter_ms = jitter_ms(driver, settings.interval_ms / 10);
+        let mut id = [0; 16];
+        let mut nonce = [0; 32];
+        driver.nonces.fill(&mut id)?;
+        driver.nonces.fill(&mut nonce)?;
+        let challenge = Challenge {
+            id: ChallengeId(id),
+            nonce: Nonce(nonce),
+            selection: selection(&group)?,
+            ima_from_entry: Some(next_entry(agent, judge.as_deref())),
+            boot_log: wants_boot_log(agent),
+            deadline_ms: settings.challenge_deadline_ms,
+        };
+        agent.phase = Phase::Challenged(Box::new(Outstanding {
+            challenge,
+            issued: now,
+            jitter_ms,
+            group,
+            judge,
+        }));
+        self.open.insert(challenge.id, place);
+        let message = ToAgent::Challenge(challenge);
+        Some(Action::Send { session, message })
+    }
+}
+
+/// The PCRs that a quote must cover: boot, IMA, and what the PCR policy asks for, in the pinned
+/// bank. (P06, P07)
+fn selection(group: &Group) -> Option<PcrSelection> {
+    let mut pcrs = PcrSet::BOOT;
+    pcrs.insert(PcrIndex::IMA);
+    if let Some(policy) = &group.pcr_policy {
+        pcrs = pcrs.union(policy.demanded());
+    }
+    PcrSelection::new([(group.bank, pcrs)])
+}
+
+/// The first entry that was not proven and judged yet; 0 when everything has to be judged again,
+/// or when nothing shows that it is still the same list.
+fn next_entry(agent: &Agent, judge: Option<&Judge>) -> u64 {
+    let state = &agent.state;
+    let is_same_boot = state.boot.is_some() && state.boot == agent.session.map(|live| live.claimed);
+    let wanted = judge.map(|judge| judge.policy().compiled().digest());
+    let is_judged = wanted.is_none() || state.passed_under == wanted;
+    match &state.ima {
+        Some(committed)
+            if is_same_boot
+                && is_judged
+                && agent.second_look.is_none()
+                && state.learned_keys().is_ok() =>
+        {
+            committed.position()
+        }
+        _ => 0,
+    }
+}
+
+/// Once in each boot, and whenever the agent is asked once more.
+fn wants_boot_log(agent: &Agent) -> bool {
+    let state = &agent.state;
+    let is_same_boot = state.boot.is_some() && state.boot == agent.session.map(|live| live.claimed);
+    !is_same_boot || !state.boot_log_seen || agent.second_look.is_some()
+}

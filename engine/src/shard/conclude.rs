@@ -1,0 +1,585 @@
+//! From an appraisal to what it means for the agent.
+
+use super::agent::{Judging, Phase, enforced_digest, is_of_policy};
+use super::commit::Provisional;
+use super::epoch::{Follows, Seen, follows};
+use super::input::{Action, Event};
+use super::machine::Shard;
+use super::record::Group;
+use super::settings::Settings;
+
+use super::state::{AgentState, BootEpoch, Failure, LastVerdict, TpmClock, VerdictKind};
+use super::task::{Judged, QuoteFacts};
+use super::tick::{KeptEvidence, Outcome, Retention};
+use crate::hash::Digest;
+use crate::ima::boot_aggregate::Evidence;
+use crate::time::Now;
+use crate::verdict::{Attribution, Code, Finding};
+
+/// Rounds in which an agent may answer about another boot than it was asked about.
+const WRONG_BOOT_ROUNDS_MAX: u32 = 3;
+
+/// What an appraisal means.
+enum Conclusion {
+    /// Every check passed, or all that its group enforces.
+    Passed,
+    /// There is no policy to hold against it.
+    NoPolicy,
+    /// It is the sender's or the operator's doing: recorded, and nothing about the agent changes.
+    NotTheAgents(Said),
+    /// The log did not fit; it is asked for once more, from entry 0. (I20)
+    OnceMore(Said),
+    /// It is the agent's doing.
+    Failed(Said),
+}
+
+impl Conclusion {
+    const fn said(&self) -> Option<&Said> {
+        match self {
+            Self::NotTheAgents(said) | Self::OnceMore(said) | Self::Failed(said) => Some(said),
+            Self::Passed | Self::NoPolicy => None,
+        }
+    }
+}
+
+/// The machine booted since it said hello; it is asked again about this boot.
+struct OtherBoot;
+
+/// What an outcome changes beside the agent's records.
+struct Settled {
+    state: AgentState,
+    kept: Vec<KeptEvidence>,
+    /// Whether boot, clock and position advanced.
+    is_advanced: bool,
+    trusted_until_ms: Option<u64>,
+    due_ms: u64,
+}
+
+/// What to say of it.
+struct Said {
+    code: Code,
+    detail: String,
+    entry: Option<u64>,
+    path: Option<Vec<u8>>,
+}
+
+impl Said {
+    fn finding(finding: &Finding) -> Self {
+        Self {
+            code: finding.code,
+            detail: finding.reason.to_string(),
+            entry: finding.entry(),
+            path: finding.path().map(<[u8]>::to_vec),
+        }
+    }
+
+    fn code(code: Code) -> Self {
+        Self {
+            code,
+            detail: code.cause().to_owned(),
+            entry: None,
+            path: None,
+        }
+    }
+}
+
+impl Shard {
+    /// Takes the end of an appraisal: an outcome to be committed, or another challenge.
+    pub(super) fn judged(&mut self, judged: Judged, now: Now) {
+        let Some(place) = self.place(&judged.agent) else {
+            return;
+        };
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let judging = match std::mem::replace(&mut agent.phase, Phase::Committing) {
+            Phase::Judging(judging) if judging.challenge == judged.challenge.id => judging,
+            // It was abandoned, or belongs to an earlier enrolment.
+            other => {
+                agent.phase = other;
+                return;
+            }
+        };
+        match self.conclude(place, &judging, &judged, now) {
+            Err(OtherBoot) => self.ask_again(place, &judged, now),
+            Ok((conclusion, follows)) => {
+                let conclusion = self.tell(&judged, conclusion);
+                self.record(place, &judging, judged, conclusion, follows, now);
+            }
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        place: u32,
+        judging: &Judging,
+        judged: &Judged,
+        now: Now,
+    ) -> Result<(Conclusion, Follows), OtherBoot> {
+        let settings = self.settings;
+        let first = judged.findings.first().map(Said::finding);
+        let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) else {
+            let said = first.unwrap_or_else(|| Said::code(Code::QuoteMalformed));
+            return Ok((Conclusion::NotTheAgents(said), Follows::First));
+        };
+        let before = seen_before(&agent.state, agent.seen_ms, now);
+        let proved_here = agent.session.and_then(|live| live.proved);
+        let failed = |code, follows| Ok((Conclusion::Failed(Said::code(code)), follows));
+        let follows = match follows(before, proved_here, &facts.clock, &settings) {
+            Ok(follows) => follows,
+            Err(code) => return failed(code, Follows::SameBoot),
+        };
+        if agent.alternations >= settings.alternations_max {
+            return failed(Code::IdentityCloneSuspected, follows);
+        }
+        if follows == Follows::LaterBoot && judging.from_entry.is_some_and(|from| from > 0) {
+            agent.wrong_boot_rounds = agent.wrong_boot_rounds.saturating_add(1);
+            if agent.wrong_boot_rounds <= WRONG_BOOT_ROUNDS_MAX {
+                return Err(OtherBoot);
+            }
+            let said = Said::code(Code::ImaOffsetMismatch);
+            return Ok((Conclusion::NotTheAgents(said), follows));
+        }
+        agent.wrong_boot_rounds = 0;
+        let is_first_of_boot = follows != Follows::SameBoot || !agent.state.boot_log_seen;
+        if is_first_of_boot && judging.group.require_boot_log && !judging.has_boot_log {
+            return failed(Code::UefiLogMissing, follows);
+        }
+        let pinned = &agent.state.boot_pcrs;
+        if follows == Follows::SameBoot && !pinned.is_empty() && *pinned != judged.boot_pcrs {
+            return failed(Code::PcrBootChanged, follows);
+        }
+        let conclusion = match first {
+            Some(said) => self.weigh(place, said),
+            None if self.stalls(place, judged) => {
+                Conclusion::Failed(Said::code(Code::ImaNoProgress))
+            }
+            None if judged.verdict == VerdictKind::Authentic && !judging.group.bypass => {
+                Conclusion::NoPolicy
+            }
+            None => Conclusion::Passed,
+        };
+        Ok((conclusion, follows))
+    }
+
+    /// Tells listeners what is not in the outcome, and counts faults.
+    fn tell(&mut self, judged: &Judged, conclusion: Conclusion) -> Conclusion {
+        let Some(place) = self.place(&judged.agent) else {
+            return conclusion;
+        };
+        match &conclusion {
+            Conclusion::OnceMore(said) => {
+                let (agent, code) = (judged.agent.clone(), said.code);
+                let event = Event::SecondLook { agent, code };
+                self.actions.push_back(Action::Event(event));
+            }
+            Conclusion::NotTheAgents(said) if said.code.attribution() == Attribution::Sender => {
+                self.report_fault(place, said.code, None);
+            }
+            Conclusion::NotTheAgents(_) => {}
+            Conclusion::Passed | Conclusion::NoPolicy | Conclusion::Failed(_) => {
+                if let Some(agent) = self.agent_mut(place) {
+                    agent.faults = 0;
+                    agent.second_look = None;
+                }
+            }
+        }
+        conclusion
+    }
+
+    /// Whose doing a finding is. The channel is the agent's own: its certificate was checked.
+    fn weigh(&mut self, place: u32, said: Said) -> Conclusion {
+        let Some(agent) = self.agent_mut(place) else {
+            return Conclusion::NotTheAgents(said);
+        };
+        match said.code.attribution() {
+            Attribution::Sender | Attribution::Operator => Conclusion::NotTheAgents(said),
+            Attribution::Channel | Attribution::Agent => {
+                if deserves_second_look(said.code) && agent.second_look.is_none() {
+                    agent.second_look = Some(said.code);
+                    Conclusion::OnceMore(said)
+                } else {
+                    Conclusion::Failed(said)
+                }
+            }
+        }
+    }
+
+    /// Whether entries have stayed beyond an unmoved cut for too many quotes. (I04)
+    fn stalls(&mut self, place: u32, judged: &Judged) -> bool {
+        let most = self.settings.no_progress_rounds_max;
+        let Some(agent) = self.agent_mut(place) else {
+            return false;
+        };
+        let cut = judged.ima.as_ref().map(|ima| ima.committed.position());
+        let before = agent.state.ima.as_ref().map(|ima| ima.position());
+        let has_pending = judged
+            .report
+            .as_ref()
+            .is_some_and(|report| report.pending > 0);
+        agent.stalled_rounds = if has_pending && cut.is_some() && cut == before {
+            agent.stalled_rounds.saturating_add(1)
+        } else {
+            0
+        };
+        agent.stalled_rounds > most
+    }
+
+    /// Asks again, about the boot that the machine is in now.
+    fn ask_again(&mut self, place: u32, judged: &Judged, now: Now) {
+        self.closed.push(None);
+        if let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) {
+            agent.phase = Phase::Idle;
+            agent.due_ms = now.mono_ms;
+            if let Some(live) = &mut agent.session {
+                live.claimed = epoch_of(facts);
+            }
+        }
+        self.arm(place);
+    }
+
+    /// Makes the outcome. The agent keeps its committed state until the outcome is durable.
+    fn record(
+        &mut self,
+        place: u32,
+        judging: &Judging,
+        judged: Judged,
+        conclusion: Conclusion,
+        follows: Follows,
+        now: Now,
+    ) {
+        let baseline = self.proven_baseline(place, &conclusion, &judged);
+        let settings = self.settings;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let last_pass = agent.last_pass.as_deref();
+        let before = (&agent.state, last_pass);
+        let mut settled = settle(
+            before,
+            judging,
+            &judged,
+            &conclusion,
+            follows,
+            &settings,
+            now,
+        );
+        if let Some(until_ms) = settled.trusted_until_ms {
+            let left = until_ms.saturating_sub(now.mono_ms);
+            settled.state.trusted_until_unix_ms = match left {
+                0 => 0,
+                left => now.unix_ms.saturating_add(left),
+            };
+        }
+        let (verdict, code, detail) = match (&conclusion, conclusion.said()) {
+            (_, Some(said)) => (VerdictKind::Untrusted, Some(said.code), describe(said)),
+            (Conclusion::NoPolicy, None) => {
+                let code = Code::PolicyMissing;
+                (VerdictKind::Authentic, Some(code), code.cause().to_owned())
+            }
+            (_, None) => (judged.verdict, None, String::new()),
+        };
+        let is_passed = matches!(conclusion, Conclusion::Passed);
+        let last_pass = is_passed.then(|| Box::new(keep(&judged, Retention::BeforeFailure, now)));
+        self.provisional.push(Provisional {
+            place,
+            session: Some(judged.session),
+            challenge: Some(judged.challenge.id),
+            detail,
+            proved: judged.quote.as_ref().map(epoch_of),
+            seen_ms: settled.is_advanced.then_some(judging.issued.mono_ms),
+            trusted_until_ms: settled.trusted_until_ms,
+            due_ms: settled.due_ms.saturating_add(judging.jitter_ms),
+            arrived_ms: judging.arrived_ms,
+            entries: judged.report.as_ref().map_or(0, |report| report.entries),
+            last_pass,
+            baseline,
+            outcome: Outcome {
+                agent: judged.agent,
+                at_unix_ms: now.unix_ms,
+                verdict,
+                code,
+                policy: judged.policy,
+                evidence_sha256: judged.evidence_sha256,
+                state: settled.state,
+                kept: settled.kept,
+                log: judged.log.filter(|_| settled.is_advanced),
+            },
+        });
+    }
+
+    /// The candidate that this pass makes its group's policy. (L08)
+    fn proven_baseline(
+        &self,
+        place: u32,
+        conclusion: &Conclusion,
+        judged: &Judged,
+    ) -> Option<Digest> {
+        let is_passed = matches!(conclusion, Conclusion::Passed);
+        let agent = self.agent(place)?;
+        let candidate = agent.record.baseline.as_ref()?;
+        let has_policy = self.group_of(agent).and_then(enforced_digest).is_some();
+        (is_passed && !has_policy && judged.policy == Some(candidate.policy))
+            .then_some(candidate.policy)
+    }
+
+    /// Takes back a failure, as an outcome like any other. What was judged counts no more: the
+    /// agent must pass from entry 0. (S09)
+    pub(super) fn clear(&mut self, place: u32, now: Now) {
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let is_free = matches!(agent.phase, Phase::Idle | Phase::Ready);
+        if !is_free || agent.state.failure.is_none() {
+            return;
+        }
+        agent.phase = Phase::Clearing;
+        let mut state = agent.state.clone();
+        state.failure = None;
+        state.passed_under = None;
+        state.trusted_until_unix_ms = 0;
+        let outcome = Outcome {
+            agent: agent.record.id.clone(),
+            at_unix_ms: now.unix_ms,
+            verdict: VerdictKind::Untrusted,
+            code: None,
+            policy: None,
+            evidence_sha256: [0; 32],
+            state,
+            kept: Vec::new(),
+            log: None,
+        };
+        self.ready.retain(|waiting| *waiting != place);
+        self.provisional.push(Provisional {
+            place,
+            session: None,
+            challenge: None,
+            detail: String::new(),
+            proved: None,
+            seen_ms: None,
+            trusted_until_ms: Some(0),
+            due_ms: now.mono_ms,
+            arrived_ms: now.mono_ms,
+            entries: 0,
+            last_pass: None,
+            baseline: None,
+            outcome,
+        });
+    }
+}
+
+/// What follows from a conclusion for state, trust, cadence and what is kept.
+fn settle(
+    (state, last_pass): (&AgentState, Option<&KeptEvidence>),
+    judging: &Judging,
+    judged: &Judged,
+    conclusion: &Conclusion,
+    follows: Follows,
+    settings: &Settings,
+    now: Now,
+) -> Settled {
+    let issued_ms = judging.issued.mono_ms;
+    let ends_ms = issued_ms.saturating_add(settings.max_age_ms);
+    let mut settled = Settled {
+        state: state.clone(),
+        kept: Vec::new(),
+        is_advanced: false,
+        trusted_until_ms: None,
+        due_ms: issued_ms.saturating_add(settings.interval_ms),
+    };
+    match conclusion {
+        Conclusion::NotTheAgents(_) => {}
+        Conclusion::OnceMore(_) => settled.due_ms = now.mono_ms,
+        Conclusion::Passed => {
+            settled.advance(judged, judging, follows);
+            pass(&mut settled.state, judged, judging, now);
+            // A failure outlives a pass; only the two ways in `pass` end it. (S09)
+            settled.trusted_until_ms = settled.state.failure.is_none().then_some(ends_ms);
+            if follows != Follows::SameBoot {
+                settled.kept.push(keep(judged, Retention::FirstPass, now));
+            }
+        }
+        Conclusion::NoPolicy => {
+            settled.advance(judged, judging, follows);
+            let said = Said::code(Code::PolicyMissing);
+            note(
+                &mut settled.state,
+                VerdictKind::Authentic,
+                Some(&said),
+                judged,
+                now,
+            );
+        }
+        Conclusion::Failed(said) => {
+            let is_genuine = is_of_policy(said.code);
+            if is_genuine {
+                settled.advance(judged, judging, follows);
+            }
+            note(
+                &mut settled.state,
+                VerdictKind::Untrusted,
+                Some(said),
+                judged,
+                now,
+            );
+            if is_genuine && !judging.group.protected {
+                // Detection mode: reported, and not held against it. (L12)
+                settled.trusted_until_ms = Some(ends_ms);
+                settled.state.passed = settled.state.passed.saturating_add(1);
+            } else {
+                fail(&mut settled.state, said, &judging.group, now);
+                settled.trusted_until_ms = Some(0);
+                settled.due_ms = issued_ms.saturating_add(settings.failed_interval_ms);
+            }
+            settled.kept.extend(last_pass.cloned());
+            settled.kept.push(keep(judged, Retention::Failure, now));
+        }
+    }
+    settled
+}
+
+/// A log may not fit its quote because of a race between the two; once, that is looked into.
+const fn deserves_second_look(code: Code) -> bool {
+    matches!(
+        code,
+        Code::ImaPcrMismatch
+            | Code::ImaBanksDisagree
+            | Code::ImaTruncated
+            | Code::PcrDigestMismatch
+    )
+}
+
+fn epoch_of(facts: &QuoteFacts) -> BootEpoch {
+    BootEpoch {
+        reset_count: facts.clock.reset_count,
+        restart_count: facts.clock.restart_count,
+    }
+}
+
+/// What the last accepted quote said. How long ago that was is told by the monotonic clock, and
+/// by the other only for a quote before this process.
+fn seen_before(state: &AgentState, seen_ms: Option<u64>, now: Now) -> Option<Seen> {
+    let (boot, clock) = (state.boot?, state.clock?);
+    let ago_ms = match seen_ms {
+        Some(seen_ms) => now.mono_ms.checked_sub(seen_ms),
+        None => now.unix_ms.checked_sub(clock.seen_unix_ms),
+    };
+    Some(Seen {
+        boot,
+        clock_ms: clock.clock_ms,
+        ago_ms,
+    })
+}
+
+impl Settled {
+    /// Takes over what a genuine quote proved: boot, clock, position, pinned values.
+    fn advance(&mut self, judged: &Judged, judging: &Judging, follows: Follows) {
+        let Some(facts) = &judged.quote else { return };
+        self.is_advanced = true;
+        let state = &mut self.state;
+        state.boot = Some(epoch_of(facts));
+        state.clock = Some(TpmClock {
+            clock_ms: facts.clock.clock_ms,
+            safe: facts.clock.safe,
+            firmware_version: facts.firmware_version,
+            seen_unix_ms: judging.issued.unix_ms,
+        });
+        state.boot_pcrs = judged.boot_pcrs.clone();
+        // Where a boot log is not demanded, a machine that sent none is not asked again.
+        let is_settled = judging.has_boot_log || !judging.group.require_boot_log;
+        state.boot_log_seen = is_settled || (follows == Follows::SameBoot && state.boot_log_seen);
+        let Some(ima) = &judged.ima else { return };
+        state.ima = Some(ima.committed.clone());
+        state.keep_learned(&ima.learned);
+        state.passed_under = ima.passed_under;
+        if let Some(Evidence::QuotedPcrs(form) | Evidence::ReplayedPcrs(form)) = ima.boot_aggregate
+        {
+            state.boot_aggregate = Some(form);
+        }
+    }
+}
+
+fn pass(state: &mut AgentState, judged: &Judged, judging: &Judging, now: Now) {
+    note(state, judged.verdict, None, judged, now);
+    // A policy failure ends when the agent passes under another policy. (L07)
+    let by_other_policy =
+        |failure: &Failure| failure.under_policy.is_some() && failure.under_policy != judged.policy;
+    let ends = |failure: &Failure| judging.group.auto_recover || by_other_policy(failure);
+    if state.failure.as_ref().is_some_and(ends) {
+        state.failure = None;
+    }
+    state.passed = state.passed.saturating_add(1);
+    state.last_passed_unix_ms = now.unix_ms;
+}
+
+fn note(state: &mut AgentState, kind: VerdictKind, said: Option<&Said>, judged: &Judged, now: Now) {
+    state.attestations = state.attestations.saturating_add(1);
+    state.verdict = Some(LastVerdict {
+        kind,
+        code: said.map(|said| said.code),
+        detail: said.map(describe).unwrap_or_default(),
+        policy: judged.policy,
+        challenged_unix_ms: judged.issued.unix_ms,
+        at_unix_ms: now.unix_ms,
+    });
+}
+
+/// The first failure stays: what comes after it is a consequence, or another attack.
+fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
+    state.passed_under = None;
+    state.trusted_until_unix_ms = 0;
+    let by_policy = is_of_policy(said.code);
+    let known = state.failure.as_ref();
+    // A failure that a new policy would clear is replaced by one that it would not.
+    if known.is_some_and(|known| known.under_policy.is_none() || by_policy) {
+        return;
+    }
+    state.failure = Some(Failure {
+        code: said.code,
+        detail: describe(said),
+        entry: said.entry,
+        path: said.path.clone(),
+        at_unix_ms: now.unix_ms,
+        under_policy: enforced_digest(group).filter(|_| by_policy),
+    });
+}
+
+/// The most characters of a detail or path that are kept and shown.
+const DETAIL_CHARS_MAX: usize = 512;
+
+/// One printable, bounded line. Paths come from the machine: control characters are escaped. (X07)
+fn describe(said: &Said) -> String {
+    let mut text = said.detail.clone();
+    if let Some(path) = &said.path {
+        text.push_str(": ");
+        text.push_str(&path.escape_ascii().to_string());
+    }
+    if let Some(entry) = said.entry {
+        text.push_str(&format!(" (entry {entry})"));
+    }
+    text.chars()
+        .flat_map(|c| c.is_control().then_some('\u{fffd}').or(Some(c)))
+        .take(DETAIL_CHARS_MAX)
+        .collect()
+}
+
+fn keep(judged: &Judged, reason: Retention, now: Now) -> KeptEvidence {
+    let parts = &judged.evidence;
+    KeptEvidence {
+        reason,
+        at_unix_ms: now.unix_ms,
+        quote: parts.quote.clone(),
+        signature: parts.signature.clone(),
+        pcr_values: parts
+            .pcr_values
+            .iter()
+            .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
+            .collect(),
+        preimage: parts.preimage.clone(),
+        boot_log: parts.boot_log.clone(),
+        ima_entries: judged
+            .ima
+            .as_ref()
+            .map_or(0, |ima| ima.committed.position()),
+    }
+}

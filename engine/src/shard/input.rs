@@ -1,0 +1,228 @@
+//! What happens to a shard, and what it wants done.
+
+use std::sync::Arc;
+
+use super::record::{AgentRecord, Group};
+use super::state::{AgentState, EffectiveStatus};
+use super::task::{Assignment, Judged};
+use super::tick::Tick;
+use crate::agent_id::AgentId;
+use crate::evidence::{ChallengeId, Hello, SessionId, Submission, ToAgent};
+use crate::hash::Digest;
+use crate::ima::judge::Judge;
+use crate::verdict::Code;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// An agent is there: loaded from the store, or enrolled, or enrolled again.
+    Agent {
+        /// What was enrolled.
+        record: Box<AgentRecord>,
+        /// What is known of it.
+        state: Box<AgentState>,
+        /// The judge of the record's baseline candidate.
+        candidate: Option<Arc<Judge>>,
+    },
+    /// An operator removed an agent. (N08)
+    Remove(AgentId),
+    /// What a group demands, for the first time or anew.
+    Group(Arc<Group>),
+    /// An agent connected.
+    Connected {
+        /// The connection.
+        session: SessionId,
+        /// What it says.
+        hello: Box<Hello>,
+    },
+    /// A connection ended.
+    Disconnected {
+        /// The connection.
+        session: SessionId,
+        /// Whose it was.
+        agent: AgentId,
+    },
+    /// Evidence arrived.
+    Evidence {
+        /// By which connection.
+        session: SessionId,
+        /// Whose connection it is.
+        agent: AgentId,
+        /// The evidence.
+        submission: Box<Submission>,
+    },
+    /// An appraisal ended.
+    Judged(Box<Judged>),
+    /// An appraisal will not end.
+    Abandoned {
+        /// Of which agent.
+        agent: AgentId,
+        /// Of which challenge.
+        challenge: ChallengeId,
+        /// Why.
+        why: Abandon,
+    },
+    /// The tick with this number is durable.
+    Committed {
+        /// Its number.
+        seq: u64,
+    },
+    /// The tick with this number is not in the store and never will be. (S17)
+    CommitFailed {
+        /// Its number.
+        seq: u64,
+    },
+    /// An operator acts on an agent.
+    Operate {
+        /// Which.
+        agent: AgentId,
+        /// How.
+        operation: Operation,
+    },
+    /// The server stops: nothing new is begun, what runs is finished.
+    Drain,
+}
+
+/// Why an appraisal will not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Abandon {
+    /// The list ended before its announced length, or its connection did.
+    Incomplete,
+    /// It took too long.
+    Timeout,
+    /// The code that judged it panicked.
+    Panicked,
+    /// There was no room for it.
+    Overload,
+}
+
+impl Abandon {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Incomplete,
+        Self::Timeout,
+        Self::Panicked,
+        Self::Overload,
+    ];
+
+    /// One lower-case word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Incomplete => "incomplete",
+            Self::Timeout => "timeout",
+            Self::Panicked => "panicked",
+            Self::Overload => "overload",
+        }
+    }
+}
+
+/// What an operator does to an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Takes back its failure; it must pass from entry 0 before it is trusted.
+    Clear,
+    /// Has it attest now.
+    Recheck,
+}
+
+/// Something to be done, in this order.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a message; after a refusal the connection is over.
+    Send {
+        /// To which connection.
+        session: SessionId,
+        /// What.
+        message: ToAgent,
+    },
+    /// Judge evidence; answer with [`Input::Judged`] or [`Input::Abandoned`].
+    Appraise(Box<Assignment>),
+    /// Make outcomes durable; answer with [`Input::Committed`] or [`Input::CommitFailed`]. The
+    /// next tick comes after the answer.
+    Commit(Arc<Tick>),
+    /// Tell whoever listens.
+    Event(Event),
+}
+
+/// Something that people, alerts and metrics want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An attestation was concluded, and is durable.
+    Attested {
+        /// The agent.
+        agent: AgentId,
+        /// Its status from now on.
+        status: EffectiveStatus,
+        /// What failed first.
+        code: Option<Code>,
+        /// From the arrival of the evidence to the commit, in milliseconds.
+        took_ms: u64,
+        /// Entries of the measurement list that it proved.
+        entries: u64,
+    },
+    /// An agent's status changed.
+    Status {
+        /// The agent.
+        agent: AgentId,
+        /// Its group.
+        group: String,
+        /// Before.
+        from: EffectiveStatus,
+        /// From now on.
+        to: EffectiveStatus,
+        /// What failed, when something did.
+        code: Option<Code>,
+        /// What it is, in a sentence.
+        detail: String,
+    },
+    /// Evidence or a connection was turned away, and nothing about the agent changed.
+    TurnedAway {
+        /// Whose name it came under.
+        agent: AgentId,
+        /// Why.
+        code: Code,
+        /// The agent whose challenge it answered, when that was another. (Q05)
+        other: Option<AgentId>,
+    },
+    /// A log did not fit its quote; the agent is asked once more, from entry 0. (I20)
+    SecondLook {
+        /// The agent.
+        agent: AgentId,
+        /// What did not fit.
+        code: Code,
+    },
+    /// A quote covers the list that a baseline was made of. (L08)
+    BaselineProven {
+        /// The agent.
+        agent: AgentId,
+        /// Its group.
+        group: String,
+        /// The candidate's digest.
+        policy: Digest,
+    },
+    /// An appraisal did not end.
+    Abandoned {
+        /// The agent.
+        agent: AgentId,
+        /// Why.
+        why: Abandon,
+    },
+    /// An operator took back an agent's failure.
+    Cleared {
+        /// The agent.
+        agent: AgentId,
+    },
+}
+
+/// An agent as surfaces show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentView {
+    /// What was enrolled.
+    pub record: Arc<AgentRecord>,
+    /// What attestations have shown, as it is committed.
+    pub state: AgentState,
+    /// What it amounts to at the time of asking.
+    pub status: EffectiveStatus,
+    /// Whether it is connected.
+    pub is_connected: bool,
+}

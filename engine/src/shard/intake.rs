@@ -1,0 +1,425 @@
+//! What agents send: connections and evidence.
+
+use super::agent::{Judging, Live, Outstanding, Phase};
+use super::input::{Action, Event};
+use super::machine::{Driver, Shard};
+use super::record::AgentPath;
+use super::settings::Settings;
+use super::state::BootEpoch;
+use super::task::Assignment;
+use crate::agent_id::AgentId;
+use crate::appraisal::Rules;
+use crate::evidence::{
+    Answer, Binding, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
+};
+use crate::ima::{Committed, ImaOptions, LearnedKeys, Start};
+use crate::pcr::PcrSet;
+use crate::quote::Quote;
+use crate::time::Now;
+use crate::verdict::Code;
+
+impl Outstanding {
+    pub(super) fn deadline_ms(&self) -> u64 {
+        let within = u64::from(self.challenge.deadline_ms);
+        self.issued.mono_ms.saturating_add(within)
+    }
+}
+
+impl Judging {
+    pub(super) const fn ends_ms(&self, settings: &Settings) -> u64 {
+        self.arrived_ms.saturating_add(settings.appraisal_ms_max)
+    }
+}
+
+impl Shard {
+    /// Checks who connects; whoever may stay is greeted at the next poll.
+    pub(super) fn connected(&mut self, session: SessionId, hello: &Hello, now: Now) {
+        let retry = self.settings.retry_after_ms;
+        if self.is_draining {
+            return self.refuse(session, Refusal::Draining, retry);
+        }
+        // An id that is not known, or not by this certificate, is not known a moment later either.
+        let place = match self.admissible(hello) {
+            Ok(place) => place,
+            Err(code) => return self.refuse(session, code, retry.saturating_mul(12)),
+        };
+        let max_age_ms = self.settings.max_age_ms;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let claimed = BootEpoch {
+            reset_count: hello.reset_count,
+            restart_count: hello.restart_count,
+        };
+        let live = Live {
+            id: session,
+            proved: None,
+            claimed,
+        };
+        let old = agent.session.replace(live);
+        if let Some(old) = old {
+            // Two machines that share a key take turns; one that lost its connection does not
+            // prove anything over the lost one. (T03)
+            if old.proved.is_some() {
+                let lately = now.mono_ms.saturating_sub(agent.alternated_ms) <= max_age_ms;
+                agent.alternations = if lately {
+                    agent.alternations.saturating_add(1)
+                } else {
+                    1
+                };
+                agent.alternated_ms = now.mono_ms;
+            }
+            self.refuse(old.id, Refusal::Superseded, retry);
+            self.greetings.retain(|(waiting, _)| *waiting != old.id);
+            self.withdraw(place, now);
+        }
+        self.greetings.push_back((session, place));
+    }
+
+    fn admissible(&self, hello: &Hello) -> Result<u32, Refusal> {
+        let place = self.place(&hello.agent).ok_or(Refusal::UnknownAgent)?;
+        let agent = self.agent(place).ok_or(Refusal::UnknownAgent)?;
+        let record = &agent.record;
+        if record.path != AgentPath::Native || record.relay_key_sha256 != hello.relay_key_sha256 {
+            return Err(Refusal::PathNotEnrolled);
+        }
+        if record.client_key_sha256 != hello.client_key_sha256 {
+            return Err(Refusal::CertificateNotCurrent);
+        }
+        Ok(place)
+    }
+
+    /// Admits connections at the pacer's rate. (S08)
+    pub(super) fn greet(&mut self, now: Now, driver: &mut Driver<'_>) {
+        while let Some((session, place)) = self.greetings.pop_front() {
+            let retry_after_ms = self.settings.retry_after_ms;
+            let admitted = driver.pacer.admit(now.mono_ms);
+            let Some(agent) = self.agent_mut(place) else {
+                continue;
+            };
+            if agent.session.is_none_or(|live| live.id != session) {
+                continue;
+            }
+            if !admitted {
+                agent.session = None;
+                let jitter = jitter_ms(driver, u64::from(retry_after_ms));
+                let jitter = u32::try_from(jitter).unwrap_or(0);
+                self.refuse(
+                    session,
+                    Refusal::Busy,
+                    retry_after_ms.saturating_add(jitter),
+                );
+                continue;
+            }
+            let wait = agent.due_ms.saturating_sub(now.mono_ms);
+            let next_after_ms = u32::try_from(wait).unwrap_or(u32::MAX);
+            let message = ToAgent::Welcome { next_after_ms };
+            self.actions.push_back(Action::Send { session, message });
+            self.arm(place);
+        }
+    }
+
+    pub(super) fn disconnected(&mut self, session: SessionId, agent: &AgentId, now: Now) {
+        let Some(place) = self.place(agent) else {
+            return;
+        };
+        self.greetings.retain(|(waiting, _)| *waiting != session);
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        if agent.session.is_some_and(|live| live.id == session) {
+            agent.session = None;
+            self.withdraw(place, now);
+        }
+    }
+
+    /// Takes back what was asked over a connection that is gone. Evidence that arrived is judged
+    /// to its end.
+    fn withdraw(&mut self, place: u32, now: Now) {
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        match &agent.phase {
+            Phase::Challenged(outstanding) => {
+                let id = outstanding.challenge.id;
+                agent.due_ms = now.mono_ms;
+                agent.phase = Phase::Idle;
+                self.open.remove(&id);
+                self.closed.push(None);
+            }
+            Phase::Ready => {
+                agent.phase = Phase::Idle;
+                self.ready.retain(|waiting| *waiting != place);
+            }
+            Phase::Idle | Phase::Judging(_) | Phase::Committing | Phase::Clearing => {}
+        }
+        self.arm(place);
+    }
+
+    /// Takes evidence up if it answers the agent's open challenge, over the connection that the
+    /// challenge went to, in time. The nonce is used up by that. (Q01-Q03, Q05)
+    pub(super) fn evidence(
+        &mut self,
+        session: SessionId,
+        agent: &AgentId,
+        submission: Submission,
+        now: Now,
+    ) {
+        let retry = self.settings.retry_after_ms;
+        let Some(place) = self.place(agent) else {
+            return self.refuse(session, Refusal::UnknownAgent, retry);
+        };
+        let id = submission.challenge;
+        let taken = if self.came_as_enrolled(place, &submission) {
+            self.take_challenge(place, session, id, now)
+        } else {
+            Err(Code::PathNotEnrolled)
+        };
+        match taken {
+            Ok(outstanding) => self.appraise(place, session, *outstanding, submission, now),
+            Err(code) => self.turn_away(place, session, id, code, now),
+        }
+    }
+
+    /// Whether the evidence came directly, or through the relay that the record names. (Q16)
+    fn came_as_enrolled(&self, place: u32, submission: &Submission) -> bool {
+        let relay = self
+            .agent(place)
+            .and_then(|agent| agent.record.relay_key_sha256);
+        match (&submission.binding, relay) {
+            (Binding::Channel(_), None) => true,
+            (Binding::Relay(key), Some(enrolled)) => *key == enrolled,
+            _ => false,
+        }
+    }
+
+    /// The open challenge with this id, which is open no more.
+    fn take_challenge(
+        &mut self,
+        place: u32,
+        session: SessionId,
+        id: ChallengeId,
+        now: Now,
+    ) -> Result<Box<Outstanding>, Code> {
+        let owner = self.open.get(&id).copied();
+        let agent = self.agent_mut(place).ok_or(Code::QuoteStale)?;
+        if owner.is_some_and(|owner| owner != place) {
+            return Err(Code::QuoteSignerMismatch);
+        }
+        if agent.has_answered(id) {
+            return Err(Code::QuoteNonceConsumed);
+        }
+        let on_time = match &agent.phase {
+            Phase::Challenged(outstanding) if outstanding.challenge.id == id => {
+                now.mono_ms <= outstanding.deadline_ms()
+            }
+            _ => return Err(Code::QuoteStale),
+        };
+        if agent.session.is_none_or(|live| live.id != session) {
+            return Err(Code::QuoteChannelMismatch);
+        }
+        let phase = std::mem::replace(&mut agent.phase, Phase::Idle);
+        let Phase::Challenged(outstanding) = phase else {
+            return Err(Code::QuoteStale);
+        };
+        if !on_time {
+            agent.due_ms = now.mono_ms;
+            self.open.remove(&id);
+            self.closed.push(None);
+            self.arm(place);
+            return Err(Code::QuoteStale);
+        }
+        agent.remember_answered(id);
+        self.open.remove(&id);
+        Ok(outstanding)
+    }
+
+    /// Says that evidence does not count. Nothing about the agent changes. (S13)
+    fn turn_away(
+        &mut self,
+        place: u32,
+        session: SessionId,
+        challenge: ChallengeId,
+        code: Code,
+        now: Now,
+    ) {
+        let other = self.open.get(&challenge).copied();
+        let other = other
+            .filter(|owner| *owner != place)
+            .and_then(|owner| self.agent(owner))
+            .map(|owner| owner.record.id.clone());
+        self.report_fault(place, code, other);
+        let Some(agent) = self.agent(place) else {
+            return;
+        };
+        let wait = agent.due_ms.saturating_sub(now.mono_ms);
+        let answer = Answer {
+            status: agent.status(self.group_of(agent), now.mono_ms),
+            code: Some(code),
+            detail: code.cause().to_owned(),
+            next_after_ms: u32::try_from(wait).unwrap_or(u32::MAX),
+        };
+        let message = ToAgent::Verdict(challenge, answer);
+        self.actions.push_back(Action::Send { session, message });
+        self.end_faulty_session(place);
+    }
+
+    /// Counts a fault of whoever sends under this agent's name.
+    pub(super) fn report_fault(&mut self, place: u32, code: Code, other: Option<AgentId>) {
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        agent.faults = agent.faults.saturating_add(1);
+        let event = Event::TurnedAway {
+            agent: agent.record.id.clone(),
+            code,
+            other,
+        };
+        self.actions.push_back(Action::Event(event));
+    }
+
+    /// Sends away for a while whoever did nothing but faults.
+    pub(super) fn end_faulty_session(&mut self, place: u32) {
+        let (most, retry) = (
+            self.settings.sender_faults_max,
+            self.settings.retry_after_ms.saturating_mul(12),
+        );
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        if agent.faults >= most {
+            agent.faults = 0;
+            self.refuse_session(place, Refusal::Protocol, retry);
+        }
+    }
+
+    fn appraise(
+        &mut self,
+        place: u32,
+        session: SessionId,
+        outstanding: Outstanding,
+        submission: Submission,
+        now: Now,
+    ) {
+        let settings = self.settings;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let Outstanding {
+            challenge,
+            issued,
+            jitter_ms,
+            group,
+            judge,
+        } = outstanding;
+        let Some((key, ak_name)) = agent.key() else {
+            // Enrolment refuses such keys; a record that holds one was damaged.
+            agent.due_ms = now.mono_ms.saturating_add(settings.interval_ms);
+            self.closed.push(None);
+            return self.turn_away(place, session, challenge.id, Code::AkNotAllowed, now);
+        };
+        let baseline = agent.record.baseline.as_ref();
+        let baseline = baseline.filter(|_| group.enforced.is_none());
+        let start = start_of(&agent.state, baseline, &submission);
+        let options = ImaOptions {
+            format: submission
+                .ima
+                .as_ref()
+                .map_or(ImaOptions::default().format, |ima| ima.format),
+            scheme: agent.state.scheme,
+            boot_aggregate: agent.state.boot_aggregate,
+            accept_violations: group.accept_violations,
+            log_hash: judge
+                .as_ref()
+                .map_or(ImaOptions::default().log_hash, |judge| {
+                    judge.policy().compiled().log_hash_alg()
+                }),
+            ..ImaOptions::default()
+        };
+        agent.phase = Phase::Judging(Judging {
+            challenge: challenge.id,
+            issued,
+            arrived_ms: now.mono_ms,
+            jitter_ms,
+            from_entry: submission.ima.as_ref().map(|ima| ima.from_entry),
+            has_boot_log: submission.boot_log.is_some(),
+            group: std::sync::Arc::clone(&group),
+        });
+        let is_explained = challenge.boot_log && submission.boot_log.is_some();
+        let assignment = Assignment {
+            agent: agent.record.id.clone(),
+            session,
+            challenge,
+            issued,
+            key,
+            ak_name,
+            rules: Rules {
+                allow_sha1: false,
+                strict: true,
+                bank: group.bank,
+            },
+            pcr_policy: group.pcr_policy.clone(),
+            boot_pcrs: is_explained.then_some(PcrSet::FIRMWARE),
+            judge,
+            ima: options,
+            start,
+            boot: agent.state.boot,
+            submission,
+        };
+        self.actions
+            .push_back(Action::Appraise(Box::new(assignment)));
+        self.arm(place);
+    }
+}
+
+/// What the list in a submission continues, going by what the quote says of its boot. That is not
+/// authenticated yet; a false claim fails with the signature, or with the clock's rules.
+fn start_of(
+    state: &super::state::AgentState,
+    baseline: Option<&super::record::BaselineCandidate>,
+    submission: &Submission,
+) -> Start {
+    let claimed = Quote::parse(&submission.quote).ok().map(|quote| {
+        let clock = quote.unverified_attest().clock;
+        BootEpoch {
+            reset_count: clock.reset_count,
+            restart_count: clock.restart_count,
+        }
+    });
+    let from = submission.ima.as_ref().map_or(0, |ima| ima.from_entry);
+    let Some(committed) = state.ima.clone() else {
+        // The list that a baseline was made of must be the beginning of this one. (L08)
+        return match baseline {
+            Some(candidate) => Start::AgainInBoot(candidate.covers.clone()),
+            None => Start::First,
+        };
+    };
+    let is_same_boot = state.boot.is_some() && state.boot == claimed;
+    match (from, is_same_boot) {
+        (0, true) => Start::AgainInBoot(committed),
+        (0, false) => Start::AfterBoot(committed),
+        _ => continued(state, committed),
+    }
+}
+
+fn continued(state: &super::state::AgentState, committed: Committed) -> Start {
+    // Without the keys that it learned, a list cannot be judged from here: nothing passes.
+    let (learned, passed_under) = match state.learned_keys() {
+        Ok(learned) => (learned, state.passed_under),
+        Err(_) => (LearnedKeys::default(), None),
+    };
+    Start::Continue {
+        committed,
+        learned,
+        passed_under,
+    }
+}
+
+/// A random time below `most`; none when there is no randomness, which also means no challenges.
+pub(super) fn jitter_ms(driver: &mut Driver<'_>, most: u64) -> u64 {
+    let mut bytes = [0; 8];
+    match driver.nonces.fill(&mut bytes) {
+        Some(()) => u64::from_le_bytes(bytes).checked_rem(most).unwrap_or(0),
+        None => 0,
+    }
+}

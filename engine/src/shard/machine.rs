@@ -1,0 +1,487 @@
+//! The shard itself: who is in it, and what is waiting to be done.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::agent::{Agent, Phase, enforced_digest};
+use super::commit::{InFlight, Provisional};
+use super::input::{Abandon, Action, AgentView, Event, Input, Operation};
+use super::pacing::Pacer;
+use super::record::{AgentRecord, Group};
+use super::settings::Settings;
+use super::state::{AgentState, EffectiveStatus};
+use super::tick::{ChainHash, Epoch};
+use super::wheel::{Timer, Wheel};
+use crate::agent_id::{AgentId, ShardIndex};
+use crate::evidence::{ChallengeId, NonceSource, Refusal, SessionId, ToAgent};
+use crate::ima::judge::Judge;
+use crate::time::Now;
+use crate::verdict::Code;
+
+/// What a shard needs while it is polled, and shares with others of its worker.
+pub struct Driver<'d> {
+    /// How much is asked of the fleet at once.
+    pub pacer: &'d mut Pacer,
+    /// Where nonces and jitter come from.
+    pub nonces: &'d mut dyn NonceSource,
+}
+
+/// One partition of the fleet.
+///
+/// There are four kinds of methods. [`handle`](Self::handle) takes what happened.
+/// [`poll`](Self::poll) gives what is to be done, and is called until it gives `None`.
+/// [`next_deadline_ms`](Self::next_deadline_ms) says when to poll again if nothing happens. The
+/// others look. `now` must not go back from call to call on its monotonic clock.
+///
+/// # Security
+/// An agent's trust, position and failure change by one way only: evidence that was judged, made
+/// an [`Outcome`](super::Outcome), and reported as committed. (S17)
+#[derive(Debug)]
+pub struct Shard {
+    pub(super) index: ShardIndex,
+    pub(super) epoch: Epoch,
+    pub(super) settings: Settings,
+    pub(super) groups: HashMap<String, Arc<Group>>,
+    /// Places in `agents` by id.
+    places: HashMap<AgentId, u32>,
+    agents: Vec<Option<Agent>>,
+    vacant: Vec<u32>,
+    /// Whose open challenge is which.
+    pub(super) open: HashMap<ChallengeId, u32>,
+    pub(super) wheel: Wheel,
+    pub(super) actions: VecDeque<Action>,
+    /// Connections that wait to be admitted.
+    pub(super) greetings: VecDeque<(SessionId, u32)>,
+    /// Agents that are due, in the order in which they became so.
+    pub(super) ready: VecDeque<u32>,
+    /// Challenges that ended since the last poll, with the time their evidence took.
+    pub(super) closed: Vec<Option<u64>>,
+    pub(super) provisional: Vec<Provisional>,
+    pub(super) in_flight: Option<InFlight>,
+    pub(super) seq: u64,
+    pub(super) head: ChainHash,
+    pub(super) is_draining: bool,
+    fired: Vec<Timer>,
+}
+
+impl Shard {
+    /// A shard without agents, whose newest tick in the store is `seq` with this chain head.
+    pub fn new(
+        index: ShardIndex,
+        epoch: Epoch,
+        seq: u64,
+        head: ChainHash,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            index,
+            epoch,
+            settings,
+            groups: HashMap::new(),
+            places: HashMap::new(),
+            agents: Vec::new(),
+            vacant: Vec::new(),
+            open: HashMap::new(),
+            wheel: Wheel::new(),
+            actions: VecDeque::new(),
+            greetings: VecDeque::new(),
+            ready: VecDeque::new(),
+            closed: Vec::new(),
+            provisional: Vec::new(),
+            in_flight: None,
+            seq,
+            head,
+            is_draining: false,
+            fired: Vec::new(),
+        }
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Agent {
+                record,
+                state,
+                candidate,
+            } => self.put(*record, *state, candidate, now),
+            Input::Remove(agent) => self.remove(&agent),
+            Input::Group(group) => self.put_group(group, now),
+            Input::Connected { session, hello } => self.connected(session, &hello, now),
+            Input::Disconnected { session, agent } => self.disconnected(session, &agent, now),
+            Input::Evidence {
+                session,
+                agent,
+                submission,
+            } => self.evidence(session, &agent, *submission, now),
+            Input::Judged(judged) => self.judged(*judged, now),
+            Input::Abandoned {
+                agent,
+                challenge,
+                why,
+            } => self.abandoned(&agent, challenge, why, now),
+            Input::Committed { seq } => self.committed(seq, now),
+            Input::CommitFailed { seq } => self.commit_failed(seq, now),
+            Input::Operate { agent, operation } => self.operate(&agent, operation, now),
+            Input::Drain => self.drain(),
+        }
+    }
+
+    /// The next thing to be done, if there is one now.
+    pub fn poll(&mut self, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
+        for service_ms in self.closed.drain(..) {
+            driver.pacer.closed(service_ms, now.mono_ms);
+        }
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        self.sweep(now);
+        self.greet(now, driver);
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if let Some(action) = self.next_challenge(now, driver) {
+            return Some(action);
+        }
+        self.next_commit()
+    }
+
+    /// When something becomes due by itself, on the monotonic clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.wheel.next_ms()
+    }
+
+    /// Whether agents are due that the pacer has not let through yet: poll again when a challenge
+    /// of the same worker ends.
+    pub fn is_waiting(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether anything is being judged or committed.
+    pub fn is_busy(&self) -> bool {
+        let judging = |agent: &Agent| matches!(agent.phase, Phase::Judging(_));
+        self.in_flight.is_some()
+            || !self.provisional.is_empty()
+            || self.agents.iter().flatten().any(judging)
+    }
+
+    /// One agent.
+    pub fn view(&self, agent: &AgentId, now: Now) -> Option<AgentView> {
+        let agent = self.agent(*self.places.get(agent)?)?;
+        Some(self.view_of(agent, now))
+    }
+
+    /// Every agent, in the order in which they came.
+    pub fn views(&self, now: Now) -> impl Iterator<Item = AgentView> {
+        let agents = self.agents.iter().flatten();
+        agents.map(move |agent| self.view_of(agent, now))
+    }
+
+    /// How many agents there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The number of the newest tick that was begun and the chain's head after it.
+    pub const fn head(&self) -> (u64, ChainHash) {
+        (self.seq, self.head)
+    }
+
+    fn view_of(&self, agent: &Agent, now: Now) -> AgentView {
+        AgentView {
+            record: Arc::clone(&agent.record),
+            state: agent.state.clone(),
+            status: agent.status(self.group_of(agent), now.mono_ms),
+            is_connected: agent.session.is_some(),
+        }
+    }
+
+    pub(super) fn group_of(&self, agent: &Agent) -> Option<&Group> {
+        self.groups.get(&agent.record.group).map(AsRef::as_ref)
+    }
+
+    pub(super) fn place(&self, agent: &AgentId) -> Option<u32> {
+        self.places.get(agent).copied()
+    }
+
+    pub(super) fn agent(&self, place: u32) -> Option<&Agent> {
+        self.agents.get(usize::try_from(place).ok()?)?.as_ref()
+    }
+
+    pub(super) fn agent_mut(&mut self, place: u32) -> Option<&mut Agent> {
+        self.agents.get_mut(usize::try_from(place).ok()?)?.as_mut()
+    }
+
+    fn put(
+        &mut self,
+        record: AgentRecord,
+        state: AgentState,
+        candidate: Option<Arc<Judge>>,
+        now: Now,
+    ) {
+        let id = record.id.clone();
+        if let Some(place) = self.place(&id) {
+            // Enrolled again: what was open belongs to the enrolment before.
+            self.refuse_session(
+                place,
+                Refusal::CertificateNotCurrent,
+                self.settings.retry_after_ms,
+            );
+            self.forget(place);
+        }
+        let mut agent = Agent::new(record, state, candidate, now, self.settings.max_age_ms);
+        agent.shown = agent.status(self.group_of(&agent), now.mono_ms);
+        let place = match self.vacant.pop() {
+            Some(place) => place,
+            None => {
+                let Ok(place) = u32::try_from(self.agents.len()) else {
+                    return;
+                };
+                self.agents.push(None);
+                place
+            }
+        };
+        if let Some(slot) = usize::try_from(place)
+            .ok()
+            .and_then(|place| self.agents.get_mut(place))
+        {
+            *slot = Some(agent);
+            self.places.insert(id, place);
+        }
+        self.arm(place);
+    }
+
+    fn remove(&mut self, agent: &AgentId) {
+        if let Some(place) = self.place(agent) {
+            self.refuse_session(place, Refusal::UnknownAgent, self.settings.retry_after_ms);
+            self.forget(place);
+        }
+    }
+
+    /// Takes an agent out, with everything that is open for it. What is being judged or committed
+    /// finds nobody when it ends.
+    fn forget(&mut self, place: u32) {
+        let slot = usize::try_from(place)
+            .ok()
+            .and_then(|place| self.agents.get_mut(place));
+        let Some(agent) = slot.and_then(Option::take) else {
+            return;
+        };
+        self.places.remove(&agent.record.id);
+        match &agent.phase {
+            Phase::Challenged(outstanding) => {
+                self.open.remove(&outstanding.challenge.id);
+                self.closed.push(None);
+            }
+            Phase::Judging(_) | Phase::Committing => self.closed.push(None),
+            Phase::Idle | Phase::Ready | Phase::Clearing => {}
+        }
+        self.greetings.retain(|(_, waiting)| *waiting != place);
+        self.ready.retain(|waiting| *waiting != place);
+        self.provisional.retain(|waiting| waiting.place != place);
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.outcomes.retain(|waiting| waiting.place != place);
+        }
+        self.vacant.push(place);
+    }
+
+    pub(super) fn refuse_session(&mut self, place: u32, code: Refusal, retry_after_ms: u32) {
+        let session = self.agent_mut(place).and_then(|agent| agent.session.take());
+        if let Some(live) = session {
+            self.refuse(live.id, code, retry_after_ms);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, session: SessionId, code: Refusal, retry_after_ms: u32) {
+        let message = ToAgent::Refused {
+            code,
+            retry_after_ms,
+        };
+        self.actions.push_back(Action::Send { session, message });
+    }
+
+    fn put_group(&mut self, group: Arc<Group>, now: Now) {
+        let slug = group.slug.clone();
+        let new = enforced_digest(&group);
+        let old = self.groups.insert(slug.clone(), group);
+        let is_changed = old.is_none_or(|old| enforced_digest(&old) != new);
+        for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
+            let Some(agent) = self.agent_mut(place) else {
+                continue;
+            };
+            if agent.record.group != slug {
+                continue;
+            }
+            if is_changed {
+                agent.due_ms = agent.due_ms.min(now.mono_ms);
+            }
+            self.announce(place, now, None, "");
+            self.arm(place);
+        }
+    }
+
+    fn operate(&mut self, agent: &AgentId, operation: Operation, now: Now) {
+        let Some(place) = self.place(agent) else {
+            return;
+        };
+        match operation {
+            Operation::Recheck => {
+                if let Some(agent) = self.agent_mut(place) {
+                    agent.due_ms = now.mono_ms;
+                }
+                self.arm(place);
+            }
+            Operation::Clear => self.clear(place, now),
+        }
+    }
+
+    fn drain(&mut self) {
+        self.is_draining = true;
+        self.ready.clear();
+        while let Some((session, _)) = self.greetings.pop_front() {
+            self.refuse(session, Refusal::Draining, self.settings.retry_after_ms);
+        }
+        for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
+            let Some(agent) = self.agent_mut(place) else {
+                continue;
+            };
+            match &agent.phase {
+                // What was asked for may still come; the driver decides how long it waits.
+                Phase::Challenged(_) | Phase::Judging(_) | Phase::Committing | Phase::Clearing => {}
+                Phase::Idle | Phase::Ready => {
+                    agent.phase = Phase::Idle;
+                    self.refuse_session(place, Refusal::Draining, self.settings.retry_after_ms);
+                }
+            }
+        }
+    }
+
+    fn abandoned(&mut self, agent: &AgentId, challenge: ChallengeId, why: Abandon, now: Now) {
+        let Some(place) = self.place(agent) else {
+            return;
+        };
+        let settings = self.settings;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        match &agent.phase {
+            Phase::Judging(judging) if judging.challenge == challenge => {}
+            _ => return,
+        }
+        agent.phase = Phase::Idle;
+        agent.due_ms = now.mono_ms.saturating_add(settings.interval_ms);
+        let id = agent.record.id.clone();
+        self.closed.push(None);
+        let event = Event::Abandoned { agent: id, why };
+        self.actions.push_back(Action::Event(event));
+        self.arm(place);
+    }
+
+    /// Fires what is due.
+    fn sweep(&mut self, now: Now) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.sweep(now.mono_ms, &mut fired);
+        for timer in fired.drain(..) {
+            let counts = self
+                .agent(timer.owner)
+                .is_some_and(|agent| agent.timer_ms == Some(timer.deadline_ms));
+            if counts {
+                self.fire(timer.owner, now);
+            }
+        }
+        self.fired = fired;
+    }
+
+    fn fire(&mut self, place: u32, now: Now) {
+        let settings = self.settings;
+        let is_draining = self.is_draining;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        agent.timer_ms = None;
+        let now_ms = now.mono_ms;
+        match &agent.phase {
+            Phase::Idle if agent.session.is_some() && agent.due_ms <= now_ms && !is_draining => {
+                agent.phase = Phase::Ready;
+                self.ready.push_back(place);
+            }
+            Phase::Challenged(outstanding) if outstanding.deadline_ms() <= now_ms => {
+                let issued_ms = outstanding.issued.mono_ms;
+                let id = outstanding.challenge.id;
+                agent.due_ms = issued_ms.saturating_add(settings.interval_ms);
+                agent.phase = Phase::Idle;
+                self.open.remove(&id);
+                self.closed.push(None);
+            }
+            Phase::Judging(judging) if judging.ends_ms(&settings) <= now_ms => {
+                let (agent, challenge) = (agent.record.id.clone(), judging.challenge);
+                self.abandoned(&agent, challenge, Abandon::Timeout, now);
+            }
+            _ => {}
+        }
+        self.announce(place, now, None, "");
+        self.arm(place);
+    }
+
+    /// Tells listeners when an agent's status is another than the one last told.
+    pub(super) fn announce(&mut self, place: u32, now: Now, code: Option<Code>, detail: &str) {
+        let Some(agent) = self.agent(place) else {
+            return;
+        };
+        let to = agent.status(self.group_of(agent), now.mono_ms);
+        if to == agent.shown {
+            return;
+        }
+        let event = Event::Status {
+            agent: agent.record.id.clone(),
+            group: agent.record.group.clone(),
+            from: agent.shown,
+            to,
+            code,
+            detail: detail.to_owned(),
+        };
+        self.actions.push_back(Action::Event(event));
+        if let Some(agent) = self.agent_mut(place) {
+            agent.shown = to;
+        }
+    }
+
+    /// Sets the timer of whatever becomes due first for an agent.
+    pub(super) fn arm(&mut self, place: u32) {
+        let settings = self.settings;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let step = match &agent.phase {
+            Phase::Idle => agent.session.map(|_| agent.due_ms),
+            Phase::Challenged(outstanding) => Some(outstanding.deadline_ms()),
+            Phase::Judging(judging) => Some(judging.ends_ms(&settings)),
+            Phase::Ready | Phase::Committing | Phase::Clearing => None,
+        };
+        let ends = match agent.shown {
+            EffectiveStatus::Trusted
+            | EffectiveStatus::TrustedUnenforced
+            | EffectiveStatus::Authentic => Some(agent.trusted_until_ms),
+            _ => None,
+        };
+        let deadline_ms = match (step, ends) {
+            (Some(step), Some(ends)) => step.min(ends),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => {
+                agent.timer_ms = None;
+                return;
+            }
+        };
+        if agent.timer_ms != Some(deadline_ms) {
+            agent.timer_ms = Some(deadline_ms);
+            self.wheel.set(Timer {
+                deadline_ms,
+                owner: place,
+            });
+        }
+    }
+}

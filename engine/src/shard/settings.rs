@@ -1,0 +1,54 @@
+//! The times and counts that a shard works by.
+
+/// Times in milliseconds, and counts. The same for every shard of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// From one challenge of an agent to the next.
+    pub interval_ms: u64,
+    /// From a challenge to the last moment at which its evidence may arrive.
+    pub challenge_deadline_ms: u32,
+    /// From a challenge's issue to the end of the trust that its evidence earned. (Q14)
+    pub max_age_ms: u64,
+    /// The longest appraisal, upload included; after it the evidence counts as abandoned. (S01)
+    pub appraisal_ms_max: u64,
+    /// How often agents that failed are asked again.
+    pub failed_interval_ms: u64,
+    /// A boot takes at least this long; a TPM that was reset faster was reset alone. (T08)
+    pub boot_gap_ms_min: u64,
+    /// Quotes in a row that may leave entries beyond an unmoved cut. (I04)
+    pub no_progress_rounds_max: u32,
+    /// Faults of a sender in a row, after which its session ends for a while. (S13)
+    pub sender_faults_max: u32,
+    /// Live connections of one agent that replace each other within the longest age, after which
+    /// two machines seem to share a key. (T03)
+    pub alternations_max: u32,
+    /// How long an agent is sent away when it cannot be served.
+    pub retry_after_ms: u32,
+    /// Outcomes of one tick.
+    pub outcomes_per_tick_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::with_interval(10_000)
+    }
+}
+
+impl Settings {
+    /// The defaults for this interval: the age is three intervals, as is Keylime's patience.
+    pub const fn with_interval(interval_ms: u64) -> Self {
+        Self {
+            interval_ms,
+            challenge_deadline_ms: 5_000,
+            max_age_ms: interval_ms.saturating_mul(3),
+            appraisal_ms_max: 600_000,
+            failed_interval_ms: interval_ms.saturating_mul(6),
+            boot_gap_ms_min: 1_000,
+            no_progress_rounds_max: 5,
+            sender_faults_max: 8,
+            alternations_max: 3,
+            retry_after_ms: 5_000,
+            outcomes_per_tick_max: 1_024,
+        }
+    }
+}

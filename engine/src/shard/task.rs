@@ -1,0 +1,503 @@
+//! One piece of evidence on its way to a verdict: everything it needs, owned, so that it can wait
+//! for a measurement list to arrive and be worked on by any thread.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::kept::KeptParts;
+use super::state::{BootEpoch, VerdictKind};
+use super::tick::KeptLog;
+use crate::agent_id::AgentId;
+use crate::appraisal::{Appraisal, Appraised, ImaState, Reference, Rules};
+use crate::crypto::VerifyingKey;
+use crate::evidence::{
+    Binding, Challenge, ChallengeId, ImaUpload, SessionId, Submission, qualifying_data,
+    qualifying_preimage,
+};
+use crate::hash::Digest;
+use crate::ima::judge::Judge;
+use crate::ima::{
+    Committed, DecodeError, EntryFault, ImaAppraiser, ImaError, ImaOptions, ImaReport, LogFormat,
+    Start,
+};
+use crate::pcr::{PcrSet, PcrValues};
+use crate::pcr_policy::PcrPolicy;
+use crate::quote::{BoundQuote, Quote, QuoteError};
+use crate::time::Now;
+use crate::tpm::ClockInfo;
+use crate::verdict::{Finding, Reason, Verdict};
+
+/// Evidence that answers an open challenge, and all that it is to be held against.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// Whose evidence it is.
+    pub agent: AgentId,
+    /// The connection it came over.
+    pub session: SessionId,
+    /// The challenge it answers.
+    pub challenge: Challenge,
+    /// When that was issued.
+    pub issued: Now,
+    /// The agent's attestation key, whose attributes were found right when it enrolled.
+    pub key: Arc<VerifyingKey>,
+    /// The Name of that key.
+    pub ak_name: Arc<[u8]>,
+    /// Rules of the agent's group.
+    pub rules: Rules,
+    /// The PCR policy of the group.
+    pub pcr_policy: Option<Arc<PcrPolicy>>,
+    /// The PCRs that a boot log must explain; `None` when none is demanded.
+    pub boot_pcrs: Option<PcrSet>,
+    /// The runtime policy.
+    pub judge: Option<Arc<Judge>>,
+    /// How the agent's list is made; the format is the upload's.
+    pub ima: ImaOptions,
+    /// Where the list starts that was asked for.
+    pub start: Start,
+    /// The boot in which `start` was proven; `None` when nothing was proven yet.
+    pub boot: Option<BootEpoch>,
+    /// What the agent sent.
+    pub submission: Submission,
+}
+
+/// More bytes of a measurement list came than were announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("more bytes of the measurement list came than the {announced} that were announced")]
+pub struct Overrun {
+    /// Bytes announced.
+    pub announced: u64,
+}
+
+/// What a genuine quote says beside its PCRs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuoteFacts {
+    /// The TPM's clock and counters.
+    pub clock: ClockInfo,
+    /// The vendor's number of the TPM's firmware.
+    pub firmware_version: u64,
+}
+
+/// What an assignment ended with.
+#[derive(Debug)]
+pub struct Judged {
+    /// Whose evidence it was.
+    pub agent: AgentId,
+    /// The connection it came over.
+    pub session: SessionId,
+    /// The challenge it answered.
+    pub challenge: Challenge,
+    /// When that was issued.
+    pub issued: Now,
+    /// The conclusion.
+    pub verdict: VerdictKind,
+    /// The policy that was held.
+    pub policy: Option<Digest>,
+    /// What failed, in the order of the stages.
+    pub findings: Vec<Finding>,
+    /// What a stricter rule would not accept.
+    pub warnings: Vec<Finding>,
+    /// What the quote says; only when it is genuine and bound to the challenge.
+    pub quote: Option<QuoteFacts>,
+    /// The quoted values of PCR 0-9 in the pinned bank; empty unless there is a genuine quote.
+    pub boot_pcrs: PcrValues,
+    /// Whether a boot log explains what it was to explain.
+    pub boot_log_explained: bool,
+    /// What the measurement list left behind, when it was proven.
+    pub ima: Option<ImaState>,
+    /// The counts of the list, when it was proven.
+    pub report: Option<ImaReport>,
+    /// SHA-256 over quote, signature, PCR values and qualifying data.
+    pub evidence_sha256: [u8; 32],
+    /// The evidence itself.
+    pub evidence: KeptParts,
+    /// The entries of the list that the quote proves.
+    pub log: Option<KeptLog>,
+}
+
+impl Judged {
+    /// What failed first.
+    pub fn first(&self) -> Option<&Finding> {
+        self.findings.first()
+    }
+}
+
+/// An assignment under way: [`begin`](Self::begin), [`feed`](Self::feed) while bytes
+/// [`remain`](Self::remaining), [`finish`](Self::finish).
+///
+/// # Cost
+/// `begin` verifies a signature and replays a boot log and a list that came whole; `feed` replays
+/// one piece. Memory is constant in the length of a list that comes in pieces.
+#[derive(Debug)]
+pub struct Task {
+    assignment: Assignment,
+    begun: Option<Box<Begun>>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    appraisal: Appraisal,
+    list: Option<List>,
+}
+
+impl Task {
+    /// The task that this assignment gives.
+    pub const fn new(assignment: Assignment) -> Self {
+        Self {
+            assignment,
+            begun: None,
+        }
+    }
+
+    /// Whose evidence it is.
+    pub const fn agent(&self) -> &AgentId {
+        &self.assignment.agent
+    }
+
+    /// The connection it came over.
+    pub const fn session(&self) -> SessionId {
+        self.assignment.session
+    }
+
+    /// The challenge it answers.
+    pub const fn challenge(&self) -> &Challenge {
+        &self.assignment.challenge
+    }
+
+    /// Runs the quote's stages, the boot log, and a list that came whole. A second call does
+    /// nothing.
+    pub fn begin(&mut self) {
+        if self.begun.is_none() {
+            self.begun = Some(begin(&mut self.assignment));
+        }
+    }
+
+    /// Bytes of the list that are still to come; 0 before [`begin`](Self::begin), and as soon as
+    /// nothing that may follow can change the outcome.
+    pub fn remaining(&self) -> u64 {
+        let begun = self.begun.as_ref();
+        let list = begun.and_then(|begun| begun.list.as_ref());
+        list.map_or(0, List::remaining)
+    }
+
+    /// Takes the next piece of the list.
+    ///
+    /// # Errors
+    /// [`Overrun`]: more than was announced. The piece is not read, and the task can only end
+    /// untrusted.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), Overrun> {
+        let begun = self.begun.as_mut();
+        match begun.and_then(|begun| begun.list.as_mut()) {
+            Some(list) => list.feed(piece),
+            None => Err(Overrun { announced: 0 }),
+        }
+    }
+
+    /// Concludes. What is missing makes it untrusted.
+    pub fn finish(self) -> Judged {
+        let Self {
+            mut assignment,
+            begun,
+        } = self;
+        let begun = begun.unwrap_or_else(|| begin(&mut assignment));
+        let Begun {
+            mut appraisal,
+            list,
+        } = *begun;
+        let ended = list.and_then(|list| list.finish(&mut appraisal));
+        judged(assignment, appraisal.conclude(), ended)
+    }
+}
+
+fn begin(assignment: &mut Assignment) -> Box<Begun> {
+    let upload = assignment.submission.ima.take();
+    let Assignment {
+        rules, submission, ..
+    } = &*assignment;
+    let nonce = assignment.nonce(&submission.binding);
+    let reference = Reference {
+        key: Arc::clone(&assignment.key),
+        key_attributes: Some(Ok(())),
+        nonce: nonce.as_slice().into(),
+        challenged: Some(assignment.challenge.selection),
+        pcr_policy: assignment.pcr_policy.clone(),
+        boot_pcrs: assignment.boot_pcrs,
+        judge: assignment.judge.clone(),
+    };
+    let mut appraisal = if assignment.is_bound_elsewhere(&nonce) {
+        let reason = Reason::Quote(QuoteError::ChannelMismatch);
+        Appraisal::refused(reference, *rules, reason)
+    } else {
+        let (quote, signature) = (&submission.quote, &submission.signature);
+        let values = submission.pcr_values.clone();
+        Appraisal::of_quote(reference, *rules, quote, signature, values)
+    };
+    if let Some(log) = &submission.boot_log {
+        appraisal.boot_log(log);
+    }
+    let list = upload.and_then(|upload| assignment.open_list(&mut appraisal, upload));
+    Box::new(Begun { appraisal, list })
+}
+
+impl Assignment {
+    fn nonce(&self, binding: &Binding) -> [u8; 32] {
+        qualifying_data(&self.challenge, binding, &self.ak_name, &self.agent)
+    }
+
+    fn preimage(&self) -> Vec<u8> {
+        let binding = &self.submission.binding;
+        qualifying_preimage(&self.challenge, binding, &self.ak_name, &self.agent)
+    }
+
+    /// Whether the quote answers this challenge over the connection that its sender names, and
+    /// not over the one that it came by. (Q13)
+    fn is_bound_elsewhere(&self, expected: &[u8; 32]) -> bool {
+        let Some(claimed) = self.submission.claimed_binding else {
+            return false;
+        };
+        let Ok(quote) = Quote::parse(&self.submission.quote) else {
+            return false;
+        };
+        let found = quote.unverified_attest().extra_data;
+        let is_of = |binding: &Binding| found == self.nonce(binding);
+        found != expected
+            && [Binding::Channel(claimed), Binding::Relay(claimed)]
+                .iter()
+                .any(is_of)
+    }
+
+    /// The list that was uploaded, begun; `None` when it cannot be, or there is no genuine quote
+    /// to hold it against.
+    fn open_list(&self, appraisal: &mut Appraisal, upload: ImaUpload) -> Option<List> {
+        let quote = *appraisal.quote()?;
+        let limit_bytes = self.ima.limit_bytes;
+        let checked =
+            self.start_of(&upload, &quote)
+                .and_then(|start| match upload.length <= limit_bytes {
+                    true => Ok(start),
+                    false => Err(ImaError::Decode(DecodeError {
+                        entry: upload.from_entry,
+                        offset_bytes: 0,
+                        fault: EntryFault::LogTooLong { limit_bytes },
+                    })),
+                });
+        let start = match checked {
+            Ok(start) => start,
+            Err(error) => {
+                appraisal.fail(Reason::Ima(error));
+                return None;
+            }
+        };
+        let options = ImaOptions {
+            format: upload.format,
+            ..self.ima.clone()
+        };
+        let appraiser = appraisal.ima(options, start)?;
+        Some(List::begin(appraiser, upload))
+    }
+
+    /// Where the uploaded list starts, now that the quote says in which boot.
+    fn start_of(&self, upload: &ImaUpload, quote: &BoundQuote) -> Result<Start, ImaError> {
+        let from = upload.from_entry;
+        let Some(expected) = self.challenge.ima_from_entry else {
+            return Err(ImaError::NotAsked);
+        };
+        if from != 0 && from != expected {
+            return Err(ImaError::OffsetMismatch { from, expected });
+        }
+        let is_same_boot = self
+            .boot
+            .is_none_or(|boot| boot == BootEpoch::of(quote.clock()));
+        let whole = |previous: &Committed| match is_same_boot {
+            true => Start::AgainInBoot(previous.clone()),
+            false => Start::AfterBoot(previous.clone()),
+        };
+        match &self.start {
+            Start::First if from == 0 => Ok(Start::First),
+            Start::AgainInBoot(previous) | Start::AfterBoot(previous) if from == 0 => {
+                Ok(whole(previous))
+            }
+            Start::Continue { committed, .. } if from == 0 => Ok(whole(committed)),
+            // Another boot's list begins anew: nothing of it was proven.
+            Start::Continue { committed, .. } if is_same_boot && committed.position() == from => {
+                Ok(self.start.clone())
+            }
+            _ => Err(ImaError::OffsetMismatch { from, expected: 0 }),
+        }
+    }
+}
+
+/// A measurement list on its way.
+#[derive(Debug)]
+struct List {
+    appraiser: ImaAppraiser,
+    from_entry: u64,
+    format: LogFormat,
+    announced: u64,
+    received: u64,
+    last_byte: Option<u8>,
+    /// Whether more of it can still matter.
+    wanted: bool,
+    /// The bytes, when they came with the evidence.
+    whole: Option<Vec<u8>>,
+}
+
+/// A list that was proven.
+struct Ended {
+    report: ImaReport,
+    from_entry: u64,
+    format: LogFormat,
+    whole: Option<Vec<u8>>,
+}
+
+impl List {
+    fn begin(appraiser: ImaAppraiser, upload: ImaUpload) -> Self {
+        let mut list = Self {
+            appraiser,
+            from_entry: upload.from_entry,
+            format: upload.format,
+            announced: upload.length,
+            received: 0,
+            last_byte: None,
+            wanted: true,
+            whole: None,
+        };
+        if let Some(whole) = upload.whole {
+            // An overrun stands in the counts; `finish` says so.
+            let _ = list.feed(&whole);
+            list.whole = Some(whole);
+        }
+        list
+    }
+
+    fn remaining(&self) -> u64 {
+        // Nothing follows a list that came with the evidence.
+        if self.wanted && self.whole.is_none() {
+            self.announced.saturating_sub(self.received)
+        } else {
+            0
+        }
+    }
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), Overrun> {
+        let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        self.received = self.received.saturating_add(length);
+        let announced = self.announced;
+        if self.received > announced {
+            self.wanted = false;
+            return Err(Overrun { announced });
+        }
+        self.last_byte = piece.last().copied().or(self.last_byte);
+        if self.wanted {
+            self.wanted = self.appraiser.feed(piece);
+        }
+        Ok(())
+    }
+
+    fn finish(self, appraisal: &mut Appraisal) -> Option<Ended> {
+        let (announced, received) = (self.announced, self.received);
+        if received > announced || (received < announced && self.wanted) {
+            let error = ImaError::Incomplete {
+                announced,
+                received,
+            };
+            appraisal.fail(Reason::Ima(error));
+            return None;
+        }
+        let report = appraisal.ima_finished(self.appraiser.finish())?;
+        if self.format == LogFormat::Ascii
+            && report.proven_bytes == received
+            && self.last_byte.is_some_and(|last| last != b'\n')
+        {
+            appraisal.fail(Reason::Ima(ImaError::Unterminated));
+        }
+        Some(Ended {
+            report,
+            from_entry: self.from_entry,
+            format: self.format,
+            whole: self.whole,
+        })
+    }
+}
+
+impl Ended {
+    /// What is kept of the list: its proven entries; `None` when there is no new one.
+    fn kept(self, state: &ImaState, upload: ChallengeId) -> (ImaReport, Option<KeptLog>) {
+        let length = self.report.proven_bytes;
+        let whole = self.whole.map(|mut bytes| {
+            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+            bytes
+        });
+        let log = (length > 0).then_some(KeptLog {
+            from_entry: self.from_entry,
+            to_entry: state.committed.position(),
+            format: self.format,
+            length,
+            upload,
+            whole,
+        });
+        (self.report, log)
+    }
+}
+
+fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) -> Judged {
+    let preimage = assignment.preimage();
+    let Assignment {
+        agent,
+        session,
+        challenge,
+        issued,
+        rules,
+        judge,
+        submission,
+        ..
+    } = assignment;
+    let is_unterminated =
+        |finding: &Finding| matches!(finding.reason, Reason::Ima(ImaError::Unterminated));
+    let keeps_log = !appraised.findings.iter().any(is_unterminated);
+    let (report, log) = match (ended, &appraised.ima) {
+        (Some(ended), Some(state)) => {
+            let (report, log) = ended.kept(state, challenge.id);
+            (Some(report), log.filter(|_| keeps_log))
+        }
+        _ => (None, None),
+    };
+    let mut boot_pcrs = PcrValues::new();
+    for (bank, pcr, value) in appraised.pcrs.iter().flat_map(|pcrs| pcrs.values().iter()) {
+        if bank == rules.bank && PcrSet::BOOT.contains(pcr) {
+            boot_pcrs.insert(pcr, *value);
+        }
+    }
+    let evidence = KeptParts {
+        quote: submission.quote,
+        signature: submission.signature,
+        pcr_values: submission.pcr_values,
+        preimage,
+        boot_log: submission.boot_log,
+    };
+    Judged {
+        agent,
+        session,
+        challenge,
+        issued,
+        verdict: match appraised.verdict {
+            Verdict::Trusted(_) => VerdictKind::Trusted,
+            Verdict::Authentic => VerdictKind::Authentic,
+            Verdict::Untrusted => VerdictKind::Untrusted,
+        },
+        policy: judge.map(|judge| judge.policy().compiled().digest()),
+        findings: appraised.findings,
+        warnings: appraised.warnings,
+        quote: appraised.quote.map(|quote| QuoteFacts {
+            clock: *quote.clock(),
+            firmware_version: quote.firmware_version(),
+        }),
+        boot_pcrs,
+        boot_log_explained: appraised.boot_pcrs.is_some(),
+        ima: appraised.ima,
+        report,
+        evidence_sha256: evidence.digest(),
+        evidence,
+        log,
+    }
+}
