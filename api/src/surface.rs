@@ -145,6 +145,11 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
         &self.routes
     }
 
+    /// Its routes alone, to be merged into another surface's router.
+    pub fn into_routes(self, state: S) -> Router {
+        self.router.with_state(state)
+    }
+
     /// The router that serves it. Unknown paths and methods are answered in the one error shape.
     pub fn into_router(self, state: S) -> Router {
         let not_found = || async { ApiError::NotFound("path") };
