@@ -78,6 +78,8 @@ pub(crate) enum Command {
 pub(crate) enum ConfigCommand {
     /// Says what is wrong with the configuration; exit code 0 when nothing is
     Check,
+    /// Prints every key with its default, its variable and its meaning, as a table in Markdown
+    Reference,
     /// Prints every key with its value
     Show {
         /// Also where each value came from

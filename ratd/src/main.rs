@@ -36,9 +36,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let loaded = load::load(&arguments.configuration.flags()).means(Exit::Configuration)?;
-    if let Some(Command::Config(ConfigCommand::Show { origin })) = &arguments.command {
-        commands::configuration::show(&loaded, *origin)?;
-        return Ok(ExitCode::SUCCESS);
+    match &arguments.command {
+        // Shown also when values do not fit together: to find out which.
+        Some(Command::Config(ConfigCommand::Show { origin })) => {
+            commands::configuration::show(&loaded, *origin)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Config(ConfigCommand::Reference)) => {
+            commands::configuration::reference()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     require_sound(&loaded)?;
     let runtime = io_runtime(&loaded.config)?;

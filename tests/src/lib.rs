@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod assignment;
 pub mod evidence;
+pub mod http_client;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;

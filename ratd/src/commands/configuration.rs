@@ -1,8 +1,8 @@
-//! `ratd config show`.
+//! `ratd config show` and `ratd config reference`.
 
 use std::io::{self, Write};
 
-use crate::config::keys::{KEYS, value_text};
+use crate::config::keys::{self, KEYS, value_text};
 use crate::config::load::Loaded;
 
 /// Prints every key as a line of TOML, with its origin as a comment when asked for.
@@ -17,4 +17,9 @@ pub(crate) fn show(loaded: &Loaded, origin: bool) -> io::Result<()> {
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// Prints the table of the reference page.
+pub(crate) fn reference() -> io::Result<()> {
+    io::stdout().lock().write_all(keys::reference().as_bytes())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use figment::value::{Dict, Value};
+use figment::value::Value;
 
 use super::Config;
 
@@ -70,8 +70,9 @@ pub(crate) fn value_text(config: &Config, name: &str) -> Option<String> {
 }
 
 /// Every key that a configuration has.
-pub(crate) fn names_in(config: &Config) -> Vec<String> {
-    fn walk(prefix: &str, dict: &Dict, names: &mut Vec<String>) {
+#[cfg(test)]
+fn names_in(config: &Config) -> Vec<String> {
+    fn walk(prefix: &str, dict: &figment::value::Dict, names: &mut Vec<String>) {
         for (key, value) in dict {
             let name = if prefix.is_empty() {
                 key.clone()
