@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod assignment;
+pub mod endorsement;
 pub mod evidence;
 pub mod http_client;
 pub mod measured;
