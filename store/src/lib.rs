@@ -9,18 +9,22 @@
 
 mod agents;
 mod audit;
+mod backup;
 mod chain;
 mod commit;
 mod database;
 mod directory;
 mod enrolment;
 mod error;
+mod evidence;
 mod fold;
 mod groups;
 pub mod limits;
 mod load;
+mod logs;
 mod packed;
 mod policies;
+mod retention;
 mod schema;
 mod tokens;
 
@@ -30,15 +34,19 @@ use std::sync::atomic::AtomicU16;
 
 pub use agents::{OnRemoval, RecordChange, Registration, Removed, StoredRecord};
 pub use audit::{AuditEntry, AuditRecord};
+pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
 pub use commit::CommitResult;
 pub use enrolment::{Activated, Conflict, NewPending, Pending, TryResult};
 pub use error::{DatabaseError, DirectoryError, RowName, SchemaError, StoreError};
+pub use evidence::{LogReader, StoredEvidence, StoredLog};
 pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
+pub use logs::LogPiece;
 pub use packed::Fault;
 pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
+pub use retention::{Dropped, RetentionPolicy};
 pub use tokens::{NewToken, StoredToken, TokenKind, TokenRefusal};
 
 use database::{Pools, Use};
