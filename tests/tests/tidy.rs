@@ -134,6 +134,7 @@ fn only_two_modules_name_a_cryptographic_library() -> Result<()> {
         "identity/src/x509/",
         "tests/",
         "identity/tests/",
+        "ratd/tests/",
         "benches/",
         "fuzz/",
     ];
