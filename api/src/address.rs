@@ -14,6 +14,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use crate::error::ApiError;
 use crate::limits::{
     ADDRESS_BUCKETS, REQUESTS_PER_ADDRESS_PER_SECOND, TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE,
+    TOKEN_HOLD_MS, duration,
 };
 
 /// What counts as one client: an IPv4 address, or the /64 that an IPv6 site has at least.
@@ -130,10 +131,10 @@ impl TokenGuard {
 
     /// Counts a token that was not valid.
     pub fn failed(&self, address: IpAddr) {
-        let Err(wait) = self.failures.take(address) else {
+        if self.failures.take(address).is_ok() {
             return;
-        };
-        let until = tokio::time::Instant::now().checked_add(wait);
+        }
+        let until = tokio::time::Instant::now().checked_add(duration(TOKEN_HOLD_MS));
         if let Some(slot) = self.held_until.get(self.failures.index(address)) {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }

@@ -57,6 +57,8 @@ limits! {
         "Steady rate of one address (one /64 of IPv6); what is saved up is four seconds' worth.";
     TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE = 20, "failures per minute",
         "Wrong or unknown tokens from one address; then it waits before any token of its is looked at.";
+    TOKEN_HOLD_MS = 30_000, "milliseconds",
+        "How long an address waits then.";
     ADDRESS_BUCKETS = 4096, "buckets",
         "Addresses share this many rate buckets by keyed hash, so that no number of them costs memory.";
     TOKEN_BODY_BYTES_MAX = 4 * 1024, "bytes",

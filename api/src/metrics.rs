@@ -207,7 +207,29 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn the_reference_page_is_the_catalogue() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let path = root.join("docs/reference/metrics.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = page.split_once("<!-- http -->\n").unwrap();
+        let (table, after) = rest.split_once("<!-- end -->").unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let table = reference(ALL);
+            std::fs::write(&path, format!("{before}<!-- http -->\n{table}<!-- end -->{after}"))
+                .unwrap();
+        } else {
+            assert!(
+                table == reference(ALL),
+                "{} is stale: run this test with UPDATE_DOCS=1",
+                path.display()
+            );
+        }
+    }
 
     #[test]
     fn names_follow_the_rules_of_prometheus() {

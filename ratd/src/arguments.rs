@@ -72,6 +72,16 @@ pub(crate) enum Command {
     /// Lets machines into groups with `approval = manual`
     #[command(subcommand)]
     Ek(EkCommand),
+    /// Copies records, CA and admin token into a new folder, while the server runs or not
+    Backup {
+        /// The folder, which must not exist
+        path: PathBuf,
+    },
+    /// Fills an empty data directory from a backup
+    Restore {
+        /// The folder that `backup` made
+        path: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

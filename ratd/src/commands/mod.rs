@@ -1,5 +1,6 @@
 //! Commands other than serving: each ends by itself.
 
+pub(crate) mod backup;
 pub(crate) mod ca;
 pub(crate) mod configuration;
 pub(crate) mod ek;
@@ -22,5 +23,7 @@ pub(crate) async fn run(config: &Config, command: &Command) -> Result<(), Failur
         Command::Group(command) => group::run(config, command).await,
         Command::Ca(command) => ca::run(config, command),
         Command::Ek(command) => ek::run(config, command).await,
+        Command::Backup { path } => backup::backup(config, path).await,
+        Command::Restore { path } => backup::restore(config, path).await,
     }
 }
