@@ -221,10 +221,7 @@ mod tests {
             client_of(address("2001:db8::1")),
             client_of(address("2001:db8:0:1::1"))
         );
-        assert_eq!(
-            client_of(address("::ffff:192.0.2.1")),
-            address("192.0.2.1")
-        );
+        assert_eq!(client_of(address("::ffff:192.0.2.1")), address("192.0.2.1"));
         assert_ne!(
             client_of(address("192.0.2.1")),
             client_of(address("192.0.2.2"))

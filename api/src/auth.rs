@@ -126,7 +126,9 @@ fn is_loopback(address: &SocketAddr) -> bool {
 /// The token of `Bearer TOKEN`; the scheme's name has no case (RFC 9110, 11.1).
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
 }
 
 #[cfg(test)]

@@ -48,7 +48,10 @@ fn civil(days: u64) -> Option<(u64, u64, u64)> {
         .checked_sub(year_of_era.checked_div(100)?)?;
     let of_year = of_era.checked_sub(before)?;
     let from_march = of_year.checked_mul(5)?.checked_add(2)?.checked_div(153)?;
-    let month_start = from_march.checked_mul(153)?.checked_add(2)?.checked_div(5)?;
+    let month_start = from_march
+        .checked_mul(153)?
+        .checked_add(2)?
+        .checked_div(5)?;
     let day = of_year.checked_sub(month_start)?.checked_add(1)?;
     let (month, carried) = if from_march < 10 {
         (from_march.checked_add(3)?, 0)

@@ -240,7 +240,10 @@ impl IntoResponse for ApiError {
             let scheme = HeaderValue::from_static("Bearer");
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
-        if matches!(self, Self::BodyTooLong { .. } | Self::TooSlow | Self::BodyBroken) {
+        if matches!(
+            self,
+            Self::BodyTooLong { .. } | Self::TooSlow | Self::BodyBroken
+        ) {
             // What is left of the body is not read, so nothing can follow on this connection.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -6,14 +6,15 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -317,14 +318,38 @@ async fn answer(
     let under_way = activity.begin();
     request.extensions_mut().insert(peer);
     let response = router.oneshot(request.map(Body::new)).await?;
-    // The request is under way until its answer has been written, or dropped.
-    let counted = response.map(|body| {
-        Body::new(body.map_frame(move |frame: hyper::body::Frame<Bytes>| {
-            let _ = &under_way;
-            frame
-        }))
-    });
-    Ok(counted)
+    Ok(response.map(|body| {
+        Body::new(Answered {
+            body,
+            _under_way: under_way,
+        })
+    }))
+}
+
+/// An answer's body. The request is under way until this has been written, or is dropped.
+struct Answered {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl hyper::body::Body for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// When something last happened on a connection.

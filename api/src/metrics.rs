@@ -220,8 +220,11 @@ mod tests {
         let (table, after) = rest.split_once("<!-- end -->").unwrap();
         if std::env::var_os("UPDATE_DOCS").is_some() {
             let table = reference(ALL);
-            std::fs::write(&path, format!("{before}<!-- http -->\n{table}<!-- end -->{after}"))
-                .unwrap();
+            std::fs::write(
+                &path,
+                format!("{before}<!-- http -->\n{table}<!-- end -->{after}"),
+            )
+            .unwrap();
         } else {
             assert!(
                 table == reference(ALL),
@@ -239,7 +242,12 @@ mod tests {
             assert_eq!(metric.name.ends_with("_total"), counts, "{}", metric.name);
             assert!(metric.help.ends_with('.'), "{}", metric.name);
             let seconds = metric.unit == Unit::Seconds;
-            assert_eq!(metric.name.ends_with("_seconds"), seconds, "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_seconds"),
+                seconds,
+                "{}",
+                metric.name
+            );
         }
     }
 }

@@ -145,19 +145,19 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
         &self.routes
     }
 
-    /// Its routes alone, to be merged into another surface's router.
-    pub fn into_routes(self, state: S) -> Router {
+    /// Its router, to be [`join`]ed with others.
+    pub fn into_router(self, state: S) -> Router {
         self.router.with_state(state)
     }
+}
 
-    /// The router that serves it. Unknown paths and methods are answered in the one error shape.
-    pub fn into_router(self, state: S) -> Router {
-        let not_found = || async { ApiError::NotFound("path") };
-        self.router
-            .fallback(not_found)
-            .method_not_allowed_fallback(|| async { ApiError::Method })
-            .with_state(state)
-    }
+/// One router of several surfaces. Unknown paths and methods are answered in the one error shape.
+pub fn join(routers: impl IntoIterator<Item = Router>) -> Router {
+    let joined = routers.into_iter().fold(Router::new(), Router::merge);
+    // Last, because it holds for the routes that are there.
+    joined
+        .fallback(|| async { ApiError::NotFound("path") })
+        .method_not_allowed_fallback(|| async { ApiError::Method })
 }
 
 /// What stands before one route.
@@ -195,7 +195,9 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Permit
         return Err(ApiError::NotAuthenticated);
     };
     shared.rate.take(peer.address.ip())?;
-    shared.gate.admit(route.permission, &peer, request.headers())?;
+    shared
+        .gate
+        .admit(route.permission, &peer, request.headers())?;
     let mut permits = vec![permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?];
     if let Some((name, semaphore)) = at_once {
         permits.push(permit(semaphore, name)?);

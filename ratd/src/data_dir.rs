@@ -24,7 +24,11 @@ pub(crate) fn admin_token_in(directory: &Path) -> PathBuf {
 
 /// Makes a folder that only its owner can enter, unless it is there.
 pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().recursive(true).mode(0o700).create(directory) {
+    match DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+    {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
@@ -33,7 +37,11 @@ pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
 /// Writes a new file that only its owner can read.
 pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(contents)?;
     file.sync_all()
 }

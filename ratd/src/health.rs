@@ -112,7 +112,10 @@ impl Started {
         if off <= CLOCK_STEP_MS_MAX {
             return Check::ok("clock");
         }
-        Check::failed("clock", format!("the clock was set by {off} ms since the start"))
+        Check::failed(
+            "clock",
+            format!("the clock was set by {off} ms since the start"),
+        )
     }
 }
 

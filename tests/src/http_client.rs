@@ -84,7 +84,8 @@ impl Client {
 
     /// A request with a body and further header lines.
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: ratd\r\nconnection: close\r\n");
+        let mut request =
+            format!("{method} {path} HTTP/1.1\r\nhost: ratd\r\nconnection: close\r\n");
         for header in headers {
             request.push_str(header);
             request.push_str("\r\n");
@@ -101,6 +102,19 @@ impl Client {
         let authorization = token.map(|token| format!("authorization: Bearer {token}"));
         let headers: Vec<&str> = authorization.as_deref().into_iter().collect();
         self.request("GET", path, &headers, b"")
+    }
+
+    /// The status of a GET; `None` when the server cannot be reached, or goes away before it
+    /// answers.
+    pub fn try_get(&self, path: &str) -> Option<u16> {
+        let stream = TcpStream::connect(self.address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let name = self.address.ip().to_string();
+        let mut stream = self.connector.connect(&name, stream).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: ratd\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let status = read(&mut stream).status;
+        (status != 0).then_some(status)
     }
 
     /// A POST of JSON.

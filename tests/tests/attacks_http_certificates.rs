@@ -22,7 +22,7 @@ use openssl::x509::{X509, X509Req};
 use rat_api::auth::{AdminToken, Gate, Peer, Permission};
 use rat_api::clock::unix_ms;
 use rat_api::listen::{Listener, Security, Stop};
-use rat_api::surface::{Route, Shared, Surface};
+use rat_api::surface::{Route, Shared, Surface, join};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::agent_id::AgentId;
 use rat_identity::agent_certificate;
@@ -61,19 +61,21 @@ impl Listening {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::open(folder.path(), unix_ms()).unwrap();
-        let issued = ca.issue_server(&["127.0.0.1".to_owned()], unix_ms()).unwrap();
+        let issued = ca
+            .issue_server(&["127.0.0.1".to_owned()], unix_ms())
+            .unwrap();
         let certificate = ServerCertificate::new(material(&issued), unix_ms()).unwrap();
         let certificate = Arc::new(certificate);
         let acceptor = Acceptor::new(certificate.clone(), &ca.certificates()).unwrap();
         let acceptor = Arc::new(acceptor);
         let shared = Shared::new(Gate::new(AdminToken::new(TOKEN)));
-        let router = Surface::new(shared)
+        let surface = Surface::new(shared)
             .route(Route::get("/whoami", Permission::Public), whoami)
             .route(
                 Route::get("/operators", Permission::Operator("agents:view")),
                 whoami,
-            )
-            .into_router(());
+            );
+        let router = join([surface.into_router(())]);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -98,7 +100,9 @@ impl Listening {
     /// A request with a certificate, a token, both or neither; `None` when the handshake fails.
     fn get(&self, path: &str, identity: Option<&Identity>, token: Option<&str>) -> Option<Answer> {
         let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
-        builder.set_ca_file(self.folder.path().join("ca.pem")).unwrap();
+        builder
+            .set_ca_file(self.folder.path().join("ca.pem"))
+            .unwrap();
         builder.set_verify(SslVerifyMode::PEER);
         if let Some(identity) = identity {
             builder.set_certificate(&identity.certificate).unwrap();
@@ -152,7 +156,10 @@ fn a02_a_certificate_names_an_agent_and_opens_no_operators_route() {
     let agent = Identity::of(&listening.ca, "agent-1", unix_ms());
     let body = |answer: Option<Answer>| String::from_utf8(answer.unwrap().body).unwrap();
     assert_eq!(body(listening.get("/whoami", None, None)), "nobody");
-    assert_eq!(body(listening.get("/whoami", Some(&agent), None)), "agent-1");
+    assert_eq!(
+        body(listening.get("/whoami", Some(&agent), None)),
+        "agent-1"
+    );
     let status = |identity: Option<&Identity>, token: Option<&str>| {
         let answer = listening.get("/operators", identity, token).unwrap();
         answer.status
@@ -177,13 +184,19 @@ fn a02_certificates_of_another_ca_expired_or_of_a_server_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let old = Ca::open(folder.path(), unix_ms() - 2 * year_ms).unwrap();
     let expired = Identity::of(&old, "agent-1", unix_ms() - 2 * year_ms);
-    listening.acceptor.set_client_cas(&old.certificates()).unwrap();
+    listening
+        .acceptor
+        .set_client_cas(&old.certificates())
+        .unwrap();
     assert!(listening.get("/whoami", Some(&expired), None).is_none());
     listening
         .acceptor
         .set_client_cas(&listening.ca.certificates())
         .unwrap();
-    let server = listening.ca.issue_server(&["x".to_owned()], unix_ms()).unwrap();
+    let server = listening
+        .ca
+        .issue_server(&["x".to_owned()], unix_ms())
+        .unwrap();
     let server = Identity {
         certificate: X509::from_der(&server.chain_der[0]).unwrap(),
         key: PKey::private_key_from_der(&server.key_pkcs8_der).unwrap(),
@@ -199,12 +212,21 @@ fn the_servers_certificate_is_replaced_while_it_serves() {
     assert!(!listening.certificate.is_due(unix_ms()));
     assert!(listening.certificate.is_due(first - 1));
     let later = unix_ms() + 1000;
-    let issued = listening.ca.issue_server(&["127.0.0.1".to_owned()], later).unwrap();
-    listening.certificate.replace(material(&issued), later).unwrap();
+    let issued = listening
+        .ca
+        .issue_server(&["127.0.0.1".to_owned()], later)
+        .unwrap();
+    listening
+        .certificate
+        .replace(material(&issued), later)
+        .unwrap();
     assert!(listening.certificate.not_after_unix_ms() > first);
     assert_eq!(listening.get("/whoami", None, None).unwrap().status, 200);
     // A key that is not the certificate's is refused, and the old pair stays.
-    let other = listening.ca.issue_server(&["127.0.0.1".to_owned()], later).unwrap();
+    let other = listening
+        .ca
+        .issue_server(&["127.0.0.1".to_owned()], later)
+        .unwrap();
     let mixed = Material {
         key_pkcs8: other.key_pkcs8_der.clone(),
         ..material(&issued)
@@ -212,6 +234,10 @@ fn the_servers_certificate_is_replaced_while_it_serves() {
     assert!(listening.certificate.replace(mixed, later).is_err());
     assert_eq!(listening.get("/whoami", None, None).unwrap().status, 200);
     let runtime = &listening.runtime;
-    let plain = Listener::bind("test", "0.0.0.0:0".parse().unwrap(), Security::PlainOnLoopback);
+    let plain = Listener::bind(
+        "test",
+        "0.0.0.0:0".parse().unwrap(),
+        Security::PlainOnLoopback,
+    );
     assert!(runtime.block_on(plain).is_err(), "plain HTTP for everybody");
 }

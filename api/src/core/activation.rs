@@ -3,6 +3,7 @@
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentPath, AgentRecord};
@@ -10,7 +11,9 @@ use rat_identity::ca::{IssueError, IssuedToAgent};
 use rat_identity::enrolment;
 use rat_identity::limits::ACTIVATION_TRIES_MAX;
 use rat_identity::pem;
-use rat_store::{Activated, AuditEntry, Conflict as StoreConflict, Registration, StoredAgent, TryResult};
+use rat_store::{
+    Activated, AuditEntry, Conflict as StoreConflict, Registration, StoredAgent, TryResult,
+};
 
 use super::enrolment::{answer, approve};
 use super::pending::PendingEnrolment;
@@ -24,10 +27,12 @@ use crate::limits::{ACTIVATION_ID_CHARACTERS_MAX, PROOF_CHARACTERS_MAX};
 /// Takes the answer to a pending activation.
 pub(super) async fn activate(
     state: State,
-    Path(agent): Path<String>,
+    agent: Result<Path<String>, PathRejection>,
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Response {
+    // What is not UTF-8 names no agent, as an empty text does not.
+    let agent = agent.map_or_else(|_| String::new(), |Path(agent)| agent);
     answer("activate", activated(&state.0, &peer, &agent, &body).await)
 }
 
@@ -43,9 +48,8 @@ async fn activated(
     let request = Object::parse(body)?;
     let id = request.text("activation_id", ACTIVATION_ID_CHARACTERS_MAX)?;
     let proof = request.text("proof", PROOF_CHARACTERS_MAX)?;
-    let proof = hex::decode(proof).map_err(|_| {
-        ApiError::member("proof", MemberFault::Encoding("hexadecimal digits"))
-    })?;
+    let proof = hex::decode(proof)
+        .map_err(|_| ApiError::member("proof", MemberFault::Encoding("hexadecimal digits")))?;
     let agent = AgentId::parse(agent).map_err(|_| NOT_PENDING)?;
     let enrolment = proven(core, &agent, id, &proof).await?;
     admitted(core, &enrolment).await?;
@@ -127,7 +131,10 @@ async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiEr
 
 async fn issue(core: &Core, enrolment: &PendingEnrolment) -> Result<IssuedToAgent, ApiError> {
     let ca = std::sync::Arc::clone(&core.ca);
-    let (csr, agent) = (enrolment.pending.csr.clone(), enrolment.pending.agent.clone());
+    let (csr, agent) = (
+        enrolment.pending.csr.clone(),
+        enrolment.pending.agent.clone(),
+    );
     super::compute(move || {
         let issued = ca.issue_agent(&csr, &agent, unix_ms());
         issued.map_err(|error| match error {

@@ -153,7 +153,10 @@ pub(super) fn identity(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Iden
 
 /// When an attestation was last concluded; 0 for never.
 fn last_checkin(state: &AgentState) -> u64 {
-    state.verdict.as_ref().map_or(0, |verdict| verdict.at_unix_ms)
+    state
+        .verdict
+        .as_ref()
+        .map_or(0, |verdict| verdict.at_unix_ms)
 }
 
 /// An effective status in the words of the Core API.
@@ -207,7 +210,11 @@ mod tests {
                 state: AgentState::default(),
             };
             let shown = Shown::of(Some(&seen));
-            assert_eq!(shown.status == "active", active.contains(&status), "{status}");
+            assert_eq!(
+                shown.status == "active",
+                active.contains(&status),
+                "{status}"
+            );
             assert_eq!(shown.effective, status.as_str());
         }
         assert_eq!(Shown::of(None).status, "stale");

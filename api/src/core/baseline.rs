@@ -239,7 +239,12 @@ mod tests {
 
     #[test]
     fn l08_a_list_makes_a_policy_and_the_point_where_it_ends() {
-        let list = [line("boot_aggregate"), line("/usr/bin/a"), line("/usr/bin/b")].concat();
+        let list = [
+            line("boot_aggregate"),
+            line("/usr/bin/a"),
+            line("/usr/bin/b"),
+        ]
+        .concat();
         let baseline = from_ascii(list.as_bytes(), "2026-01-01T00:00:00Z").unwrap();
         assert_eq!(baseline.covers.position(), 3);
         assert_eq!(baseline.covers.running().len(), HashAlg::ALL.len());
@@ -269,9 +274,15 @@ mod tests {
         ] {
             let list = [&line("boot_aggregate"), second, &line("/z")].concat();
             match from_ascii(list.as_bytes(), "") {
-                Err(BaselineError::Line { line: 2, fault: found }) => {
+                Err(BaselineError::Line {
+                    line: 2,
+                    fault: found,
+                }) => {
                     assert!(fault.is_none_or(|fault| fault == found), "{found:?}");
-                    assert!(found.to_string().chars().all(|c| !c.is_control()), "{found}");
+                    assert!(
+                        found.to_string().chars().all(|c| !c.is_control()),
+                        "{found}"
+                    );
                 }
                 other => panic!("{second}: {other:?}"),
             }
@@ -288,7 +299,11 @@ mod tests {
             let exclusion = policy.compiled().excluded(path.as_bytes());
             matches!(exclusion, Exclusion::Excluded { .. })
         };
-        for path in ["/tmp/tmp.aB3", "/var/cache/apt/pkgcache.bin", "/var/lib/apt/lists/x"] {
+        for path in [
+            "/tmp/tmp.aB3",
+            "/var/cache/apt/pkgcache.bin",
+            "/var/lib/apt/lists/x",
+        ] {
             assert!(excluded(path), "{path}");
         }
         for path in [

@@ -32,11 +32,7 @@ use crate::limits::{BASELINE_BODY_BYTES_MAX, HOSTNAME_CHARACTERS_MAX};
 use crate::metrics;
 
 /// R4: enrols a machine into the group of its token.
-pub(super) async fn enrol(
-    state: State,
-    Extension(peer): Extension<Peer>,
-    body: Bytes,
-) -> Response {
+pub(super) async fn enrol(state: State, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
     let result = enrolled(&state.0, &peer, &body).await;
     answer("enrol", result)
 }
@@ -295,8 +291,7 @@ async fn challenge(
 ) -> Result<Challenged, ApiError> {
     let (token_sha256, group) = (presented.token.sha256(), group.slug.clone());
     compute(move || {
-        let challenged =
-            identity::challenge(&applicant, &token_sha256, &group, &mut SystemRandom);
+        let challenged = identity::challenge(&applicant, &token_sha256, &group, &mut SystemRandom);
         challenged.map_err(|error| {
             tracing::error!(%error, "no credential could be made");
             ApiError::Unavailable("no credential could be made")

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use rat_engine::agent_id::AgentId;
@@ -19,7 +20,9 @@ use crate::clock::rfc3339;
 use crate::error::{ApiError, json_response};
 
 /// Shows one agent.
-pub(super) async fn show(state: State, Path(agent): Path<String>) -> Response {
+pub(super) async fn show(state: State, agent: Result<Path<String>, PathRejection>) -> Response {
+    // What is not UTF-8 names no agent, as an empty text does not.
+    let agent = agent.map_or_else(|_| String::new(), |Path(agent)| agent);
     match evidence(&state.0, &agent).await {
         Ok(evidence) => json_response(StatusCode::OK, &evidence),
         Err(error) => error.into_response(),

@@ -110,13 +110,22 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
     let view = Permission::Operator("agents:view");
     let evidence = Permission::Operator("evidence:view");
     Surface::new(shared)
-        .route(Route::post("/tokens/validate", token, tokens), tokens::validate)
-        .route(Route::post("/agents/enroll", token, enrol), enrolment::enrol)
+        .route(
+            Route::post("/tokens/validate", token, tokens),
+            tokens::validate,
+        )
+        .route(
+            Route::post("/agents/enroll", token, enrol),
+            enrolment::enrol,
+        )
         .route(baseline, enrolment::enrol_baseline)
         .route(activation, activation::activate)
         .route(Route::get("/agents/", view), agents::list)
         .route(Route::get("/agents", view), agents::list)
-        .route(Route::get("/agents/{agent_id}/evidence", evidence), evidence::show)
+        .route(
+            Route::get("/agents/{agent_id}/evidence", evidence),
+            evidence::show,
+        )
 }
 
 /// Random bytes of the operating system.

@@ -84,7 +84,10 @@ impl Token {
         // No hexadecimal digit is `_`, so that the two prefixes never meet.
         let (kind, body) = match text.strip_prefix(BASELINE_PREFIX) {
             Some(body) => (TokenKind::Baseline, body),
-            None => (TokenKind::Enrol, text.strip_prefix(PREFIX).ok_or(NotAToken)?),
+            None => (
+                TokenKind::Enrol,
+                text.strip_prefix(PREFIX).ok_or(NotAToken)?,
+            ),
         };
         let digits = (ID_BYTES + SECRET_BYTES + FINGERPRINT_BYTES) * 2;
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');

@@ -11,11 +11,7 @@ fn members_are_asked_for_by_name_and_type() {
     assert_eq!(object.text("token", 9).unwrap(), "tA");
     assert_eq!(object.optional_text("x", 9).unwrap(), None);
     assert!(!object.has("x") && object.has("list") && !object.has("none"));
-    for (name, found) in [
-        ("n", "a number"),
-        ("list", "an array"),
-        ("b", "a boolean"),
-    ] {
+    for (name, found) in [("n", "a number"), ("list", "an array"), ("b", "a boolean")] {
         let fault = MemberFault::Type {
             expected: "a string",
             found,

@@ -17,7 +17,9 @@ const DATABASE: &str = "database";
 /// Copies the data directory into a new folder, consistently, beside a running server or not.
 pub(super) async fn backup(config: &Config, path: &Path) -> Result<(), Failure> {
     require(!path.exists(), path, "exists; a backup never overwrites")?;
-    let store = Store::open_shared(&config.data_dir).await.means(Exit::Unusable)?;
+    let store = Store::open_shared(&config.data_dir)
+        .await
+        .means(Exit::Unusable)?;
     make_private(&ca_in(path))?;
     store.backup(&path.join(DATABASE)).await?;
     store.close().await;
@@ -29,7 +31,11 @@ pub(super) async fn backup(config: &Config, path: &Path) -> Result<(), Failure> 
 pub(super) async fn restore(config: &Config, path: &Path) -> Result<(), Failure> {
     let occupied = admin_token_in(&config.data_dir).exists() || ca_in(&config.data_dir).exists();
     let directory = &config.data_dir;
-    require(!occupied, directory, "is in use; restore into an empty data directory")?;
+    require(
+        !occupied,
+        directory,
+        "is in use; restore into an empty data directory",
+    )?;
     Store::restore(&config.data_dir, &path.join(DATABASE))
         .await
         .means(Exit::Unusable)?;

@@ -26,7 +26,9 @@ pub(super) async fn run(config: &Config, command: &GroupCommand) -> Result<(), F
         GroupCommand::Set { slug, settings } => {
             let mut of_group = existing(&store, slug).await?.settings;
             settings.apply(&mut of_group)?;
-            store.update_group(slug, &of_group, ACTOR, unix_ms()).await?;
+            store
+                .update_group(slug, &of_group, ACTOR, unix_ms())
+                .await?;
         }
         GroupCommand::Show { slug: Some(slug) } => print(&existing(&store, slug).await?)?,
         GroupCommand::Show { slug: None } => {

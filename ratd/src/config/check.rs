@@ -12,12 +12,19 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     let mut fault = |key: &str, text: String| faults.push(format!("{key}: {text}"));
     if config.core.plain_http && !config.core.listen.ip().to_canonical().is_loopback() {
         let listen = config.core.listen;
-        fault("core.plain_http", format!("{listen} is no loopback address"));
+        fault(
+            "core.plain_http",
+            format!("{listen} is no loopback address"),
+        );
     }
     if config.address.is_empty() {
         fault("address", "must not be empty".to_owned());
     }
-    if config.address.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
+    if config
+        .address
+        .parse()
+        .is_ok_and(|ip: IpAddr| ip.is_unspecified())
+    {
         let text = "is no address that anybody can reach".to_owned();
         fault("address", text);
     }
@@ -26,9 +33,14 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         fault("core.public_url", "must begin with https://".to_owned());
     }
     for address in &config.evidence.addresses {
-        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        let port = address
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(1..))) {
-            fault("evidence.addresses", format!("{address:?} is not host:port"));
+            fault(
+                "evidence.addresses",
+                format!("{address:?} is not host:port"),
+            );
         }
     }
     let attestation = &config.attestation;
@@ -59,7 +71,11 @@ pub(crate) fn addresses(config: &Config, core_port: u16, evidence_port: u16) -> 
         Ok(IpAddr::V6(v6)) => format!("[{v6}]"),
         _ => host.clone(),
     };
-    let scheme = if config.core.plain_http { "http" } else { "https" };
+    let scheme = if config.core.plain_http {
+        "http"
+    } else {
+        "https"
+    };
     let core_url = match config.core.public_url.as_str() {
         "" => format!("{scheme}://{authority}:{core_port}"),
         url => url.trim_end_matches('/').to_owned(),

@@ -72,12 +72,13 @@ impl Loaded {
 /// # Errors
 /// [`LoadError`]: unknown keys and variables, values of other types, a file that is not there.
 pub(crate) fn load(flags: &Flags) -> Result<Loaded, LoadError> {
-    let mut figment = Figment::from(
-        Serialized::defaults(Config::default()),
-    );
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
     if let Some(directory) = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()) {
         let directory = PathBuf::from(directory);
-        figment = figment.merge(Named("STATE_DIRECTORY", Serialized::default("data_dir", directory)));
+        figment = figment.merge(Named(
+            "STATE_DIRECTORY",
+            Serialized::default("data_dir", directory),
+        ));
     }
     let file = flags.file.clone();
     if let Some(path) = file.or_else(|| std::env::var_os("RATD_CONFIG").map(PathBuf::from)) {
@@ -101,10 +102,8 @@ pub(crate) fn load(flags: &Flags) -> Result<Loaded, LoadError> {
 
 /// `RATD_*`, each the key that its name says.
 fn variables() -> Result<Env, LoadError> {
-    let known: BTreeMap<String, &'static str> = KEYS
-        .iter()
-        .map(|key| (key.variable(), key.name))
-        .collect();
+    let known: BTreeMap<String, &'static str> =
+        KEYS.iter().map(|key| (key.variable(), key.name)).collect();
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         let ours = name.starts_with("RATD_") && !OTHER_VARIABLES.contains(&name.as_ref());

@@ -57,13 +57,7 @@ impl Intake for Undriven {
         Err(RETRY)
     }
 
-    fn log_piece(
-        &self,
-        _: SessionId,
-        _: &AgentId,
-        _: ChallengeId,
-        _: Vec<u8>,
-    ) -> Result<(), Busy> {
+    fn log_piece(&self, _: SessionId, _: &AgentId, _: ChallengeId, _: Vec<u8>) -> Result<(), Busy> {
         Err(RETRY)
     }
 

@@ -13,7 +13,7 @@ use rat_api::core::{self, Core};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
 use rat_api::listen::{Listener, Security, Stop};
-use rat_api::surface::Shared;
+use rat_api::surface::{self, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
@@ -64,8 +64,7 @@ impl Parts {
         let evidence = Arc::new(evidence);
         let watch = health::StoreWatch::start(store.clone(), stop.drain.clone());
         let ca_end = ca.not_after_unix_ms().means(Exit::Unusable)?;
-        let readiness =
-            health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe);
+        let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe);
         let evidence_port = evidence.local_addr()?.port();
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
         announce(&listener, &evidence, &ca)?;
@@ -86,13 +85,11 @@ impl Parts {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
-        let router = core::surface(Arc::clone(&shared))
-            .into_router(Arc::new(core))
-            .merge(
-                health_routes::surface(Arc::clone(&shared))
-                    .into_routes(Arc::clone(&readiness)),
-            )
-            .merge(exposition::surface(shared).into_routes(exposed));
+        let router = surface::join([
+            core::surface(Arc::clone(&shared)).into_router(Arc::new(core)),
+            health_routes::surface(Arc::clone(&shared)).into_router(Arc::clone(&readiness)),
+            exposition::surface(shared).into_router(exposed),
+        ]);
         let upkeep = Upkeep {
             names: config.server_names(),
             ca,

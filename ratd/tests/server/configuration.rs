@@ -19,7 +19,15 @@ fn flags_beat_variables_and_variables_beat_the_file() {
     );
     let output = home
         .command()
-        .args(["--config", &path, "--set", "log.level=error", "config", "show", "--origin"])
+        .args([
+            "--config",
+            &path,
+            "--set",
+            "log.level=error",
+            "config",
+            "show",
+            "--origin",
+        ])
         .env("RATD_ATTESTATION_INTERVAL_MS", "2000")
         .env("RATD_LOG_LEVEL", "debug")
         .output()
@@ -32,17 +40,29 @@ fn flags_beat_variables_and_variables_beat_the_file() {
     };
     assert!(line("attestation.max_age_ms").contains("= 60000  # file"));
     let interval = line("attestation.interval_ms");
-    assert!(interval.contains("= 2000  #") && interval.contains("variable"), "{interval}");
+    assert!(
+        interval.contains("= 2000  #") && interval.contains("variable"),
+        "{interval}"
+    );
     assert!(line("log.level").contains("= \"error\"  # command line"));
-    assert!(line("core.listen").contains("\"127.0.0.1:8001\"  # default"), "{shown}");
+    assert!(
+        line("core.listen").contains("\"127.0.0.1:8001\"  # default"),
+        "{shown}"
+    );
 }
 
 #[test]
 fn unknown_keys_and_variables_are_errors() {
     let home = Home::new();
-    let path = file(&home, "[core]\nlisten = \"127.0.0.1:0\"\nlissten = \"0.0.0.0:1\"\n");
+    let path = file(
+        &home,
+        "[core]\nlisten = \"127.0.0.1:0\"\nlissten = \"0.0.0.0:1\"\n",
+    );
     let error = home.fails(3, &["--config", &path, "config", "check"]);
-    assert!(error.contains("lissten") && error.contains("ratd.toml"), "{error}");
+    assert!(
+        error.contains("lissten") && error.contains("ratd.toml"),
+        "{error}"
+    );
     let error = home.fails(3, &["--set", "core.lissten=1", "config", "check"]);
     assert!(error.contains("core.lissten"), "{error}");
     let output = home
@@ -79,7 +99,12 @@ fn values_that_do_not_fit_are_errors_by_key() {
 #[test]
 fn a07_plain_http_is_for_loopback_and_files_are_their_owners() {
     let home = Home::new();
-    let plain = ["--set", "core.plain_http=true", "--set", "core.listen=0.0.0.0:0"];
+    let plain = [
+        "--set",
+        "core.plain_http=true",
+        "--set",
+        "core.listen=0.0.0.0:0",
+    ];
     let error = home.fails(3, &plain);
     assert!(error.contains("core.plain_http"), "{error}");
     let path = file(&home, "");
@@ -89,7 +114,10 @@ fn a07_plain_http_is_for_loopback_and_files_are_their_owners() {
         let error = home.fails(3, &["--config", &path, "config", "check"]);
         assert!(error.contains("write"), "{error}");
     }
-    home.fails(3, &["--config", "/nonexistent/ratd.toml", "config", "check"]);
+    home.fails(
+        3,
+        &["--config", "/nonexistent/ratd.toml", "config", "check"],
+    );
     let error = home.fails(3, &["--set", "identity.ek_ca=[\"/nonexistent\"]"]);
     assert!(error.contains("identity.ek_ca"), "{error}");
 }

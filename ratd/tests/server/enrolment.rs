@@ -113,7 +113,10 @@ fn a_machine_enrols_and_gets_a_certificate_of_its_name() {
     let evidence = world.ratd.evidence.to_string();
     assert_eq!(body["evidence"]["addresses"], json!([evidence]));
     assert_eq!(body["evidence"]["server_name"], "127.0.0.1");
-    assert_eq!(body["settings"], json!({"interval_ms": 10_000, "mode": "stay"}));
+    assert_eq!(
+        body["settings"],
+        json!({"interval_ms": 10_000, "mode": "stay"})
+    );
     let agents = world.agents();
     let agent = &agents[0];
     assert_eq!(agent["id"], "d432fbb3-d2f1-4a97-9ef7-75bd81c00000");
@@ -154,17 +157,19 @@ fn l08_a_baseline_is_a_candidate_and_spends_its_token_once() {
         assert!(answer.detail().contains(reason), "{}", answer.detail());
     }
     // None of these spent the token.
-    let answer = world
-        .client
-        .post("/agents/enroll-baseline", &machine.baseline(&token, &list()));
+    let answer = world.client.post(
+        "/agents/enroll-baseline",
+        &machine.baseline(&token, &list()),
+    );
     assert_eq!(answer.status, 200, "{}", answer.json());
     assert_eq!(answer.json()["status"], "baseline_established");
     assert_eq!(answer.json()["policy_id"], "p-fleet-001");
     let asked = machine.release(&token, "fleet", &answer);
     assert_eq!(machine.activate(&world.client, &asked).status, 200);
-    let again = world
-        .client
-        .post("/agents/enroll-baseline", &machine.baseline(&token, &list()));
+    let again = world.client.post(
+        "/agents/enroll-baseline",
+        &machine.baseline(&token, &list()),
+    );
     assert_eq!(again.status, 401);
     // A candidate enforces nothing.
     let group = world.home.ok(&["group", "show", "fleet"]);
@@ -183,15 +188,19 @@ fn a03_a_token_of_the_other_kind_is_403_and_not_spent() {
     let machine = Machine::new("a");
     let world = World::knowing(&[&machine]);
     let (standard, baseline) = (world.token(), world.baseline_token());
-    let answer = world.client.post("/agents/enroll", &machine.claims(&baseline));
-    assert_eq!(answer.status, 403);
     let answer = world
         .client
-        .post("/agents/enroll-baseline", &machine.baseline(&standard, &list()));
+        .post("/agents/enroll", &machine.claims(&baseline));
     assert_eq!(answer.status, 403);
-    let answer = world
-        .client
-        .post("/agents/enroll-baseline", &machine.baseline(&baseline, &list()));
+    let answer = world.client.post(
+        "/agents/enroll-baseline",
+        &machine.baseline(&standard, &list()),
+    );
+    assert_eq!(answer.status, 403);
+    let answer = world.client.post(
+        "/agents/enroll-baseline",
+        &machine.baseline(&baseline, &list()),
+    );
     assert_eq!(answer.status, 200);
 }
 
@@ -213,7 +222,13 @@ fn x08_unknown_wrong_revoked_and_used_tokens_have_one_answer() {
     let long = "x".repeat(200);
     let mut answers = Vec::new();
     for refused in [
-        &once, &revoked, &wrong_secret, &wrong_ca, &other_kind, &unknown, &long,
+        &once,
+        &revoked,
+        &wrong_secret,
+        &wrong_ca,
+        &other_kind,
+        &unknown,
+        &long,
         &String::new(),
     ] {
         let answer = world
@@ -221,7 +236,9 @@ fn x08_unknown_wrong_revoked_and_used_tokens_have_one_answer() {
             .post("/tokens/validate", &json!({ "token": refused }));
         assert_eq!(answer.status, 401, "{refused}");
         answers.push(answer.detail());
-        let answer = world.client.post("/agents/enroll", &machine.claims(refused));
+        let answer = world
+            .client
+            .post("/agents/enroll", &machine.claims(refused));
         assert_eq!(answer.status, 401, "{refused}");
         answers.push(answer.detail());
     }
@@ -306,7 +323,11 @@ fn n11_an_answer_serves_one_enrolment_of_one_agent() {
     // Each of them stands by itself.
     assert_eq!(other.activate(&world.client, &others).status, 200);
     assert_eq!(one.activate(&world.client, &second).status, 200);
-    assert_eq!(one.activate(&world.client, &first).status, 200, "the same again");
+    assert_eq!(
+        one.activate(&world.client, &first).status,
+        200,
+        "the same again"
+    );
 }
 
 #[test]
@@ -347,14 +368,31 @@ fn n06_ids_and_names_have_one_form() {
     let machine = Machine::new("a");
     let world = World::knowing(&[&machine]);
     let token = world.token();
-    for id in ["", " a", "a\n", "{a}", "\u{e4}", "..", "pending", "a/b", &"x".repeat(81)] {
+    for id in [
+        "",
+        " a",
+        "a\n",
+        "{a}",
+        "\u{e4}",
+        "..",
+        "pending",
+        "a/b",
+        &"x".repeat(81),
+    ] {
         let mut claims = machine.claims(&token);
         claims["agent_uuid"] = id.into();
         let answer = world.client.post("/agents/enroll", &claims);
         assert_eq!(answer.status, 422, "{id:?}");
         assert!(answer.detail().starts_with("member `agent_uuid`"), "{id:?}");
     }
-    for hostname in ["", "a b", "<script>", "a\u{1b}[2J", "a\r\nb", &"x".repeat(254)] {
+    for hostname in [
+        "",
+        "a b",
+        "<script>",
+        "a\u{1b}[2J",
+        "a\r\nb",
+        &"x".repeat(254),
+    ] {
         let mut claims = machine.claims(&token);
         claims["hostname"] = hostname.into();
         let answer = world.client.post("/agents/enroll", &claims);
@@ -381,7 +419,9 @@ fn n12_a_group_decides_whom_it_takes() {
     let machine = Machine::new("a");
     let world = World::knowing(&[&machine]);
     let token = world.token();
-    world.home.ok(&["group", "set", "fleet", "--approval", "manual"]);
+    world
+        .home
+        .ok(&["group", "set", "fleet", "--approval", "manual"]);
     let answer = world.client.post("/agents/enroll", &machine.claims(&token));
     assert_eq!(answer.status, 403);
     assert!(answer.detail().starts_with("ek.not_approved"));
@@ -391,7 +431,9 @@ fn n12_a_group_decides_whom_it_takes() {
     assert_eq!(answer.status, 200, "{}", answer.json());
     let asked = machine.release(&token, "fleet", &answer);
     assert_eq!(machine.activate(&world.client, &asked).status, 200);
-    world.home.ok(&["group", "set", "fleet", "--approval", "list"]);
+    world
+        .home
+        .ok(&["group", "set", "fleet", "--approval", "list"]);
     assert_eq!(machine.enrol(&world.client, &token, "fleet").status, 200);
 }
 
@@ -439,7 +481,14 @@ fn the_documented_shape_without_keys_is_said_to_be_missing() {
     let answer = world.client.post("/agents/enroll", &body);
     assert_eq!(answer.status, 501);
     assert!(answer.detail().starts_with("not supported"));
-    for missing in ["token", "hostname", "agent_uuid", "ek_public", "ak_public", "csr"] {
+    for missing in [
+        "token",
+        "hostname",
+        "agent_uuid",
+        "ek_public",
+        "ak_public",
+        "csr",
+    ] {
         let mut claims = Machine::new("a").claims(&token);
         claims.as_object_mut().unwrap().remove(missing);
         let answer = world.client.post("/agents/enroll", &claims);

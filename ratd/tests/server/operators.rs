@@ -40,9 +40,21 @@ fn identities(ratd: &Ratd) -> Vec<Identity> {
         identity("wrong", bearer(&"rat_admin_0".repeat(7)), false),
         identity("prefix", bearer(&admin[..admin.len() - 1]), false),
         identity("longer", bearer(&format!("{admin}0")), false),
-        identity("enrolment token", bearer(&format!("esp_{}", "0".repeat(112))), false),
-        identity("basic", Some(format!("authorization: Basic {admin}")), false),
-        identity("other header", Some(format!("x-admin-token: {admin}")), false),
+        identity(
+            "enrolment token",
+            bearer(&format!("esp_{}", "0".repeat(112))),
+            false,
+        ),
+        identity(
+            "basic",
+            Some(format!("authorization: Basic {admin}")),
+            false,
+        ),
+        identity(
+            "other header",
+            Some(format!("x-admin-token: {admin}")),
+            false,
+        ),
         identity("admin", bearer(&admin), true),
     ]
 }
@@ -96,6 +108,9 @@ fn a03_a_token_is_not_taken_from_the_url_and_stands_in_no_log() {
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
     assert_eq!(client.get("/agents/", Some(&admin)).status, 200);
-    assert_eq!(client.get("/agents/", Some(&admin)).json(), serde_json::json!([]));
+    assert_eq!(
+        client.get("/agents/", Some(&admin)).json(),
+        serde_json::json!([])
+    );
     assert!(!ratd.log().contains(&admin));
 }
