@@ -16,6 +16,7 @@ pub mod endorsement;
 pub mod crash;
 pub mod evidence;
 pub mod fleet;
+pub mod http_client;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;

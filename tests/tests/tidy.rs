@@ -136,6 +136,7 @@ fn only_two_modules_name_a_cryptographic_library() -> Result<()> {
         "transport/src/quic/roots.rs",
         "tests/",
         "identity/tests/",
+        "ratd/tests/",
         "benches/",
         "fuzz/",
     ];
