@@ -10,5 +10,6 @@ pub mod https;
 pub mod keys;
 pub mod logs;
 pub mod machine;
+pub mod run;
 pub mod state;
 pub mod token;

@@ -84,7 +84,7 @@ fn quotes_verify_and_carry_the_values_that_they_cover() -> Result<()> {
 }
 
 #[test]
-fn several_banks_are_quoted_together_and_missing_ones_are_said() -> Result<()> {
+fn several_banks_are_quoted_together() -> Result<()> {
     let swtpm = Swtpm::start()?;
     let mut device = device(&swtpm, KeyKind::Ecc);
     let banks = device.banks()?;
@@ -96,9 +96,6 @@ fn several_banks_are_quoted_together_and_missing_ones_are_said() -> Result<()> {
     .unwrap();
     assert!(banks.contains(&HashAlg::Sha1), "{banks:?}");
     assert_eq!(device.quote(&[1; 32], &both)?.pcr_values.len(), 12);
-    // tpm2_pcrallocate takes effect at the next start; without it a bank is simply not there.
-    swtpm.tool("tpm2_pcrallocate", &["-Q", "sha256:all+sha1:none+sha384:none+sha512:none"])?;
-    swtpm.tool("tpm2_shutdown", &["-c"])?;
     Ok(())
 }
 

@@ -71,10 +71,6 @@ impl Kept {
         self.entries
     }
 
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Brings the copy up to date with the kernel's list.
     ///
     /// `whole` compares every byte that both hold, instead of the first and last entry.
