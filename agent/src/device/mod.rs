@@ -13,7 +13,7 @@ use rat_engine::tpm::{ClockInfo, PcrSelection, PublicError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use tpm::{Authorizations, Tcti, Tpm, TpmError, TpmSettings};
+pub use tpm::{Authorizations, Tcti, TctiError, Tpm, TpmError, TpmSettings};
 
 /// The type of the endorsement key and of the attestation key under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]

@@ -326,6 +326,20 @@ impl<'f, F: ReadAt> Entries<'f, F> {
     }
 }
 
+/// Whole entries in a list.
+pub(super) fn count_entries(
+    list: &File,
+    format: LogFormat,
+    path: &Path,
+) -> Result<u64, LogError> {
+    let mut entries = Entries::new(list, format, 0);
+    let mut count: u64 = 0;
+    while entries.next(path)?.is_some() {
+        count = count.saturating_add(1);
+    }
+    Ok(count)
+}
+
 fn first_entry(
     list: &impl ReadAt,
     format: LogFormat,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rat_engine::ima::LogFormat;
 use rat_engine::limits;
 
-use super::kept::{Kept, failed};
+use super::kept::{Kept, count_entries, failed};
 use super::{BASELINE_LIST_BYTES_MAX, LogError, Logs, Measurements, Source, record};
 
 /// Where the logs are.
@@ -34,6 +34,41 @@ impl Default for LogPaths {
     }
 }
 
+impl LogPaths {
+    /// The form in which the list can be read, and its entries; without a copy of it.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn count(&self) -> Result<(LogFormat, u64), LogError> {
+        let format = self.format()?;
+        let path = self.list(format);
+        let list = File::open(path).map_err(failed(path))?;
+        Ok((format, count_entries(&list, format, path)?))
+    }
+
+    /// The better form of the list that can be opened.
+    fn format(&self) -> Result<LogFormat, LogError> {
+        if File::open(&self.ima_binary).is_ok() {
+            return Ok(LogFormat::Binary);
+        }
+        match File::open(&self.ima_ascii) {
+            Ok(_) => Ok(LogFormat::Ascii),
+            Err(source) => Err(LogError::NoList {
+                binary: self.ima_binary.clone(),
+                ascii: self.ima_ascii.clone(),
+                source,
+            }),
+        }
+    }
+
+    fn list(&self, format: LogFormat) -> &Path {
+        match format {
+            LogFormat::Binary => &self.ima_binary,
+            LogFormat::Ascii => &self.ima_ascii,
+        }
+    }
+}
+
 const COPY_PREFIX: &str = "measurements-";
 
 /// Logs of the kernel, with a copy of the list of this boot in the state directory.
@@ -54,19 +89,7 @@ impl KernelLogs {
     /// # Errors
     /// [`LogError`].
     pub fn open(paths: LogPaths, state_dir: &Path) -> Result<Self, LogError> {
-        let format = match File::open(&paths.ima_binary) {
-            Ok(_) => LogFormat::Binary,
-            Err(_) => match File::open(&paths.ima_ascii) {
-                Ok(_) => LogFormat::Ascii,
-                Err(source) => {
-                    return Err(LogError::NoList {
-                        binary: paths.ima_binary,
-                        ascii: paths.ima_ascii,
-                        source,
-                    });
-                }
-            },
-        };
+        let format = paths.format()?;
         let boot_id = boot_id(&paths.boot_id)?;
         let kept = open_copy(state_dir, &boot_id, format)?;
         Ok(Self {
@@ -78,22 +101,15 @@ impl KernelLogs {
         })
     }
 
-    const fn list_path(&self) -> &PathBuf {
-        match self.format {
-            LogFormat::Binary => &self.paths.ima_binary,
-            LogFormat::Ascii => &self.paths.ima_ascii,
-        }
-    }
-
     fn follow(&mut self, whole: bool) -> Result<(), LogError> {
         let now = boot_id(&self.paths.boot_id)?;
         if now != self.boot_id {
             self.kept = open_copy(&self.state_dir, &now, self.format)?;
             self.boot_id = now;
         }
-        let path = self.list_path().clone();
-        let list = File::open(&path).map_err(failed(&path))?;
-        self.kept.follow(&list, &path, whole)
+        let path = self.paths.list(self.format);
+        let list = File::open(path).map_err(failed(path))?;
+        self.kept.follow(&list, path, whole)
     }
 }
 

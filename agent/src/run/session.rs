@@ -1,7 +1,7 @@
 //! One connection to a server.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
@@ -16,6 +16,7 @@ use crate::device::DeviceError;
 use crate::keys::{self, ClientKey};
 use crate::machine::{Machine, Parts};
 use crate::state::{Enrolled, Mode, StateDir};
+use crate::unix_ms;
 
 /// An agent that leaves between attestations stays this long for a challenge that is due soon.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
@@ -235,16 +236,4 @@ impl Session<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Milliseconds since 1970 by the machine's clock.
-#[allow(
-    clippy::disallowed_types,
-    reason = "an agent has a clock; the rule is the engine's"
-)]
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
 }

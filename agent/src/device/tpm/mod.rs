@@ -228,6 +228,14 @@ impl Tpm {
         Ok(self.open()?.is_defined(handle.into())?)
     }
 
+    /// The vendor's certificate of the EK, if the TPM holds one; without making the EK.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn endorsement_certificate(&mut self) -> Result<Option<Vec<u8>>, DeviceError> {
+        Ok(certificate(&mut self.open()?, self.settings.kind)?)
+    }
+
     fn open(&self) -> Result<Connection, TpmError> {
         Connection::open(&self.settings.tcti, &self.settings.authorizations)
     }
