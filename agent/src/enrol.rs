@@ -5,7 +5,7 @@
 //! 3. Endorsement key, attestation key and a certificate request go to the server, with the
 //!    measurement list for a baseline.
 //! 4. The server seals a secret for both keys; opening it proves that one TPM holds them.
-//! 5. The answer, bound to all of the above, brings the certificate, which is saved.
+//! 5. The answer, bound to all of the above, brings the certificate.
 //!
 //! Doing it again on the same machine is safe: keys and id stay the same.
 
@@ -23,7 +23,7 @@ use crate::https::{CoreClient, HttpError, ServerUrl, Trust};
 use crate::keys::{self, ClientKey, KeysError};
 use crate::logs::LogError;
 use crate::machine::{Interrupted, Machine};
-use crate::state::{Enrolled, Mode, StateDir, StateError};
+use crate::state::{Enrolled, Mode};
 use crate::token::Token;
 
 /// What an operator gives.
@@ -57,9 +57,6 @@ pub enum EnrolError {
     /// A key or certificate.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The state cannot be read or saved.
-    #[error(transparent)]
-    State(#[from] StateError),
     /// The measurement list, for a baseline.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -170,17 +167,19 @@ struct Applicant {
     key: ClientKey,
 }
 
-/// Enrols `machine`, and saves what came of it.
+/// Enrols `machine`. What comes of it is for the caller to save.
+///
+/// Id and key of `before`, an earlier enrolment of this machine, are used again.
 ///
 /// # Errors
-/// [`EnrolError`]; the state is as it was before then.
+/// [`EnrolError`].
 ///
 /// # Security
 /// The token is sent only over a channel whose CA has the token's own fingerprint.
 pub async fn enrol(
     machine: &Machine,
     options: &EnrolOptions,
-    state: &StateDir,
+    before: Option<&Enrolled>,
 ) -> Result<Enrolled, EnrolError> {
     let token = &options.token;
     let trust = Trust::Fingerprint(*token.ca_sha256());
@@ -192,7 +191,7 @@ pub async fn enrol(
     if config.is_baseline != token.is_baseline() {
         return Err(EnrolError::KindOfToken);
     }
-    let applicant = applicant(machine, options, state).await?;
+    let applicant = applicant(machine, options, before).await?;
     let activation = apply(machine, options, &client, &applicant).await?;
     let sealed = SealedSecret {
         blob: from_base64(&activation.blob, "activation.blob")?,
@@ -219,17 +218,14 @@ pub async fn enrol(
     };
     let path = format!("/agents/{}/activate", applicant.agent);
     let activated: Activated = client.post(&path, &activate).await?;
-    let enrolled = checked(options, config.group_id, &applicant, activated)?;
-    state.save_enrolled(&enrolled)?;
-    Ok(enrolled)
+    checked(options, config.group_id, &applicant, activated)
 }
 
 async fn applicant(
     machine: &Machine,
     options: &EnrolOptions,
-    state: &StateDir,
+    before: Option<&Enrolled>,
 ) -> Result<Applicant, EnrolError> {
-    let before = state.enrolled()?;
     let keys = machine.with(|parts| {
         let endorsement = parts.device.endorsement()?;
         Ok::<_, DeviceError>((endorsement, parts.device.attestation_key()?))
@@ -240,7 +236,7 @@ async fn applicant(
     let ek_sha256 = keys::key_sha256(&ek_key)?;
     let ak = Public::parse(&ak_public).map_err(DeviceError::from)?;
     let ak_name = ak.name().to_bytes();
-    let (agent, key) = match &before {
+    let (agent, key) = match before {
         Some(before) => (before.agent.clone(), ClientKey::from_pem(&before.key_pem)?),
         None => (agent_of(&ek_sha256)?, ClientKey::generate()?),
     };

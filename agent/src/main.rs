@@ -60,7 +60,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
     let state = StateDir::open(&settings.state_dir())?;
     let _running = state.lock()?;
-    let kind = settings.kind(state.enrolled()?.map(|before| before.kind));
+    let before = state.enrolled()?;
+    let kind = settings.kind(before.as_ref().map(|before| before.kind));
     let tpm = Tpm::new(settings.tpm(kind)?);
     let logs = KernelLogs::open(settings.logs(), state.path())?;
     let hostname = match &enroll.hostname {
@@ -76,7 +77,9 @@ async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
         hostname,
         kind,
     };
-    let enrolled = enrol(&Machine::new(tpm, logs), &options, &state).await?;
+    let machine = Machine::new(tpm, logs);
+    let enrolled = enrol(&machine, &options, before.as_ref()).await?;
+    state.save_enrolled(&enrolled)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "enrolled as {} in group {}", enrolled.agent, enrolled.group)?;
     writeln!(out, "now start the agent: systemctl enable --now rat-agent")?;
