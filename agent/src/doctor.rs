@@ -183,7 +183,11 @@ fn examine_tpm(to: &mut Examination, settings: &Settings, enrolled: Option<&Enro
     match (enrolled, device.has_attestation_key()) {
         (Some(enrolled), Ok(true)) => examine_key(to, &mut device, enrolled),
         (Some(_), Ok(false)) => {
-            to.fail("attestation key", "it is gone", "was the TPM cleared? Enrol again");
+            to.fail(
+                "attestation key",
+                "it is gone",
+                "was the TPM cleared? Enrol again",
+            );
         }
         (None, Ok(_)) => {}
         (_, Err(error)) => to.fail("attestation key", error, ""),
@@ -232,7 +236,11 @@ fn examine_logs(to: &mut Examination, paths: &LogPaths) {
         Ok((_, count)) if count <= ENTRIES_OF_NO_POLICY => {
             const REMEDY: &str =
                 "load an IMA policy: ima_policy=tcb on the kernel's command line, or a file";
-            to.warn(CHECK, format!("{count} entries: nothing is measured"), REMEDY);
+            to.warn(
+                CHECK,
+                format!("{count} entries: nothing is measured"),
+                REMEDY,
+            );
         }
         Ok((format, count)) => {
             let format = match format {
@@ -252,7 +260,11 @@ fn examine_logs(to: &mut Examination, paths: &LogPaths) {
         Err(error) => {
             const REMEDY: &str =
                 "without it a measured boot policy cannot be met; does the firmware measure?";
-            to.warn("boot log", format!("{}: {error}", paths.boot_log.display()), REMEDY);
+            to.warn(
+                "boot log",
+                format!("{}: {error}", paths.boot_log.display()),
+                REMEDY,
+            );
         }
     }
 }
@@ -263,7 +275,11 @@ fn examine_policy(to: &mut Examination) {
         Ok(policy) => {
             let rules = policy.lines().filter(|line| line.starts_with("measure"));
             match rules.count() {
-                0 => to.warn(CHECK, "no rule measures", "load an IMA policy that measures"),
+                0 => to.warn(
+                    CHECK,
+                    "no rule measures",
+                    "load an IMA policy that measures",
+                ),
                 count => to.ok(CHECK, format!("{count} rules measure")),
             }
         }
@@ -285,7 +301,11 @@ fn examine_certificate(to: &mut Examination, enrolled: &Enrolled) {
     let now = unix_ms();
     match read {
         Ok(validity) if validity.not_after_unix_ms <= now => {
-            to.fail(CHECK, "it has expired", "enrol again, and keep the agent running");
+            to.fail(
+                CHECK,
+                "it has expired",
+                "enrol again, and keep the agent running",
+            );
         }
         Ok(validity) if validity.not_before_unix_ms > now => {
             to.fail(CHECK, "it is not valid yet", "set this machine's clock");

@@ -64,7 +64,10 @@ impl FromStr for ServerUrl {
         let host = uri.host().filter(|host| plain && !host.is_empty());
         let host = host.ok_or(ServerUrlError)?;
         // An authority with a user is not what anybody means.
-        if uri.authority().is_some_and(|all| all.as_str().contains('@')) {
+        if uri
+            .authority()
+            .is_some_and(|all| all.as_str().contains('@'))
+        {
             return Err(ServerUrlError);
         }
         Ok(Self {
@@ -294,10 +297,9 @@ impl CoreClient {
             server: server.clone(),
             source,
         };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(broken)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
         let driver = tokio::spawn(connection);
         let authority = server.trim_start_matches("https://");
         let request = Request::builder()
@@ -490,7 +492,10 @@ mod tests {
 
     #[test]
     fn x07_what_a_server_says_is_printed_without_control_characters() {
-        assert_eq!(detail(br#"{"detail":"no\u001b[31m\nmore"}"#), "no [31m more");
+        assert_eq!(
+            detail(br#"{"detail":"no\u001b[31m\nmore"}"#),
+            "no [31m more"
+        );
         assert_eq!(detail(b"<html>"), "it says no more");
         let long = format!(r#"{{"detail":"{}"}}"#, "x".repeat(9_999));
         assert_eq!(detail(long.as_bytes()).len(), DETAIL_CHARACTERS_MAX);
@@ -502,7 +507,11 @@ mod tests {
         assert_eq!(retry_after(&headers), Duration::from_secs(1));
         for (value, seconds) in [("5", 5), ("0", 1), ("99999999", 60), ("never", 1)] {
             headers.insert(RETRY_AFTER, value.parse().unwrap());
-            assert_eq!(retry_after(&headers), Duration::from_secs(seconds), "{value}");
+            assert_eq!(
+                retry_after(&headers),
+                Duration::from_secs(seconds),
+                "{value}"
+            );
         }
     }
 }

@@ -192,7 +192,11 @@ pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, KeysError> {
         return Err(KeysError::NoCertificate);
     }
     read.iter()
-        .map(|certificate| certificate.to_der().map_err(failed("reading a certificate")))
+        .map(|certificate| {
+            certificate
+                .to_der()
+                .map_err(failed("reading a certificate"))
+        })
         .collect()
 }
 
@@ -262,7 +266,10 @@ mod tests {
         assert_eq!(key.sha256().unwrap(), sha256(&spki));
         let again = ClientKey::from_pem(&key.to_pem().unwrap()).unwrap();
         assert_eq!(again.sha256().unwrap(), key.sha256().unwrap());
-        assert_eq!(key_sha256(&VerifyingKey::from_spki_der(&spki).unwrap()).unwrap(), sha256(&spki));
+        assert_eq!(
+            key_sha256(&VerifyingKey::from_spki_der(&spki).unwrap()).unwrap(),
+            sha256(&spki)
+        );
     }
 
     #[test]
@@ -276,7 +283,10 @@ mod tests {
 
     #[test]
     fn a_certificate_of_another_key_is_refused() {
-        let (ours, other) = (ClientKey::generate().unwrap(), ClientKey::generate().unwrap());
+        let (ours, other) = (
+            ClientKey::generate().unwrap(),
+            ClientKey::generate().unwrap(),
+        );
         let mut builder = X509::builder().unwrap();
         builder.set_pubkey(&other.0).unwrap();
         let (from, until) = (Asn1Time::from_unix(1_000), Asn1Time::from_unix(100_000_000));

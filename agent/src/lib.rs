@@ -1,7 +1,11 @@
 //! rat-agent: enrols a machine, quotes its TPM, answers challenges.
 #![cfg_attr(
     test,
-    allow(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)
+    allow(
+        clippy::as_conversions,
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing
+    )
 )]
 
 pub mod arguments;
@@ -19,14 +23,13 @@ pub mod state;
 pub mod status;
 pub mod token;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 /// Milliseconds since 1970 by the machine's clock.
 #[allow(
     clippy::disallowed_types,
     reason = "an agent has a clock; the rule is the engine's"
 )]
 pub fn unix_ms() -> u64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

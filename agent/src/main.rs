@@ -81,7 +81,11 @@ async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
     let enrolled = enrol(&machine, &options, before.as_ref()).await?;
     state.save_enrolled(&enrolled)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "enrolled as {} in group {}", enrolled.agent, enrolled.group)?;
+    writeln!(
+        out,
+        "enrolled as {} in group {}",
+        enrolled.agent, enrolled.group
+    )?;
     writeln!(out, "now start the agent: systemctl enable --now rat-agent")?;
     Ok(())
 }

@@ -118,11 +118,7 @@ impl std::fmt::Display for Status {
     }
 }
 
-fn last_known(
-    f: &mut std::fmt::Formatter<'_>,
-    known: &LastKnown,
-    age_ms: u64,
-) -> std::fmt::Result {
+fn last_known(f: &mut std::fmt::Formatter<'_>, known: &LastKnown, age_ms: u64) -> std::fmt::Result {
     let address = known.address.as_deref().unwrap_or("no server yet");
     let state = if known.connected {
         "connected to"
@@ -137,7 +133,11 @@ fn last_known(
     match &known.verdict {
         Some(verdict) => {
             let code = verdict.code.as_deref().unwrap_or("");
-            writeln!(f, "verdict       {} {code} {}", verdict.status, verdict.detail)?;
+            writeln!(
+                f,
+                "verdict       {} {code} {}",
+                verdict.status, verdict.detail
+            )?;
         }
         None => writeln!(f, "verdict       none yet")?,
     }

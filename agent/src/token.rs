@@ -113,14 +113,20 @@ mod tests {
         for (prefix, baseline) in [("esp_b_", true), ("esp_", false)] {
             let text = format!("{prefix}{body}");
             let token: Token = text.parse().unwrap();
-            assert_eq!((token.is_baseline(), token.as_str()), (baseline, text.as_str()));
+            assert_eq!(
+                (token.is_baseline(), token.as_str()),
+                (baseline, text.as_str())
+            );
             assert_eq!(token.ca_sha256(), &[0xab; 32]);
             assert!(!format!("{token:?}").contains("2222"), "{token:?}");
         }
         for (text, error) in [
             (body.clone(), TokenError::Prefix),
             (String::new(), TokenError::Prefix),
-            (format!("esp_{}", &body[1..]), TokenError::Length { found: 111 }),
+            (
+                format!("esp_{}", &body[1..]),
+                TokenError::Length { found: 111 },
+            ),
             (format!("esp_{body} "), TokenError::Length { found: 113 }),
             (format!("esp_{}g", &body[1..]), TokenError::Digits),
         ] {

@@ -150,12 +150,7 @@ async fn members(options: &FleetOptions) -> Result<Vec<Member>> {
     Ok(members)
 }
 
-fn member(
-    nth: usize,
-    options: &FleetOptions,
-    pool: &[SoftwareKey],
-    ca: &EkCa,
-) -> Result<Member> {
+fn member(nth: usize, options: &FleetOptions, pool: &[SoftwareKey], ca: &EkCa) -> Result<Member> {
     let shared = nth.checked_rem(pool.len()).and_then(|at| pool.get(at));
     let (endorsement, attestation) = match shared {
         Some(key) => (SoftwareKey::generate(KeyKind::Ecc)?, key.clone()),

@@ -157,7 +157,12 @@ impl SoftwareKey {
 /// # Errors
 /// When the key has another size.
 pub fn decrypt_cfb(key: &[u8], encrypted: &[u8]) -> Result<Vec<u8>> {
-    Ok(decrypt(Cipher::aes_128_cfb128(), key, Some(&[0; 16]), encrypted)?)
+    Ok(decrypt(
+        Cipher::aes_128_cfb128(),
+        key,
+        Some(&[0; 16]),
+        encrypted,
+    )?)
 }
 
 /// A CA that certifies endorsement keys made in software. An operator who names it to a server
@@ -180,7 +185,10 @@ impl EkCa {
             let key = PKey::private_key_from_pem(&pem)?;
             let certificate = X509::from_pem(&fs::read(&certificate_path)?)?;
             if !certificate.public_key()?.public_eq(&key) {
-                bail!("{} is not for the key beside it", certificate_path.display());
+                bail!(
+                    "{} is not for the key beside it",
+                    certificate_path.display()
+                );
             }
             return Ok(Self { key, certificate });
         }
@@ -207,7 +215,11 @@ impl EkCa {
         let name = name("rat-load software EK CA, for tests only")?;
         let mut builder = certificate(&name, &name, &key)?;
         builder.append_extension(BasicConstraints::new().critical().ca().pathlen(0).build()?)?;
-        let usage = KeyUsage::new().critical().key_cert_sign().crl_sign().build()?;
+        let usage = KeyUsage::new()
+            .critical()
+            .key_cert_sign()
+            .crl_sign()
+            .build()?;
         builder.append_extension(usage)?;
         let id = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None))?;
         builder.append_extension(id)?;

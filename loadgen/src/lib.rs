@@ -5,7 +5,11 @@
 //! them.
 #![cfg_attr(
     test,
-    allow(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)
+    allow(
+        clippy::as_conversions,
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing
+    )
 )]
 
 pub mod arguments;

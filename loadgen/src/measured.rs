@@ -41,7 +41,10 @@ impl Entry {
     fn new(name: &str, content: &Digest) -> Self {
         let mut data = Vec::new();
         let algorithm = content.alg();
-        put(&mut data, &[algorithm.name().as_bytes(), b":\0", content.as_bytes()].concat());
+        put(
+            &mut data,
+            &[algorithm.name().as_bytes(), b":\0", content.as_bytes()].concat(),
+        );
         put(&mut data, &[name.as_bytes(), b"\0"].concat());
         let template_hash = digest(HashAlg::Sha1, &data);
         let pcr = u32::from(PcrIndex::IMA.get());
@@ -97,7 +100,11 @@ pub fn boot_events() -> Vec<BootEvent> {
     let mut events = vec![event(0, S_CRTM_VERSION, b"simulated firmware 1\0")];
     events.extend([1, 2, 4].map(|index| event(index, EFI_ACTION, b"simulated configuration")));
     events.extend((0..8).map(|index| event(index, SEPARATOR, &[0; 4])));
-    events.push(event(8, IPL, b"kernel_cmdline: root=/dev/simulated ima_policy=tcb\0"));
+    events.push(event(
+        8,
+        IPL,
+        b"kernel_cmdline: root=/dev/simulated ima_policy=tcb\0",
+    ));
     events.push(event(9, IPL, b"/boot/vmlinuz-simulated\0"));
     events
 }

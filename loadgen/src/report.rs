@@ -91,7 +91,10 @@ impl Counts {
                 let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 inner.latency_us.saturating_record(took);
             }
-            Event::Unanswered(error) | Event::Away { error: Some(error), .. } => {
+            Event::Unanswered(error)
+            | Event::Away {
+                error: Some(error), ..
+            } => {
                 let text = error.to_string();
                 let known = inner.troubles.contains_key(&text);
                 let text = if known || inner.troubles.len() < TROUBLES_MAX {

@@ -188,7 +188,13 @@ impl Device for SoftwareTpm {
         let quoted = pcr_digest(HashAlg::Sha256, selection, &pcr_values)
             .map_err(|_| DeviceError::Software("a bank was asked for that it does not have"))?;
         let name = Public::parse(&self.keys.attestation_public)?.name();
-        let attest = attest(&name.to_bytes(), qualifying_data, clock, selection, quoted.as_bytes());
+        let attest = attest(
+            &name.to_bytes(),
+            qualifying_data,
+            clock,
+            selection,
+            quoted.as_bytes(),
+        );
         let signed = self
             .keys
             .attestation
@@ -377,7 +383,13 @@ fn open(endorsement: &SoftwareKey, ak_name: &[u8], sealed: &SealedSecret) -> Opt
 /// KDFa with SHA-256, of at most one round.
 // TPM 2.0 Part 1, 11.4.10.2
 fn kdfa(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> [u8; 32] {
-    let message = [&1_u32.to_be_bytes()[..], label, context, &bits.to_be_bytes()].concat();
+    let message = [
+        &1_u32.to_be_bytes()[..],
+        label,
+        context,
+        &bits.to_be_bytes(),
+    ]
+    .concat();
     hmac_sha256(key, &message)
 }
 

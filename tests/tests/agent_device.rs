@@ -52,7 +52,10 @@ fn quotes_verify_and_carry_the_values_that_they_cover() -> Result<()> {
         let mut device = device(&swtpm, kind);
         let endorsement = device.endorsement()?;
         assert_eq!(endorsement.certificate, None);
-        assert_eq!(check_endorsement_key(&Public::parse(&endorsement.public)?), Ok(()));
+        assert_eq!(
+            check_endorsement_key(&Public::parse(&endorsement.public)?),
+            Ok(())
+        );
         let area = device.attestation_key()?;
         let public = Public::parse(&area)?;
         assert_eq!(check_attestation_key(&public, false), Ok(()));
@@ -67,7 +70,11 @@ fn quotes_verify_and_carry_the_values_that_they_cover() -> Result<()> {
             assert_eq!(attest.clock, quoted.clock);
             let signature = Signature::parse(&quoted.signature)?;
             assert_eq!(key.verify(&signature, &quoted.attest, false), Ok(()));
-            let Attested::Quote { selection, pcr_digest: expected } = attest.attested else {
+            let Attested::Quote {
+                selection,
+                pcr_digest: expected,
+            } = attest.attested
+            else {
                 panic!("no quote")
             };
             assert!(selection.same_pcrs(&asked));
@@ -112,12 +119,19 @@ fn keys_survive_a_restart_of_the_agent_and_nothing_transient_is_left() -> Result
             again.clock()?;
         }
         // A failing operation cleans up as well.
-        let sealed = SealedSecret { blob: vec![0, 1, 0], secret: vec![0, 1, 0] };
+        let sealed = SealedSecret {
+            blob: vec![0, 1, 0],
+            secret: vec![0, 1, 0],
+        };
         for _ in 0..4 {
             assert!(again.activate(&sealed).is_err());
         }
     }
-    for kind in ["handles-transient", "handles-loaded-session", "handles-saved-session"] {
+    for kind in [
+        "handles-transient",
+        "handles-loaded-session",
+        "handles-saved-session",
+    ] {
         assert_eq!(handles(&swtpm, kind)?.trim(), "", "{kind}");
     }
     let persistent = handles(&swtpm, "handles-persistent")?;
@@ -131,9 +145,15 @@ fn keys_survive_a_restart_of_the_agent_and_nothing_transient_is_left() -> Result
 fn a_handle_that_holds_something_else_is_an_error_and_is_left_alone() -> Result<()> {
     let swtpm = Swtpm::start()?;
     // A storage key where the EK belongs, and an AK of another parent where ours belongs.
-    swtpm.run("tpm2_createprimary", &["-Q", "-C", "o", "-c", "primary.ctx"])?;
+    swtpm.run(
+        "tpm2_createprimary",
+        &["-Q", "-C", "o", "-c", "primary.ctx"],
+    )?;
     let place = |handle: &str| {
-        swtpm.run("tpm2_evictcontrol", &["-Q", "-C", "o", "-c", "primary.ctx", handle])
+        swtpm.run(
+            "tpm2_evictcontrol",
+            &["-Q", "-C", "o", "-c", "primary.ctx", handle],
+        )
     };
     place("0x81010001")?;
     place("0x81018102")?;
@@ -185,7 +205,9 @@ fn a_credential_made_for_both_keys_is_activated_and_no_other() -> Result<()> {
         std::fs::write(swtpm.path().join("ek.pub"), sized(&endorsement)?)?;
         std::fs::write(swtpm.path().join("secret"), [9; 32])?;
         let make = |name: &str| -> Result<SealedSecret> {
-            let arguments = ["-Q", "-u", "ek.pub", "-s", "secret", "-n", name, "-o", "cred"];
+            let arguments = [
+                "-Q", "-u", "ek.pub", "-s", "secret", "-n", name, "-o", "cred",
+            ];
             swtpm.tool("tpm2_makecredential", &arguments)?;
             // tpm2-tools put a magic number and a version before the two structures.
             let file = swtpm.read("cred")?;

@@ -61,9 +61,7 @@ impl Kept {
             kept.clear()?;
         }
         // A write that was cut short leaves part of an entry.
-        kept.file
-            .set_len(kept.bytes)
-            .map_err(failed(&kept.path))?;
+        kept.file.set_len(kept.bytes).map_err(failed(&kept.path))?;
         Ok(kept)
     }
 
@@ -74,23 +72,21 @@ impl Kept {
     /// Brings the copy up to date with the kernel's list.
     ///
     /// `whole` compares every byte that both hold, instead of the first and last entry.
-    pub(super) fn follow(
-        &mut self,
-        list: &File,
-        path: &Path,
-        whole: bool,
-    ) -> Result<(), LogError> {
+    pub(super) fn follow(&mut self, list: &File, path: &Path, whole: bool) -> Result<(), LogError> {
         if self.entries > 0 && !self.is_continued_by(list, self.trimmed_bytes, whole)? {
             match self.continuation(list)? {
                 Some(at) => {
-                    tracing::warn!(trimmed_bytes = at, "the kernel trimmed its measurement list");
+                    tracing::warn!(
+                        trimmed_bytes = at,
+                        "the kernel trimmed its measurement list"
+                    );
                     self.trimmed_bytes = at;
                 }
                 None => self.start_again(list)?,
             }
         }
         if self.entries == 0 {
-            match first_entry(list, self.format, path)? {
+            match entry_at(list, self.format, 0, path)? {
                 Some(first) if record::is_first_of_list(&first) => {}
                 Some(_) => return Err(LogError::Trimmed { path: path.into() }),
                 None => return Ok(()),
@@ -101,7 +97,7 @@ impl Kept {
     }
 
     /// The copy from this entry on, and its length.
-    pub(super) fn from_entry(&self, entry: u64) -> Result<(File, u64), LogError> {
+    pub(super) fn open_at(&self, entry: u64) -> Result<(File, u64), LogError> {
         let at = self.offset_of(entry)?;
         // A file of its own, so that its position is, too.
         let mut file = File::open(&self.path).map_err(failed(&self.path))?;
@@ -115,8 +111,8 @@ impl Kept {
             return self.same(list, at, at, self.bytes);
         }
         // A list that was trimmed begins with another entry; one that was replaced ends with one.
-        let head = first_entry(&self.file_from(at)?, self.format, &self.path)?;
-        let head = head.map_or(0, |entry| u64::try_from(entry.len()).unwrap_or(u64::MAX));
+        let head = entry_at(&self.file, self.format, at, &self.path)?;
+        let head = head.map_or(0, |entry| length_of(&entry));
         Ok(self.same(list, at, at, at.saturating_add(head))?
             && self.same(list, at, self.last_at.max(at), self.bytes)?)
     }
@@ -147,17 +143,17 @@ impl Kept {
     /// The end of the copy, when nothing of it is left in the list: whether entries are missing
     /// between the two, only a replay against the PCR can tell.
     fn continuation(&self, list: &File) -> Result<Option<u64>, LogError> {
-        let Some(first) = first_entry(list, self.format, &self.path)? else {
+        let Some(first) = entry_at(list, self.format, 0, &self.path)? else {
             return Ok(Some(self.bytes));
         };
-        let size = u64::try_from(first.len()).unwrap_or(u64::MAX);
+        let size = length_of(&first);
         let mut at = self.trimmed_bytes;
         let mut entries = Entries::new(&self.file, self.format, at);
         while let Some(entry) = entries.next(&self.path)? {
             if entry == first.as_slice() && self.same(list, at, at, self.bytes)? {
                 return Ok(Some(at));
             }
-            let length = u64::try_from(entry.len()).unwrap_or(u64::MAX);
+            let length = length_of(entry);
             at = at.saturating_add(length);
         }
         let is_new_list = record::is_first_of_list(&first);
@@ -167,7 +163,7 @@ impl Kept {
     }
 
     fn start_again(&mut self, list: &File) -> Result<(), LogError> {
-        let first = first_entry(list, self.format, &self.path)?;
+        let first = entry_at(list, self.format, 0, &self.path)?;
         if first.is_some_and(|first| record::is_first_of_list(&first)) {
             tracing::info!("the measurement list is another one than was kept; reading it anew");
         }
@@ -195,7 +191,7 @@ impl Kept {
         let list = list.try_clone().map_err(failed(path))?;
         let mut entries = Entries::new(&list, self.format, from);
         while let Some(entry) = entries.next(path)? {
-            let length = u64::try_from(entry.len()).unwrap_or(u64::MAX);
+            let length = length_of(entry);
             let end = self.bytes.saturating_add(length);
             let max_bytes = u64::try_from(limits::IMA_LOG_BYTES_MAX).unwrap_or(u64::MAX);
             if end > max_bytes {
@@ -222,53 +218,25 @@ impl Kept {
             return Ok(self.bytes);
         }
         let mark = entry.checked_div(MARK_EVERY).unwrap_or(0);
-        let start = usize::try_from(mark).ok().and_then(|mark| self.marks.get(mark));
+        let start = usize::try_from(mark)
+            .ok()
+            .and_then(|mark| self.marks.get(mark));
         let mut at = start.copied().unwrap_or(0);
         let mut entries = Entries::new(&self.file, self.format, at);
         for _ in 0..entry.checked_rem(MARK_EVERY).unwrap_or(0) {
             let Some(passed) = entries.next(&self.path)? else {
                 break;
             };
-            let length = u64::try_from(passed.len()).unwrap_or(u64::MAX);
+            let length = length_of(passed);
             at = at.saturating_add(length);
         }
         Ok(at)
     }
-
-    fn file_from(&self, at: u64) -> Result<Window<'_>, LogError> {
-        Ok(Window {
-            file: &self.file,
-            at,
-        })
-    }
-}
-
-/// A file from some offset on.
-struct Window<'f> {
-    file: &'f File,
-    at: u64,
-}
-
-/// What can be read at an offset.
-trait ReadAt {
-    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-}
-
-impl ReadAt for File {
-    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        fill(self, buffer, offset)
-    }
-}
-
-impl ReadAt for Window<'_> {
-    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        fill(self.file, buffer, self.at.saturating_add(offset))
-    }
 }
 
 /// The entries of a file, one after the other.
-struct Entries<'f, F: ReadAt> {
-    file: &'f F,
+struct Entries<'f> {
+    file: &'f File,
     format: LogFormat,
     /// Where `buffer` starts in the file.
     at: u64,
@@ -276,8 +244,8 @@ struct Entries<'f, F: ReadAt> {
     used: usize,
 }
 
-impl<'f, F: ReadAt> Entries<'f, F> {
-    const fn new(file: &'f F, format: LogFormat, from: u64) -> Self {
+impl<'f> Entries<'f> {
+    const fn new(file: &'f File, format: LogFormat, from: u64) -> Self {
         Self {
             file,
             format,
@@ -318,20 +286,18 @@ impl<'f, F: ReadAt> Entries<'f, F> {
         self.used = 0;
         let held = self.buffer.len();
         self.buffer.resize(held.saturating_add(PIECE_BYTES), 0);
-        let offset = self.at.saturating_add(u64::try_from(held).unwrap_or(u64::MAX));
+        let offset = self
+            .at
+            .saturating_add(u64::try_from(held).unwrap_or(u64::MAX));
         let free = self.buffer.get_mut(held..).unwrap_or_default();
-        let read = self.file.fill_at(free, offset).map_err(failed(path))?;
+        let read = fill(self.file, free, offset).map_err(failed(path))?;
         self.buffer.truncate(held.saturating_add(read));
         Ok(read > 0)
     }
 }
 
 /// Whole entries in a list.
-pub(super) fn count_entries(
-    list: &File,
-    format: LogFormat,
-    path: &Path,
-) -> Result<u64, LogError> {
+pub(super) fn count_entries(list: &File, format: LogFormat, path: &Path) -> Result<u64, LogError> {
     let mut entries = Entries::new(list, format, 0);
     let mut count: u64 = 0;
     while entries.next(path)?.is_some() {
@@ -340,13 +306,19 @@ pub(super) fn count_entries(
     Ok(count)
 }
 
-fn first_entry(
-    list: &impl ReadAt,
+/// The entry at an offset.
+fn entry_at(
+    file: &File,
     format: LogFormat,
+    at: u64,
     path: &Path,
 ) -> Result<Option<Vec<u8>>, LogError> {
-    let mut entries = Entries::new(list, format, 0);
+    let mut entries = Entries::new(file, format, at);
     Ok(entries.next(path)?.map(<[u8]>::to_vec))
+}
+
+fn length_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// Reads until the buffer is full or the file ends; the kernel gives a page at a time.

@@ -131,7 +131,7 @@ impl Logs for KernelLogs {
         } else {
             from_entry
         };
-        let (file, length) = self.kept.from_entry(from_entry)?;
+        let (file, length) = self.kept.open_at(from_entry)?;
         Ok(Measurements {
             from_entry,
             count: self.kept.entries().saturating_sub(from_entry),
@@ -168,11 +168,7 @@ fn boot_id(path: &Path) -> Result<String, LogError> {
     let file = File::open(path).map_err(failed(path))?;
     let read = read_bounded(file, path, BYTES_MAX)?;
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
-    Ok(read
-        .into_iter()
-        .filter(allowed)
-        .map(char::from)
-        .collect())
+    Ok(read.into_iter().filter(allowed).map(char::from).collect())
 }
 
 fn open_copy(state_dir: &Path, boot_id: &str, format: LogFormat) -> Result<Kept, LogError> {

@@ -1,7 +1,7 @@
 //! What the machine measured: the kernel's list and the firmware's boot log.
 
-mod kernel;
 mod kept;
+mod kernel;
 mod record;
 
 use std::fs::File;

@@ -51,7 +51,11 @@ pub(super) fn is_first_of_list(entry: &[u8]) -> bool {
 fn ascii(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let length = end.map(|end| end.saturating_add(1));
-    check("line", length.unwrap_or(bytes.len()), limits::IMA_LINE_BYTES_MAX)?;
+    check(
+        "line",
+        length.unwrap_or(bytes.len()),
+        limits::IMA_LINE_BYTES_MAX,
+    )?;
     Ok(length)
 }
 

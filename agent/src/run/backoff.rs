@@ -77,7 +77,9 @@ mod tests {
     #[test]
     fn waits_double_to_a_bound_and_start_again_after_success() {
         let mut backoff = Backoff::default();
-        let bounds = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000];
+        let bounds = [
+            1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000,
+        ];
         for bound in bounds {
             let wait = backoff.after_failure(Duration::ZERO, &mut Highest(bound));
             assert_eq!(wait, Duration::from_millis(bound));

@@ -43,8 +43,15 @@ fn quotes_verify_and_cover_their_values() {
         let parsed = Signature::parse(&quoted.signature).unwrap();
         assert_eq!(key.verify(&parsed, &quoted.attest, false), Ok(()));
         let attest = Attest::parse(&quoted.attest).unwrap();
-        assert_eq!((attest.extra_data, attest.clock), (&[3; 32][..], quoted.clock));
-        let Attested::Quote { selection, pcr_digest: expected } = attest.attested else {
+        assert_eq!(
+            (attest.extra_data, attest.clock),
+            (&[3; 32][..], quoted.clock)
+        );
+        let Attested::Quote {
+            selection,
+            pcr_digest: expected,
+        } = attest.attested
+        else {
             panic!("no quote")
         };
         let computed = pcr_digest(HashAlg::Sha256, &selection, &quoted.pcr_values).unwrap();
@@ -58,7 +65,9 @@ fn credentials_are_opened_by_the_right_keys_only() {
         let (mut tpm, _) = machine(kind);
         let (mut other, _) = machine(kind);
         let ek = tpm.endorsement().unwrap().public;
-        let name = Public::parse(&tpm.attestation_key().unwrap()).unwrap().name();
+        let name = Public::parse(&tpm.attestation_key().unwrap())
+            .unwrap()
+            .name();
         let made = make_credential(&ek, &name.to_bytes(), &[5; 32], &mut Random).unwrap();
         let sealed = SealedSecret {
             blob: made.blob,

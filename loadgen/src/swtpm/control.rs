@@ -138,8 +138,14 @@ mod tests {
         let Command::Run { path, content, .. } = run else {
             panic!("{run:?}")
         };
-        assert_eq!((path.as_str(), content.as_deref()), ("/usr/bin/ls", Some("some content")));
-        assert_eq!(Command::parse("hide m1"), Ok(Command::Hide(machine.clone())));
+        assert_eq!(
+            (path.as_str(), content.as_deref()),
+            ("/usr/bin/ls", Some("some content"))
+        );
+        assert_eq!(
+            Command::parse("hide m1"),
+            Ok(Command::Hide(machine.clone()))
+        );
         assert_eq!(Command::parse("reboot m1"), Ok(Command::Reboot(machine)));
         assert_eq!(Command::parse("quit"), Ok(Command::Quit));
         for line in ["", "run m1", "hide", "hide m1 m2", "exit"] {

@@ -34,7 +34,11 @@ impl<'t> Firmware<'t> {
         let listens = port
             .and_then(|port| port.parse::<u16>().ok())
             .is_some_and(|port| TcpStream::connect(("127.0.0.1", port)).is_ok());
-        listens && self.open().and_then(|mut context| Ok(context.get_random(4)?)).is_ok()
+        listens
+            && self
+                .open()
+                .and_then(|mut context| Ok(context.get_random(4)?))
+                .is_ok()
     }
 
     /// Extends PCRs in the SHA-256 bank, one after the other.

@@ -119,12 +119,7 @@ impl SimulatedMachine {
             .state
             .enrolled()?
             .with_context(|| format!("{} is not enrolled", self.name))?;
-        let agent = Agent::new(
-            self.machine()?,
-            enrolled,
-            Some(self.state.clone()),
-            watcher,
-        );
+        let agent = Agent::new(self.machine()?, enrolled, Some(self.state.clone()), watcher);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(agent.run(stopped));
         self.agent = Some(RunningAgent { stop, task });

@@ -13,7 +13,9 @@ use tss_esapi::abstraction::AsymmetricAlgorithmSelection;
 use tss_esapi::abstraction::ek::create_ek_public_from_default_template_2;
 use tss_esapi::abstraction::nv;
 use tss_esapi::attributes::ObjectAttributesBuilder;
-use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle, TpmHandle};
+use tss_esapi::handles::{
+    KeyHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle, TpmHandle,
+};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::dynamic_handles::Persistent;
 use tss_esapi::interface_types::ecc::EccCurve;
@@ -143,8 +145,8 @@ pub(super) fn certificate(
         return Ok(None);
     }
     let read = connection.run_with_password(COMMAND, |context| {
-        let object = context
-            .execute_without_session(|context| context.tr_from_tpm_public(index.into()))?;
+        let object =
+            context.execute_without_session(|context| context.tr_from_tpm_public(index.into()))?;
         nv::read_full(context, NvAuth::NvIndex(object.into()), index)
     })?;
     Ok(without_padding(read))
@@ -171,7 +173,11 @@ fn without_padding(mut read: Vec<u8>) -> Option<Vec<u8>> {
 fn child_name(parent: &[u8], child: &PublicArea<'_>) -> Vec<u8> {
     let message = [parent, &child.name().to_bytes()].concat();
     let hashed = digest(child.name_alg, &message);
-    [&child.name_alg.tpm_id().to_be_bytes()[..], hashed.as_bytes()].concat()
+    [
+        &child.name_alg.tpm_id().to_be_bytes()[..],
+        hashed.as_bytes(),
+    ]
+    .concat()
 }
 
 fn create_attestation_key(

@@ -178,7 +178,10 @@ pub enum TpmError {
         source: tss_esapi::Error,
     },
     /// A command was put off time after time.
-    #[error("{command} was put off {} times; the TPM is busy or testing itself", connection::COMMAND_TRIES)]
+    #[error(
+        "{command} was put off {} times; the TPM is busy or testing itself",
+        connection::COMMAND_TRIES
+    )]
     Busy {
         /// The command.
         command: &'static str,

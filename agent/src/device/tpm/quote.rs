@@ -11,9 +11,9 @@ use tss_esapi::structures::{
 };
 use tss_esapi::traits::Marshall;
 
+use super::TpmError;
 use super::connection::Connection;
 use super::endorsement::{LoadedKey, SCHEME_HASH};
-use super::TpmError;
 use crate::device::{DeviceError, Quoted};
 
 /// Quotes that are made when the PCRs change between a quote and the reading of their values.
@@ -83,7 +83,12 @@ fn signed(
     let data = Data::try_from(&qualifying_data[..]).map_err(failed)?;
     let list = list(selection.banks()).map_err(failed)?;
     let (attest, signature) = connection.run_with_password(COMMAND, |context| {
-        context.quote(key.handle, data.clone(), SignatureScheme::Null, list.clone())
+        context.quote(
+            key.handle,
+            data.clone(),
+            SignatureScheme::Null,
+            list.clone(),
+        )
     })?;
     Ok((
         attest.marshall().map_err(failed)?,
@@ -146,9 +151,7 @@ fn read_some(
     Ok(read.intersection(wanted))
 }
 
-fn list(
-    banks: impl IntoIterator<Item = (HashAlg, PcrSet)>,
-) -> Result<PcrSelectionList, TssError> {
+fn list(banks: impl IntoIterator<Item = (HashAlg, PcrSet)>) -> Result<PcrSelectionList, TssError> {
     let mut builder =
         PcrSelectionListBuilder::new().with_size_of_select(PcrSelectSize::ThreeOctets);
     for (bank, pcrs) in banks {
