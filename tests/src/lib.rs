@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod enrolment_server;
 pub mod evidence;
 pub mod measured;
 pub mod measured_keys;
@@ -19,6 +20,7 @@ pub mod software_tpm;
 pub mod swtpm;
 pub mod targets;
 pub mod vectors;
+pub mod verifier;
 
 /// The folder that holds the workspace.
 #[must_use]

@@ -7,7 +7,7 @@ use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
 use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
 use tokio::net::lookup_host;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
@@ -102,14 +102,21 @@ impl Session<'_> {
         connection: &Connection,
         mut answering: Answering,
     ) -> Result<Left, RunError> {
-        let mut renewal = self.until_renewal()?;
+        let from_now = |left| {
+            Instant::now()
+                .checked_add(left)
+                .unwrap_or_else(Instant::now)
+        };
+        let mut renewal = from_now(self.until_renewal()?);
         loop {
+            // The renewal has its own time: challenges must not put it off.
             let incoming = tokio::select! {
-                incoming = connection.next_challenge() => incoming?,
-                () = sleep(renewal) => {
-                    renewal = self.renew_if_due(connection).await;
+                biased;
+                () = sleep_until(renewal) => {
+                    renewal = from_now(self.renew_if_due(connection).await);
                     continue;
                 }
+                incoming = connection.next_challenge() => incoming?,
             };
             let next_after = match self.answer(incoming, &mut answering).await {
                 Ok(next_after) => next_after,
