@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub mod assignment;
 pub mod endorsement;
 pub mod crash;
+pub mod enrolment_server;
 pub mod evidence;
 pub mod fleet;
 pub mod http_client;
@@ -26,6 +27,7 @@ pub mod stage;
 pub mod swtpm;
 pub mod targets;
 pub mod vectors;
+pub mod verifier;
 
 /// The folder that holds the workspace.
 #[must_use]
