@@ -1,1 +1,122 @@
-//! Durable records behind one trait: embedded SQLite.
+//! Durable records in an embedded SQLite database.
+//!
+//! A shard's outcomes are committed as one row, a *tick*, however many they are; the *folder*
+//! moves ticks into agent rows later. What an agent's state is, is therefore: its row, and over
+//! it the newest outcome in the tail of ticks. Each tick extends its shard's hash chain.
+//!
+//! [`Store`] decides nothing: it keeps what others decided, refuses what contradicts what is
+//! there, and says so by type. It reads no clock; the time is an argument.
+
+mod agents;
+mod audit;
+mod chain;
+mod commit;
+mod database;
+mod directory;
+mod enrolment;
+mod error;
+mod fold;
+mod groups;
+pub mod limits;
+mod load;
+mod packed;
+mod policies;
+mod schema;
+mod tokens;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
+
+pub use agents::{OnRemoval, RecordChange, Registration, Removed, StoredRecord};
+pub use audit::{AuditEntry, AuditRecord};
+pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
+pub use commit::CommitResult;
+pub use enrolment::{Activated, Conflict, NewPending, Pending, TryResult};
+pub use error::{DatabaseError, DirectoryError, RowName, SchemaError, StoreError};
+pub use fold::Folded;
+pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
+pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
+pub use packed::Fault;
+pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
+pub use tokens::{NewToken, StoredToken, TokenKind, TokenRefusal};
+
+use database::{Pools, Use};
+
+/// The durable records of one server. Clones share its connections.
+///
+/// # Security
+/// What the store gives back is what was given to it, if its file was written by nobody else.
+/// [`Store::verify_chain`] and [`Store::verify_audit`] find edits that left the heads as they
+/// were; somebody who rewrites a chain together with its head is found only by comparing the
+/// head with one that was noted elsewhere.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pools: Pools,
+    /// The shard at which the folder goes on.
+    fold_from: AtomicU16,
+    /// None beside a running server. Released last: fields are dropped in order.
+    _lock: Option<directory::DirectoryLock>,
+}
+
+impl Store {
+    /// Opens the database of this data directory as its only server, makes both if they are not
+    /// there (0700, files 0600), and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Held`] when another process has it open, other [`DirectoryError`]s when
+    /// others than its owner could read or change it, and [`SchemaError::Newer`] when a newer
+    /// program wrote it.
+    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
+        let lock = directory::lock(directory)?;
+        let path = directory::database_in(directory);
+        match directory::create_private(&path) {
+            Ok(()) => directory::sync(directory)?,
+            Err(DirectoryError::Occupied(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let pools = Pools::open_sqlite(&path, Use::Serve).await?;
+        schema::migrate(&pools).await?;
+        Ok(Self::new(pools, Some(lock)))
+    }
+
+    /// Opens the database beside a running server, for a short command such as making a token.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Empty`] when there is none, and [`SchemaError`] unless its schema is
+    /// exactly the one that this program knows.
+    pub async fn open_shared(directory: &Path) -> Result<Self, StoreError> {
+        directory::check(directory)?;
+        let path = directory::database_in(directory);
+        if !directory::exists(&path)? {
+            return Err(DirectoryError::Empty(directory.to_owned()).into());
+        }
+        let pools = Pools::open_sqlite(&path, Use::Serve).await?;
+        schema::check(&pools).await?;
+        Ok(Self::new(pools, None))
+    }
+
+    fn new(pools: Pools, lock: Option<directory::DirectoryLock>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                pools,
+                fold_from: AtomicU16::new(0),
+                _lock: lock,
+            }),
+        }
+    }
+
+    fn pools(&self) -> &Pools {
+        &self.inner.pools
+    }
+
+    /// Closes every connection of every clone. What was committed is durable without this.
+    pub async fn close(self) {
+        self.pools().close().await;
+    }
+}

@@ -17,6 +17,7 @@ pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
 pub mod software_tpm;
+pub mod stage;
 pub mod swtpm;
 pub mod targets;
 pub mod vectors;

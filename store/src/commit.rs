@@ -1,0 +1,222 @@
+//! Committing ticks: the one write on the way of every verdict.
+
+use std::collections::HashMap;
+
+use rat_engine::agent_id::ShardIndex;
+use rat_engine::shard::{ChainHash, Tick};
+use sqlx::{AssertSqlSafe, SqlSafeStr};
+
+use crate::Store;
+use crate::database::{Connection, number};
+use crate::error::{RowName, StoreError};
+use crate::limits;
+use crate::load::ShardHead;
+use crate::packed;
+
+/// What became of one tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitResult {
+    /// It is durable.
+    Committed,
+    /// It was durable already: this was another try of the same tick.
+    AlreadyCommitted,
+    /// Its epoch is not the shard's: another owner took over. Nothing of it was written. (S04)
+    Fenced,
+    /// It does not follow the shard's newest tick, or its own chain is not that of its outcomes.
+    /// Nothing of it was written.
+    OutOfOrder,
+}
+
+/// Rows of one statement: a statement costs more than the rows it inserts.
+const ROWS_PER_STATEMENT: [usize; 3] = [64, 8, 1];
+
+impl Store {
+    /// Makes these ticks durable, in one transaction, and says of each what became of it.
+    ///
+    /// A tick is checked against its shard's epoch, newest number and head; one that is refused
+    /// does not keep the others from being committed.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] before anything is done. Any other error means that it is unknown
+    /// whether the ticks are durable: call again with the same ticks. (S03)
+    ///
+    /// # Cost
+    /// One synchronous write of the log for all ticks together.
+    pub async fn commit(&self, ticks: &[Tick]) -> Result<Vec<CommitResult>, StoreError> {
+        limits::check("ticks in one commit", ticks.len(), limits::COMMIT_TICKS_MAX)?;
+        let packed = ticks.iter().map(pack).collect::<Result<Vec<_>, _>>()?;
+        let mut tx = self.pools().write().await?;
+        let mut heads = heads_of(&mut tx, ticks).await?;
+        let mut results = Vec::with_capacity(ticks.len());
+        let mut committed = Vec::with_capacity(ticks.len());
+        for (tick, packed) in ticks.iter().zip(&packed) {
+            let result = judge(&mut tx, &mut heads, tick).await?;
+            if result == CommitResult::Committed {
+                committed.push((tick, packed.as_slice()));
+            }
+            results.push(result);
+        }
+        if committed.is_empty() {
+            return Ok(results);
+        }
+        insert_ticks(&mut tx, &committed).await?;
+        move_heads(&mut tx, &committed).await?;
+        tx.commit().await?;
+        Ok(results)
+    }
+}
+
+fn pack(tick: &Tick) -> Result<Vec<u8>, StoreError> {
+    let outcomes = tick.outcomes.len();
+    limits::check("outcomes in one tick", outcomes, limits::TICK_OUTCOMES_MAX)?;
+    let packed = packed::pack_outcomes(&tick.outcomes)?;
+    limits::check("bytes of one tick", packed.len(), limits::TICK_BYTES_MAX)?;
+    Ok(packed)
+}
+
+/// The heads of the shards that these ticks are of, in one query.
+async fn heads_of(
+    tx: &mut Connection,
+    ticks: &[Tick],
+) -> Result<HashMap<ShardIndex, ShardHead>, StoreError> {
+    const ONE: &str = "SELECT id, epoch, seq, head FROM shard WHERE id = $1";
+    const ALL: &str = "SELECT id, epoch, seq, head FROM shard";
+    let rows = match ticks {
+        [tick] => {
+            let shard = i64::from(tick.shard.get());
+            sqlx::query(ONE).bind(shard).fetch_all(tx).await?
+        }
+        _ => sqlx::query(ALL).fetch_all(tx).await?,
+    };
+    let mut heads = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let head = ShardHead::read(&row)?;
+        heads.insert(head.shard, head);
+    }
+    Ok(heads)
+}
+
+/// Whether a tick follows its shard's head; when it does, the head moves to it.
+async fn judge(
+    tx: &mut Connection,
+    heads: &mut HashMap<ShardIndex, ShardHead>,
+    tick: &Tick,
+) -> Result<CommitResult, StoreError> {
+    let head = heads
+        .get_mut(&tick.shard)
+        .ok_or_else(|| StoreError::Missing(RowName::Shard(tick.shard.get().into())))?;
+    if tick.epoch != head.epoch {
+        return Ok(CommitResult::Fenced);
+    }
+    if tick.seq <= head.seq {
+        let same = is_committed(tx, head, tick).await?;
+        return Ok(match same {
+            true => CommitResult::AlreadyCommitted,
+            false => CommitResult::OutOfOrder,
+        });
+    }
+    let follows = head.seq.checked_add(1) == Some(tick.seq) && head.head == tick.before;
+    if !follows || !is_sound(tick) {
+        return Ok(CommitResult::OutOfOrder);
+    }
+    head.seq = tick.seq;
+    head.head = tick.after;
+    Ok(CommitResult::Committed)
+}
+
+/// Whether the chain is that of the outcomes, and all of them are of this shard.
+fn is_sound(tick: &Tick) -> bool {
+    let of_shard = |shard: ShardIndex| shard == tick.shard;
+    tick.is_chained() && tick.outcomes.iter().all(|o| of_shard(o.agent.shard()))
+}
+
+/// Whether this very tick is the one with its number. Of folded ticks only the newest is known:
+/// a shard has one tick in flight, so no other is ever tried again.
+async fn is_committed(
+    tx: &mut Connection,
+    head: &ShardHead,
+    tick: &Tick,
+) -> Result<bool, StoreError> {
+    if tick.seq == head.seq {
+        return Ok(tick.after == head.head);
+    }
+    let after: Option<Vec<u8>> =
+        sqlx::query_scalar("SELECT after FROM tick WHERE shard = $1 AND seq = $2")
+            .bind(i64::from(tick.shard.get()))
+            .bind(number(tick.seq)?)
+            .fetch_optional(tx)
+            .await?;
+    Ok(after.is_some_and(|after| after == tick.after.0))
+}
+
+/// `INSERT` with as many rows of parameters as there are `rows`.
+fn statement(before: &str, columns: usize, rows: usize, after: &str) -> impl SqlSafeStr {
+    let mut sql = String::from(before);
+    for row in 0..rows {
+        sql.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 1..=columns {
+            let parameter = row.saturating_mul(columns).saturating_add(column);
+            sql.push_str(if column == 1 { "$" } else { ", $" });
+            sql.push_str(&parameter.to_string());
+        }
+        sql.push(')');
+    }
+    sql.push_str(after);
+    // Nothing in it comes from outside: it is numbered parameters between two literals.
+    AssertSqlSafe(sql)
+}
+
+/// Calls `insert` with the largest slices that one statement takes.
+fn slices<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let take = ROWS_PER_STATEMENT
+            .into_iter()
+            .find(|rows| *rows <= rest.len())?;
+        let (slice, after) = rest.split_at_checked(take)?;
+        rest = after;
+        Some(slice)
+    })
+}
+
+async fn insert_ticks(tx: &mut Connection, ticks: &[(&Tick, &[u8])]) -> Result<(), StoreError> {
+    const INSERT: &str = "INSERT INTO tick (shard, seq, epoch, before, after, packed) VALUES ";
+    for slice in slices(ticks) {
+        let mut query = sqlx::query(statement(INSERT, 6, slice.len(), ""));
+        for (tick, packed) in slice {
+            query = query
+                .bind(i64::from(tick.shard.get()))
+                .bind(number(tick.seq)?)
+                .bind(number(tick.epoch.0)?)
+                .bind(&tick.before.0[..])
+                .bind(&tick.after.0[..])
+                .bind(*packed);
+        }
+        query.execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// Moves each shard's head to its newest tick. The rows are there: only the update ever runs.
+async fn move_heads(tx: &mut Connection, ticks: &[(&Tick, &[u8])]) -> Result<(), StoreError> {
+    const INSERT: &str = "INSERT INTO shard
+        (id, owner, epoch, lease_until_unix_ms, seq, head, kept_seq, kept_head)
+        SELECT v.column1, '', 0, 0, v.column2, v.column3, 0, v.column3 FROM (VALUES ";
+    const UPDATE: &str = ") v WHERE true
+        ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, head = excluded.head";
+    let mut newest: HashMap<ShardIndex, (u64, ChainHash)> = HashMap::new();
+    for (tick, _) in ticks {
+        newest.insert(tick.shard, (tick.seq, tick.after));
+    }
+    let newest: Vec<_> = newest.into_iter().collect();
+    for slice in slices(&newest) {
+        let mut query = sqlx::query(statement(INSERT, 3, slice.len(), UPDATE));
+        for (shard, (seq, head)) in slice {
+            query = query
+                .bind(i64::from(shard.get()))
+                .bind(number(*seq)?)
+                .bind(head.0.to_vec());
+        }
+        query.execute(&mut *tx).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,495 @@
+//! Enrolment: pending activations, and the one transaction that makes an agent.
+
+use rat_engine::agent_id::{AgentId, ShardIndex};
+use rat_engine::crypto;
+use rat_engine::shard::{AgentRecord, AgentState, Failure};
+use sqlx::Row;
+use thiserror::Error;
+
+use crate::Store;
+use crate::agents::{self, Registration};
+use crate::audit::{self, AuditEntry};
+use crate::database::{Connection, natural, number};
+use crate::error::{RowName, StoreError};
+use crate::fold;
+use crate::groups;
+use crate::limits;
+use crate::load::{self, StateRow, StoredAgent};
+use crate::packed;
+
+/// An activation that a machine has yet to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewPending<'a> {
+    /// Its id; random.
+    pub id: &'a str,
+    /// The agent that it is for. One agent can have several: the first answer wins. (N07)
+    pub agent: &'a AgentId,
+    /// What the caller needs to check the answer, in its own form.
+    pub body: &'a [u8],
+    /// When it ends by itself.
+    pub expires_unix_ms: u64,
+}
+
+/// A pending activation, as it was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The agent that it is for.
+    pub agent: AgentId,
+    /// What the caller kept.
+    pub body: Vec<u8>,
+    /// Wrong answers so far.
+    pub tries: u64,
+    /// When it ends by itself.
+    pub expires_unix_ms: u64,
+}
+
+/// What counting a wrong answer led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TryResult {
+    /// So many more are allowed.
+    Left(u64),
+    /// That was the last: the activation is dropped.
+    Dropped,
+    /// There is no such activation.
+    Unknown,
+}
+
+/// What an activation led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Activated {
+    /// A new agent. Its state holds the failure that its machine had under an earlier agent. (S16)
+    New(StoredAgent),
+    /// The agent was enrolled with the same endorsement and attestation key: it gets another
+    /// certificate, and its state stays.
+    SameAgain(StoredAgent),
+    /// The machine is enrolled under this id with another attestation key. Nothing changed; the
+    /// new key waits for [`Store::approve_ak`].
+    NewAkNeedsOperator,
+}
+
+/// Why an activation contradicts what is enrolled. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Conflict {
+    /// The activation was never begun, is over, was answered, or is for another agent.
+    #[error("no such activation is pending")]
+    NotPending,
+    /// The id belongs to another machine.
+    #[error("the id belongs to another machine")]
+    IdTaken,
+    /// The machine is enrolled under another id. (S16)
+    #[error("the machine is enrolled as {0}")]
+    EkEnrolled(String),
+    /// The id is enrolled on another path. (S15)
+    #[error("the id is enrolled on another path")]
+    OtherPath,
+}
+
+impl Store {
+    /// Keeps an activation until it is answered.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] when as many as may be are pending, [`StoreError::Exists`].
+    pub async fn put_pending(
+        &self,
+        pending: NewPending<'_>,
+        now_unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        limits::check_name("a pending activation's id", pending.id)?;
+        let bytes = pending.body.len();
+        limits::check(
+            "bytes of a pending activation",
+            bytes,
+            limits::PENDING_BYTES_MAX,
+        )?;
+        let mut tx = self.pools().write().await?;
+        let waiting: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM pending WHERE expires_unix_ms > $1")
+                .bind(number(now_unix_ms)?)
+                .fetch_one(&mut *tx)
+                .await?;
+        let waiting = usize::try_from(waiting).unwrap_or(usize::MAX);
+        let with_this = waiting.saturating_add(1);
+        limits::check("pending activations", with_this, limits::PENDING_MAX)?;
+        let kept = sqlx::query(
+            "INSERT INTO pending (id, agent, tries, expires_unix_ms, packed)
+             VALUES ($1, $2, 0, $3, $4) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(pending.id)
+        .bind(pending.agent.as_str())
+        .bind(number(pending.expires_unix_ms)?)
+        .bind(packed::pack_bytes(pending.body))
+        .execute(&mut *tx)
+        .await?;
+        if kept.rows_affected() == 0 {
+            return Err(StoreError::Exists(RowName::Pending(pending.id.to_owned())));
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The pending activation with this id, unless it is over.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pending(&self, id: &str, now_unix_ms: u64) -> Result<Option<Pending>, StoreError> {
+        let row = sqlx::query(
+            "SELECT agent, packed, tries, expires_unix_ms FROM pending
+             WHERE id = $1 AND expires_unix_ms > $2",
+        )
+        .bind(id)
+        .bind(number(now_unix_ms)?)
+        .fetch_optional(self.pools().read())
+        .await?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let unreadable = |fault| StoreError::unreadable(RowName::Pending(id.to_owned()), fault);
+        let body = packed::unpack_bytes(row.try_get(1)?, limits::PENDING_BYTES_MAX);
+        Ok(Some(Pending {
+            agent: AgentId::parse(row.try_get(0)?).map_err(|e| unreadable(e.into()))?,
+            body: body.map_err(unreadable)?,
+            tries: natural(row.try_get(2)?).map_err(unreadable)?,
+            expires_unix_ms: natural(row.try_get(3)?).map_err(unreadable)?,
+        }))
+    }
+
+    /// Counts a wrong answer, and drops the activation at the last that is allowed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the answer must not be looked at.
+    pub async fn count_try(&self, id: &str, tries_max: u64) -> Result<TryResult, StoreError> {
+        let mut tx = self.pools().write().await?;
+        let tries: Option<i64> = sqlx::query_scalar(
+            "UPDATE pending SET tries = tries + 1 WHERE id = $1 RETURNING tries",
+        )
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(tries) = tries else {
+            return Ok(TryResult::Unknown);
+        };
+        let left = tries_max.saturating_sub(natural(tries).unwrap_or(u64::MAX));
+        if left == 0 {
+            drop_pending(&mut tx, id).await?;
+        }
+        tx.commit().await?;
+        Ok(match left {
+            0 => TryResult::Dropped,
+            left => TryResult::Left(left),
+        })
+    }
+
+    /// Drops a pending activation; false when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn drop_pending(&self, id: &str) -> Result<bool, StoreError> {
+        let mut tx = self.pools().write().await?;
+        let dropped = drop_pending(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(dropped)
+    }
+
+    /// Enrols the agent that answered this activation, in one transaction: the activation is used
+    /// up, and the id, the machine and its keys are bound to each other. (N07)
+    ///
+    /// # Errors
+    /// The outer for the database and [`StoreError::Missing`] without the record's group; the
+    /// inner when the record contradicts what is enrolled. Both leave everything as it was.
+    ///
+    /// # Security
+    /// The caller has checked the answer. Whatever the record says, a machine that failed is
+    /// failed again, and an attestation key is replaced only by [`Store::approve_ak`].
+    pub async fn activate(
+        &self,
+        activation_id: &str,
+        record: &AgentRecord,
+        registration: &Registration,
+    ) -> Result<Result<Activated, Conflict>, StoreError> {
+        let mut tx = self.pools().write().await?;
+        let was_pending = sqlx::query(
+            "DELETE FROM pending WHERE id = $1 AND agent = $2 AND expires_unix_ms > $3",
+        )
+        .bind(activation_id)
+        .bind(record.id.as_str())
+        .bind(number(registration.registered_unix_ms)?)
+        .execute(&mut *tx)
+        .await?;
+        if was_pending.rows_affected() == 0 {
+            return Ok(Err(Conflict::NotPending));
+        }
+        groups::require(&mut tx, &record.group).await?;
+        let activated = match enrolled(&mut tx, &record.id).await? {
+            None => match machine_id(&mut tx, &record.ek_sha256).await? {
+                Some(other) => return Ok(Err(Conflict::EkEnrolled(other))),
+                None => Activated::New(enrol(&mut tx, record, registration).await?),
+            },
+            Some(old) if old.ek_sha256 != record.ek_sha256 => return Ok(Err(Conflict::IdTaken)),
+            Some(old) if old.path != record.path => return Ok(Err(Conflict::OtherPath)),
+            Some(old) if old.ak_public != record.ak_public => {
+                propose_ak(&mut tx, record, registration.registered_unix_ms).await?;
+                Activated::NewAkNeedsOperator
+            }
+            Some(old) => {
+                let record = AgentRecord {
+                    ak_epoch: old.ak_epoch,
+                    ..record.clone()
+                };
+                agents::update(&mut tx, &record).await?;
+                agents::update_registration(&mut tx, &record.id, registration).await?;
+                let state = current_state(&mut tx, &record.id).await?;
+                Activated::SameAgain(StoredAgent { record, state })
+            }
+        };
+        tx.commit().await?;
+        Ok(Ok(activated))
+    }
+
+    /// The attestation key that an agent wants to change to.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn proposed_ak(&self, agent: &AgentId) -> Result<Option<AgentRecord>, StoreError> {
+        let stored: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT packed FROM ak_candidate WHERE shard = $1 AND agent = $2")
+                .bind(i64::from(agent.shard().get()))
+                .bind(agent.as_str())
+                .fetch_optional(self.pools().read())
+                .await?;
+        stored
+            .map(|packed| load::read_record(agent.as_str(), &packed))
+            .transpose()
+    }
+
+    /// Takes the attestation key that an agent proposed, under a new key epoch: an operator's
+    /// decision. Its failure stays, its trust ends; `None` when no key is proposed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn approve_ak(
+        &self,
+        agent: &AgentId,
+        actor: &str,
+        now_unix_ms: u64,
+    ) -> Result<Option<StoredAgent>, StoreError> {
+        let mut tx = self.pools().write().await?;
+        let stored: Option<Vec<u8>> = sqlx::query_scalar(
+            "DELETE FROM ak_candidate WHERE shard = $1 AND agent = $2 RETURNING packed",
+        )
+        .bind(i64::from(agent.shard().get()))
+        .bind(agent.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let (Some(stored), Some(old)) = (stored, enrolled(&mut tx, agent).await?) else {
+            return Ok(None);
+        };
+        let record = AgentRecord {
+            ak_epoch: old.ak_epoch.saturating_add(1),
+            ..load::read_record(agent.as_str(), &stored)?
+        };
+        agents::update(&mut tx, &record).await?;
+        let state = AgentState {
+            trusted_until_unix_ms: 0,
+            ..current_state(&mut tx, agent).await?
+        };
+        put_state(&mut tx, agent, &state).await?;
+        let entry = AuditEntry {
+            at_unix_ms: now_unix_ms,
+            actor,
+            action: "agent.approve_ak",
+            target: agent.as_str(),
+            detail: &format!("key epoch {}", record.ak_epoch),
+        };
+        audit::append(&mut tx, entry).await?;
+        tx.commit().await?;
+        Ok(Some(StoredAgent { record, state }))
+    }
+}
+
+async fn drop_pending(tx: &mut Connection, id: &str) -> Result<bool, StoreError> {
+    let dropped = sqlx::query("DELETE FROM pending WHERE id = $1")
+        .bind(id)
+        .execute(tx)
+        .await?;
+    Ok(dropped.rows_affected() > 0)
+}
+
+/// The record under this id.
+pub(crate) async fn enrolled(
+    tx: &mut Connection,
+    agent: &AgentId,
+) -> Result<Option<AgentRecord>, StoreError> {
+    let stored: Option<Vec<u8>> =
+        sqlx::query_scalar("SELECT packed FROM agent WHERE shard = $1 AND id = $2")
+            .bind(i64::from(agent.shard().get()))
+            .bind(agent.as_str())
+            .fetch_optional(tx)
+            .await?;
+    stored
+        .map(|packed| load::read_record(agent.as_str(), &packed))
+        .transpose()
+}
+
+/// The id under which a machine is enrolled.
+async fn machine_id(
+    tx: &mut Connection,
+    ek_sha256: &[u8; 32],
+) -> Result<Option<String>, StoreError> {
+    Ok(
+        sqlx::query_scalar("SELECT id FROM agent WHERE ek_sha256 = $1")
+            .bind(&ek_sha256[..])
+            .fetch_optional(tx)
+            .await?,
+    )
+}
+
+async fn enrol(
+    tx: &mut Connection,
+    record: &AgentRecord,
+    registration: &Registration,
+) -> Result<StoredAgent, StoreError> {
+    // What is left of an earlier agent must be in its rows before this one's are made: its last
+    // failure, and outcomes that must not be taken for this one's.
+    let shard = record.id.shard();
+    fold::fold_shard(tx, shard).await?;
+    sqlx::query("DELETE FROM removed_agent WHERE shard = $1 AND id = $2")
+        .bind(i64::from(shard.get()))
+        .bind(record.id.as_str())
+        .execute(&mut *tx)
+        .await?;
+    let failure: Option<Vec<u8>> =
+        sqlx::query_scalar("DELETE FROM ek_failure WHERE ek_sha256 = $1 RETURNING packed")
+            .bind(&record.ek_sha256[..])
+            .fetch_optional(&mut *tx)
+            .await?;
+    let failure = failure
+        .map(|packed| packed::unpack::<Failure>(&packed))
+        .transpose()
+        .map_err(|fault| StoreError::unreadable(RowName::EkFailure, fault))?;
+    let state = AgentState {
+        failure,
+        ..AgentState::default()
+    };
+    agents::insert(tx, record, registration).await?;
+    put_state(tx, &record.id, &state).await?;
+    Ok(StoredAgent {
+        record: record.clone(),
+        state,
+    })
+}
+
+async fn propose_ak(
+    tx: &mut Connection,
+    record: &AgentRecord,
+    now_unix_ms: u64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ak_candidate (shard, agent, at_unix_ms, packed) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (shard, agent)
+         DO UPDATE SET at_unix_ms = excluded.at_unix_ms, packed = excluded.packed",
+    )
+    .bind(i64::from(record.id.shard().get()))
+    .bind(record.id.as_str())
+    .bind(number(now_unix_ms)?)
+    .bind(packed::pack(record)?)
+    .execute(&mut *tx)
+    .await?;
+    let key = crypto::digest(rat_engine::hash::HashAlg::Sha256, &record.ak_public);
+    let entry = AuditEntry {
+        at_unix_ms: now_unix_ms,
+        actor: "enrolment",
+        action: "agent.propose_ak",
+        target: record.id.as_str(),
+        detail: &key.to_string(),
+    };
+    audit::append(tx, entry).await?;
+    Ok(())
+}
+
+/// The state of an agent after all that is committed. Folds its shard.
+pub(crate) async fn current_state(
+    tx: &mut Connection,
+    agent: &AgentId,
+) -> Result<AgentState, StoreError> {
+    let shard = agent.shard();
+    fold::fold_shard(tx, shard).await?;
+    let row = sqlx::query(
+        "SELECT seq, suspect_seq, packed FROM agent_state WHERE shard = $1 AND agent = $2",
+    )
+    .bind(i64::from(shard.get()))
+    .bind(agent.as_str())
+    .fetch_optional(tx)
+    .await?;
+    let name = || RowName::State(agent.as_str().to_owned());
+    let row = row.ok_or_else(|| StoreError::Missing(name()))?;
+    let unreadable = |fault| StoreError::unreadable(name(), fault);
+    let row = StateRow {
+        seq: natural(row.try_get(0)?).map_err(unreadable)?,
+        suspect_seq: natural(row.try_get(1)?).map_err(unreadable)?,
+        packed: row.try_get(2)?,
+    };
+    load::folded_state(&row).map_err(unreadable)
+}
+
+/// Writes a state that comes from no tick: as of the newest one of its shard.
+async fn put_state(
+    tx: &mut Connection,
+    agent: &AgentId,
+    state: &AgentState,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO agent_state (shard, agent, seq, packed)
+         SELECT id, $2, seq, $3 FROM shard WHERE id = $1
+         ON CONFLICT (shard, agent)
+         DO UPDATE SET seq = excluded.seq, suspect_seq = 0, packed = excluded.packed",
+    )
+    .bind(i64::from(agent.shard().get()))
+    .bind(agent.as_str())
+    .bind(packed::pack(state)?)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the failure of a machine whose agent was removed before this tick was committed.
+pub(crate) async fn failed_after_removal(
+    tx: &mut Connection,
+    agent: &AgentId,
+    seq: u64,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    let shard: ShardIndex = agent.shard();
+    let ek_sha256: Option<Vec<u8>> = sqlx::query_scalar(
+        "SELECT ek_sha256 FROM removed_agent WHERE shard = $1 AND id = $2 AND removed_seq < $3",
+    )
+    .bind(i64::from(shard.get()))
+    .bind(agent.as_str())
+    .bind(number(seq)?)
+    .fetch_optional(&mut *tx)
+    .await?;
+    match ek_sha256 {
+        Some(ek_sha256) => keep_failure(tx, &ek_sha256, agent, failure).await,
+        None => Ok(()),
+    }
+}
+
+/// Keeps a failure by machine, for when it comes back. (S16)
+pub(crate) async fn keep_failure(
+    tx: &mut Connection,
+    ek_sha256: &[u8],
+    agent: &AgentId,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ek_failure (ek_sha256, agent, at_unix_ms, packed) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (ek_sha256) DO UPDATE SET agent = excluded.agent,
+             at_unix_ms = excluded.at_unix_ms, packed = excluded.packed",
+    )
+    .bind(ek_sha256)
+    .bind(agent.as_str())
+    .bind(number(failure.at_unix_ms)?)
+    .bind(packed::pack(failure)?)
+    .execute(tx)
+    .await?;
+    Ok(())
+}

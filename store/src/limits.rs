@@ -1,0 +1,49 @@
+//! Every limit of the store: what one call may bring, and what one step may do.
+
+use crate::error::StoreError;
+
+/// Outcomes in one tick: what one worker judges between two commits, with much to spare.
+pub const TICK_OUTCOMES_MAX: usize = 65_536;
+/// Ticks in one call of `commit`: one for each shard, twice.
+pub const COMMIT_TICKS_MAX: usize = 2_048;
+/// Bytes of one packed tick: 65,536 states of 4 KiB.
+pub const TICK_BYTES_MAX: usize = 256 << 20;
+/// Bytes of one unpacked record: kept evidence with a boot log of the largest size.
+pub const RECORD_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one policy.
+pub const POLICY_BYTES_MAX: usize = 64 << 20;
+/// Raw bytes of one chunk of a measurement list, and of one staged piece.
+pub const CHUNK_BYTES: usize = 64 << 10;
+/// Pieces of one staged list: 1 GiB.
+pub const STAGED_PIECES_MAX: u64 = 16_384;
+/// Pending activations at once.
+pub const PENDING_MAX: usize = 100_000;
+/// Bytes of the caller's part of a pending activation.
+pub const PENDING_BYTES_MAX: usize = 64 << 10;
+/// Rows of one page of a listing.
+pub const PAGE_MAX: u32 = 1_000;
+/// Bytes of a name, an actor, an origin, an action or a target.
+pub const NAME_BYTES_MAX: usize = 1_024;
+/// Bytes of the detail of an audit entry.
+pub const DETAIL_BYTES_MAX: usize = 16 << 10;
+/// Ticks that one transaction of the folder moves.
+pub const FOLD_TICKS_MAX: u32 = 4_096;
+/// Bytes of packed ticks after which one transaction of the folder takes no more.
+pub const FOLD_BYTES_MAX: usize = 64 << 20;
+
+/// Refuses a text that is longer than any real one.
+pub(crate) fn check_name(name: &'static str, text: &str) -> Result<(), StoreError> {
+    check(name, text.len(), NAME_BYTES_MAX)
+}
+
+/// Refuses more than `max`.
+pub(crate) fn check(name: &'static str, found: usize, max: usize) -> Result<(), StoreError> {
+    if found <= max {
+        return Ok(());
+    }
+    Err(StoreError::TooLarge {
+        name,
+        found: u64::try_from(found).unwrap_or(u64::MAX),
+        max: u64::try_from(max).unwrap_or(u64::MAX),
+    })
+}

@@ -1,0 +1,232 @@
+//! Records as bytes: a version, an encoding, a checksum, and the record in postcard.
+//!
+//! SQLite does not check what it reads. The checksum finds bits that rotted, so that one damaged
+//! row is one unreadable agent and never another state that happens to decode. (S06) Against
+//! somebody who can write to the database it does nothing: that is what the hash chain is for.
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::crypto;
+use rat_engine::hash::{Digest, HashAlg};
+use rat_engine::shard::{Outcome, VerdictKind};
+use rat_engine::verdict::Code;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::error::StoreError;
+use crate::limits;
+
+/// The version that is written. Readers know this one and the one before; there is none yet.
+const VERSION: u8 = 1;
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+const CHECK_BYTES: usize = 8;
+const ZSTD_LEVEL: i32 = 1;
+/// Shorter content never gets smaller by more than a frame's header costs.
+const ZSTD_FROM_BYTES: usize = 256;
+
+/// What is wrong with stored bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// They end too early.
+    #[error("it is cut short")]
+    Short,
+    /// A version that this program does not know.
+    #[error("its version {0} is unknown")]
+    Version(u8),
+    /// An encoding that this program does not know.
+    #[error("its encoding {0} is unknown")]
+    Encoding(u8),
+    /// The checksum is of other bytes.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// What they hold is no such record.
+    #[error("its content is no such record")]
+    Content,
+    /// A newer tick of this agent could not be read.
+    #[error("tick {seq} could not be read")]
+    NewerTick {
+        /// The tick.
+        seq: u64,
+    },
+}
+
+fn checksum(encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
+    let mut hasher = crypto::Hasher::new(HashAlg::Sha256);
+    hasher.update(&[VERSION, encoding]);
+    hasher.update(body);
+    let digest = hasher.finish();
+    // SHA-256 has 32 bytes; the zeros are never reached.
+    *digest.as_bytes().first_chunk().unwrap_or(&[0; CHECK_BYTES])
+}
+
+fn framed(encoding: u8, body: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(body.len().saturating_add(CHECK_BYTES).saturating_add(2));
+    packed.extend([VERSION, encoding]);
+    packed.extend(checksum(encoding, body));
+    packed.extend_from_slice(body);
+    packed
+}
+
+/// These bytes, compressed when that makes them smaller.
+pub(crate) fn pack_bytes(raw: &[u8]) -> Vec<u8> {
+    if raw.len() >= ZSTD_FROM_BYTES
+        && let Ok(small) = zstd::bulk::compress(raw, ZSTD_LEVEL)
+        && small.len() < raw.len()
+    {
+        return framed(ZSTD, &small);
+    }
+    framed(PLAIN, raw)
+}
+
+/// The bytes that were packed, at most `bytes_max` of them.
+pub(crate) fn unpack_bytes(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, Fault> {
+    let (encoding, body) = checked(packed)?;
+    match encoding {
+        PLAIN if body.len() <= bytes_max => Ok(body.to_vec()),
+        ZSTD => zstd::bulk::decompress(body, bytes_max).map_err(|_| Fault::Content),
+        PLAIN => Err(Fault::Content),
+        other => Err(Fault::Encoding(other)),
+    }
+}
+
+fn checked(packed: &[u8]) -> Result<(u8, &[u8]), Fault> {
+    let (&[version, encoding], rest) = packed.split_first_chunk().ok_or(Fault::Short)?;
+    if version != VERSION {
+        return Err(Fault::Version(version));
+    }
+    let (check, body) = rest
+        .split_first_chunk::<CHECK_BYTES>()
+        .ok_or(Fault::Short)?;
+    if *check == checksum(encoding, body) {
+        Ok((encoding, body))
+    } else {
+        Err(Fault::Checksum)
+    }
+}
+
+/// A small record.
+pub(crate) fn pack<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    let body = postcard::to_stdvec(record).map_err(|_| StoreError::Pack)?;
+    Ok(framed(PLAIN, &body))
+}
+
+/// A large record, compressed when that pays.
+pub(crate) fn pack_compressed<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    let body = postcard::to_stdvec(record).map_err(|_| StoreError::Pack)?;
+    Ok(pack_bytes(&body))
+}
+
+/// The record that was packed.
+pub(crate) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Fault> {
+    let decompressed;
+    let body = match checked(packed)? {
+        (PLAIN, body) => body,
+        (ZSTD, body) => {
+            decompressed = zstd::bulk::decompress(body, limits::RECORD_BYTES_MAX)
+                .map_err(|_| Fault::Content)?;
+            &decompressed
+        }
+        (other, _) => return Err(Fault::Encoding(other)),
+    };
+    match postcard::take_from_bytes(body) {
+        Ok((record, [])) => Ok(record),
+        _ => Err(Fault::Content),
+    }
+}
+
+/// What the hash chain says of one outcome: everything that [`ChainHash::after`] hashes.
+///
+/// [`ChainHash::after`]: rat_engine::shard::ChainHash::after
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) agent: AgentId,
+    pub(crate) at_unix_ms: u64,
+    pub(crate) verdict: VerdictKind,
+    pub(crate) code: Option<Code>,
+    pub(crate) policy: Option<Digest>,
+    pub(crate) evidence_sha256: [u8; 32],
+}
+
+impl Facts {
+    fn of(outcome: &Outcome) -> Self {
+        Self {
+            agent: outcome.agent.clone(),
+            at_unix_ms: outcome.at_unix_ms,
+            verdict: outcome.verdict,
+            code: outcome.code,
+            policy: outcome.policy,
+            evidence_sha256: outcome.evidence_sha256,
+        }
+    }
+
+    /// An outcome of which nothing but these facts is known: what the chain's hash takes.
+    pub(crate) fn into_outcome(self) -> Outcome {
+        Outcome {
+            agent: self.agent,
+            at_unix_ms: self.at_unix_ms,
+            verdict: self.verdict,
+            code: self.code,
+            policy: self.policy,
+            evidence_sha256: self.evidence_sha256,
+            state: Default::default(),
+            kept: Vec::new(),
+            log: None,
+        }
+    }
+}
+
+/// One outcome of a packed tick. The state stays packed: the folder moves it as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PackedOutcome {
+    pub(crate) facts: Facts,
+    pub(crate) state: Vec<u8>,
+}
+
+/// The outcomes of one tick: for each, length and facts, length and state, both packed.
+///
+/// Kept evidence and log entries have rows of their own.
+pub(crate) fn pack_outcomes(outcomes: &[Outcome]) -> Result<Vec<u8>, StoreError> {
+    let mut packed = vec![VERSION];
+    for outcome in outcomes {
+        for part in [pack(&Facts::of(outcome))?, pack(&outcome.state)?] {
+            let length = u32::try_from(part.len()).map_err(|_| StoreError::Pack)?;
+            packed.extend(length.to_le_bytes());
+            packed.extend(part);
+        }
+    }
+    Ok(packed)
+}
+
+/// The outcomes of one tick, as far as they can be read: after a fault nothing more is read,
+/// because facts that are damaged do not say whose they are.
+pub(crate) fn unpack_outcomes(packed: &[u8]) -> (Vec<PackedOutcome>, Option<Fault>) {
+    let mut outcomes = Vec::new();
+    let mut rest = match packed.split_first() {
+        Some((&VERSION, rest)) => rest,
+        Some((&version, _)) => return (outcomes, Some(Fault::Version(version))),
+        None => return (outcomes, Some(Fault::Short)),
+    };
+    while !rest.is_empty() {
+        match next_outcome(&mut rest) {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(fault) => return (outcomes, Some(fault)),
+        }
+    }
+    (outcomes, None)
+}
+
+fn next_outcome(rest: &mut &[u8]) -> Result<PackedOutcome, Fault> {
+    let facts = unpack(next_part(rest)?)?;
+    let state = next_part(rest)?.to_vec();
+    Ok(PackedOutcome { facts, state })
+}
+
+fn next_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
+    let (length, after) = rest.split_first_chunk().ok_or(Fault::Short)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Fault::Short)?;
+    let (part, after) = after.split_at_checked(length).ok_or(Fault::Short)?;
+    *rest = after;
+    Ok(part)
+}

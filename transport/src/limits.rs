@@ -1,0 +1,122 @@
+//! Every limit on what a peer can make a transport do, in one place.
+//!
+//! The name of a limit is the label under which `attest_limit_rejections_total` counts what it
+//! turned away. Those that an operator may set are defaults of
+//! [`ServerLimits`](crate::quic::server::ServerLimits).
+
+pub use rat_engine::limits::Limit;
+
+macro_rules! limits {
+    ($($name:ident: $kind:ty = $value:expr, $unit:literal, $reason:literal;)*) => {
+        $(
+            #[doc = concat!($reason, " Unit: ", $unit, ".")]
+            pub const $name: $kind = $value;
+        )*
+
+        /// Every limit of the transports, with its value as documentation and tests show it.
+        pub fn all() -> Vec<Limit> {
+            vec![$(Limit {
+                name: stringify!($name),
+                max: usize::try_from($name).unwrap_or(usize::MAX),
+                unit: $unit,
+                reason: $reason,
+            },)*]
+        }
+    };
+}
+
+limits! {
+    // Frames
+    FRAME_BYTES_MAX: usize = 64 * 1024, "bytes",
+        "The body of one frame; logs follow frames as raw bytes.";
+    EXTENSIONS_MAX: usize = 16, "extensions",
+        "What newer peers add to a frame; more than a few would be a new version.";
+    EXTENSION_BYTES_MAX: usize = 4096, "bytes",
+        "One extension.";
+    CERTIFICATES_MAX: usize = 8, "certificates",
+        "A CA set is the current and the next one; a chain is a leaf and its issuer.";
+    CERTIFICATE_BYTES_MAX: usize = 4096, "bytes",
+        "A certificate with an RSA-4096 key and signature is under 2 KiB.";
+    CSR_BYTES_MAX: usize = 4096, "bytes",
+        "A PKCS#10 request with an RSA-4096 key and signature is under 2 KiB.";
+    LOG_FORMATS_MAX: usize = 2, "formats",
+        "The kernel shows its list in two formats.";
+    DETAIL_BYTES_MAX: usize = 1024, "bytes",
+        "A sentence about a verdict, for the agent's journal.";
+    CODE_BYTES_MAX: usize = 64, "bytes",
+        "The longest code has half of it.";
+    // Evidence
+    BOOT_LOG_BYTES_MAX: usize = rat_engine::limits::UEFI_LOG_BYTES_MAX, "bytes",
+        "What the engine takes of a boot log.";
+    LIST_BYTES_MAX: u64 = 1 << 30, "bytes",
+        "What the engine takes of a measurement list.";
+    WHOLE_LIST_BYTES_MAX: u64 = 64 * 1024, "bytes",
+        "A list up to this size is handed over with its evidence; longer ones follow in pieces.";
+    PIECE_BYTES_MAX: usize = 64 * 1024, "bytes",
+        "How much of a list or boot log is read at once.";
+    BUFFERED_BYTES_MAX: usize = 256 * 1024 * 1024, "bytes",
+        "Boot logs and pieces of lists of all connections, until they are handed over.";
+    UPLOAD_BYTES_PER_SECOND_MIN: u64 = 16 * 1024, "bytes per second",
+        "A slower upload holds memory for nothing; a bad mobile link is faster.";
+    UPLOAD_GRACE_MS: u64 = 3_000, "milliseconds",
+        "What each piece may take beyond its size: lost packets, and a disk that wakes up.";
+    EVIDENCE_SLACK_MS: u64 = 1_000, "milliseconds",
+        "Two journeys over a slow link, beside the challenge's own deadline.";
+    // Connections
+    CONNECTIONS_MAX: usize = 65_536, "connections",
+        "About 31 KiB each while idle: 2 GiB.";
+    CONNECTIONS_PER_ADDRESS_MAX: usize = 8_192, "connections",
+        "A fleet behind one address translator; no single machine needs more than one.";
+    HANDSHAKES_MAX: usize = 1_024, "handshakes",
+        "Each costs 0.4 ms of a core: more would time out in the queue.";
+    HANDSHAKES_UNVALIDATED_MAX: usize = 128, "handshakes",
+        "With more open, a peer must show that it receives at its address before it costs anything.";
+    HANDSHAKE_MS_MAX: u64 = 5_000, "milliseconds",
+        "From the first packet to a verified client certificate.";
+    HELLO_MS_MAX: u64 = 5_000, "milliseconds",
+        "From the handshake to the whole Hello.";
+    WELCOME_MS_MAX: u64 = 10_000, "milliseconds",
+        "From the Hello to what the server's shard says to it.";
+    WRITE_MS_MAX: u64 = 5_000, "milliseconds",
+        "For a peer to take one frame.";
+    IDLE_MS_MAX: u64 = 60_000, "milliseconds",
+        "A peer that is silent for this long is gone; agents send a packet every third of it.";
+    OUTBOX_MESSAGES_MAX: usize = 16, "messages",
+        "Messages to one agent that it has not read; a healthy one has at most three.";
+    STREAMS_MAX: u32 = 2, "streams",
+        "An agent opens one stream for its Hello, and one at a time for renewals.";
+    BUSY_RETRY_MS: u32 = 2_000, "milliseconds",
+        "How long an agent is sent away when this transport itself has no room for it.";
+    STREAM_WINDOW_BYTES: u32 = 128 * 1024, "bytes",
+        "What may be on its way on one stream: two pieces, so that reading one overlaps the next.";
+    CONNECTION_WINDOW_BYTES: u32 = 128 * 1024, "bytes",
+        "What may be on its way on one connection: evidence comes on one stream at a time.";
+    SEND_WINDOW_BYTES: u64 = 128 * 1024, "bytes",
+        "What is kept for a peer that has not confirmed it: a frame or two.";
+    // Renewal of certificates
+    RENEWALS_PER_HOUR_MAX: usize = 4, "renewals",
+        "Certificates live for days; each renewal costs a signature of the CA.";
+    RENEWALS_AT_ONCE_MAX: usize = 8, "renewals",
+        "Each holds a thread while the CA signs.";
+    RENEW_MS_MAX: u64 = 10_000, "milliseconds",
+        "From a stream's opening to the whole request for a certificate.";
+    // Agents
+    ANSWER_MS_MAX: u64 = 120_000, "milliseconds",
+        "How long an agent waits for what it asked; then it connects again.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
+        let mut names: Vec<_> = all().iter().map(|limit| limit.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all().len());
+        for limit in all() {
+            assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The metrics of the transports: names, units, and the one place that counts.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::quic::Reason;
+
+/// Connections that are open, whatever their state.
+pub const CONNECTIONS: &str = "attest_transport_connections";
+/// Handshakes by how they ended.
+pub const HANDSHAKES: &str = "attest_transport_handshakes_total";
+/// Peers that were told to show that they receive at their address.
+pub const RETRIES: &str = "attest_transport_address_validations_total";
+/// Conversations and requests that the server ended, by reason.
+pub const REFUSALS: &str = "attest_transport_refusals_total";
+/// Evidence handed over.
+pub const EVIDENCE: &str = "attest_transport_evidence_total";
+/// Verdicts sent.
+pub const VERDICTS: &str = "attest_transport_verdicts_total";
+/// Bytes of boot logs and lists handed over.
+pub const LOG_BYTES: &str = "attest_transport_log_bytes_total";
+/// Certificates renewed.
+pub const RENEWALS: &str = "attest_transport_renewals_total";
+/// Bytes of logs that are held until they are handed over.
+pub const BUFFERED_BYTES: &str = "attest_transport_buffered_bytes";
+/// What a named limit turned away.
+pub const LIMIT_REJECTIONS: &str = "attest_limit_rejections_total";
+
+/// Tells the recorder what each metric means. Call it once, after the recorder is installed.
+pub fn describe() {
+    describe_gauge!(CONNECTIONS, Unit::Count, "Open connections of agents.");
+    describe_counter!(
+        HANDSHAKES,
+        Unit::Count,
+        "TLS handshakes by result: done, failed, timeout or refused."
+    );
+    describe_counter!(
+        RETRIES,
+        Unit::Count,
+        "Peers that had to validate their address first."
+    );
+    describe_counter!(
+        REFUSALS,
+        Unit::Count,
+        "Conversations and requests refused, by reason."
+    );
+    describe_counter!(EVIDENCE, Unit::Count, "Evidence handed to the shards.");
+    describe_counter!(VERDICTS, Unit::Count, "Verdicts sent to agents.");
+    describe_counter!(
+        LOG_BYTES,
+        Unit::Bytes,
+        "Bytes of boot logs and measurement lists handed over."
+    );
+    describe_counter!(RENEWALS, Unit::Count, "Agent certificates renewed.");
+    describe_gauge!(
+        BUFFERED_BYTES,
+        Unit::Bytes,
+        "Bytes of logs held until they are handed over."
+    );
+    describe_counter!(
+        LIMIT_REJECTIONS,
+        Unit::Count,
+        "What a named limit turned away."
+    );
+}
+
+pub(crate) fn handshake(result: &'static str) {
+    counter!(HANDSHAKES, "result" => result).increment(1);
+}
+
+pub(crate) fn refusal(reason: Reason) {
+    counter!(REFUSALS, "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn limit(name: &'static str) {
+    counter!(LIMIT_REJECTIONS, "limit" => name).increment(1);
+}
+
+pub(crate) fn connections(change: f64) {
+    gauge!(CONNECTIONS).increment(change);
+}
+
+pub(crate) fn buffered(change: f64) {
+    gauge!(BUFFERED_BYTES).increment(change);
+}
+
+pub(crate) fn count(name: &'static str, by: u64) {
+    counter!(name).increment(by);
+}

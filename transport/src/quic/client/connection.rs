@@ -1,0 +1,135 @@
+//! One connection to a server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::answer::Incoming;
+use super::error::{ClientError, connection_error, said_no};
+use super::tls::Trust;
+use super::{Hello, UploadLimits, Welcome};
+use crate::limits;
+use crate::quic::Reason;
+use crate::quic::streams::{read_end, read_frame, write_last};
+use crate::quic::wire::{Frame, WireError};
+
+/// One connection. Say [`hello`](Self::hello) first; the server takes nothing before it.
+#[derive(Debug)]
+pub struct Connection {
+    quic: quinn::Connection,
+    trust: Arc<Trust>,
+    server_name: String,
+    limits: std::sync::OnceLock<UploadLimits>,
+    // The server serves one renewal at a time.
+    renewing: Mutex<()>,
+}
+
+impl Connection {
+    pub(super) fn new(quic: quinn::Connection, trust: Arc<Trust>, server_name: String) -> Self {
+        Self {
+            quic,
+            trust,
+            server_name,
+            limits: std::sync::OnceLock::new(),
+            renewing: Mutex::new(()),
+        }
+    }
+
+    /// Introduces the agent. The CA set of the answer is what the client pins from now on: save
+    /// it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::advice`] says what to do.
+    pub async fn hello(&self, hello: Hello) -> Result<Welcome, ClientError> {
+        let frame = self.request(&Frame::Hello(hello)).await?;
+        let Frame::Welcome(mut welcome) = frame else {
+            return Err(said_no(frame));
+        };
+        let chain = self
+            .quic
+            .peer_identity()
+            .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+            .unwrap_or_default();
+        if let Err(error) = self.trust.adopt(&welcome.ca_set, &chain, &self.server_name) {
+            tracing::warn!(%error, "the server's new CA set would not trust the server: not pinned");
+        }
+        welcome.ca_set = self.trust.ca_set();
+        let _ = self.limits.set(welcome.limits);
+        Ok(welcome)
+    }
+
+    /// Waits for the next challenge. Dropping what it returns without an answer declines it.
+    ///
+    /// # Errors
+    /// [`ClientError`], when the connection ends; otherwise this waits for as long as it takes.
+    pub async fn next_challenge(&self) -> Result<Incoming, ClientError> {
+        let (send, mut receive) = self.quic.accept_bi().await.map_err(connection_error)?;
+        let limit = Duration::from_millis(limits::ANSWER_MS_MAX);
+        let frame = timeout(limit, read_frame(&mut receive))
+            .await
+            .map_err(|_| ClientError::Timeout)??;
+        let Frame::Challenge(challenge) = frame else {
+            return Err(said_no(frame));
+        };
+        let binding = crate::quic::binding(&self.quic, challenge.id).ok_or(ClientError::Lost)?;
+        let most = self.limits.get().copied();
+        Ok(Incoming::new(challenge, binding, most, send, receive))
+    }
+
+    /// The new certificate, and those above it, for this PKCS#10 request in DER.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn renew(&self, csr_der: Vec<u8>) -> Result<Vec<Vec<u8>>, ClientError> {
+        let _alone = self.renewing.lock().await;
+        match self.request(&Frame::Renew(csr_der)).await? {
+            Frame::Renewed(chain) => Ok(chain),
+            other => Err(said_no(other)),
+        }
+    }
+
+    /// Resolves when the connection has ended, with the reason.
+    pub async fn closed(&self) -> ClientError {
+        connection_error(self.quic.closed().await)
+    }
+
+    /// Says that the agent is done. [`Client::finish`](super::Client::finish) waits until the
+    /// server knows.
+    pub fn close(&self) {
+        self.quic.close(Reason::Done.code(), &[]);
+    }
+
+    /// Sends one frame on a stream of its own, and gives the one that answers.
+    async fn request(&self, frame: &Frame) -> Result<Frame, ClientError> {
+        let exchange = async {
+            let (mut send, mut receive) = self.quic.open_bi().await.map_err(connection_error)?;
+            let written = write_last(&mut send, frame).await;
+            // A server that refuses may answer before it has read everything.
+            let answer = match (read_frame(&mut receive).await, written) {
+                (Ok(answer), _) => answer,
+                (Err(_), Err(fault)) | (Err(fault), Ok(())) => return Err(fault.into()),
+            };
+            read_end(&mut receive, answer.frame_type()).await?;
+            Ok::<_, ClientError>(answer)
+        };
+        let limit = Duration::from_millis(limits::ANSWER_MS_MAX);
+        match timeout(limit, exchange).await {
+            // The connection's end says more than its stream's.
+            Ok(Err(ClientError::Wire(WireError::Truncated { .. }) | ClientError::Lost)) => {
+                Err(self.why_lost())
+            }
+            Ok(done) => done,
+            Err(_) => Err(ClientError::Timeout),
+        }
+    }
+
+    fn why_lost(&self) -> ClientError {
+        match self.quic.close_reason() {
+            Some(error) => connection_error(error),
+            None => ClientError::Lost,
+        }
+    }
+}

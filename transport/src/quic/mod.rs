@@ -1,0 +1,45 @@
+//! The evidence protocol over QUIC.
+//!
+//! | stream, opened by | agent sends | server sends |
+//! |---|---|---|
+//! | first, agent | [`Hello`](wire::Frame::Hello) | [`Welcome`](wire::Frame::Welcome) or [`Refused`](wire::Frame::Refused) |
+//! | one per challenge, server | [`Evidence`](wire::Frame::Evidence), boot log, measurement list | [`Challenge`](wire::Frame::Challenge), [`Verdict`](wire::Frame::Verdict) or `Refused` |
+//! | one per renewal, agent | [`Renew`](wire::Frame::Renew) | [`Renewed`](wire::Frame::Renewed) or `Refused` |
+//!
+//! Each end finishes its half of a stream after what the table says; a byte more is an error. A
+//! connection that ends for a [`Reason`] has its number as application code, and carries the same
+//! frame that a stream would have.
+//!
+//! # Security
+//! TLS 1.3 with certificates both ways, no early data and no resumption: each connection verifies
+//! both certificates against the CA set of the moment. A quote is bound to its connection by 32
+//! bytes of the TLS exporter, which each end computes itself. (Q13)
+
+use rat_engine::evidence::ChallengeId;
+
+pub mod client;
+mod reason;
+mod roots;
+pub mod server;
+mod streams;
+pub mod wire;
+
+pub use reason::{Advice, Reason, RenewRefused};
+pub use roots::RootsError;
+
+/// The ALPN protocol.
+pub const ALPN: &[u8] = b"rat-evidence";
+
+/// The label of the TLS exporter that quotes are bound to; the context is the challenge's id.
+pub const BINDING_LABEL: &[u8] = b"EXPORTER-ratd-quote-v1";
+
+/// The 32 bytes that both ends of this connection export for a challenge.
+///
+/// `None` when the TLS session gives none, which a finished handshake rules out.
+fn binding(connection: &quinn::Connection, challenge: ChallengeId) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    connection
+        .export_keying_material(&mut bytes, BINDING_LABEL, &challenge.0)
+        .ok()?;
+    Some(bytes)
+}
