@@ -1,1 +1,19 @@
 //! HTTP surfaces.
+//!
+//! A [`surface::Surface`] is a list of routes, each with the permission and the limits that it
+//! declares; [`listen::Listener`] serves one or more of them on a socket, with TLS from [`tls`].
+//! [`core`] is the Core REST API: enrolment and, read-only, the agents.
+
+mod address;
+pub mod auth;
+pub mod clock;
+pub mod core;
+pub mod error;
+pub mod exposition;
+pub mod health;
+pub mod json;
+pub mod limits;
+pub mod listen;
+pub mod metrics;
+pub mod surface;
+pub mod tls;

@@ -135,8 +135,8 @@ fn kdf_a(
     Ok(block)
 }
 
-/// A seed, and the seed encrypted with RSAES-OAEP.
-// Part 1, B.10.4 and B.4; RFC 8017, 7.1.1
+/// A seed as long as the key's hash, and the seed encrypted with RSAES-OAEP.
+// Part 1, B.10.4
 fn seal_rsa(
     key: &KeyMaterial,
     modulus_bytes: usize,
@@ -145,20 +145,28 @@ fn seal_rsa(
 ) -> Result<(Vec<u8>, Vec<u8>), CredentialError> {
     let seed = draw(hash.size(), random)?;
     let mask_seed = draw(hash.size(), random)?;
+    let block = oaep_block(modulus_bytes, hash, &seed, &mask_seed)?;
+    Ok((seed, rsa_raw(key, &block)?))
+}
+
+/// `0 ‖ maskedSeed ‖ maskedDB`, where DB is `H(label) ‖ zeros ‖ 1 ‖ message`.
+// Part 1, B.4; RFC 8017, 7.1.1
+fn oaep_block(
+    modulus_bytes: usize,
+    hash: HashAlg,
+    message: &[u8],
+    mask_seed: &[u8],
+) -> Result<Vec<u8>, LibraryError> {
     let label = rat_engine::crypto::digest(hash, IDENTITY);
-    // EM = 0 ‖ maskedSeed ‖ maskedDB; DB = H(label) ‖ zeros ‖ 1 ‖ seed
-    let db_bytes = modulus_bytes
-        .checked_sub(hash.size().saturating_add(1))
-        .ok_or(LibraryError)?;
-    let tail = [&[1], &seed[..]].concat();
-    let zeros = db_bytes
-        .checked_sub(hash.size().saturating_add(tail.len()))
+    let tail = [&[1], message].concat();
+    let used = hash.size().saturating_mul(2).saturating_add(tail.len());
+    let zeros = modulus_bytes
+        .checked_sub(used.saturating_add(1))
         .ok_or(LibraryError)?;
     let db = [label.as_bytes(), &vec![0; zeros], &tail].concat();
-    let masked_db = xor(&db, &mgf1(hash, &mask_seed, db.len()));
-    let masked_seed = xor(&mask_seed, &mgf1(hash, &masked_db, mask_seed.len()));
-    let block = [&[0], &masked_seed[..], &masked_db].concat();
-    Ok((seed, rsa_raw(key, &block)?))
+    let masked_db = xor(&db, &mgf1(hash, mask_seed, db.len()));
+    let masked_seed = xor(mask_seed, &mgf1(hash, &masked_db, mask_seed.len()));
+    Ok([&[0], &masked_seed[..], &masked_db].concat())
 }
 
 /// RFC 8017, B.2.1

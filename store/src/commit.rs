@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 
 use rat_engine::agent_id::ShardIndex;
-use rat_engine::shard::{ChainHash, Tick};
-use sqlx::{AssertSqlSafe, SqlSafeStr};
+use rat_engine::shard::{ChainHash, Outcome, Tick};
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr};
 
 use crate::Store;
 use crate::database::{Connection, number};
 use crate::error::{RowName, StoreError};
+use crate::evidence;
 use crate::limits;
 use crate::load::ShardHead;
+use crate::logs::{self, NewEntries};
 use crate::packed;
 
 /// What became of one tick.
@@ -52,7 +54,7 @@ impl Store {
         for (tick, packed) in ticks.iter().zip(&packed) {
             let result = judge(&mut tx, &mut heads, tick).await?;
             if result == CommitResult::Committed {
-                committed.push((tick, packed.as_slice()));
+                committed.push((tick, packed));
             }
             results.push(result);
         }
@@ -61,37 +63,85 @@ impl Store {
         }
         insert_ticks(&mut tx, &committed).await?;
         move_heads(&mut tx, &committed).await?;
+        for (tick, packed) in &committed {
+            for kept in &packed.kept {
+                keep(&mut tx, tick.seq, kept).await?;
+            }
+        }
         tx.commit().await?;
         Ok(results)
     }
 }
 
-fn pack(tick: &Tick) -> Result<Vec<u8>, StoreError> {
+/// A tick, packed before the transaction begins.
+struct PackedTick<'a> {
+    outcomes: Vec<u8>,
+    /// What its outcomes keep: which outcome, its evidence, its log entries.
+    kept: Vec<Kept<'a>>,
+}
+
+struct Kept<'a> {
+    outcome: &'a Outcome,
+    evidence: Vec<Vec<u8>>,
+    log: Option<NewEntries<'a>>,
+}
+
+async fn keep(tx: &mut Connection, seq: u64, kept: &Kept<'_>) -> Result<(), StoreError> {
+    if let Some(log) = &kept.log {
+        let mut step = tx.begin().await?;
+        match logs::append(&mut step, kept.outcome, log).await {
+            Ok(()) => step.commit().await?,
+            Err(StoreError::Database(error)) => return Err(StoreError::Database(error)),
+            // A verdict does not wait for a list that cannot be continued: the list notes it.
+            Err(error) => {
+                step.rollback().await?;
+                tracing::error!(agent = %kept.outcome.agent, %error, "log entries are not kept");
+                logs::note_gap(tx, kept.outcome).await?;
+            }
+        }
+    }
+    evidence::insert(tx, kept.outcome, seq, &kept.evidence).await
+}
+
+fn pack(tick: &Tick) -> Result<PackedTick<'_>, StoreError> {
     let outcomes = tick.outcomes.len();
     limits::check("outcomes in one tick", outcomes, limits::TICK_OUTCOMES_MAX)?;
     let packed = packed::pack_outcomes(&tick.outcomes)?;
     limits::check("bytes of one tick", packed.len(), limits::TICK_BYTES_MAX)?;
-    Ok(packed)
+    let mut kept = Vec::new();
+    for outcome in &tick.outcomes {
+        if outcome.kept.is_empty() && outcome.log.is_none() {
+            continue;
+        }
+        let evidence = outcome.kept.iter().map(packed::pack_compressed);
+        kept.push(Kept {
+            outcome,
+            evidence: evidence.collect::<Result<_, _>>()?,
+            log: outcome.log.as_ref().map(NewEntries::new),
+        });
+    }
+    Ok(PackedTick {
+        outcomes: packed,
+        kept,
+    })
 }
 
-/// The heads of the shards that these ticks are of, in one query.
+/// The heads of the shards that these ticks are of.
 async fn heads_of(
     tx: &mut Connection,
     ticks: &[Tick],
 ) -> Result<HashMap<ShardIndex, ShardHead>, StoreError> {
-    const ONE: &str = "SELECT id, epoch, seq, head FROM shard WHERE id = $1";
-    const ALL: &str = "SELECT id, epoch, seq, head FROM shard";
-    let rows = match ticks {
-        [tick] => {
-            let shard = i64::from(tick.shard.get());
-            sqlx::query(ONE).bind(shard).fetch_all(tx).await?
+    const SELECT: &str = "SELECT id, epoch, seq, head FROM shard WHERE id IN ";
+    let mut heads = HashMap::with_capacity(ticks.len());
+    for slice in slices(ticks) {
+        let mut query = sqlx::query(statement(SELECT, slice.len(), 1, ""));
+        for tick in slice {
+            query = query.bind(i64::from(tick.shard.get()));
         }
-        _ => sqlx::query(ALL).fetch_all(tx).await?,
-    };
-    let mut heads = HashMap::with_capacity(rows.len());
-    for row in rows {
-        let head = ShardHead::read(&row)?;
-        heads.insert(head.shard, head);
+        for row in query.fetch_all(&mut *tx).await? {
+            let head = ShardHead::read(&row)?;
+            heads.insert(head.shard, head);
+        }
     }
     Ok(heads)
 }
@@ -149,7 +199,7 @@ async fn is_committed(
     Ok(after.is_some_and(|after| after == tick.after.0))
 }
 
-/// `INSERT` with as many rows of parameters as there are `rows`.
+/// A statement with as many rows of parameters as there are `rows`, between two literals.
 fn statement(before: &str, columns: usize, rows: usize, after: &str) -> impl SqlSafeStr {
     let mut sql = String::from(before);
     for row in 0..rows {
@@ -178,7 +228,10 @@ fn slices<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-async fn insert_ticks(tx: &mut Connection, ticks: &[(&Tick, &[u8])]) -> Result<(), StoreError> {
+async fn insert_ticks(
+    tx: &mut Connection,
+    ticks: &[(&Tick, &PackedTick<'_>)],
+) -> Result<(), StoreError> {
     const INSERT: &str = "INSERT INTO tick (shard, seq, epoch, before, after, packed) VALUES ";
     for slice in slices(ticks) {
         let mut query = sqlx::query(statement(INSERT, 6, slice.len(), ""));
@@ -189,7 +242,7 @@ async fn insert_ticks(tx: &mut Connection, ticks: &[(&Tick, &[u8])]) -> Result<(
                 .bind(number(tick.epoch.0)?)
                 .bind(&tick.before.0[..])
                 .bind(&tick.after.0[..])
-                .bind(*packed);
+                .bind(packed.outcomes.as_slice());
         }
         query.execute(&mut *tx).await?;
     }
@@ -197,7 +250,10 @@ async fn insert_ticks(tx: &mut Connection, ticks: &[(&Tick, &[u8])]) -> Result<(
 }
 
 /// Moves each shard's head to its newest tick. The rows are there: only the update ever runs.
-async fn move_heads(tx: &mut Connection, ticks: &[(&Tick, &[u8])]) -> Result<(), StoreError> {
+async fn move_heads(
+    tx: &mut Connection,
+    ticks: &[(&Tick, &PackedTick<'_>)],
+) -> Result<(), StoreError> {
     const INSERT: &str = "INSERT INTO shard
         (id, owner, epoch, lease_until_unix_ms, seq, head, kept_seq, kept_head)
         SELECT v.column1, '', 0, 0, v.column2, v.column3, 0, v.column3 FROM (VALUES ";

@@ -8,7 +8,7 @@ use rat_engine::shard::ChainHash;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{ConnectOptions, Sqlite, Transaction};
 
 use crate::error::StoreError;
 use crate::packed::Fault;
@@ -30,6 +30,7 @@ pub(crate) type Connection = sqlx::SqliteConnection;
 pub(crate) enum Pools {
     /// One file. SQLite has one writer at a time, so there is one connection that writes.
     Sqlite {
+        options: Box<SqliteConnectOptions>,
         writer: SqlitePool,
         readers: SqlitePool,
     },
@@ -79,9 +80,13 @@ impl Pools {
             .await?;
         let readers = pool()
             .max_connections(READERS_MAX)
-            .connect_with(options.pragma("query_only", "ON"))
+            .connect_with(options.clone().pragma("query_only", "ON"))
             .await?;
-        Ok(Self::Sqlite { writer, readers })
+        Ok(Self::Sqlite {
+            options: Box::new(options),
+            writer,
+            readers,
+        })
     }
 
     /// Begins the one transaction that may write. It is rolled back unless it is committed.
@@ -97,9 +102,17 @@ impl Pools {
         readers
     }
 
+    /// Opens a connection of its own, for work that takes long.
+    pub(crate) async fn connect(&self) -> Result<Connection, StoreError> {
+        let Self::Sqlite { options, .. } = self;
+        Ok(options.connect().await?)
+    }
+
     /// Closes every connection; SQLite then folds its log into the file.
     pub(crate) async fn close(&self) {
-        let Self::Sqlite { writer, readers } = self;
+        let Self::Sqlite {
+            writer, readers, ..
+        } = self;
         readers.close().await;
         writer.close().await;
     }
@@ -108,6 +121,11 @@ impl Pools {
 /// A number as the database takes it.
 pub(crate) fn number(value: u64) -> Result<i64, StoreError> {
     i64::try_from(value).map_err(|_| StoreError::Number(value))
+}
+
+/// A time as the database takes it: one that cannot be is the latest, and refuses nothing.
+pub(crate) fn time(unix_ms: u64) -> i64 {
+    i64::try_from(unix_ms).unwrap_or(i64::MAX)
 }
 
 /// A count as the database takes it.

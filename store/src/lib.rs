@@ -9,18 +9,22 @@
 
 mod agents;
 mod audit;
+mod backup;
 mod chain;
 mod commit;
 mod database;
 mod directory;
 mod enrolment;
 mod error;
+mod evidence;
 mod fold;
 mod groups;
 pub mod limits;
 mod load;
+mod logs;
 mod packed;
 mod policies;
+mod retention;
 mod schema;
 mod tokens;
 
@@ -30,15 +34,19 @@ use std::sync::atomic::AtomicU16;
 
 pub use agents::{OnRemoval, RecordChange, Registration, Removed, StoredRecord};
 pub use audit::{AuditEntry, AuditRecord};
+pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
 pub use commit::CommitResult;
 pub use enrolment::{Activated, Conflict, NewPending, Pending, TryResult};
 pub use error::{DatabaseError, DirectoryError, RowName, SchemaError, StoreError};
+pub use evidence::{LogReader, StoredEvidence, StoredLog};
 pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
+pub use logs::LogPiece;
 pub use packed::Fault;
 pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
+pub use retention::{Dropped, RetentionPolicy};
 pub use tokens::{NewToken, StoredToken, TokenKind, TokenRefusal};
 
 use database::{Pools, Use};
@@ -81,8 +89,8 @@ impl Store {
             Err(error) => return Err(error.into()),
         }
         let pools = Pools::open_sqlite(&path, Use::Serve).await?;
-        schema::migrate(&pools).await?;
-        Ok(Self::new(pools, Some(lock)))
+        let migrated = schema::migrate(&pools).await;
+        Self::opened(pools, Some(lock), migrated).await
     }
 
     /// Opens the database beside a running server, for a short command such as making a token.
@@ -97,8 +105,22 @@ impl Store {
             return Err(DirectoryError::Empty(directory.to_owned()).into());
         }
         let pools = Pools::open_sqlite(&path, Use::Serve).await?;
-        schema::check(&pools).await?;
-        Ok(Self::new(pools, None))
+        let checked = schema::check(&pools).await;
+        Self::opened(pools, None, checked).await
+    }
+
+    async fn opened(
+        pools: Pools,
+        lock: Option<directory::DirectoryLock>,
+        schema: Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
+        match schema {
+            Ok(()) => Ok(Self::new(pools, lock)),
+            Err(error) => {
+                pools.close().await;
+                Err(error)
+            }
+        }
     }
 
     fn new(pools: Pools, lock: Option<directory::DirectoryLock>) -> Self {

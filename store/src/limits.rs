@@ -28,6 +28,8 @@ pub const NAME_BYTES_MAX: usize = 1_024;
 pub const DETAIL_BYTES_MAX: usize = 16 << 10;
 /// Ticks that one transaction of the folder moves.
 pub const FOLD_TICKS_MAX: u32 = 4_096;
+/// Rows that one step of retention drops.
+pub const RETENTION_ROWS_MAX: u32 = 10_000;
 /// Bytes of packed ticks after which one transaction of the folder takes no more.
 pub const FOLD_BYTES_MAX: usize = 64 << 20;
 

@@ -27,6 +27,21 @@ impl Drop for Tpm {
 impl Tpm {
     /// Starts one; needs swtpm and tpm2-tools, and says so when they are missing.
     pub fn start() -> Result<Self> {
+        Self::start_in(|_| Ok(()))
+    }
+
+    /// Starts one with an RSA-2048 and a P-384 endorsement key and their certificates, which a CA
+    /// of its own has issued: that lies in [`Tpm::ca`].
+    pub fn manufacture() -> Result<Self> {
+        Self::start_in(manufacture)
+    }
+
+    /// The folder with the CA of [`Tpm::manufacture`].
+    pub fn ca(&self) -> std::path::PathBuf {
+        self.path().join("ca")
+    }
+
+    fn start_in(prepare: impl Fn(&Path) -> Result<()>) -> Result<Self> {
         // The ports may be taken between this look and swtpm's start; then another pair is tried.
         for _ in 0..10 {
             let first = TcpListener::bind("127.0.0.1:0")?;
@@ -39,6 +54,7 @@ impl Tpm {
             }
             drop(first);
             let directory = tempfile::tempdir()?;
+            prepare(directory.path())?;
             let process = Command::new("swtpm")
                 .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
                 .arg("--tpmstate")
@@ -71,6 +87,11 @@ impl Tpm {
         self.directory.path()
     }
 
+    /// How the TSS reaches it.
+    pub fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
     /// A file that a tool left there.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         Ok(fs::read(self.path().join(name))?)
@@ -81,10 +102,7 @@ impl Tpm {
         let output = Command::new(tool)
             .args(arguments)
             .current_dir(self.path())
-            .env(
-                "TPM2TOOLS_TCTI",
-                format!("swtpm:host=127.0.0.1,port={}", self.port),
-            )
+            .env("TPM2TOOLS_TCTI", self.tcti())
             .output()
             .with_context(|| format!("{tool} cannot be started; install tpm2-tools"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -124,4 +142,39 @@ impl Tpm {
         arguments.extend(["-F", "serialized", "--scheme", scheme]);
         self.run("tpm2_quote", &arguments)
     }
+}
+
+/// Gives a TPM, whose state is to lie in this directory, endorsement keys with certificates.
+fn manufacture(directory: &Path) -> Result<()> {
+    let at = |name: &str| directory.join(name).display().to_string();
+    let localca = format!(
+        "statedir = {ca}\nsigningkey = {ca}/signkey.pem\nissuercert = {ca}/issuercert.pem\n\
+         certserial = {ca}/certserial\n",
+        ca = at("ca")
+    );
+    fs::write(at("localca.conf"), localca)?;
+    fs::write(at("localca.options"), "")?;
+    // swtpm_setup does not look the tool up itself.
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let tool = std::env::split_paths(&folders)
+        .map(|folder| folder.join("swtpm_localca"))
+        .find(|tool| tool.is_file())
+        .context("there is no swtpm_localca; install the package swtpm-tools")?;
+    let setup = format!(
+        "create_certs_tool = {}\ncreate_certs_tool_config = {}\n\
+         create_certs_tool_options = {}\n",
+        tool.display(),
+        at("localca.conf"),
+        at("localca.options")
+    );
+    fs::write(at("setup.conf"), setup)?;
+    let output = Command::new("swtpm_setup")
+        .args(["--tpm2", "--create-ek-cert"])
+        .args(["--tpmstate", &at("")])
+        .args(["--config", &at("setup.conf")])
+        .output()
+        .context("swtpm_setup cannot be started; install the package swtpm-tools")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "swtpm_setup: {said}");
+    Ok(())
 }

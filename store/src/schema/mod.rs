@@ -83,6 +83,18 @@ pub(crate) async fn migrate(pools: &Pools) -> Result<(), StoreError> {
     }
 }
 
+/// Refuses a schema that this program could not bring to its newest; changes nothing.
+///
+/// # Errors
+/// [`SchemaError`].
+pub(crate) async fn check_readable(pools: &Pools) -> Result<(), StoreError> {
+    let mut connection = pools.read().acquire().await?;
+    match applied(&mut connection).await? {
+        0 => Err(SchemaError::Foreign.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses every schema but the newest; changes nothing.
 ///
 /// # Errors

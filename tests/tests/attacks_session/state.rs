@@ -1,5 +1,6 @@
 //! What is remembered, and what is not: S01, S03, S07-S09, S14, S17.
 
+use rat_engine::hash::HashAlg;
 use rat_engine::shard::{Abandon, EffectiveStatus, Event, Input, Operation};
 use rat_engine::verdict::Code;
 use rat_tests::evidence::Machine;
@@ -117,6 +118,8 @@ fn s09_a_failed_agent_that_passes_again_stays_failed_until_an_operator_acts() {
     let failure = stage.view(&agent).state.failure.unwrap();
     assert_eq!(failure.entry, Some(4));
     assert_eq!(failure.path.as_deref(), Some(&b"/tmp/x"[..]));
+    let digest = hex::encode(rat_tests::oracle::digest(HashAlg::Sha256, b"x"));
+    assert_eq!(failure.digest, Some(format!("sha256:{digest}")));
     // It reboots, and what it ran is gone from its list.
     stage.disconnect(&agent, session);
     stage.pass_ms(5_000);

@@ -1,0 +1,104 @@
+//! The wall clock, and how times are written.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Milliseconds since 1970-01-01T00:00:00Z; 0 before it.
+pub fn unix_ms() -> u64 {
+    let since = UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `2026-01-31T23:59:59Z`; `None` for 0, which stands for "never".
+pub fn rfc3339(unix_ms: u64) -> Option<String> {
+    if unix_ms == 0 {
+        return None;
+    }
+    let seconds = unix_ms.checked_div(1000)?;
+    let (days, of_day) = (seconds.checked_div(86_400)?, seconds.checked_rem(86_400)?);
+    let (year, month, day) = civil(days)?;
+    let (hour, minute, second) = (
+        of_day.checked_div(3600)?,
+        of_day.checked_div(60)?.checked_rem(60)?,
+        of_day.checked_rem(60)?,
+    );
+    Some(format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+    ))
+}
+
+/// The Gregorian date of a number of days since 1970-01-01.
+///
+/// Years are counted from March, so that the leap day is the last of a year: every month's start
+/// is then a linear function of its number.
+fn civil(days: u64) -> Option<(u64, u64, u64)> {
+    const DAYS_TO_1970: u64 = 719_468;
+    const DAYS_PER_ERA: u64 = 146_097;
+    let days = days.checked_add(DAYS_TO_1970)?;
+    let era = days.checked_div(DAYS_PER_ERA)?;
+    let of_era = days.checked_rem(DAYS_PER_ERA)?;
+    // Leap days of this era before the day: one in 1461 days, but not in 36524, but in 146096.
+    let leap = of_era.checked_div(1460)?;
+    let centuries = of_era.checked_div(36_524)?;
+    let last = of_era.checked_div(146_096)?;
+    let ordinary = of_era.checked_sub(leap)?.checked_add(centuries)?;
+    let year_of_era = ordinary.checked_sub(last)?.checked_div(365)?;
+    let before = year_of_era
+        .checked_mul(365)?
+        .checked_add(year_of_era.checked_div(4)?)?
+        .checked_sub(year_of_era.checked_div(100)?)?;
+    let of_year = of_era.checked_sub(before)?;
+    let from_march = of_year.checked_mul(5)?.checked_add(2)?.checked_div(153)?;
+    let month_start = from_march
+        .checked_mul(153)?
+        .checked_add(2)?
+        .checked_div(5)?;
+    let day = of_year.checked_sub(month_start)?.checked_add(1)?;
+    let (month, carried) = if from_march < 10 {
+        (from_march.checked_add(3)?, 0)
+    } else {
+        (from_march.checked_sub(9)?, 1)
+    };
+    let year = era
+        .checked_mul(400)?
+        .checked_add(year_of_era)?
+        .checked_add(carried)?;
+    Some((year, month, day))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        // Each from `date -u -d @SECONDS +%FT%TZ`.
+        for (seconds, text) in [
+            (1, "1970-01-01T00:00:01Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (1_762_785_120, "2025-11-10T14:32:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(seconds * 1000).as_deref(), Some(text));
+            assert_eq!(rfc3339(seconds * 1000 + 999).as_deref(), Some(text));
+        }
+        assert_eq!(rfc3339(0), None);
+    }
+
+    #[test]
+    fn every_day_of_four_centuries_follows_the_one_before() {
+        let mut previous = (1970, 1, 1);
+        for day in 1..146_097 {
+            let (year, month, of_month) = civil(day).unwrap();
+            let (y, m, d) = previous;
+            let next_day = (year, month, of_month) == (y, m, d + 1) && d < 31;
+            let next_month = (year, month, of_month) == (y, m + 1, 1) && d >= 28;
+            let next_year = (year, month, of_month) == (y + 1, 1, 1) && (m, d) == (12, 31);
+            assert!(next_day || next_month || next_year, "{previous:?}");
+            previous = (year, month, of_month);
+        }
+        assert_eq!(previous, (2369, 12, 31));
+    }
+}

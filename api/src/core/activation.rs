@@ -1,0 +1,210 @@
+//! `/agents/{id}/activate`: the proof that a machine's keys are in one TPM, and its certificate.
+
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::response::Response;
+use rat_engine::agent_id::AgentId;
+use rat_engine::shard::{AgentPath, AgentRecord};
+use rat_identity::ca::{IssueError, IssuedToAgent};
+use rat_identity::enrolment;
+use rat_identity::limits::ACTIVATION_TRIES_MAX;
+use rat_identity::pem;
+use rat_store::{
+    Activated, AuditEntry, Conflict as StoreConflict, Registration, StoredAgent, TryResult,
+};
+
+use super::enrolment::{answer, approve};
+use super::pending::PendingEnrolment;
+use super::{Core, State, wire};
+use crate::auth::Peer;
+use crate::clock::unix_ms;
+use crate::error::{ApiError, Conflict, MemberFault};
+use crate::json::Object;
+use crate::limits::{ACTIVATION_ID_CHARACTERS_MAX, PROOF_CHARACTERS_MAX};
+
+/// Takes the answer to a pending activation.
+pub(super) async fn activate(
+    state: State,
+    agent: Result<Path<String>, PathRejection>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Response {
+    // What is not UTF-8 names no agent, as an empty text does not.
+    let agent = agent.map_or_else(|_| String::new(), |Path(agent)| agent);
+    answer("activate", activated(&state.0, &peer, &agent, &body).await)
+}
+
+/// One text for whatever is not pending: never begun, over, answered, dropped, another agent's.
+const NOT_PENDING: ApiError = ApiError::NotFound("pending activation");
+
+async fn activated(
+    core: &Core,
+    peer: &Peer,
+    agent: &str,
+    body: &[u8],
+) -> Result<wire::Activated, ApiError> {
+    let request = Object::parse(body)?;
+    let id = request.text("activation_id", ACTIVATION_ID_CHARACTERS_MAX)?;
+    let proof = request.text("proof", PROOF_CHARACTERS_MAX)?;
+    let proof = hex::decode(proof)
+        .map_err(|_| ApiError::member("proof", MemberFault::Encoding("hexadecimal digits")))?;
+    let agent = AgentId::parse(agent).map_err(|_| NOT_PENDING)?;
+    let enrolment = proven(core, &agent, id, &proof).await?;
+    admitted(core, &enrolment).await?;
+    // The certificate comes first, because it may fail and the record may not come alone: a
+    // record without a certificate would be an agent that nobody can be. The other way round
+    // nothing is lost: shards refuse a certificate whose key no record names.
+    let issued = issue(core, &enrolment).await?;
+    let stored = store(core, peer, id, &enrolment).await?;
+    // The agent is durable. Shards that do not answer now load it when they start again, so that
+    // the client may have its certificate all the same.
+    if let Err(error) = core.fleet.enrolled(stored).await {
+        tracing::error!(%agent, %error, "an enrolled agent is not served yet");
+    }
+    Ok(wire::Activated {
+        certificate: to_pem(&issued.chain_der),
+        ca: core
+            .ca
+            .certificates()
+            .iter()
+            .map(|der| pem::encode("CERTIFICATE", der))
+            .collect(),
+        evidence: wire::EvidenceListener {
+            addresses: core.addresses.evidence.clone(),
+            server_name: core.addresses.server_name.clone(),
+        },
+        settings: wire::AgentSettings {
+            interval_ms: core.interval_ms,
+            mode: core.mode.as_str(),
+        },
+    })
+}
+
+/// The pending enrolment that this proof answers.
+///
+/// # Security
+/// A try is counted before the proof is looked at, so that no number of requests side by side
+/// gets more than [`ACTIVATION_TRIES_MAX`] looks at it. (N05)
+async fn proven(
+    core: &Core,
+    agent: &AgentId,
+    id: &str,
+    proof: &[u8],
+) -> Result<PendingEnrolment, ApiError> {
+    let stored = core.store.pending(id, unix_ms()).await?;
+    let stored = stored.filter(|stored| stored.agent == *agent);
+    let enrolment = stored.and_then(|stored| PendingEnrolment::unpack(&stored.body));
+    let enrolment = enrolment.ok_or(NOT_PENDING)?;
+    // One more than is allowed: the store drops the record at its last try, and the last allowed
+    // one must find it still there.
+    let tries = u64::try_from(ACTIVATION_TRIES_MAX).unwrap_or(0);
+    let left = match core.store.count_try(id, tries.saturating_add(1)).await? {
+        TryResult::Left(left) => left,
+        TryResult::Dropped | TryResult::Unknown => return Err(NOT_PENDING),
+    };
+    if enrolment::verify(&enrolment.pending, proof) {
+        return Ok(enrolment);
+    }
+    if left <= 1 {
+        core.store.drop_pending(id).await?;
+    }
+    Err(ApiError::Refused {
+        code: "activation.proof_wrong",
+        detail: "the proof does not answer this activation".to_owned(),
+    })
+}
+
+/// Whether what was true when the enrolment began still is: the token was not revoked, the group
+/// is there and takes this machine. (N08)
+async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiError> {
+    let token = core.store.token(&enrolment.token_id).await?;
+    if token.is_none_or(|token| token.revoked_unix_ms.is_some()) {
+        return Err(ApiError::NotAuthenticated);
+    }
+    let pending = &enrolment.pending;
+    let group = core.store.group(&pending.group).await?;
+    let group = group.ok_or(ApiError::NotFound("group"))?;
+    approve(core, &group, pending.vouch, pending.ek_sha256).await
+}
+
+async fn issue(core: &Core, enrolment: &PendingEnrolment) -> Result<IssuedToAgent, ApiError> {
+    let ca = std::sync::Arc::clone(&core.ca);
+    let (csr, agent) = (
+        enrolment.pending.csr.clone(),
+        enrolment.pending.agent.clone(),
+    );
+    super::compute(move || {
+        let issued = ca.issue_agent(&csr, &agent, unix_ms());
+        issued.map_err(|error| match error {
+            // It was checked when the enrolment began.
+            IssueError::Request(error) => ApiError::Refused {
+                code: "csr.malformed",
+                detail: error.to_string(),
+            },
+            error => {
+                tracing::error!(%error, "the CA cannot issue");
+                ApiError::Unavailable("the CA cannot issue certificates now")
+            }
+        })
+    })
+    .await
+}
+
+async fn store(
+    core: &Core,
+    peer: &Peer,
+    activation_id: &str,
+    enrolment: &PendingEnrolment,
+) -> Result<StoredAgent, ApiError> {
+    let now = unix_ms();
+    let pending = &enrolment.pending;
+    let record = AgentRecord {
+        id: pending.agent.clone(),
+        group: pending.group.clone(),
+        path: AgentPath::Native,
+        ak_public: pending.ak_public.clone(),
+        ak_epoch: 1,
+        ek_sha256: pending.ek_sha256,
+        client_key_sha256: pending.client_key_sha256,
+        relay_key_sha256: None,
+        baseline: enrolment.baseline.clone(),
+        enrolled_unix_ms: now,
+    };
+    let registration = Registration {
+        hostname: enrolment.hostname.clone(),
+        ip: peer.address.ip().to_canonical().to_string(),
+        registered_unix_ms: now,
+    };
+    let activated = core
+        .store
+        .activate(activation_id, &record, &registration)
+        .await?;
+    let (stored, action) = match activated {
+        Ok(Activated::New(stored)) => (stored, "agent.enrol"),
+        Ok(Activated::SameAgain(stored)) => (stored, "agent.enrol_again"),
+        Ok(Activated::NewAkNeedsOperator) => return Err(ApiError::Conflict(Conflict::NewAk)),
+        Err(StoreConflict::NotPending) => return Err(NOT_PENDING),
+        Err(StoreConflict::EkEnrolled(_)) => return Err(ApiError::Conflict(Conflict::EkTaken)),
+        Err(StoreConflict::IdTaken | StoreConflict::OtherPath) => {
+            return Err(ApiError::Conflict(Conflict::IdTaken));
+        }
+    };
+    let entry = AuditEntry {
+        at_unix_ms: now,
+        actor: &format!("token {}", enrolment.token_id),
+        action,
+        target: record.id.as_str(),
+        detail: &record.group,
+    };
+    if let Err(error) = core.store.audit(entry).await {
+        tracing::error!(agent = %record.id, %error, "an enrolment is missing from the audit log");
+    }
+    Ok(stored)
+}
+
+fn to_pem(chain_der: &[Vec<u8>]) -> String {
+    let blocks = chain_der.iter();
+    blocks.map(|der| pem::encode("CERTIFICATE", der)).collect()
+}

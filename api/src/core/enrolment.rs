@@ -1,0 +1,379 @@
+//! R4 and R5: a machine's claims, checked, and the secret that it must release to prove them.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rat_engine::agent_id::AgentId;
+use rat_engine::crypto::digest;
+use rat_engine::hash::HashAlg;
+use rat_engine::limits::PUBLIC_BYTES_MAX;
+use rat_engine::shard::BaselineCandidate;
+use rat_identity::approval::{self, Decision};
+use rat_identity::ek::EkVouch;
+use rat_identity::enrolment::{self as identity, Applicant, Challenged, EnrolmentError};
+use rat_identity::limits::{ACTIVATION_TTL_MS, CERTIFICATE_BYTES_MAX, REQUEST_BYTES_MAX};
+use rat_store::{Approval, NewPending, NewPolicy, StoreError, StoredGroup, TokenKind};
+
+use super::baseline::{self, Baseline};
+use super::pending::PendingEnrolment;
+use super::tokens::{self, Presented};
+use super::{Core, State, SystemRandom, compute, wire};
+use crate::auth::Peer;
+use crate::clock::{rfc3339, unix_ms};
+use crate::error::{ApiError, Conflict, MemberFault, json_response};
+use crate::json::Object;
+use crate::limits::{BASELINE_BODY_BYTES_MAX, HOSTNAME_CHARACTERS_MAX};
+use crate::metrics;
+
+/// R4: enrols a machine into the group of its token.
+pub(super) async fn enrol(state: State, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
+    let result = enrolled(&state.0, &peer, &body).await;
+    answer("enrol", result)
+}
+
+/// R5: the same with a baseline token, and the machine's list as a candidate policy.
+pub(super) async fn enrol_baseline(
+    state: State,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Response {
+    let result = baseline_established(&state.0, &peer, &body).await;
+    answer("baseline", result)
+}
+
+pub(super) fn answer<T: serde::Serialize>(
+    step: &'static str,
+    result: Result<T, ApiError>,
+) -> Response {
+    let label = match &result {
+        Ok(_) => "done",
+        Err(ApiError::Refused { code, .. }) => code,
+        Err(ApiError::NotAuthenticated) => "token",
+        Err(ApiError::Conflict(_)) => "conflict",
+        Err(ApiError::Unavailable(_)) => "unavailable",
+        Err(_) => "request",
+    };
+    let labels = [("step", step), ("result", label)];
+    ::metrics::counter!(metrics::ENROLMENTS, &labels).increment(1);
+    match result {
+        Ok(body) => json_response(StatusCode::OK, &body),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn enrolled(core: &Core, peer: &Peer, body: &[u8]) -> Result<wire::Enrolled, ApiError> {
+    let request = Object::parse(body)?;
+    let presented = tokens::authenticate(core, &request, peer.address.ip()).await?;
+    require_kind(&presented, TokenKind::Enrol)?;
+    let claims = Claims::read(&request)?;
+    let group = group_of(core, &presented).await?;
+    let applicant = check(core, &group, claims.clone()).await?;
+    let challenged = challenge(&presented, &group, applicant).await?;
+    let activation = activation(&challenged);
+    keep(core, peer, &presented, &claims, challenged, None).await?;
+    Ok(wire::Enrolled {
+        status: "success",
+        verifier_ip: core.addresses.host.clone(),
+        verifier_port: core.addresses.verifier_port,
+        activation,
+    })
+}
+
+async fn baseline_established(
+    core: &Core,
+    peer: &Peer,
+    body: &[u8],
+) -> Result<wire::BaselineEstablished, ApiError> {
+    let request = Object::parse(body)?;
+    let presented = tokens::authenticate(core, &request, peer.address.ip()).await?;
+    require_kind(&presented, TokenKind::Baseline)?;
+    let claims = Claims::read(&request)?;
+    let list = request.text("ima_log", BASELINE_BODY_BYTES_MAX)?.to_owned();
+    let group = group_of(core, &presented).await?;
+    if group.enforced.is_some() {
+        return Err(ApiError::Conflict(Conflict::PolicyActive));
+    }
+    let applicant = check(core, &group, claims.clone()).await?;
+    let timestamp = rfc3339(unix_ms()).unwrap_or_default();
+    let baseline = compute(move || {
+        baseline::from_ascii(list.as_bytes(), &timestamp)
+            .map_err(|error| ApiError::member("ima_log", MemberFault::Value(error.to_string())))
+    })
+    .await?;
+    let challenged = challenge(&presented, &group, applicant).await?;
+    let activation = activation(&challenged);
+    // Everything that can be at fault was checked: what is written from here on is written for a
+    // request that succeeds, unless the token is used elsewhere in this very moment. Then the
+    // group has a version more, which nothing points to.
+    let version = put_candidate(core, &group, &claims, &baseline).await?;
+    let candidate = BaselineCandidate {
+        policy: digest(HashAlg::Sha256, baseline.policy.as_bytes()),
+        covers: baseline.covers,
+    };
+    keep(core, peer, &presented, &claims, challenged, Some(candidate)).await?;
+    Ok(wire::BaselineEstablished {
+        status: "baseline_established",
+        policy_id: policy_id(&group.slug, version),
+        activation,
+    })
+}
+
+/// The name of a version among all groups'.
+pub(super) fn policy_id(group: &str, version: u64) -> String {
+    format!("p-{group}-{version:03}")
+}
+
+/// What a machine says of itself.
+#[derive(Clone)]
+struct Claims {
+    agent: AgentId,
+    hostname: String,
+    ek_certificate: Option<Vec<u8>>,
+    ek_public: Vec<u8>,
+    ak_public: Vec<u8>,
+    csr: Vec<u8>,
+}
+
+impl Claims {
+    fn read(request: &Object<'_>) -> Result<Self, ApiError> {
+        let hostname = hostname(request)?;
+        // A longer text is refused by the id's own rule, which names it.
+        let agent = request.text("agent_uuid", HOSTNAME_CHARACTERS_MAX)?;
+        let agent = AgentId::parse(agent).map_err(|error| {
+            ApiError::member("agent_uuid", MemberFault::Value(error.to_string()))
+        })?;
+        let keys = ["ek_public", "ak_public", "csr"];
+        if !keys.iter().any(|name| request.has(name)) {
+            return Err(ApiError::NotSupported(
+                "enrolment without ek_public, ak_public and csr is for Keylime's agents, whose \
+                 registrar this server does not have yet",
+            ));
+        }
+        let bytes = |name, max| {
+            let bytes = request.optional_bytes(name, max)?;
+            bytes.ok_or_else(|| ApiError::member(name, MemberFault::Missing))
+        };
+        Ok(Self {
+            agent,
+            hostname,
+            ek_certificate: request.optional_bytes("ek_cert", CERTIFICATE_BYTES_MAX)?,
+            ek_public: bytes("ek_public", PUBLIC_BYTES_MAX)?,
+            ak_public: bytes("ak_public", PUBLIC_BYTES_MAX)?,
+            csr: bytes("csr", REQUEST_BYTES_MAX)?,
+        })
+    }
+}
+
+/// A host name of letters, digits, `.`, `-` and `_`: it is shown to people, in tables and pages.
+/// (X07)
+fn hostname(request: &Object<'_>) -> Result<String, ApiError> {
+    let hostname = request.text("hostname", HOSTNAME_CHARACTERS_MAX)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if hostname.is_empty() || !hostname.bytes().all(allowed) {
+        let fault = MemberFault::Encoding("1 or more letters, digits, `.`, `-` or `_`");
+        return Err(ApiError::member("hostname", fault));
+    }
+    Ok(hostname.to_owned())
+}
+
+fn require_kind(presented: &Presented, wanted: TokenKind) -> Result<(), ApiError> {
+    match (presented.token.kind(), wanted) {
+        (TokenKind::Baseline, TokenKind::Enrol) => Err(ApiError::TokenKind {
+            found: "baseline",
+            hint: "send it to /agents/enroll-baseline, with a measurement list",
+        }),
+        (TokenKind::Enrol, TokenKind::Baseline) => Err(ApiError::TokenKind {
+            found: "standard",
+            hint: "send it to /agents/enroll",
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn group_of(core: &Core, presented: &Presented) -> Result<StoredGroup, ApiError> {
+    let group = core.store.group(&presented.stored.token.group).await?;
+    group.ok_or(ApiError::NotFound("group"))
+}
+
+/// The applicant that these claims are of, if they fit together and the group takes its TPM.
+async fn check(core: &Core, group: &StoredGroup, claims: Claims) -> Result<Applicant, ApiError> {
+    let trust = Arc::clone(&core.trust);
+    let applicant = compute(move || {
+        let request = identity::Request {
+            agent: claims.agent,
+            ek_certificate: claims.ek_certificate.as_deref(),
+            ek_public: &claims.ek_public,
+            ak_public: &claims.ak_public,
+            csr: &claims.csr,
+        };
+        identity::check(&trust, &request, unix_ms()).map_err(|error| refused(&error))
+    })
+    .await?;
+    if let Some(known) = core.store.agent(&applicant.agent).await?
+        && known.record.ek_sha256 != applicant.ek_sha256
+    {
+        // The transaction at activation decides; this saves the machine the work. (N06)
+        return Err(ApiError::Conflict(Conflict::IdTaken));
+    }
+    approve(core, group, applicant.vouch, applicant.ek_sha256).await?;
+    Ok(applicant)
+}
+
+fn refused(error: &EnrolmentError) -> ApiError {
+    match error.code() {
+        "internal" => {
+            tracing::error!(%error, "an enrolment could not be checked");
+            ApiError::Unavailable("the enrolment could not be checked")
+        }
+        code => ApiError::Refused {
+            code,
+            detail: error.to_string(),
+        },
+    }
+}
+
+/// Whether the group takes a machine whose TPM is known in this way. (N12)
+pub(super) async fn approve(
+    core: &Core,
+    group: &StoredGroup,
+    vouch: EkVouch,
+    ek_sha256: [u8; 32],
+) -> Result<(), ApiError> {
+    let wanted = match group.settings.approval {
+        Approval::Auto => approval::Approval::Auto,
+        Approval::List => approval::Approval::List,
+        Approval::Manual => approval::Approval::Manual,
+    };
+    match approval::decide(wanted, vouch) {
+        Decision::Admit => Ok(()),
+        Decision::NotListed => Err(ApiError::Refused {
+            code: "ek.not_listed",
+            detail: "this group takes only TPMs on the operator's list".to_owned(),
+        }),
+        Decision::AskOperator => {
+            let approvals = core.approvals.clone();
+            let approved = compute(move || Ok(approvals.contains(&ek_sha256))).await?;
+            approved_or_not(approved, &ek_sha256)
+        }
+    }
+}
+
+fn approved_or_not(approved: io::Result<bool>, ek_sha256: &[u8; 32]) -> Result<(), ApiError> {
+    let ek = hex::encode(ek_sha256);
+    match approved {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            tracing::info!(ek_sha256 = %ek, "a machine waits for an operator's approval");
+            Err(ApiError::Refused {
+                code: "ek.not_approved",
+                detail: format!(
+                    "this group takes machines that an operator approves one by one, by {ek}"
+                ),
+            })
+        }
+        Err(error) => {
+            tracing::error!(%error, "the approved machines cannot be read");
+            Err(ApiError::Unavailable("the approvals cannot be read"))
+        }
+    }
+}
+
+async fn challenge(
+    presented: &Presented,
+    group: &StoredGroup,
+    applicant: Applicant,
+) -> Result<Challenged, ApiError> {
+    let (token_sha256, group) = (presented.token.sha256(), group.slug.clone());
+    compute(move || {
+        let challenged = identity::challenge(&applicant, &token_sha256, &group, &mut SystemRandom);
+        challenged.map_err(|error| {
+            tracing::error!(%error, "no credential could be made");
+            ApiError::Unavailable("no credential could be made")
+        })
+    })
+    .await
+}
+
+fn activation(challenged: &Challenged) -> wire::Activation {
+    wire::Activation {
+        id: challenged.pending.activation_id.clone(),
+        blob: BASE64.encode(&challenged.credential.blob),
+        secret: BASE64.encode(&challenged.credential.encrypted_secret),
+    }
+}
+
+async fn put_candidate(
+    core: &Core,
+    group: &StoredGroup,
+    claims: &Claims,
+    baseline: &Baseline,
+) -> Result<u64, ApiError> {
+    let policy = NewPolicy {
+        group: &group.slug,
+        text: baseline.policy.as_bytes(),
+        name: &format!("Baseline::{}", group.slug),
+        origin: "baseline",
+        actor: claims.agent.as_str(),
+        now_unix_ms: unix_ms(),
+    };
+    Ok(core.store.put_policy(policy).await?.version)
+}
+
+/// Records the pending enrolment, and uses the token.
+///
+/// The activation's id leaves the server only after both: of two requests that use the last use
+/// of a token, one has nothing to answer with.
+async fn keep(
+    core: &Core,
+    peer: &Peer,
+    presented: &Presented,
+    claims: &Claims,
+    challenged: Challenged,
+    baseline: Option<BaselineCandidate>,
+) -> Result<(), ApiError> {
+    let enrolment = PendingEnrolment {
+        token_id: presented.token.id().to_owned(),
+        hostname: claims.hostname.clone(),
+        baseline,
+        pending: challenged.pending,
+    };
+    let body = enrolment.pack()?;
+    let id = &enrolment.pending.activation_id;
+    let now = unix_ms();
+    let ttl_ms = u64::try_from(ACTIVATION_TTL_MS).unwrap_or(0);
+    let pending = NewPending {
+        id,
+        agent: &claims.agent,
+        body: &body,
+        expires_unix_ms: now.saturating_add(ttl_ms),
+    };
+    core.store
+        .put_pending(pending, now)
+        .await
+        .map_err(|error| match error {
+            StoreError::TooLarge { .. } => ApiError::limited("PENDING_MAX", 60),
+            other => other.into(),
+        })?;
+    let used = core
+        .store
+        .use_token(presented.token.id(), &presented.token.sha256(), now)
+        .await;
+    match used {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => {
+            core.store.drop_pending(id).await?;
+            Err(tokens::refused(core, peer.address.ip()))
+        }
+        Err(error) => {
+            // Whether the token was used is unknown; the activation is of no use to anybody.
+            let _ = core.store.drop_pending(id).await;
+            Err(error.into())
+        }
+    }
+}

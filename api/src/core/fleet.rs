@@ -1,0 +1,35 @@
+//! The agents as they are served now, in memory, by whoever drives the shards.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::shard::{AgentState, EffectiveStatus};
+use rat_store::StoredAgent;
+use thiserror::Error;
+
+/// What the shards know of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What relying parties see.
+    pub status: EffectiveStatus,
+    /// The committed state.
+    pub state: AgentState,
+}
+
+/// The shards do not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the agents' shards do not answer")]
+pub struct FleetUnavailable;
+
+/// An answer that comes later.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, FleetUnavailable>> + Send + 'a>>;
+
+/// The driven shards.
+pub trait Fleet: Send + Sync {
+    /// Serves this agent from now on, as it was stored; an older record of it is replaced.
+    fn enrolled(&self, agent: StoredAgent) -> Answer<'_, ()>;
+
+    /// What is known of each of these agents; `None` for one that no shard serves.
+    fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>>;
+}

@@ -1,0 +1,272 @@
+//! What a client is told when its request is refused: one shape, `{"detail": "<text>"}`.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::metrics;
+
+/// Why a request is refused.
+///
+/// # Security
+/// The text may name members, limits and positions of the request. It never repeats a token, a
+/// key or a secret, and it does not say which of "unknown", "wrong", "expired" and "used" a token
+/// is. (X08)
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ApiError {
+    /// The body is not one JSON text that we read.
+    #[error("malformed JSON: {0}")]
+    Json(JsonFault),
+    /// The body ended before its announced length, or broke its transfer coding.
+    #[error("the body could not be read to its end")]
+    BodyBroken,
+    /// The body is encoded; nothing is decompressed. (X02)
+    #[error("content-encoding is not supported: send the body as it is")]
+    ContentEncoding,
+    /// The body is longer than the route takes.
+    #[error("the body is longer than {max} bytes")]
+    BodyTooLong {
+        /// The route's limit.
+        max: usize,
+    },
+    /// The request was not read and answered in time.
+    #[error("the request took too long")]
+    TooSlow,
+    /// No credential, or one that is not valid now. One text for every reason.
+    #[error("the token is not valid")]
+    NotAuthenticated,
+    /// A valid credential that does not give this permission.
+    #[error("not permitted: this needs the permission `{0}`")]
+    NotPermitted(&'static str),
+    /// An enrolment token of the other kind; it was not consumed.
+    #[error("this is a {found} token: {hint}")]
+    TokenKind {
+        /// Its kind.
+        found: &'static str,
+        /// Which route takes it.
+        hint: &'static str,
+    },
+    /// The thing named by the request does not exist.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The route exists, but not with this method.
+    #[error("this route does not take that method")]
+    Method,
+    /// The request contradicts a record.
+    #[error("{0}")]
+    Conflict(Conflict),
+    /// A member of the body is missing, of the wrong type or not a value that it may have.
+    #[error("member `{member}`: {fault}")]
+    Member {
+        /// Its name.
+        member: &'static str,
+        /// What is wrong with it.
+        fault: MemberFault,
+    },
+    /// The JSON text is not an object.
+    #[error("the body must be a JSON object")]
+    NotAnObject,
+    /// What the agent presented is refused, with a stable code.
+    #[error("{code}: {detail}")]
+    Refused {
+        /// The code.
+        code: &'static str,
+        /// What it is, in a sentence.
+        detail: String,
+    },
+    /// What is asked for is not built yet.
+    #[error("not supported: {0}")]
+    NotSupported(&'static str),
+    /// A limit on rates or on work at once is reached.
+    #[error("too many requests: {limit}")]
+    Limited {
+        /// The limit's name.
+        limit: &'static str,
+        /// How long to wait.
+        retry_after_seconds: u64,
+    },
+    /// The server cannot decide now; nothing was changed.
+    #[error("unavailable: {0}")]
+    Unavailable(&'static str),
+}
+
+/// What contradicts what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Conflict {
+    /// The id is enrolled already, from another endorsement key. (N06)
+    #[error("this agent id is enrolled with another endorsement key")]
+    IdTaken,
+    /// The endorsement key is enrolled already, under another id. (N06)
+    #[error("this endorsement key is enrolled under another agent id")]
+    EkTaken,
+    /// The endorsement key is known, the attestation key is new: an operator decides.
+    #[error("this agent has another attestation key: an operator must approve a new one")]
+    NewAk,
+    /// The group enforces a policy already, so a baseline cannot give it one. (L08)
+    #[error("this group has an active policy: a baseline never replaces one")]
+    PolicyActive,
+}
+
+/// What is wrong with a member.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MemberFault {
+    /// It is missing.
+    #[error("is missing")]
+    Missing,
+    /// It is of another type.
+    #[error("must be {expected}, found {found}")]
+    Type {
+        /// The type.
+        expected: &'static str,
+        /// The type found.
+        found: &'static str,
+    },
+    /// It is too long.
+    #[error("is longer than {max} {unit}")]
+    TooLong {
+        /// The limit.
+        max: usize,
+        /// Its unit.
+        unit: &'static str,
+    },
+    /// It is not encoded as documented.
+    #[error("must be {0}")]
+    Encoding(&'static str),
+    /// It is no value that this member may have.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// Why a text is no JSON that we read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum JsonFault {
+    /// It breaks JSON's grammar, or is not UTF-8.
+    #[error("syntax error at line {line}, column {column}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// In bytes, from 1.
+        column: usize,
+    },
+    /// An object has a member twice.
+    #[error("a member occurs twice")]
+    Duplicate,
+    /// It is nested too deeply.
+    #[error("nested deeper than {max} levels", max = crate::limits::JSON_DEPTH_MAX)]
+    Depth,
+    /// An object has too many members.
+    #[error("an object has more than {max} members", max = crate::limits::JSON_MEMBERS_MAX)]
+    Members,
+}
+
+impl ApiError {
+    /// A refusal because of a named limit, counted.
+    pub(crate) fn limited(limit: &'static str, retry_after_seconds: u64) -> Self {
+        metrics::limit_rejected(limit);
+        Self::Limited {
+            limit,
+            retry_after_seconds,
+        }
+    }
+
+    /// A fault of one member.
+    pub(crate) const fn member(member: &'static str, fault: MemberFault) -> Self {
+        Self::Member { member, fault }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Json(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::NotAuthenticated => StatusCode::UNAUTHORIZED,
+            Self::NotPermitted(_) | Self::TokenKind { .. } => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::BodyTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Member { .. } | Self::NotAnObject => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Refused { code, .. } => refused_status(code),
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    const fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Limited {
+                retry_after_seconds,
+                ..
+            } => Some(*retry_after_seconds),
+            Self::Unavailable(_) => Some(UNAVAILABLE_RETRY_SECONDS),
+            _ => None,
+        }
+    }
+}
+
+/// What cannot be read is the request's fault; what can be read and is not accepted is forbidden.
+fn refused_status(code: &str) -> StatusCode {
+    if code.ends_with(".malformed") {
+        StatusCode::UNPROCESSABLE_ENTITY
+    } else {
+        StatusCode::FORBIDDEN
+    }
+}
+
+/// Long enough for a restart, short enough that an enrolling machine still waits.
+const UNAVAILABLE_RETRY_SECONDS: u64 = 5;
+
+/// The body of every error.
+#[derive(Serialize)]
+struct Detail {
+    detail: String,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Detail {
+            detail: self.to_string(),
+        };
+        let mut response = json_response(self.status(), &body);
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self == Self::NotAuthenticated {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if matches!(
+            self,
+            Self::BodyTooLong { .. } | Self::TooSlow | Self::BodyBroken
+        ) {
+            // What is left of the body is not read, so nothing can follow on this connection.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// An answer in JSON. A browser that is led to it neither guesses its type nor keeps it.
+pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
+    // Serialising our own types of strings, numbers and lists cannot fail.
+    let text = serde_json::to_vec(body).unwrap_or_default();
+    json_body(status, Body::from(text))
+}
+
+/// An answer whose body is JSON already.
+pub(crate) fn json_body(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let nosniff = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+}

@@ -1,0 +1,270 @@
+//! Requests in JSON: one object, read strictly, asked for by member.
+//!
+//! Objects with a member twice are refused at every depth, because two readers would see two
+//! requests. Members that nobody asks for are checked for form and otherwise ignored, so that
+//! newer clients can speak to older servers. (X01)
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::error::{ApiError, JsonFault, MemberFault};
+use crate::limits::{JSON_DEPTH_MAX, JSON_MEMBERS_MAX};
+
+/// One JSON object, borrowed from the body where its texts hold no escapes.
+#[derive(Debug)]
+pub struct Object<'a> {
+    members: Vec<(Cow<'a, str>, Member<'a>)>,
+}
+
+/// A value, as far as requests use values.
+#[derive(Debug)]
+enum Member<'a> {
+    Text(Cow<'a, str>),
+    Null,
+    Other(&'static str),
+}
+
+impl<'a> Object<'a> {
+    /// The object that `body` is.
+    ///
+    /// # Errors
+    /// [`ApiError::Json`] when it is no JSON text (a byte order mark, bytes that are not UTF-8 and
+    /// trailing bytes included), [`ApiError::NotAnObject`] when it is another value.
+    pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
+        let fault = Cell::new(None);
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let root = Root { fault: &fault };
+        let parsed = deserializer.deserialize_map(root).and_then(|members| {
+            deserializer.end()?;
+            Ok(Self { members })
+        });
+        parsed.map_err(|error| match fault.get() {
+            Some(fault) => ApiError::Json(fault),
+            None if error.is_data() => ApiError::NotAnObject,
+            None => ApiError::Json(JsonFault::Syntax {
+                line: error.line(),
+                column: error.column(),
+            }),
+        })
+    }
+
+    fn member(&self, name: &str) -> Option<&Member<'a>> {
+        let same = |(key, _): &&(Cow<'a, str>, Member<'a>)| key == name;
+        self.members.iter().find(same).map(|(_, member)| member)
+    }
+
+    /// The text of a member that may be missing or null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is no string, or longer than `max` characters.
+    pub fn optional_text(&self, name: &'static str, max: usize) -> Result<Option<&str>, ApiError> {
+        match self.member(name) {
+            None | Some(Member::Null) => Ok(None),
+            Some(Member::Text(text)) if text.chars().nth(max).is_some() => {
+                let unit = "characters";
+                Err(ApiError::member(name, MemberFault::TooLong { max, unit }))
+            }
+            Some(Member::Text(text)) => Ok(Some(text)),
+            Some(Member::Other(found)) => {
+                let expected = "a string";
+                Err(ApiError::member(
+                    name,
+                    MemberFault::Type { expected, found },
+                ))
+            }
+        }
+    }
+
+    /// The text of a member.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is missing, null, no string, or longer than `max` characters.
+    pub fn text(&self, name: &'static str, max: usize) -> Result<&str, ApiError> {
+        let text = self.optional_text(name, max)?;
+        text.ok_or_else(|| ApiError::member(name, MemberFault::Missing))
+    }
+
+    /// The bytes that a member holds in base64, if it is there.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is no string, no base64, or longer than `max` bytes.
+    pub fn optional_bytes(
+        &self,
+        name: &'static str,
+        max: usize,
+    ) -> Result<Option<Vec<u8>>, ApiError> {
+        // Four characters for three bytes, rounded up.
+        let characters = max.div_ceil(3).saturating_mul(4);
+        let Some(text) = self.optional_text(name, characters)? else {
+            return Ok(None);
+        };
+        let encoding = || {
+            let expected = "base64 with the standard alphabet and padding";
+            ApiError::member(name, MemberFault::Encoding(expected))
+        };
+        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)
+            .map_err(|_| encoding())?;
+        if bytes.len() > max {
+            let unit = "bytes";
+            return Err(ApiError::member(name, MemberFault::TooLong { max, unit }));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Whether a member is there and not null.
+    pub fn has(&self, name: &str) -> bool {
+        !matches!(self.member(name), None | Some(Member::Null))
+    }
+}
+
+struct Root<'f> {
+    fault: &'f Cell<Option<JsonFault>>,
+}
+
+impl<'de> Visitor<'de> for Root<'_> {
+    type Value = Vec<(Cow<'de, str>, Member<'de>)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        read_members(map, self.fault, 1)
+    }
+}
+
+/// Reads the members of one object. Few are allowed, so that looking for a name in a list is fast.
+fn read_members<'de, A: MapAccess<'de>>(
+    mut map: A,
+    fault: &Cell<Option<JsonFault>>,
+    depth: usize,
+) -> Result<Vec<(Cow<'de, str>, Member<'de>)>, A::Error> {
+    let mut members: Vec<(Cow<'de, str>, Member<'de>)> = Vec::new();
+    while let Some(name) = map.next_key_seed(Text)? {
+        if members.len() >= JSON_MEMBERS_MAX {
+            return Err(refuse(fault, JsonFault::Members));
+        }
+        if members.iter().any(|(known, _)| *known == name) {
+            return Err(refuse(fault, JsonFault::Duplicate));
+        }
+        let value = map.next_value_seed(Value { fault, depth })?;
+        members.push((name, value));
+    }
+    Ok(members)
+}
+
+fn refuse<E: Error>(slot: &Cell<Option<JsonFault>>, fault: JsonFault) -> E {
+    slot.set(Some(fault));
+    E::custom("refused")
+}
+
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+}
+
+/// Any value, at this depth of objects and arrays around it.
+#[derive(Clone, Copy)]
+struct Value<'f> {
+    fault: &'f Cell<Option<JsonFault>>,
+    depth: usize,
+}
+
+impl Value<'_> {
+    fn deeper<E: Error>(&self) -> Result<Self, E> {
+        if self.depth >= JSON_DEPTH_MAX {
+            return Err(refuse(self.fault, JsonFault::Depth));
+        }
+        Ok(Self {
+            fault: self.fault,
+            depth: self.depth.saturating_add(1),
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_> {
+    type Value = Member<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value<'_> {
+    type Value = Member<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Member::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Member::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Self::Value, E> {
+        Ok(Member::Text(Cow::Owned(text)))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Member::Null)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Member::Other("a boolean"))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Member::Other("a number"))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Member::Other("a number"))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Member::Other("a number"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let deeper = self.deeper()?;
+        while seq.next_element_seed(deeper)?.is_some() {}
+        Ok(Member::Other("an array"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        let deeper: Self = self.deeper()?;
+        read_members(map, self.fault, deeper.depth)?;
+        Ok(Member::Other("an object"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

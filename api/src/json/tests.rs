@@ -1,0 +1,96 @@
+use super::*;
+
+fn refused(body: &[u8]) -> ApiError {
+    Object::parse(body).unwrap_err()
+}
+
+#[test]
+fn members_are_asked_for_by_name_and_type() {
+    let body = br#"{"token":"t\u0041","n":1,"x":null,"list":[1,{"a":"b"}],"b":true,"u":"ignored"}"#;
+    let object = Object::parse(body).unwrap();
+    assert_eq!(object.text("token", 9).unwrap(), "tA");
+    assert_eq!(object.optional_text("x", 9).unwrap(), None);
+    assert!(!object.has("x") && object.has("list") && !object.has("none"));
+    for (name, found) in [("n", "a number"), ("list", "an array"), ("b", "a boolean")] {
+        let fault = MemberFault::Type {
+            expected: "a string",
+            found,
+        };
+        assert_eq!(
+            object.text(name, 9).unwrap_err(),
+            ApiError::member(name, fault)
+        );
+    }
+    let missing = object.text("none", 9).unwrap_err();
+    assert_eq!(missing.status(), 422);
+    assert_eq!(missing.to_string(), "member `none`: is missing");
+    assert_eq!(object.text("u", 6).unwrap_err().status(), 422);
+    assert!(object.text("u", 7).is_ok());
+}
+
+#[test]
+fn bytes_are_padded_base64_and_bounded() {
+    let object = Object::parse(br#"{"a":"AQID","b":"AQI","c":"AQID_-","d":"AQ=="}"#).unwrap();
+    assert_eq!(object.optional_bytes("a", 3).unwrap(), Some(vec![1, 2, 3]));
+    assert!(object.optional_bytes("a", 2).is_err());
+    assert!(object.optional_bytes("b", 9).is_err());
+    assert!(object.optional_bytes("c", 9).is_err());
+    assert_eq!(object.optional_bytes("d", 1).unwrap(), Some(vec![1]));
+    assert_eq!(object.optional_bytes("e", 1).unwrap(), None);
+}
+
+#[test]
+fn x01_hostile_json_is_refused_with_400() {
+    let deep_array = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+    let deep = [b"{\"a\":", &deep_array[..], b"}"].concat();
+    let deep_object = [&b"{\"a\":".repeat(100_000)[..], b"1"].concat();
+    let many = format!(
+        "{{{}}}",
+        (0..=JSON_MEMBERS_MAX)
+            .map(|n| format!("\"m{n}\":0"))
+            .collect::<Vec<_>>()
+            .join(",")
+    );
+    let cases: [(&[u8], Option<JsonFault>); 14] = [
+        (br#"{"a":1,"a":2}"#, Some(JsonFault::Duplicate)),
+        (br#"{"a":1,"\u0061":2}"#, Some(JsonFault::Duplicate)),
+        (br#"{"o":{"a":1,"a":2}}"#, Some(JsonFault::Duplicate)),
+        (br#"{"o":[{"a":1,"a":2}]}"#, Some(JsonFault::Duplicate)),
+        (&deep, Some(JsonFault::Depth)),
+        (&deep_object, Some(JsonFault::Depth)),
+        (many.as_bytes(), Some(JsonFault::Members)),
+        (b"\xef\xbb\xbf{}", None),
+        (b"{\"a\":\"\xff\"}", None),
+        (br#"{"a":"\ud800"}"#, None),
+        (b"{} {}", None),
+        (b"", None),
+        (br#"{"a":NaN}"#, None),
+        (br#"{"a":1e999}"#, None),
+    ];
+    for (body, fault) in cases {
+        let error = refused(body);
+        assert_eq!(error.status(), 400, "{error}");
+        if let Some(fault) = fault {
+            assert_eq!(error, ApiError::Json(fault));
+        }
+    }
+}
+
+#[test]
+fn x01_another_value_than_an_object_is_422() {
+    for body in [&b"[]"[..], b"null", b"1", b"\"a\"", b"true"] {
+        assert_eq!(refused(body), ApiError::NotAnObject);
+        assert_eq!(refused(body).status(), 422);
+    }
+}
+
+#[test]
+fn x01_nesting_at_the_limit_is_read() {
+    let depth = JSON_DEPTH_MAX - 1;
+    let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert!(Object::parse(nested(depth).as_bytes()).is_ok());
+    assert_eq!(
+        refused(nested(depth + 1).as_bytes()),
+        ApiError::Json(JsonFault::Depth)
+    );
+}

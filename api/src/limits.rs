@@ -1,0 +1,115 @@
+//! Every limit on what a client can make the HTTP surfaces do, in one place.
+//!
+//! Each has a name, a value with its unit and a reason. [`ALL`] lists them. A refusal moves
+//! `attest_limit_rejections_total` with the name as its label.
+
+use std::time::Duration;
+
+pub use rat_engine::limits::Limit;
+
+macro_rules! limits {
+    ($($name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
+        $(
+            #[doc = concat!($reason, " Unit: ", $unit, ".")]
+            pub const $name: usize = $value;
+        )*
+
+        /// Every limit of the HTTP surfaces.
+        pub const ALL: &[Limit] = &[
+            $(Limit {
+                name: stringify!($name),
+                max: $value,
+                unit: $unit,
+                reason: $reason,
+            },)*
+        ];
+    };
+}
+
+limits! {
+    // Connections
+    CONNECTIONS_MAX = 8192, "connections",
+        "Open connections of one listener: a file descriptor and tens of KiB each.";
+    CONNECTIONS_PER_ADDRESS_MAX = 128, "connections",
+        "Open connections from one address (one /64 of IPv6): a site behind one address enrols in turns.";
+    HANDSHAKES_MAX = 512, "handshakes",
+        "TLS handshakes under way on one listener: each costs some 400 microseconds of one core.";
+    HANDSHAKE_MS_MAX = 10_000, "milliseconds",
+        "From accept to the end of the TLS handshake; real ones take a few round trips.";
+    HEADER_MS_MAX = 10_000, "milliseconds",
+        "From the end of one request, or of the handshake, to the end of the next request's head.";
+    REQUEST_MS_MAX = 30_000, "milliseconds",
+        "From the end of a request's head to the head of its answer, its body read in between.";
+    RESPONSE_MS_MAX = 300_000, "milliseconds",
+        "How long a client may take to read one answer.";
+    IDLE_MS_MAX = 60_000, "milliseconds",
+        "How long a connection may stay open with no request under way.";
+    STREAMS_PER_CONNECTION_MAX = 64, "streams",
+        "Requests of one HTTP/2 connection at once.";
+    // Requests
+    HEADER_BYTES_MAX = 16 * 1024, "bytes",
+        "Request line and headers together; ours are under 1 KiB.";
+    HEADERS_MAX = 64, "headers",
+        "Header fields of one request.";
+    CONCURRENT_REQUESTS_MAX = 512, "requests",
+        "Requests in work on one surface.";
+    REQUESTS_PER_ADDRESS_PER_SECOND = 50, "requests per second",
+        "Steady rate of one address (one /64 of IPv6); what is saved up is four seconds' worth.";
+    TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE = 20, "failures per minute",
+        "Wrong or unknown tokens from one address; then it waits before any token of its is looked at.";
+    TOKEN_HOLD_MS = 30_000, "milliseconds",
+        "How long an address waits then.";
+    ADDRESS_BUCKETS = 4096, "buckets",
+        "Addresses share this many rate buckets by keyed hash, so that no number of them costs memory.";
+    TOKEN_BODY_BYTES_MAX = 4 * 1024, "bytes",
+        "A token and nothing else.";
+    ENROL_BODY_BYTES_MAX = 64 * 1024, "bytes",
+        "An EK certificate, two public areas and a certificate request, in base64.";
+    ACTIVATE_BODY_BYTES_MAX = 4 * 1024, "bytes",
+        "An activation id and a proof.";
+    BASELINE_BODY_BYTES_MAX = 32 * 1024 * 1024, "bytes",
+        "An enrolment and an ascii measurement list of some 150,000 entries.";
+    BASELINES_AT_ONCE_MAX = 4, "requests",
+        "Baseline enrolments in work at once, because each may hold its body twice.";
+    BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
+        "A long body has more time than REQUEST_MS_MAX, as its announced length divided by this.";
+    // JSON
+    JSON_DEPTH_MAX = 16, "levels",
+        "Nesting of a request's JSON; documented requests have one level.";
+    JSON_MEMBERS_MAX = 256, "members",
+        "Members of one object of a request; documented requests have under ten.";
+    // Fields
+    TOKEN_CHARACTERS_MAX = 256, "characters",
+        "A token has under 130 characters.";
+    HOSTNAME_CHARACTERS_MAX = 253, "characters",
+        "A fully qualified domain name (RFC 1035, 2.3.4).";
+    GROUP_CHARACTERS_MAX = 63, "characters",
+        "A group's slug stands in routes and file names.";
+    PROOF_CHARACTERS_MAX = 64, "characters",
+        "An HMAC-SHA-256 in hexadecimal.";
+    ACTIVATION_ID_CHARACTERS_MAX = 64, "characters",
+        "16 random bytes in hexadecimal need 32.";
+    PAGE_AGENTS = 1000, "agents",
+        "Agents read from the store at a time while a list is written.";
+}
+
+/// A limit in milliseconds as a duration.
+pub(crate) fn duration(limit_ms: usize) -> Duration {
+    Duration::from_millis(u64::try_from(limit_ms).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
+        let mut names: Vec<_> = ALL.iter().map(|limit| limit.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for limit in ALL {
+            assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A surface: routes, each with its permission and limits declared as data.
+//!
+//! A handler cannot be reached except through [`Surface::route`], which takes the permission, so
+//! that no route is without one. (A01)
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::Semaphore;
+
+use crate::address::RequestRate;
+use crate::auth::{Gate, Peer, Permission};
+use crate::error::ApiError;
+use crate::limits;
+use crate::metrics::{self, InFlight};
+
+/// What a route demands, and what it may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, as axum writes it.
+    pub path: &'static str,
+    /// The permission.
+    pub permission: Permission,
+    /// How long its body may be.
+    pub body: BodyLimit,
+    /// How many requests of it may be in work at once; `None` for the surface's limit alone.
+    pub at_once: Option<(&'static str, usize)>,
+}
+
+/// How long a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLimit {
+    /// The route reads none.
+    None,
+    /// This many bytes, under this name in [`limits`].
+    Bytes(&'static str, usize),
+}
+
+impl Route {
+    /// A route that reads no body.
+    pub const fn get(path: &'static str, permission: Permission) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            permission,
+            body: BodyLimit::None,
+            at_once: None,
+        }
+    }
+
+    /// A route that reads a body of this length.
+    pub const fn post(path: &'static str, permission: Permission, body: BodyLimit) -> Self {
+        Self {
+            method: Method::POST,
+            path,
+            permission,
+            body,
+            at_once: None,
+        }
+    }
+}
+
+/// Limits and credentials that all routes of a surface share.
+pub struct Shared {
+    gate: Gate,
+    rate: RequestRate,
+    in_work: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Full limits, and this gate.
+    pub fn new(gate: Gate) -> Arc<Self> {
+        Arc::new(Self {
+            gate,
+            rate: RequestRate::new(),
+            in_work: Arc::new(Semaphore::new(limits::CONCURRENT_REQUESTS_MAX)),
+        })
+    }
+
+    /// Who decides on permissions.
+    pub const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+/// Routes, and the state that their handlers share.
+pub struct Surface<S> {
+    router: Router<S>,
+    routes: Vec<Route>,
+    shared: Arc<Shared>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Surface<S> {
+    /// A surface without routes.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            router: Router::new(),
+            routes: Vec::new(),
+            shared,
+        }
+    }
+
+    /// Adds a route. The handler runs only when the caller has the route's permission, and finds
+    /// the whole body, within its limit, in memory.
+    #[must_use]
+    pub fn route<H, T>(mut self, route: Route, handler: H) -> Self
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        let filter = match route.method {
+            Method::POST => MethodFilter::POST,
+            Method::PUT => MethodFilter::PUT,
+            Method::DELETE => MethodFilter::DELETE,
+            Method::PATCH => MethodFilter::PATCH,
+            _ => MethodFilter::GET,
+        };
+        let at_once = route
+            .at_once
+            .map(|(name, max)| (name, Arc::new(Semaphore::new(max))));
+        let entrance = Entrance {
+            route: route.clone(),
+            shared: Arc::clone(&self.shared),
+            at_once,
+        };
+        let guarded = on(filter, handler).layer(from_fn_with_state(Arc::new(entrance), enter));
+        self.router = self.router.route(route.path, guarded);
+        self.routes.push(route);
+        self
+    }
+
+    /// The routes and what they demand.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Its router, to be [`join`]ed with others.
+    pub fn into_router(self, state: S) -> Router {
+        self.router.with_state(state)
+    }
+}
+
+/// One router of several surfaces. Unknown paths and methods are answered in the one error shape.
+pub fn join(routers: impl IntoIterator<Item = Router>) -> Router {
+    let joined = routers.into_iter().fold(Router::new(), Router::merge);
+    // Last, because it holds for the routes that are there.
+    joined
+        .fallback(|| async { ApiError::NotFound("path") })
+        .method_not_allowed_fallback(|| async { ApiError::Method })
+}
+
+/// What stands before one route.
+struct Entrance {
+    route: Route,
+    shared: Arc<Shared>,
+    at_once: Option<(&'static str, Arc<Semaphore>)>,
+}
+
+/// Admits a request, reads its body and lets the handler work.
+///
+/// The order is by cost: rate, permission, capacity, body. The handler runs in a task of its own:
+/// a client that goes away cannot stop it between two steps, and a panic ends as an answer.
+async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Next) -> Response {
+    let method = entrance.route.method.clone();
+    let in_flight = InFlight::start(method, entrance.route.path);
+    let response = match admit(&entrance, request).await {
+        Ok((request, permits)) => run(next.run(request), permits).await,
+        Err(error) => error.into_response(),
+    };
+    in_flight.finish(response.status());
+    response
+}
+
+type Permits = Vec<tokio::sync::OwnedSemaphorePermit>;
+
+async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Permits), ApiError> {
+    let Entrance {
+        route,
+        shared,
+        at_once,
+    } = entrance;
+    let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+        // Only a listener that does not say who calls could cause this.
+        return Err(ApiError::NotAuthenticated);
+    };
+    shared.rate.take(peer.address.ip())?;
+    shared
+        .gate
+        .admit(route.permission, &peer, request.headers())?;
+    let mut permits = vec![permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?];
+    if let Some((name, semaphore)) = at_once {
+        permits.push(permit(semaphore, name)?);
+    }
+    let (parts, body) = request.into_parts();
+    let body = match route.body {
+        BodyLimit::None => Bytes::new(),
+        BodyLimit::Bytes(name, max) => read(&parts.headers, body, name, max).await?,
+    };
+    Ok((Request::from_parts(parts, Body::from(body)), permits))
+}
+
+fn permit(
+    semaphore: &Arc<Semaphore>,
+    limit: &'static str,
+) -> Result<tokio::sync::OwnedSemaphorePermit, ApiError> {
+    let acquired = Arc::clone(semaphore).try_acquire_owned();
+    acquired.map_err(|_| ApiError::limited(limit, 1))
+}
+
+/// The whole body, within a limit and a time. (X01, X02)
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    name: &'static str,
+    max: usize,
+) -> Result<Bytes, ApiError> {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(ApiError::ContentEncoding);
+    }
+    let too_long = || {
+        metrics::limit_rejected(name);
+        ApiError::BodyTooLong { max }
+    };
+    let announced = headers.get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > max) {
+        return Err(too_long());
+    }
+    let collected = Limited::new(body, max).collect();
+    let of_length = announced
+        .unwrap_or(0)
+        .saturating_mul(1000)
+        .checked_div(limits::BODY_BYTES_PER_SECOND_MIN);
+    let time = limits::REQUEST_MS_MAX.saturating_add(of_length.unwrap_or(0));
+    let time = limits::duration(time);
+    match tokio::time::timeout(time, collected).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(_)) => Err(ApiError::BodyBroken),
+        Err(_) => {
+            metrics::limit_rejected("REQUEST_MS_MAX");
+            Err(ApiError::TooSlow)
+        }
+    }
+}
+
+async fn run(
+    handler: impl Future<Output = Response> + Send + 'static,
+    permits: Permits,
+) -> Response {
+    let task = tokio::spawn(async move {
+        let response = handler.await;
+        drop(permits);
+        response
+    });
+    let time = limits::duration(limits::REQUEST_MS_MAX);
+    match tokio::time::timeout(time, task).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a request's handler failed");
+            ApiError::Unavailable("the request could not be worked on").into_response()
+        }
+        Err(_) => {
+            metrics::limit_rejected("REQUEST_MS_MAX");
+            ApiError::Unavailable("not finished in time; it may still take effect").into_response()
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::load::Flags;
+
+/// A remote-attestation server for fleets of machines with a TPM 2.0.
+///
+/// Without a command it serves until SIGTERM or SIGINT. Without a configuration it serves on
+/// loopback addresses only, with its records and its own CA in ./ratd-data.
+#[derive(Debug, Parser)]
+#[command(name = "ratd", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) configuration: Configuration,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, or stopped as asked; 1 failed; 2 the command line is \
+wrong; 3 the configuration is wrong; 4 the data directory, the CA or a listener cannot be used; \
+5 stopped before everything under way had ended.";
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+pub(crate) struct Configuration {
+    /// The configuration file; `RATD_CONFIG` names one too
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, over file and variables; can be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+    /// The data directory, as `--set data_dir=DIR`
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl Configuration {
+    pub(crate) fn flags(&self) -> Flags {
+        let mut set = self.set.clone();
+        let directory = self.data_dir.clone();
+        // Quoted, so that a path of digits is a path.
+        set.extend(directory.map(|path| ("data_dir".to_owned(), format!("{path:?}"))));
+        Flags {
+            file: self.config.clone(),
+            set,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows or checks the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Makes and revokes enrolment tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Makes, changes and shows policy groups
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Imports a CA, rotates it, or shows its fingerprint
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Lets machines into groups with `approval = manual`
+    #[command(subcommand)]
+    Ek(EkCommand),
+    /// Copies records, CA and admin token into a new folder, while the server runs or not
+    Backup {
+        /// The folder, which must not exist
+        path: PathBuf,
+    },
+    /// Fills an empty data directory from a backup
+    Restore {
+        /// The folder that `backup` made
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Says what is wrong with the configuration; exit code 0 when nothing is
+    Check,
+    /// Prints every key with its default, its variable and its meaning, as a table in Markdown
+    Reference,
+    /// Prints every key with its value
+    Show {
+        /// Also where each value came from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Makes a token and prints it, this once
+    Create(TokenOptions),
+    /// Ends a token
+    Revoke {
+        /// Its id: the 16 digits after the prefix
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenOptions {
+    /// The group that it enrols into
+    #[arg(long)]
+    pub(crate) group: String,
+    /// Enrols one machine, whose measurement list becomes the group's candidate policy; makes the
+    /// group if there is none
+    #[arg(long)]
+    pub(crate) baseline: bool,
+    /// Hours until it ends by itself [default: 1, with --baseline 24]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub(crate) ttl_hours: Option<u64>,
+    /// How many machines can use it [default: any number]
+    #[arg(long, conflicts_with = "baseline", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_uses: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Makes a group
+    Create {
+        /// Its slug: 1-63 of a-z, 0-9, `-` and `_`
+        slug: String,
+        #[command(flatten)]
+        settings: GroupOptions,
+    },
+    /// Changes the settings that are given
+    Set {
+        /// Its slug
+        slug: String,
+        #[command(flatten)]
+        settings: GroupOptions,
+    },
+    /// Prints one group, or all
+    Show {
+        /// Its slug
+        slug: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupOptions {
+    /// The PCR bank that quotes must cover: sha1, sha256, sha384 or sha512
+    #[arg(long)]
+    pub(crate) bank: Option<String>,
+    /// Whether a boot must be explained by a boot log
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) require_boot_log: Option<bool>,
+    /// Whether policy failures count; false is detection mode
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) protected: Option<bool>,
+    /// Who may enrol with a token of the group
+    #[arg(long)]
+    pub(crate) approval: Option<ApprovalOption>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ApprovalOption {
+    /// Whoever has a TPM that is known by a chain or by a list
+    Auto,
+    /// TPMs on a list of `identity.ek_list`
+    List,
+    /// Machines that `ratd ek approve` names
+    Manual,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Prints the SHA-256 of the CA's certificate
+    Fingerprint,
+    /// Takes a CA: the first, or the one that the next rotation makes current
+    Import {
+        /// Its certificate, in PEM
+        certificate: PathBuf,
+        /// Its private key, in PEM
+        key: PathBuf,
+    },
+    /// Lets the next key issue from the next start of the server on
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EkCommand {
+    /// Approves a machine by the SHA-256 that the refusal of its enrolment names
+    Approve {
+        /// 64 hexadecimal digits
+        ek_sha256: String,
+    },
+}

@@ -1,0 +1,102 @@
+//! What does not fit together in a configuration, though each value is of its type.
+
+use std::net::IpAddr;
+
+use rat_api::core::{Addresses, AgentMode};
+
+use super::{Config, Mode};
+
+/// Everything that is wrong, by key.
+pub(crate) fn check(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut fault = |key: &str, text: String| faults.push(format!("{key}: {text}"));
+    if config.core.plain_http && !config.core.listen.ip().to_canonical().is_loopback() {
+        let listen = config.core.listen;
+        fault(
+            "core.plain_http",
+            format!("{listen} is no loopback address"),
+        );
+    }
+    if config.address.is_empty() {
+        fault("address", "must not be empty".to_owned());
+    }
+    if config
+        .address
+        .parse()
+        .is_ok_and(|ip: IpAddr| ip.is_unspecified())
+    {
+        let text = "is no address that anybody can reach".to_owned();
+        fault("address", text);
+    }
+    let url = &config.core.public_url;
+    if !url.is_empty() && !url.starts_with("https://") && !config.core.plain_http {
+        fault("core.public_url", "must begin with https://".to_owned());
+    }
+    for address in &config.evidence.addresses {
+        let port = address
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(1..))) {
+            fault(
+                "evidence.addresses",
+                format!("{address:?} is not host:port"),
+            );
+        }
+    }
+    let attestation = &config.attestation;
+    if attestation.interval_ms < 100 {
+        fault("attestation.interval_ms", "must be 100 or more".to_owned());
+    }
+    if attestation.challenge_deadline_ms < 100 {
+        let text = "must be 100 or more".to_owned();
+        fault("attestation.challenge_deadline_ms", text);
+    }
+    let deadline = u64::from(attestation.challenge_deadline_ms);
+    let needed = attestation.interval_ms.saturating_add(deadline);
+    if attestation.max_age_ms < needed {
+        let text = format!("must be {needed} or more: interval and deadline together");
+        fault("attestation.max_age_ms", text);
+    }
+    if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
+        fault("log.level", "is no level".to_owned());
+    }
+    faults
+}
+
+/// What clients are told of where things are, with these ports bound.
+pub(crate) fn addresses(config: &Config, core_port: u16, evidence_port: u16) -> Addresses {
+    let host = &config.address;
+    // An IPv6 address stands in brackets before a port.
+    let authority = match host.parse() {
+        Ok(IpAddr::V6(v6)) => format!("[{v6}]"),
+        _ => host.clone(),
+    };
+    let scheme = if config.core.plain_http {
+        "http"
+    } else {
+        "https"
+    };
+    let core_url = match config.core.public_url.as_str() {
+        "" => format!("{scheme}://{authority}:{core_port}"),
+        url => url.trim_end_matches('/').to_owned(),
+    };
+    let evidence = match config.evidence.addresses.as_slice() {
+        [] => vec![format!("{authority}:{evidence_port}")],
+        given => given.to_vec(),
+    };
+    Addresses {
+        host: host.clone(),
+        verifier_port: evidence_port,
+        core_url,
+        evidence,
+        server_name: host.clone(),
+    }
+}
+
+/// How agents behave.
+pub(crate) const fn mode(mode: Mode) -> AgentMode {
+    match mode {
+        Mode::Stay => AgentMode::Stay,
+        Mode::Leave => AgentMode::Leave,
+    }
+}

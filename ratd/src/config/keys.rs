@@ -1,0 +1,179 @@
+//! Every configuration key with its meaning: the reference page is made of this.
+
+use std::fmt::Write;
+
+use figment::value::Value;
+
+use super::Config;
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    /// Its name, with its section.
+    pub(crate) name: &'static str,
+    /// What it means, in what unit, and what an empty or zero value stands for.
+    pub(crate) meaning: &'static str,
+}
+
+impl Key {
+    /// The variable that sets it.
+    pub(crate) fn variable(&self) -> String {
+        format!("RATD_{}", self.name.replace('.', "_").to_uppercase())
+    }
+}
+
+macro_rules! keys {
+    ($($name:literal: $meaning:literal;)*) => {
+        /// All keys, in the order of their documentation.
+        pub(crate) const KEYS: &[Key] = &[$(Key { name: $name, meaning: $meaning },)*];
+    };
+}
+
+keys! {
+    "data_dir": "Where records, the CA and the admin token are. Mode 0700; one server at a time. \
+        Without it `$STATE_DIRECTORY`, as systemd sets it, if there is one.";
+    "address": "The IP address or name under which agents and people reach this server. It stands \
+        in the server's certificate and in what enrolling machines are told.";
+    "core.listen": "Where the Core API, `/metrics`, `/livez` and `/readyz` are served.";
+    "core.plain_http": "`true` serves plain HTTP there instead of TLS; only on a loopback address, \
+        for a proxy on this machine. `/metrics` is then open to whatever the proxy lets through.";
+    "core.public_url": "The URL that clients are told. Empty: `https://`, `address`, and the port \
+        of `core.listen`.";
+    "evidence.listen": "The UDP address on which agents deliver evidence over QUIC.";
+    "evidence.addresses": "`host:port` of the evidence listener as agents reach it, in order of \
+        preference. Empty: `address` and the port of `evidence.listen`.";
+    "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
+        Empty: no certificate vouches for any.";
+    "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \
+        known without a certificate, or that a group with `approval = list` takes.";
+    "identity.server_names": "More names and IP addresses for the server's certificate.";
+    "attestation.interval_ms": "Milliseconds from one challenge of an agent to the next.";
+    "attestation.challenge_deadline_ms": "Milliseconds in which an agent must answer a challenge, \
+        beside the time that its log takes to upload.";
+    "attestation.max_age_ms": "Milliseconds after which trust ends unless it was earned again. At \
+        least the interval and the deadline together.";
+    "attestation.mode": "`stay`: agents keep their connection between challenges. `leave`: they \
+        come back when they are due.";
+    "runtime.workers": "Threads that drive shards. 0: as many as cores, less one of every four.";
+    "runtime.arith_threads": "Threads that verify signatures and replay logs. 0: as many as cores.";
+    "runtime.io_threads": "Threads that serve connections. 0: as many as cores, four at most.";
+    "log.format": "`text` or `json`, on standard error.";
+    "log.level": "`error`, `warn`, `info`, `debug` or `trace`; or a list of `target=level`.";
+    "drain.deadline_ms": "Milliseconds that requests and commits under way have to end after \
+        SIGTERM.";
+}
+
+/// The value of a key in a configuration, as TOML writes it.
+pub(crate) fn value_text(config: &Config, name: &str) -> Option<String> {
+    let value = Value::serialize(config).ok()?;
+    value.find_ref(name).map(text)
+}
+
+/// Every key that a configuration has.
+#[cfg(test)]
+fn names_in(config: &Config) -> Vec<String> {
+    fn walk(prefix: &str, dict: &figment::value::Dict, names: &mut Vec<String>) {
+        for (key, value) in dict {
+            let name = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                Value::Dict(_, inner) => walk(&name, inner, names),
+                _ => names.push(name),
+            }
+        }
+    }
+    let mut names = Vec::new();
+    if let Ok(Value::Dict(_, dict)) = Value::serialize(config) {
+        walk("", &dict, &mut names);
+    }
+    names
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Bool(_, value) => value.to_string(),
+        Value::Num(_, number) => number.to_u128().map_or_else(
+            || format!("{:?}", number.to_f64().unwrap_or_default()),
+            |n| n.to_string(),
+        ),
+        Value::Array(_, items) => {
+            let items: Vec<_> = items.iter().map(text).collect();
+            format!("[{}]", items.join(", "))
+        }
+        _ => "\"\"".to_owned(),
+    }
+}
+
+/// The reference page's table.
+pub(crate) fn reference() -> String {
+    let defaults = Config::default();
+    let mut page = String::from("| key | default | variable | meaning |\n|---|---|---|---|\n");
+    for key in KEYS {
+        let default = value_text(&defaults, key.name).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "| `{}` | `{default}` | `{}` | {} |",
+            key.name,
+            key.variable(),
+            key.meaning
+        );
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_is_there() {
+        let documented: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
+        let there: BTreeSet<String> = names_in(&Config::default()).into_iter().collect();
+        assert_eq!(documented, there);
+        let variables: BTreeSet<String> = KEYS.iter().map(Key::variable).collect();
+        assert_eq!(variables.len(), KEYS.len(), "two keys share a variable");
+    }
+
+    #[test]
+    fn the_reference_page_is_the_table_in_the_code() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let path = root.join("docs/reference/configuration.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = page.split_once("<!-- keys -->\n").unwrap();
+        let (table, after) = rest.split_once("<!-- end -->").unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let page = format!("{before}<!-- keys -->\n{}<!-- end -->{after}", reference());
+            std::fs::write(&path, page).unwrap();
+        } else {
+            assert!(
+                table == reference(),
+                "{} is stale: run this test with UPDATE_DOCS=1",
+                path.display()
+            );
+        }
+    }
+
+    /// Defaults are an interface: whoever changes one changes what servers without a
+    /// configuration do.
+    #[test]
+    fn defaults_do_not_change() {
+        let config = Config::default();
+        let lines: Vec<String> = KEYS
+            .iter()
+            .map(|key| {
+                let value = value_text(&config, key.name).unwrap();
+                format!("{} = {value}", key.name)
+            })
+            .collect();
+        let snapshot: Vec<&str> = include_str!("defaults.txt").lines().collect();
+        assert_eq!(lines, snapshot);
+    }
+}

@@ -1,0 +1,180 @@
+//! The configuration: what it holds, and what it is when nobody says anything.
+//!
+//! Values come from a TOML file, then from `RATD_*` variables, then from flags; [`load`] puts them
+//! together, [`keys`] documents each, [`check`] says what does not fit together. No secret is in
+//! here: secrets are in files, which the configuration names at most.
+
+pub(crate) mod check;
+pub(crate) mod keys;
+pub(crate) mod load;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) address: String,
+    pub(crate) core: Core,
+    pub(crate) evidence: Evidence,
+    pub(crate) identity: Identity,
+    pub(crate) attestation: Attestation,
+    pub(crate) runtime: Runtime,
+    pub(crate) log: Log,
+    pub(crate) drain: Drain,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Core {
+    pub(crate) listen: SocketAddr,
+    pub(crate) plain_http: bool,
+    pub(crate) public_url: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Evidence {
+    pub(crate) listen: SocketAddr,
+    pub(crate) addresses: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Identity {
+    pub(crate) ek_ca: Vec<PathBuf>,
+    pub(crate) ek_list: Vec<PathBuf>,
+    pub(crate) server_names: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Attestation {
+    pub(crate) interval_ms: u64,
+    pub(crate) challenge_deadline_ms: u32,
+    pub(crate) max_age_ms: u64,
+    pub(crate) mode: Mode,
+}
+
+/// How agents behave between challenges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mode {
+    Stay,
+    Leave,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Runtime {
+    pub(crate) workers: usize,
+    pub(crate) arith_threads: usize,
+    pub(crate) io_threads: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) level: String,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Drain {
+    pub(crate) deadline_ms: u64,
+}
+
+/// Reachable from this machine alone, until somebody says otherwise.
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./ratd-data"),
+            address: "127.0.0.1".to_owned(),
+            core: Core::default(),
+            evidence: Evidence::default(),
+            identity: Identity::default(),
+            attestation: Attestation::default(),
+            runtime: Runtime::default(),
+            log: Log::default(),
+            drain: Drain::default(),
+        }
+    }
+}
+
+impl Default for Core {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8001),
+            plain_http: false,
+            public_url: String::new(),
+        }
+    }
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self {
+            listen: loopback(8882),
+            addresses: Vec::new(),
+        }
+    }
+}
+
+impl Default for Attestation {
+    fn default() -> Self {
+        Self {
+            interval_ms: 10_000,
+            challenge_deadline_ms: 5_000,
+            max_age_ms: 30_000,
+            mode: Mode::Stay,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 20_000,
+        }
+    }
+}
+
+impl Config {
+    /// The names and addresses in the server's certificate; the first is what agents ask for.
+    pub(crate) fn server_names(&self) -> Vec<String> {
+        let mut names = vec![self.address.clone()];
+        let own = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        for name in self.identity.server_names.iter().cloned().chain(own) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}

@@ -1,0 +1,79 @@
+//! What lies in the data directory, and who may read it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use rat_api::clock::unix_ms;
+use rat_identity::ca::Ca;
+use rat_store::{DirectoryError, Store, StoreError};
+
+use crate::failure::{Exit, Failure, Means};
+
+/// The CA's folder.
+pub(crate) fn ca_in(directory: &Path) -> PathBuf {
+    directory.join("ca")
+}
+
+/// The file with the admin token.
+pub(crate) fn admin_token_in(directory: &Path) -> PathBuf {
+    directory.join("admin.token")
+}
+
+/// Makes a folder that only its owner can enter, unless it is there.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+    {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes a new file that only its owner can read.
+pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(contents)?;
+    file.sync_all()
+}
+
+/// The contents of a file that only its owner can read. (A07)
+pub(crate) fn read_private(path: &Path) -> anyhow::Result<String> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let mode = file.metadata()?.mode() & 0o777;
+    ensure!(
+        mode & 0o077 == 0,
+        "{} has mode {mode:o}: others than its owner can use it",
+        path.display()
+    );
+    Ok(io::read_to_string(file)?)
+}
+
+/// The CA of this data directory, made if there is none.
+pub(crate) fn open_ca(directory: &Path) -> Result<Ca, Failure> {
+    let folder = ca_in(directory);
+    make_private(&folder).means(Exit::Unusable)?;
+    Ca::open(&folder, unix_ms())
+        .with_context(|| format!("the CA in {}", folder.display()))
+        .means(Exit::Unusable)
+}
+
+/// The records, for a short command beside a running server, or before its first start.
+pub(crate) async fn open_beside(directory: &Path) -> Result<Store, Failure> {
+    match Store::open_shared(directory).await {
+        Err(StoreError::Directory(DirectoryError::Empty(_))) => {}
+        Err(StoreError::Directory(DirectoryError::Io { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound => {}
+        other => return other.means(Exit::Unusable),
+    }
+    Store::open(directory).await.means(Exit::Unusable)
+}

@@ -1,0 +1,45 @@
+//! The server: its parts made, joined, and stopped in order.
+
+mod evidence;
+mod shards;
+mod wiring;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rat_api::listen::Stop;
+use sd_notify::NotifyState;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::failure::{Exit, Failure, Means};
+use crate::signals::Signals;
+
+use wiring::Parts;
+
+/// Serves until a signal, then drains.
+pub(crate) async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new()?;
+    let stop = Stop::default();
+    let parts = Parts::start(config, &stop).await?;
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    let deadline = Duration::from_millis(config.drain.deadline_ms);
+    let drained = tokio::select! {
+        drained = timeout(deadline, parts.drain(&stop, deadline)) => drained.is_ok(),
+        signal = signals.next() => {
+            tracing::warn!(signal, "stopping at once");
+            false
+        }
+    };
+    stop.force.cancel();
+    if drained {
+        tracing::info!("stopped");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let error = anyhow::anyhow!("stopped before everything under way had ended");
+    Err(error).means(Exit::Forced)
+}

@@ -1,0 +1,232 @@
+//! The parts of a server, joined.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rat_api::auth::{AdminToken, Gate};
+use rat_api::clock::unix_ms;
+use rat_api::core::approvals::Approvals;
+use rat_api::core::{self, Core};
+use rat_api::exposition::{self, Exposition};
+use rat_api::health::{self as health_routes, Readiness};
+use rat_api::listen::{Listener, Security, Stop};
+use rat_api::surface::{self, Shared};
+use rat_api::tls::{Acceptor, Material, ServerCertificate};
+use rat_identity::ca::{Ca, Issued};
+use rat_identity::ek::EkTrust;
+use rat_store::Store;
+use rat_transport::quic::server::Server;
+use tokio::task::JoinHandle;
+
+use super::evidence;
+use super::shards::Shards;
+use crate::config::{Config, check};
+use crate::failure::{Exit, Failure, Means};
+use crate::{admin_token, data_dir, health};
+
+/// How often it is asked whether the server's certificate is due.
+const RENEWAL_EVERY: Duration = Duration::from_secs(600);
+/// How often the recorder drops what it no longer needs.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// A running server.
+pub(super) struct Parts {
+    store: Store,
+    readiness: Arc<Readiness>,
+    evidence: Arc<Server>,
+    http: JoinHandle<()>,
+}
+
+impl Parts {
+    /// Opens the data directory, binds the listeners and serves.
+    pub(super) async fn start(config: &Config, stop: &Stop) -> Result<Self, Failure> {
+        let recorder = rat_api::metrics::install()?;
+        rat_transport::measures::describe();
+        let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
+        let ca = Arc::new(data_dir::open_ca(&config.data_dir)?);
+        let trust = ek_trust(config)?;
+        let admin = open_admin_token(config)?;
+        let (certificate, issued) = server_certificate(config, &ca)?;
+        let acceptor = Acceptor::new(certificate.clone(), &[]).means(Exit::Unusable)?;
+        let security = if config.core.plain_http {
+            Security::PlainOnLoopback
+        } else {
+            Security::Tls(Arc::new(acceptor))
+        };
+        let listener = Listener::bind("core", config.core.listen, security)
+            .await
+            .means(Exit::Unusable)?;
+        let shards = Shards::none();
+        let evidence = evidence::bind(config, &ca, &issued, &store, shards.intake)?;
+        let evidence = Arc::new(evidence);
+        let watch = health::StoreWatch::start(store.clone(), stop.drain.clone());
+        let ca_end = ca.not_after_unix_ms().means(Exit::Unusable)?;
+        let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe);
+        let evidence_port = evidence.local_addr()?.port();
+        let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
+        announce(&listener, &evidence, &ca)?;
+        let shared = Shared::new(Gate::new(admin));
+        let core = Core {
+            store: store.clone(),
+            ca: Arc::clone(&ca),
+            trust: Arc::new(trust),
+            approvals: Approvals::in_directory(&config.data_dir),
+            fleet: shards.fleet,
+            addresses,
+            interval_ms: config.attestation.interval_ms,
+            mode: check::mode(config.attestation.mode),
+            shared: Arc::clone(&shared),
+            counted: tokio::sync::Mutex::default(),
+        };
+        let exposed = Exposition {
+            recorder: recorder.clone(),
+            readiness: Arc::clone(&readiness),
+        };
+        let router = surface::join([
+            core::surface(Arc::clone(&shared)).into_router(Arc::new(core)),
+            health_routes::surface(Arc::clone(&shared)).into_router(Arc::clone(&readiness)),
+            exposition::surface(shared).into_router(exposed),
+        ]);
+        let upkeep = Upkeep {
+            names: config.server_names(),
+            ca,
+            certificate,
+            evidence: Arc::clone(&evidence),
+        };
+        tokio::spawn(upkeep.run(recorder, stop.clone()));
+        Ok(Self {
+            store,
+            readiness,
+            evidence,
+            http: tokio::spawn(listener.serve(router, stop.clone())),
+        })
+    }
+
+    /// Stops in the order that loses nothing: no longer ready, agents first, then requests, then
+    /// the store.
+    pub(super) async fn drain(self, stop: &Stop, deadline: Duration) {
+        self.readiness.start_draining();
+        stop.drain.cancel();
+        // The task that renews certificates lets go of it when draining begins.
+        if let Some(evidence) = sole(self.evidence).await {
+            evidence.shutdown(deadline).await;
+        }
+        if let Err(error) = self.http.await {
+            tracing::error!(%error, "the listener failed");
+        }
+        self.store.close().await;
+    }
+}
+
+/// What is held by nobody else, as soon as that is so.
+async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
+    for _ in 0..1000 {
+        match Arc::try_unwrap(shared) {
+            Ok(value) => return Some(value),
+            Err(still) => shared = still,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    None
+}
+
+/// Which TPMs are known: none, unless the operator names some. (N09)
+fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
+    let identity = &config.identity;
+    let trust = EkTrust::load(&identity.ek_ca, &identity.ek_list)
+        .context("identity.ek_ca, identity.ek_list")
+        .means(Exit::Configuration)?;
+    let (certificates, listed) = trust.counts();
+    if certificates == 0 && listed == 0 {
+        tracing::warn!("no TPM can enrol: identity.ek_ca and identity.ek_list name nothing");
+    }
+    tracing::info!(certificates, listed, "TPMs are known");
+    Ok(trust)
+}
+
+/// The admin token; a new one is printed, this once.
+fn open_admin_token(config: &Config) -> Result<AdminToken, Failure> {
+    let (token, made) = admin_token::open(&config.data_dir).means(Exit::Unusable)?;
+    if let Some(text) = made {
+        let path: PathBuf = data_dir::admin_token_in(&config.data_dir);
+        writeln!(
+            io::stdout(),
+            "admin token, shown this once (it is in {}):\n{text}",
+            path.display()
+        )?;
+    }
+    Ok(token)
+}
+
+fn server_certificate(
+    config: &Config,
+    ca: &Ca,
+) -> Result<(Arc<ServerCertificate>, Issued), Failure> {
+    let issued = ca
+        .issue_server(&config.server_names(), unix_ms())
+        .context("address, identity.server_names")
+        .means(Exit::Configuration)?;
+    let certificate = ServerCertificate::new(material(&issued), unix_ms());
+    Ok((Arc::new(certificate.means(Exit::Unusable)?), issued))
+}
+
+fn material(issued: &Issued) -> Material {
+    Material {
+        chain: issued.chain_der.clone(),
+        key_pkcs8: issued.key_pkcs8_der.clone(),
+        not_after_unix_ms: issued.not_after_unix_ms,
+    }
+}
+
+/// Says where the server listens, on standard output: scripts that let the system choose a port
+/// read it there.
+fn announce(listener: &Listener, evidence: &Server, ca: &Ca) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "core {}", listener.local_addr())?;
+    writeln!(out, "evidence {}", evidence.local_addr()?)?;
+    writeln!(out, "ca sha256:{}", hex::encode(ca.fingerprint()))?;
+    out.flush()?;
+    Ok(())
+}
+
+/// What is to be done from time to time.
+struct Upkeep {
+    names: Vec<String>,
+    ca: Arc<Ca>,
+    certificate: Arc<ServerCertificate>,
+    evidence: Arc<Server>,
+}
+
+impl Upkeep {
+    async fn run(self, recorder: metrics_exporter_prometheus::PrometheusHandle, stop: Stop) {
+        let mut renewal = tokio::time::interval(RENEWAL_EVERY);
+        let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.drain.cancelled() => return,
+                _ = upkeep.tick() => recorder.run_upkeep(),
+                _ = renewal.tick() => {
+                    if let Err(error) = self.renew() {
+                        tracing::error!(error = %format!("{error:#}"), "the server's certificate");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new certificate for all listeners, when the present one is due. Connections live on.
+    fn renew(&self) -> anyhow::Result<()> {
+        let now = unix_ms();
+        if !self.certificate.is_due(now) {
+            return Ok(());
+        }
+        let issued = self.ca.issue_server(&self.names, now)?;
+        self.certificate.replace(material(&issued), now)?;
+        self.evidence.set_tls(&evidence::tls(&self.ca, &issued))?;
+        tracing::info!("the server's certificate was renewed");
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! Start, readiness, metrics, drain, backup: a server's life.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rat_tests::http_client::read;
+use rat_tests::workspace_root;
+
+use crate::process::{Home, eventually};
+
+#[test]
+fn the_first_start_makes_what_it_needs_and_says_the_token_once() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let printed = ratd.printed_token.clone().unwrap();
+    assert_eq!(printed, ratd.admin());
+    assert!(ratd.core.ip().is_loopback() && ratd.evidence.ip().is_loopback());
+    let mode = |name: &str| {
+        let metadata = std::fs::metadata(home.data().join(name)).unwrap();
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!(mode(""), 0o700);
+    assert_eq!(mode("admin.token"), 0o600);
+    assert_eq!(mode("ca"), 0o700);
+    assert_eq!(mode("ca/ca.key"), 0o600);
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
+    assert_eq!(ratd.stop().code(), Some(0));
+    let again = home.start(&[]);
+    assert_eq!(again.printed_token, None);
+    assert_eq!(again.admin(), printed);
+    assert_eq!(home.ok(&["ca", "fingerprint"]), fingerprint);
+}
+
+#[test]
+fn a07_a_token_that_others_can_read_and_a_second_server_are_refused() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let second = home.fails(
+        4,
+        &[
+            "--set",
+            "core.listen=127.0.0.1:0",
+            "--set",
+            "evidence.listen=127.0.0.1:0",
+        ],
+    );
+    assert!(second.contains("in use"), "{second}");
+    ratd.stop();
+    for file in ["admin.token", "ca/ca.key"] {
+        let path = home.data().join(file);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = home.fails(4, &["--set", "core.listen=127.0.0.1:0"]);
+        assert!(error.contains("644"), "{error}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::write(home.data().join("admin.token"), "secret\n").unwrap();
+    home.fails(4, &["--set", "core.listen=127.0.0.1:0"]);
+}
+
+#[test]
+fn health_says_why() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let client = ratd.client();
+    assert_eq!(client.get("/livez", None).status, 200);
+    let ready = client.get("/readyz", None);
+    let body = ready.json();
+    let checks = body["checks"].as_array().unwrap();
+    let names: Vec<&str> = checks.iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["draining", "store", "workers", "certificates", "clock"]
+    );
+    let all = checks.iter().all(|check| check["ok"] == true);
+    assert_eq!(body["ready"], all);
+    assert_eq!(ready.status, if all { 200 } else { 503 });
+    for check in checks.iter().filter(|check| check["ok"] == false) {
+        assert!(!check["reason"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn metrics_pass_promtool_and_are_all_documented() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let client = ratd.client();
+    client.get("/livez", None);
+    client.get("/agents/", None);
+    client.get("/readyz", None);
+    let answer = client.get("/metrics", None);
+    assert_eq!(answer.status, 200);
+    let text = String::from_utf8(answer.body).unwrap();
+    let page = std::fs::read_to_string(workspace_root().join("docs/reference/metrics.md")).unwrap();
+    let names: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    assert!(names.contains("attest_http_requests_total"), "{text}");
+    for name in names {
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "{name} is not documented"
+        );
+        assert!(
+            text.contains(&format!("# HELP {name} ")),
+            "{name} has no help"
+        );
+    }
+    let checked = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut checked = checked.expect("promtool, of the package prometheus");
+    let mut stdin = checked.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    let output = checked.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+#[test]
+fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
+    let home = Home::new();
+    let mut ratd = home.start(&[]);
+    let client = ratd.client();
+    // A request whose body has not come yet.
+    let mut open = client.tls();
+    let body = b"{\"token\":\"x\"}";
+    let head = format!(
+        "POST /tokens/validate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    open.write_all(head.as_bytes()).unwrap();
+    let in_flight = || {
+        let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
+        text.contains("attest_http_requests_in_flight 2")
+    };
+    eventually("the request is under way", in_flight);
+    ratd.signal("TERM");
+    eventually("nothing new is taken", || {
+        std::net::TcpStream::connect(ratd.core).is_err()
+    });
+    open.write_all(body).unwrap();
+    assert_eq!(read(&mut open).status, 401, "answered all the same");
+    assert_eq!(ratd.wait().code(), Some(0), "{}", ratd.log());
+}
+
+#[test]
+fn draining_under_load_answers_or_refuses_every_request() {
+    let home = Home::new();
+    let mut ratd = home.start(&[]);
+    let client = ratd.client();
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    match client.try_get("/readyz") {
+                        Some(200 | 503) => answered.fetch_add(1, Ordering::Relaxed),
+                        // Refused, or not taken any more.
+                        Some(429) | None => 0,
+                        Some(other) => panic!("{other}"),
+                    };
+                }
+            });
+        }
+        eventually("there is load", || answered.load(Ordering::Relaxed) > 20);
+        ratd.signal("TERM");
+        assert_eq!(ratd.wait().code(), Some(0), "{}", ratd.log());
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_second_signal_and_the_deadline_end_it_at_once() {
+    for second in [true, false] {
+        let home = Home::new();
+        let deadline = if second { 60_000 } else { 200 };
+        let mut ratd = home.start(&[&format!("drain.deadline_ms={deadline}")]);
+        let client = ratd.client();
+        let mut open = client.tls();
+        let head = "POST /tokens/validate HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+        open.write_all(head.as_bytes()).unwrap();
+        eventually("the request is under way", || {
+            let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
+            text.contains("attest_http_requests_in_flight 2")
+        });
+        ratd.signal("TERM");
+        if second {
+            eventually("it is draining", || ratd.log().contains("stopping"));
+            ratd.signal("TERM");
+        }
+        assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
+    }
+}
+
+#[test]
+fn a_backup_of_a_running_server_starts_elsewhere() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    home.ok(&["group", "create", "fleet", "--bank", "sha384"]);
+    let backup = home.path("backup");
+    let backup = backup.to_str().unwrap();
+    home.ok(&["backup", backup]);
+    home.fails(1, &["backup", backup]);
+    home.ok(&["group", "create", "later"]);
+    let (fingerprint, admin) = (home.ok(&["ca", "fingerprint"]), ratd.admin());
+    home.fails(1, &["restore", backup]);
+    let elsewhere = Home::new();
+    elsewhere.ok(&["restore", backup]);
+    let restored = elsewhere.start(&[]);
+    assert_eq!(restored.admin(), admin);
+    assert_eq!(elsewhere.ok(&["ca", "fingerprint"]), fingerprint);
+    let groups = elsewhere.ok(&["group", "show"]);
+    assert_eq!(groups.lines().count(), 1);
+    assert!(groups.contains("\"bank\":\"sha384\""), "{groups}");
+}
+
+#[test]
+fn groups_and_tokens_need_sense() {
+    let home = Home::new();
+    for slug in ["", "A", "a b", "../x", &"x".repeat(64)] {
+        home.fails(1, &["group", "create", slug]);
+    }
+    home.ok(&["group", "create", "fleet"]);
+    home.fails(1, &["group", "create", "fleet"]);
+    home.fails(1, &["group", "set", "fleet", "--bank", "sha1"]);
+    home.fails(1, &["group", "set", "nobody", "--protected", "false"]);
+    home.fails(1, &["token", "create", "--group", "nobody"]);
+    home.fails(
+        2,
+        &["token", "create", "--group", "fleet", "--ttl-hours", "0"],
+    );
+    let token = home.ok(&["token", "create", "--group", "fleet"]);
+    assert!(token.starts_with("esp_") && !token.starts_with("esp_b_"));
+    // A baseline token makes its group.
+    let token = home.ok(&["token", "create", "--group", "new", "--baseline"]);
+    assert!(token.starts_with("esp_b_"));
+    let shown = home.ok(&["group", "show", "new"]);
+    assert!(shown.contains("\"protected\":true"), "{shown}");
+    assert!(token.ends_with(&home.ok(&["ca", "fingerprint"])));
+}

@@ -1,0 +1,249 @@
+//! Kept evidence, and measurement lists read back.
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::ima::LogFormat;
+use rat_engine::shard::{BootEpoch, KeptEvidence, Outcome, Retention};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::Store;
+use crate::database::{Connection, natural, number, time};
+use crate::error::{RowName, StoreError};
+use crate::limits;
+use crate::logs;
+use crate::packed::{self, Fault};
+
+/// Evidence that was kept whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvidence {
+    /// Its number: later evidence has a greater one.
+    pub id: i64,
+    /// The tick of its shard that it was committed with.
+    pub seq: u64,
+    /// The evidence.
+    pub evidence: KeptEvidence,
+    /// The measurement list that it proves the first [`KeptEvidence::ima_entries`] entries of.
+    pub log: Option<StoredLog>,
+}
+
+/// A measurement list that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredLog {
+    id: i64,
+    /// Its format.
+    pub format: LogFormat,
+    /// The boot that it is of.
+    pub boot: Option<BootEpoch>,
+    /// How many entries were proven.
+    pub entries: u64,
+    /// How many bytes of it can be read.
+    pub raw_bytes: u64,
+    /// From this entry on some are missing, and none that came later is kept.
+    pub gap_at_entry: Option<u64>,
+}
+
+const fn reason_text(reason: Retention) -> &'static str {
+    match reason {
+        Retention::FirstPass => "first_pass",
+        Retention::Failure => "failure",
+        Retention::BeforeFailure => "before_failure",
+    }
+}
+
+/// Keeps the evidence of one outcome, packed before, with the list as it is now.
+pub(crate) async fn insert(
+    tx: &mut Connection,
+    outcome: &Outcome,
+    seq: u64,
+    packed: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    if packed.is_empty() {
+        return Ok(());
+    }
+    let log = logs::newest(tx, &outcome.agent).await?;
+    for (kept, packed) in outcome.kept.iter().zip(packed) {
+        sqlx::query(
+            "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes, packed)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(i64::from(outcome.agent.shard().get()))
+        .bind(outcome.agent.as_str())
+        .bind(number(seq)?)
+        .bind(reason_text(kept.reason))
+        .bind(time(kept.at_unix_ms))
+        .bind(log.map(|log| log.id))
+        .bind(number(log.map_or(0, |log| log.raw_bytes))?)
+        .bind(packed)
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+impl StoredLog {
+    /// Columns from `at` on: id, format, reset_count, restart_count, to_entry, raw_bytes,
+    /// gap_at_entry.
+    fn read(row: &SqliteRow, at: usize) -> Result<Option<Self>, StoreError> {
+        let column = |offset: usize| at.saturating_add(offset);
+        let Some(id) = row.try_get::<Option<i64>, _>(column(0))? else {
+            return Ok(None);
+        };
+        let unreadable = |fault| StoreError::unreadable(RowName::Log(id), fault);
+        let counter = |value: i64| u32::try_from(value).map_err(|_| unreadable(Fault::Content));
+        let boot = match (row.try_get(column(2))?, row.try_get(column(3))?) {
+            (Some(reset), Some(restart)) => Some(BootEpoch {
+                reset_count: counter(reset)?,
+                restart_count: counter(restart)?,
+            }),
+            _ => None,
+        };
+        let gap: Option<i64> = row.try_get(column(6))?;
+        Ok(Some(Self {
+            id,
+            format: logs::format_from_text(row.try_get(column(1))?).map_err(unreadable)?,
+            boot,
+            entries: natural(row.try_get(column(4))?).map_err(unreadable)?,
+            raw_bytes: natural(row.try_get(column(5))?).map_err(unreadable)?,
+            gap_at_entry: gap.map(natural).transpose().map_err(unreadable)?,
+        }))
+    }
+}
+
+/// Reads one measurement list from its beginning, a piece at a time.
+#[derive(Debug)]
+pub struct LogReader {
+    store: Store,
+    log: StoredLog,
+    at: u64,
+}
+
+impl LogReader {
+    /// What is being read.
+    pub const fn log(&self) -> &StoredLog {
+        &self.log
+    }
+
+    /// The next bytes, at most 64 KiB; `None` at the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when a piece is damaged, [`StoreError::Missing`] when the list
+    /// was dropped meanwhile.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        let left = self.log.raw_bytes.saturating_sub(self.at);
+        if left == 0 {
+            return Ok(None);
+        }
+        let (start, raw) = self.piece().await?;
+        let skip = usize::try_from(self.at.saturating_sub(start)).unwrap_or(usize::MAX);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let bytes: Vec<u8> = raw.into_iter().skip(skip).take(left).collect();
+        if bytes.is_empty() {
+            return Err(StoreError::Missing(RowName::Log(self.log.id)));
+        }
+        let read = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.at = self.at.saturating_add(read);
+        Ok(Some(bytes))
+    }
+
+    /// The chunk or part of the tail that holds the position, and where it starts. Which of the
+    /// two holds it can change from one call to the next; where the bytes stand does not.
+    async fn piece(&self) -> Result<(u64, Vec<u8>), StoreError> {
+        let id = self.log.id;
+        let unreadable = |fault| StoreError::unreadable(RowName::Log(id), fault);
+        let mut snapshot = self.store.pools().read().begin().await?;
+        let chunk = sqlx::query(
+            "SELECT l.start, c.raw_bytes, l.digest, c.packed
+             FROM log_chunk l JOIN chunk c ON c.digest = l.digest
+             WHERE l.log = $1 AND l.start <= $2 ORDER BY l.start DESC LIMIT 1",
+        )
+        .bind(id)
+        .bind(number(self.at)?)
+        .fetch_optional(&mut *snapshot)
+        .await?;
+        if let Some(row) = chunk {
+            let start = natural(row.try_get(0)?).map_err(unreadable)?;
+            let length = natural(row.try_get(1)?).map_err(unreadable)?;
+            if self.at < start.saturating_add(length) {
+                return Ok((start, logs::read_chunk(row.try_get(2)?, row.try_get(3)?)?));
+            }
+        }
+        let tail = sqlx::query(
+            "SELECT start, packed FROM log_tail WHERE log = $1 AND start <= $2
+             ORDER BY start DESC LIMIT 1",
+        )
+        .bind(id)
+        .bind(number(self.at)?)
+        .fetch_optional(&mut *snapshot)
+        .await?;
+        let row = tail.ok_or(StoreError::Missing(RowName::Log(id)))?;
+        let raw = packed::unpack_bytes(row.try_get(1)?, limits::RECORD_BYTES_MAX);
+        Ok((
+            natural(row.try_get(0)?).map_err(unreadable)?,
+            raw.map_err(unreadable)?,
+        ))
+    }
+}
+
+impl Store {
+    /// Reads the newest list of an agent that is still enrolled; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn log_of(&self, agent: &AgentId) -> Result<Option<LogReader>, StoreError> {
+        let row = sqlx::query(
+            "SELECT id, format, reset_count, restart_count, to_entry, raw_bytes, gap_at_entry
+             FROM log WHERE shard = $1 AND agent = $2 AND is_newest = 1",
+        )
+        .bind(i64::from(agent.shard().get()))
+        .bind(agent.as_str())
+        .fetch_optional(self.pools().read())
+        .await?;
+        let log = row.map(|row| StoredLog::read(&row, 0)).transpose()?;
+        Ok(log.flatten().map(|log| self.read_log(log)))
+    }
+
+    /// Reads the list of kept evidence, up to what was kept when the evidence was.
+    pub fn read_log(&self, log: StoredLog) -> LogReader {
+        LogReader {
+            store: self.clone(),
+            log,
+            at: 0,
+        }
+    }
+
+    /// Evidence kept of an agent, removed or not, newest first, before this number.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when one of them is damaged: it names its number.
+    pub async fn evidence(
+        &self,
+        agent: &AgentId,
+        before_id: Option<i64>,
+        evidence_max: u32,
+    ) -> Result<Vec<StoredEvidence>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT e.id, e.seq, e.packed, l.id, l.format, l.reset_count, l.restart_count,
+                    l.to_entry, e.log_bytes, l.gap_at_entry
+             FROM evidence e LEFT JOIN log l ON l.id = e.log
+             WHERE e.shard = $1 AND e.agent = $2 AND e.id < $3 ORDER BY e.id DESC LIMIT $4",
+        )
+        .bind(i64::from(agent.shard().get()))
+        .bind(agent.as_str())
+        .bind(before_id.unwrap_or(i64::MAX))
+        .bind(evidence_max.min(limits::PAGE_MAX))
+        .fetch_all(self.pools().read())
+        .await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id: i64 = row.try_get(0)?;
+            let unreadable = |fault| StoreError::unreadable(RowName::Evidence(id), fault);
+            found.push(StoredEvidence {
+                id,
+                seq: natural(row.try_get(1)?).map_err(unreadable)?,
+                evidence: packed::unpack(row.try_get(2)?).map_err(unreadable)?,
+                log: StoredLog::read(&row, 3)?,
+            });
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,444 @@
+//! Measurement lists: chunks by content, shared by the fleet, and a short tail for each list.
+//!
+//! What an attestation adds to a list is a few hundred bytes, so it goes to the list's *tail*;
+//! when that holds a chunk's worth it becomes chunks. Long lists arrive in pieces while they are
+//! judged; each piece is a chunk from the start, and the commit only names them.
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::crypto;
+use rat_engine::evidence::ChallengeId;
+use rat_engine::hash::HashAlg;
+use rat_engine::ima::LogFormat;
+use rat_engine::shard::{KeptLog, Outcome};
+use sqlx::Row;
+
+use crate::Store;
+use crate::database::{Connection, count, natural, number, time};
+use crate::error::{RowName, StoreError};
+use crate::limits::{self, CHUNK_BYTES};
+use crate::packed::{self, Fault};
+
+/// A piece of a list that is being judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPiece<'a> {
+    /// The challenge that the list answers.
+    pub upload: ChallengeId,
+    /// Its place; the first is 0.
+    pub piece: u64,
+    /// Its bytes; not empty.
+    pub bytes: &'a [u8],
+}
+
+/// What a log of an agent is, without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogHead {
+    pub(crate) id: i64,
+    format: LogFormat,
+    to_entry: u64,
+    pub(crate) raw_bytes: u64,
+    chunked_bytes: u64,
+    pub(crate) gap_at_entry: Option<u64>,
+}
+
+pub(crate) const fn format_text(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Ascii => "ascii",
+        LogFormat::Binary => "binary",
+    }
+}
+
+pub(crate) fn format_from_text(text: &str) -> Result<LogFormat, Fault> {
+    [LogFormat::Ascii, LogFormat::Binary]
+        .into_iter()
+        .find(|format| format_text(*format) == text)
+        .ok_or(Fault::Content)
+}
+
+/// New entries, packed before the transaction begins.
+pub(crate) struct NewEntries<'a> {
+    log: &'a KeptLog,
+    /// The whole bytes, packed; `None` when they are staged.
+    packed: Option<Vec<u8>>,
+}
+
+impl<'a> NewEntries<'a> {
+    pub(crate) fn new(log: &'a KeptLog) -> Self {
+        Self {
+            log,
+            packed: log.whole.as_deref().map(packed::pack_bytes),
+        }
+    }
+}
+
+impl Store {
+    /// Keeps pieces of lists that are being judged, all in one transaction, until the commit
+    /// that names their challenge or until retention drops them.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] for a piece that is empty, too long or too far, before anything
+    /// is kept. A piece that is staged already is replaced.
+    pub async fn stage_log(
+        &self,
+        pieces: &[LogPiece<'_>],
+        now_unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        let mut chunks = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let bytes = piece.bytes.len();
+            limits::check("bytes of a staged piece", bytes, CHUNK_BYTES)?;
+            if bytes == 0 || piece.piece >= limits::STAGED_PIECES_MAX {
+                return Err(StoreError::TooLarge {
+                    name: "pieces of a staged list",
+                    found: piece.piece,
+                    max: limits::STAGED_PIECES_MAX,
+                });
+            }
+            chunks.push(Chunk::new(piece.bytes));
+        }
+        let mut tx = self.pools().write().await?;
+        for (piece, chunk) in pieces.iter().zip(chunks) {
+            chunk.insert(&mut tx).await?;
+            // Replacing deletes: the trigger notes that the chunk lost a reference.
+            sqlx::query("DELETE FROM staged WHERE upload = $1 AND piece = $2")
+                .bind(&piece.upload.0[..])
+                .bind(number(piece.piece)?)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(
+                "INSERT INTO staged (upload, piece, raw_bytes, digest, at_unix_ms)
+                 VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(&piece.upload.0[..])
+            .bind(number(piece.piece)?)
+            .bind(count(piece.bytes.len())?)
+            .bind(&chunk.digest[..])
+            .bind(number(now_unix_ms)?)
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+struct Chunk {
+    digest: Vec<u8>,
+    raw_bytes: usize,
+    packed: Vec<u8>,
+}
+
+impl Chunk {
+    fn new(raw: &[u8]) -> Self {
+        Self {
+            digest: digest(raw),
+            raw_bytes: raw.len(),
+            packed: packed::pack_bytes(raw),
+        }
+    }
+
+    async fn insert(&self, tx: &mut Connection) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO chunk (digest, raw_bytes, packed) VALUES ($1, $2, $3)
+             ON CONFLICT (digest) DO NOTHING",
+        )
+        .bind(&self.digest[..])
+        .bind(count(self.raw_bytes)?)
+        .bind(&self.packed[..])
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+fn digest(raw: &[u8]) -> Vec<u8> {
+    crypto::digest(HashAlg::Sha256, raw).as_bytes().to_vec()
+}
+
+/// The bytes of a chunk, checked against the digest that names it.
+pub(crate) fn read_chunk(named: &[u8], bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let raw =
+        packed::unpack_bytes(bytes, CHUNK_BYTES).and_then(|raw| match digest(&raw) == named {
+            true => Ok(raw),
+            false => Err(Fault::Checksum),
+        });
+    raw.map_err(|fault| StoreError::unreadable(RowName::Chunk, fault))
+}
+
+/// The list that an agent's newest entries belong to.
+pub(crate) async fn newest(
+    tx: &mut Connection,
+    agent: &AgentId,
+) -> Result<Option<LogHead>, StoreError> {
+    let row = sqlx::query(
+        "SELECT id, format, to_entry, raw_bytes, chunked_bytes, gap_at_entry FROM log
+         WHERE shard = $1 AND agent = $2 AND is_newest = 1",
+    )
+    .bind(i64::from(agent.shard().get()))
+    .bind(agent.as_str())
+    .fetch_optional(tx)
+    .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let id: i64 = row.try_get(0)?;
+    let unreadable = |fault| StoreError::unreadable(RowName::Log(id), fault);
+    let gap: Option<i64> = row.try_get(5)?;
+    Ok(Some(LogHead {
+        id,
+        format: format_from_text(row.try_get(1)?).map_err(unreadable)?,
+        to_entry: natural(row.try_get(2)?).map_err(unreadable)?,
+        raw_bytes: natural(row.try_get(3)?).map_err(unreadable)?,
+        chunked_bytes: natural(row.try_get(4)?).map_err(unreadable)?,
+        gap_at_entry: gap.map(natural).transpose().map_err(unreadable)?,
+    }))
+}
+
+/// Adds the entries of an outcome to its agent's list, or begins a new one.
+///
+/// Entries that do not continue the list, or whose staged pieces are gone, are left out, and the
+/// list notes from which entry on it lacks some: a verdict never waits for its list.
+pub(crate) async fn append(
+    tx: &mut Connection,
+    outcome: &Outcome,
+    entries: &NewEntries<'_>,
+) -> Result<(), StoreError> {
+    let log = entries.log;
+    let mut head = match newest(tx, &outcome.agent).await? {
+        Some(head) if log.from_entry != 0 => head,
+        older => begin(tx, outcome, log.format, older).await?,
+    };
+    let continues = head.gap_at_entry.is_none()
+        && head.to_entry == log.from_entry
+        && head.format == log.format
+        && log.to_entry >= log.from_entry;
+    let added = match (&entries.packed, &log.whole) {
+        _ if !continues => false,
+        (Some(packed), Some(whole)) => {
+            let length = count(whole.len())?;
+            if length > 0 {
+                insert_tail(tx, head.id, head.raw_bytes, length, packed).await?;
+            }
+            head.raw_bytes = grown(head.raw_bytes, length)?;
+            natural(length).ok() == Some(log.length)
+        }
+        _ => adopt_staged(tx, &mut head, log).await?,
+    };
+    if log.whole.is_none() {
+        sqlx::query("DELETE FROM staged WHERE upload = $1")
+            .bind(&log.upload.0[..])
+            .execute(&mut *tx)
+            .await?;
+    }
+    if added {
+        head.to_entry = log.to_entry;
+    } else {
+        head.gap_at_entry = head.gap_at_entry.or(Some(head.to_entry));
+    }
+    compact(tx, &mut head, CHUNK_BYTES).await?;
+    write_head(tx, &head).await
+}
+
+/// Notes that an agent's list lacks the entries of an outcome, and all that follow.
+pub(crate) async fn note_gap(tx: &mut Connection, outcome: &Outcome) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE log SET gap_at_entry = coalesce(gap_at_entry, to_entry)
+         WHERE shard = $1 AND agent = $2 AND is_newest = 1",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn grown(length: u64, by: i64) -> Result<u64, StoreError> {
+    let by = u64::try_from(by).map_err(|_| StoreError::Number(length))?;
+    length.checked_add(by).ok_or(StoreError::Number(length))
+}
+
+async fn begin(
+    tx: &mut Connection,
+    outcome: &Outcome,
+    format: LogFormat,
+    older: Option<LogHead>,
+) -> Result<LogHead, StoreError> {
+    if let Some(older) = older {
+        sqlx::query("UPDATE log SET is_newest = 0 WHERE id = $1")
+            .bind(older.id)
+            .execute(&mut *tx)
+            .await?;
+    }
+    let boot = outcome.state.boot;
+    let id = sqlx::query_scalar(
+        "INSERT INTO log (shard, agent, is_newest, needs_trim, format, reset_count, restart_count,
+                          began_unix_ms, to_entry, raw_bytes, chunked_bytes)
+         VALUES ($1, $2, 1, 1, $3, $4, $5, $6, 0, 0, 0) RETURNING id",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .bind(format_text(format))
+    .bind(boot.map(|boot| i64::from(boot.reset_count)))
+    .bind(boot.map(|boot| i64::from(boot.restart_count)))
+    .bind(time(outcome.at_unix_ms))
+    .fetch_one(tx)
+    .await?;
+    Ok(LogHead {
+        id,
+        format,
+        to_entry: 0,
+        raw_bytes: 0,
+        chunked_bytes: 0,
+        gap_at_entry: None,
+    })
+}
+
+async fn write_head(tx: &mut Connection, head: &LogHead) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE log SET to_entry = $2, raw_bytes = $3, chunked_bytes = $4, gap_at_entry = $5
+         WHERE id = $1",
+    )
+    .bind(head.id)
+    .bind(number(head.to_entry)?)
+    .bind(number(head.raw_bytes)?)
+    .bind(number(head.chunked_bytes)?)
+    .bind(head.gap_at_entry.map(number).transpose()?)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn insert_tail(
+    tx: &mut Connection,
+    log: i64,
+    start: u64,
+    raw_bytes: i64,
+    packed: &[u8],
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO log_tail (log, start, raw_bytes, packed) VALUES ($1, $2, $3, $4)")
+        .bind(log)
+        .bind(number(start)?)
+        .bind(raw_bytes)
+        .bind(packed)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+async fn insert_chunk(
+    tx: &mut Connection,
+    head: &mut LogHead,
+    raw: &[u8],
+) -> Result<(), StoreError> {
+    let chunk = Chunk::new(raw);
+    chunk.insert(tx).await?;
+    sqlx::query("INSERT INTO log_chunk (log, start, digest) VALUES ($1, $2, $3)")
+        .bind(head.id)
+        .bind(number(head.chunked_bytes)?)
+        .bind(chunk.digest)
+        .execute(tx)
+        .await?;
+    head.chunked_bytes = grown(head.chunked_bytes, count(raw.len())?)?;
+    Ok(())
+}
+
+/// Makes chunks of the tail when it has at least `from_bytes`; what is left of it, less than a
+/// chunk, is the tail again.
+async fn compact(
+    tx: &mut Connection,
+    head: &mut LogHead,
+    from_bytes: usize,
+) -> Result<(), StoreError> {
+    let tail_bytes = head.raw_bytes.saturating_sub(head.chunked_bytes);
+    if tail_bytes == 0 || tail_bytes < u64::try_from(from_bytes).unwrap_or(u64::MAX) {
+        return Ok(());
+    }
+    let rows: Vec<Vec<u8>> =
+        sqlx::query_scalar("SELECT packed FROM log_tail WHERE log = $1 ORDER BY start")
+            .bind(head.id)
+            .fetch_all(&mut *tx)
+            .await?;
+    let mut raw = Vec::new();
+    for row in rows {
+        let piece = packed::unpack_bytes(&row, limits::RECORD_BYTES_MAX)
+            .map_err(|fault| StoreError::unreadable(RowName::Log(head.id), fault))?;
+        raw.extend(piece);
+    }
+    sqlx::query("DELETE FROM log_tail WHERE log = $1")
+        .bind(head.id)
+        .execute(&mut *tx)
+        .await?;
+    for piece in raw.chunks(CHUNK_BYTES) {
+        // Everything becomes chunks when the tail must end here, so that pieces can follow.
+        if piece.len() == CHUNK_BYTES || from_bytes < CHUNK_BYTES {
+            insert_chunk(tx, head, piece).await?;
+        } else {
+            let start = head.chunked_bytes;
+            let packed = packed::pack_bytes(piece);
+            insert_tail(tx, head.id, start, count(piece.len())?, &packed).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Appends the staged pieces up to the length that was proven; false when some are missing.
+async fn adopt_staged(
+    tx: &mut Connection,
+    head: &mut LogHead,
+    log: &KeptLog,
+) -> Result<bool, StoreError> {
+    let rows = sqlx::query(
+        "SELECT s.piece, s.raw_bytes, s.digest FROM staged s WHERE s.upload = $1 ORDER BY s.piece",
+    )
+    .bind(&log.upload.0[..])
+    .fetch_all(&mut *tx)
+    .await?;
+    let proven = number(log.length)?;
+    let (mut whole_pieces, mut bytes, mut cut) = (0_i64, 0_i64, None);
+    for row in &rows {
+        let (piece, length): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        if piece != whole_pieces || bytes >= proven {
+            break;
+        }
+        let after = bytes.saturating_add(length);
+        if after > proven {
+            cut = Some(row.try_get::<Vec<u8>, _>(2)?);
+            break;
+        }
+        whole_pieces = whole_pieces.saturating_add(1);
+        bytes = after;
+    }
+    if bytes < proven && cut.is_none() {
+        return Ok(false);
+    }
+    // Chunks follow chunks: a tail before them becomes one.
+    compact(tx, head, 1).await?;
+    sqlx::query(
+        "INSERT INTO log_chunk (log, start, digest)
+         SELECT $1, $2 + sum(raw_bytes) OVER (ORDER BY piece) - raw_bytes, digest
+         FROM staged WHERE upload = $3 AND piece < $4",
+    )
+    .bind(head.id)
+    .bind(number(head.raw_bytes)?)
+    .bind(&log.upload.0[..])
+    .bind(whole_pieces)
+    .execute(&mut *tx)
+    .await?;
+    head.raw_bytes = grown(head.raw_bytes, bytes)?;
+    head.chunked_bytes = head.raw_bytes;
+    if let Some(named) = cut {
+        let packed: Vec<u8> = sqlx::query_scalar("SELECT packed FROM chunk WHERE digest = $1")
+            .bind(&named)
+            .fetch_one(&mut *tx)
+            .await?;
+        let raw = read_chunk(&named, &packed)?;
+        let rest = proven.saturating_sub(bytes);
+        let keep = usize::try_from(rest).unwrap_or(usize::MAX);
+        let (proven_part, _) = raw
+            .split_at_checked(keep)
+            .ok_or_else(|| StoreError::unreadable(RowName::Chunk, Fault::Short))?;
+        let packed = packed::pack_bytes(proven_part);
+        insert_tail(tx, head.id, head.raw_bytes, rest, &packed).await?;
+        head.raw_bytes = grown(head.raw_bytes, rest)?;
+    }
+    Ok(true)
+}
