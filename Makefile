@@ -8,24 +8,35 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 # How long `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 10
+# How often `make crash` kills the store.
+CRASH_ROUNDS ?= 1000
 
-.PHONY: help setup demo test lint bench fuzz clean
+.PHONY: help setup demo offline test crash lint bench fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
 setup: ## install all that a Debian 12 with Rust lacks (as root or through sudo)
-	@scripts/setup build test lint
+	@scripts/setup build demo test lint
 
-demo: ## judge real evidence and tampered copies of it, and print the verdicts
-	@scripts/setup build
+demo: ## a server, three machines with TPMs, two attacks and a crash
+	@scripts/setup build demo
 	@demo/run
+
+offline: ## judge recorded evidence and tampered copies of it with `rat verify`
+	@scripts/setup build
+	@demo/offline
 
 # Nextest leaves out documentation examples. It comes last, so that its summary ends the output.
 test: ## all tests, documentation examples included
 	@scripts/setup build test
 	cargo test --locked --workspace --doc --quiet
 	cargo nextest run --locked --workspace --no-fail-fast
+
+crash: export CRASH_ROUNDS := $(CRASH_ROUNDS)
+crash: ## kill -9 a process that commits verdicts, and look for lost ones (CRASH_ROUNDS=1000)
+	@scripts/setup build test
+	cargo test --locked --package rat-tests --test crash -- --nocapture
 
 lint: ## format, clippy, dependencies' licences and sources, documentation links
 	@scripts/setup build lint

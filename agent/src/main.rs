@@ -1,3 +1,102 @@
 //! rat-agent: enrols a machine, quotes its TPM, answers challenges.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use rat_agent::arguments::{Arguments, Command, Enroll};
+use rat_agent::device::Tpm;
+use rat_agent::enrol::{EnrolOptions, enrol};
+use rat_agent::logs::KernelLogs;
+use rat_agent::machine::Machine;
+use rat_agent::settings::Settings;
+use rat_agent::state::StateDir;
+use rat_agent::{doctor, service, status};
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let flags = &arguments.flags;
+    let settings = Settings::load(flags.config.as_deref(), &flags.settings())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    match &arguments.command {
+        Command::Enroll(enroll) => runtime.block_on(enroll_machine(&settings, enroll))?,
+        Command::Run => runtime.block_on(service::run(&settings))?,
+        Command::Status { json } => {
+            let status = status::status(&settings)?;
+            print(&status, *json)?;
+        }
+        Command::Doctor { json } => {
+            let report = runtime.block_on(doctor::examine(&settings));
+            print(&report, *json)?;
+            if report.has_failures() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
+    let state = StateDir::open(&settings.state_dir())?;
+    let _running = state.lock()?;
+    let before = state.enrolled()?;
+    let kind = settings.kind(before.as_ref().map(|before| before.kind));
+    let tpm = Tpm::new(settings.tpm(kind)?);
+    let logs = KernelLogs::open(settings.logs(), state.path())?;
+    let hostname = match &enroll.hostname {
+        Some(name) => name.clone(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")?
+            .trim()
+            .to_owned(),
+    };
+    let options = EnrolOptions {
+        token: enroll.token.clone(),
+        server: enroll.server.clone(),
+        agent: enroll.agent_id.clone(),
+        hostname,
+        kind,
+    };
+    let machine = Machine::new(tpm, logs);
+    let enrolled = enrol(&machine, &options, before.as_ref()).await?;
+    state.save_enrolled(&enrolled)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "enrolled as {} in group {}",
+        enrolled.agent, enrolled.group
+    )?;
+    writeln!(out, "now start the agent: systemctl enable --now rat-agent")?;
+    Ok(())
+}
+
+fn print(value: &(impl Serialize + std::fmt::Display), json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, value)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{value}")?;
+    }
+    Ok(())
+}

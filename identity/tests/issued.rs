@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rat_engine::agent_id::AgentId;
 use rat_identity::agent_certificate::{self, AgentCertificateError};
-use rat_identity::ca::{BACKDATE_MS, Ca, IssueError, LEAF_LIFE_MS};
+use rat_identity::ca::{BACKDATE_MS, Ca, CaError, IssueError, LEAF_LIFE_MS};
 use rat_identity::{CsrError, FieldError};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -136,7 +136,13 @@ fn n14_a_fingerprint_finds_our_ca_and_no_other() {
     };
     let issued = ours.issue_server(&name, NOW).unwrap();
     let root = pinned(&issued.chain_der).unwrap();
-    server_verifies(&[root.clone()], &issued.chain_der, "localhost", NOW).unwrap();
+    server_verifies(
+        std::slice::from_ref(&root),
+        &issued.chain_der,
+        "localhost",
+        NOW,
+    )
+    .unwrap();
     let foreign = other.issue_server(&name, NOW).unwrap();
     assert_eq!(pinned(&foreign.chain_der), None);
     // Our certificate in the chain of another CA's leaf helps nobody.
@@ -256,4 +262,83 @@ fn n06_only_one_canonical_uri_names_an_agent() {
         agent_certificate::read(&[0; 9000]),
         Err(Error::Field(FieldError::TooLong(9000)))
     ));
+}
+
+#[test]
+fn operators_cas_issue_what_rustls_takes() {
+    use requests::Flaw;
+    let agent = AgentId::parse("agent-1").unwrap();
+    for (key, flaw) in [
+        (requests::rsa_key(3072), Flaw::None),
+        (requests::p384_key(), Flaw::None),
+        (requests::p384_key(), Flaw::Intermediate),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = requests::operator_ca(&key, flaw, NOW);
+        Ca::import(folder.path(), &theirs.certificate, &theirs.key, NOW).unwrap();
+        let ca = Ca::open(folder.path(), NOW).unwrap();
+        let anchors = ca.certificates();
+        assert_eq!(anchors.len(), 1);
+        let server = ca.issue_server(&["localhost".to_owned()], NOW).unwrap();
+        server_verifies(&anchors, &server.chain_der, "localhost", NOW).unwrap();
+        let issued = ca.issue_agent(&requests::p256().der, &agent, NOW).unwrap();
+        client_verifies(&anchors, &issued.chain_der, NOW).unwrap();
+    }
+}
+
+#[test]
+fn operators_cas_that_may_not_issue_are_refused() {
+    use requests::Flaw;
+    let refused = |key, flaw| {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = requests::operator_ca(&key, flaw, NOW);
+        let error = Ca::import(folder.path(), &theirs.certificate, &theirs.key, NOW);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        error.unwrap_err()
+    };
+    assert!(matches!(
+        refused(requests::p384_key(), Flaw::NotCa),
+        CaError::NotCa
+    ));
+    for flaw in [Flaw::NoCertSign, Flaw::NoKeyUsage] {
+        assert!(matches!(
+            refused(requests::p384_key(), flaw),
+            CaError::NotSigner
+        ));
+    }
+    for key in [requests::rsa_key(1024), requests::p521_key()] {
+        assert!(matches!(refused(key, Flaw::None), CaError::KeyType));
+    }
+}
+
+proptest::proptest! {
+    /// Nothing that a peer sends makes a reader panic, and nothing short of a certificate is one.
+    #[test]
+    fn noise_is_refused(noise in proptest::collection::vec(0_u8.., 0..600)) {
+        proptest::prop_assert!(agent_certificate::read(&noise).is_err());
+        proptest::prop_assert!(rat_identity::ek::check_certificate_form(&noise).is_err());
+    }
+
+    /// Nor does a certificate with one changed byte.
+    #[test]
+    fn changed_certificates_are_read_or_refused(at in 0_usize..400, mask in 1_u8..) {
+        let mut changed = genuine().clone();
+        let at = at % changed.len();
+        changed[at] ^= mask;
+        if let Ok(peer) = agent_certificate::read(&changed) {
+            proptest::prop_assert!(peer.agent.as_str().len() <= 80);
+        }
+        let _ = rat_identity::ek::check_certificate_form(&changed);
+    }
+}
+
+/// One agent's certificate.
+fn genuine() -> &'static Vec<u8> {
+    static GENUINE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    GENUINE.get_or_init(|| {
+        let (_folder, ca) = ca();
+        let agent = AgentId::parse("agent-1").unwrap();
+        let issued = ca.issue_agent(&requests::p256().der, &agent, NOW).unwrap();
+        issued.chain_der[0].clone()
+    })
 }

@@ -1,3 +1,54 @@
 //! rat-load: fleets of software keys and of simulated TPMs, for tests and demos.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use rat_load::arguments::{Arguments, Command};
+use rat_load::keys::EkCa;
+use rat_load::{fleet, swtpm};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    match arguments.command {
+        Command::EkCa { dir } => {
+            EkCa::open(&dir)?;
+            let (certificate, _) = EkCa::paths(&dir);
+            writeln!(std::io::stdout(), "{}", certificate.display())?;
+        }
+        Command::Fleet(options) => {
+            let report = runtime.block_on(fleet::run(&options))?;
+            let mut out = std::io::stdout().lock();
+            serde_json::to_writer_pretty(&mut out, &report)?;
+            writeln!(out)?;
+        }
+        Command::Manufacture(machines) => {
+            let (_, chain) = machines.manufacture()?;
+            writeln!(std::io::stdout(), "{}", chain.display())?;
+        }
+        Command::Swtpm(options) => runtime.block_on(swtpm::run(options))?,
+    }
+    // A thread that waits for commands does not keep the process.
+    runtime.shutdown_background();
+    Ok(())
+}

@@ -8,7 +8,7 @@ use sqlx::Row;
 use thiserror::Error;
 
 use crate::Store;
-use crate::database::{Connection, chain_hash, natural, number};
+use crate::database::{Connection, chain_hash, natural, number, time};
 use crate::error::{RowName, StoreError};
 use crate::limits;
 use crate::load::TickRow;
@@ -135,7 +135,7 @@ impl Block {
         .bind(i64::from(self.shard.get()))
         .bind(number(self.from_seq)?)
         .bind(number(self.to_seq)?)
-        .bind(number(self.newest_unix_ms)?)
+        .bind(time(self.newest_unix_ms))
         .bind(&self.before.0[..])
         .bind(&self.after.0[..])
         .bind(packed::pack_compressed(&self.ticks)?)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::shard::{ChainHash, Outcome, Tick};
-use sqlx::{AssertSqlSafe, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr};
 
 use crate::Store;
 use crate::database::{Connection, number};
@@ -88,7 +88,17 @@ struct Kept<'a> {
 
 async fn keep(tx: &mut Connection, seq: u64, kept: &Kept<'_>) -> Result<(), StoreError> {
     if let Some(log) = &kept.log {
-        logs::append(tx, kept.outcome, log).await?;
+        let mut step = tx.begin().await?;
+        match logs::append(&mut step, kept.outcome, log).await {
+            Ok(()) => step.commit().await?,
+            Err(StoreError::Database(error)) => return Err(StoreError::Database(error)),
+            // A verdict does not wait for a list that cannot be continued: the list notes it.
+            Err(error) => {
+                step.rollback().await?;
+                tracing::error!(agent = %kept.outcome.agent, %error, "log entries are not kept");
+                logs::note_gap(tx, kept.outcome).await?;
+            }
+        }
     }
     evidence::insert(tx, kept.outcome, seq, &kept.evidence).await
 }
@@ -116,24 +126,22 @@ fn pack(tick: &Tick) -> Result<PackedTick<'_>, StoreError> {
     })
 }
 
-/// The heads of the shards that these ticks are of, in one query.
+/// The heads of the shards that these ticks are of.
 async fn heads_of(
     tx: &mut Connection,
     ticks: &[Tick],
 ) -> Result<HashMap<ShardIndex, ShardHead>, StoreError> {
-    const ONE: &str = "SELECT id, epoch, seq, head FROM shard WHERE id = $1";
-    const ALL: &str = "SELECT id, epoch, seq, head FROM shard";
-    let rows = match ticks {
-        [tick] => {
-            let shard = i64::from(tick.shard.get());
-            sqlx::query(ONE).bind(shard).fetch_all(tx).await?
+    const SELECT: &str = "SELECT id, epoch, seq, head FROM shard WHERE id IN ";
+    let mut heads = HashMap::with_capacity(ticks.len());
+    for slice in slices(ticks) {
+        let mut query = sqlx::query(statement(SELECT, slice.len(), 1, ""));
+        for tick in slice {
+            query = query.bind(i64::from(tick.shard.get()));
         }
-        _ => sqlx::query(ALL).fetch_all(tx).await?,
-    };
-    let mut heads = HashMap::with_capacity(rows.len());
-    for row in rows {
-        let head = ShardHead::read(&row)?;
-        heads.insert(head.shard, head);
+        for row in query.fetch_all(&mut *tx).await? {
+            let head = ShardHead::read(&row)?;
+            heads.insert(head.shard, head);
+        }
     }
     Ok(heads)
 }
@@ -191,7 +199,7 @@ async fn is_committed(
     Ok(after.is_some_and(|after| after == tick.after.0))
 }
 
-/// `INSERT` with as many rows of parameters as there are `rows`.
+/// A statement with as many rows of parameters as there are `rows`, between two literals.
 fn statement(before: &str, columns: usize, rows: usize, after: &str) -> impl SqlSafeStr {
     let mut sql = String::from(before);
     for row in 0..rows {

@@ -123,6 +123,11 @@ pub(crate) fn number(value: u64) -> Result<i64, StoreError> {
     i64::try_from(value).map_err(|_| StoreError::Number(value))
 }
 
+/// A time as the database takes it: one that cannot be is the latest, and refuses nothing.
+pub(crate) fn time(unix_ms: u64) -> i64 {
+    i64::try_from(unix_ms).unwrap_or(i64::MAX)
+}
+
 /// A count as the database takes it.
 pub(crate) fn count(value: usize) -> Result<i64, StoreError> {
     i64::try_from(value).map_err(|_| StoreError::Number(u64::MAX))

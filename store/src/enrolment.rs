@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::Store;
 use crate::agents::{self, Registration};
 use crate::audit::{self, AuditEntry};
-use crate::database::{Connection, natural, number};
+use crate::database::{Connection, natural, number, time};
 use crate::error::{RowName, StoreError};
 use crate::fold;
 use crate::groups;
@@ -487,7 +487,7 @@ pub(crate) async fn keep_failure(
     )
     .bind(ek_sha256)
     .bind(agent.as_str())
-    .bind(number(failure.at_unix_ms)?)
+    .bind(time(failure.at_unix_ms))
     .bind(packed::pack(failure)?)
     .execute(tx)
     .await?;

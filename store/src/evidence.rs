@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::Store;
-use crate::database::{Connection, natural, number};
+use crate::database::{Connection, natural, number, time};
 use crate::error::{RowName, StoreError};
 use crate::limits;
 use crate::logs;
@@ -70,7 +70,7 @@ pub(crate) async fn insert(
         .bind(outcome.agent.as_str())
         .bind(number(seq)?)
         .bind(reason_text(kept.reason))
-        .bind(number(kept.at_unix_ms)?)
+        .bind(time(kept.at_unix_ms))
         .bind(log.map(|log| log.id))
         .bind(number(log.map_or(0, |log| log.raw_bytes))?)
         .bind(packed)

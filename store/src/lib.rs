@@ -89,8 +89,8 @@ impl Store {
             Err(error) => return Err(error.into()),
         }
         let pools = Pools::open_sqlite(&path, Use::Serve).await?;
-        schema::migrate(&pools).await?;
-        Ok(Self::new(pools, Some(lock)))
+        let migrated = schema::migrate(&pools).await;
+        Self::opened(pools, Some(lock), migrated).await
     }
 
     /// Opens the database beside a running server, for a short command such as making a token.
@@ -105,8 +105,22 @@ impl Store {
             return Err(DirectoryError::Empty(directory.to_owned()).into());
         }
         let pools = Pools::open_sqlite(&path, Use::Serve).await?;
-        schema::check(&pools).await?;
-        Ok(Self::new(pools, None))
+        let checked = schema::check(&pools).await;
+        Self::opened(pools, None, checked).await
+    }
+
+    async fn opened(
+        pools: Pools,
+        lock: Option<directory::DirectoryLock>,
+        schema: Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
+        match schema {
+            Ok(()) => Ok(Self::new(pools, lock)),
+            Err(error) => {
+                pools.close().await;
+                Err(error)
+            }
+        }
     }
 
     fn new(pools: Pools, lock: Option<directory::DirectoryLock>) -> Self {

@@ -13,7 +13,7 @@ use rat_engine::shard::{KeptLog, Outcome};
 use sqlx::Row;
 
 use crate::Store;
-use crate::database::{Connection, count, natural, number};
+use crate::database::{Connection, count, natural, number, time};
 use crate::error::{RowName, StoreError};
 use crate::limits::{self, CHUNK_BYTES};
 use crate::packed::{self, Fault};
@@ -223,10 +223,12 @@ pub(crate) async fn append(
         }
         _ => adopt_staged(tx, &mut head, log).await?,
     };
-    sqlx::query("DELETE FROM staged WHERE upload = $1")
-        .bind(&log.upload.0[..])
-        .execute(&mut *tx)
-        .await?;
+    if log.whole.is_none() {
+        sqlx::query("DELETE FROM staged WHERE upload = $1")
+            .bind(&log.upload.0[..])
+            .execute(&mut *tx)
+            .await?;
+    }
     if added {
         head.to_entry = log.to_entry;
     } else {
@@ -234,6 +236,19 @@ pub(crate) async fn append(
     }
     compact(tx, &mut head, CHUNK_BYTES).await?;
     write_head(tx, &head).await
+}
+
+/// Notes that an agent's list lacks the entries of an outcome, and all that follow.
+pub(crate) async fn note_gap(tx: &mut Connection, outcome: &Outcome) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE log SET gap_at_entry = coalesce(gap_at_entry, to_entry)
+         WHERE shard = $1 AND agent = $2 AND is_newest = 1",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 fn grown(length: u64, by: i64) -> Result<u64, StoreError> {
@@ -264,7 +279,7 @@ async fn begin(
     .bind(format_text(format))
     .bind(boot.map(|boot| i64::from(boot.reset_count)))
     .bind(boot.map(|boot| i64::from(boot.restart_count)))
-    .bind(number(outcome.at_unix_ms)?)
+    .bind(time(outcome.at_unix_ms))
     .fetch_one(tx)
     .await?;
     Ok(LogHead {

@@ -230,3 +230,6 @@ fn next_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
     *rest = after;
     Ok(part)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,15 +13,21 @@ use std::path::{Path, PathBuf};
 
 pub mod assignment;
 pub mod endorsement;
+pub mod crash;
+pub mod enrolment_server;
 pub mod evidence;
+pub mod fleet;
 pub mod http_client;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
+pub mod sequences;
 pub mod software_tpm;
+pub mod stage;
 pub mod swtpm;
 pub mod targets;
 pub mod vectors;
+pub mod verifier;
 
 /// The folder that holds the workspace.
 #[must_use]

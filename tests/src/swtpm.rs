@@ -87,6 +87,11 @@ impl Tpm {
         self.directory.path()
     }
 
+    /// How the TSS reaches it.
+    pub fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
     /// A file that a tool left there.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         Ok(fs::read(self.path().join(name))?)
@@ -97,10 +102,7 @@ impl Tpm {
         let output = Command::new(tool)
             .args(arguments)
             .current_dir(self.path())
-            .env(
-                "TPM2TOOLS_TCTI",
-                format!("swtpm:host=127.0.0.1,port={}", self.port),
-            )
+            .env("TPM2TOOLS_TCTI", self.tcti())
             .output()
             .with_context(|| format!("{tool} cannot be started; install tpm2-tools"))?;
         let errors = String::from_utf8_lossy(&output.stderr);

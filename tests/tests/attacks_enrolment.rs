@@ -10,6 +10,7 @@
 
 use std::sync::LazyLock;
 
+use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
@@ -300,6 +301,35 @@ fn n03_attestation_keys_that_do_more_or_less_than_attest() {
     let last = claims.ak_public.len() - 1;
     claims.ak_public[last] ^= 1;
     claims.refused_with("ak.malformed");
+}
+
+/// A modulus of 2,048 bits that is 1, a power of 65,537, modulo each prime of the fingerprint.
+fn roca_modulus() -> Vec<u8> {
+    let is_prime = |n: &u32| (2..*n).all(|divisor| !n.is_multiple_of(divisor));
+    let mut product = BigNum::from_u32(2).unwrap();
+    for prime in (3..=167).filter(is_prime) {
+        product.mul_word(prime).unwrap();
+    }
+    let mut modulus = BigNum::new().unwrap();
+    modulus.lshift(&product, 2048 - product.num_bits()).unwrap();
+    modulus.add_word(1).unwrap();
+    modulus.to_vec()
+}
+
+#[test]
+fn n13_keys_of_the_weak_generator() {
+    let weak = roca_modulus();
+    let with_weak = |mut area: Vec<u8>| {
+        let start = area.len() - weak.len();
+        area[start..].copy_from_slice(&weak);
+        area
+    };
+    let mut claims = Claims::of(&WORLD.rsa);
+    claims.ek_public = with_weak(claims.ek_public);
+    claims.refused_with("ek.roca");
+    let mut claims = Claims::of(&WORLD.rsa);
+    claims.ak_public = with_weak(SoftwareAk::new(Scheme::RsaSsa(2048), HashAlg::Sha256).public());
+    claims.refused_with("ak.roca");
 }
 
 #[test]

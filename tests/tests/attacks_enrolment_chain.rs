@@ -170,6 +170,15 @@ fn n01_a_certificate_for_something_else() {
     let platform = sequence(&[&tcg(&[8, 2])]);
     let platform = issue(&endorsement().with("2.5.29.37", false, platform));
     assert_eq!(fault_of(&platform), Some(ChainFault::ExtendedKeyUsage));
+    // Whatever serves for everything is no EK certificate, but may issue them.
+    let any = sequence(&[&[6, 4, 0x55, 0x1d, 0x25, 0]]);
+    let leaf = issue(&endorsement().with("2.5.29.37", false, any.clone()));
+    assert_eq!(fault_of(&leaf), Some(ChainFault::ExtendedKeyUsage));
+    let broad = Profile::authority("broad issuer").with("2.5.29.37", false, any);
+    let broad = WORLD.root.intermediate(&broad);
+    let named = trust(&[&WORLD.root.certificate, &broad.certificate]);
+    let leaf = broad.issue(&endorsement(), &WORLD.ek.spki());
+    assert_eq!(fault_under(&named, &leaf), None);
     // Clouds issue without any.
     assert_eq!(fault_of(&issue(&endorsement().without("2.5.29.37"))), None);
     // An issuer for something else.

@@ -213,8 +213,32 @@ fn every_published_ca_is_read() {
     for folder in folders() {
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
-            let trust = EkTrust::load(&[path.clone()], &[]).unwrap();
+            let trust = EkTrust::load(std::slice::from_ref(&path), &[]).unwrap();
             assert_eq!(trust.counts(), (1, 0), "{}", path.display());
+        }
+    }
+}
+
+/// Nothing that a signature covers, and nothing of the signature, can change.
+#[test]
+fn n01_no_changed_bit_of_a_real_certificate_is_taken() {
+    let trust = EkTrust::load(&folders(), &[]).unwrap();
+    // RSA keys under RSA, RSA under ECDSA, ECC under ECDSA.
+    for file in [
+        "16_attestation_operator_ek_cert_extensions_test_go.der",
+        "keylime_certificate_wrapper_0.der",
+        "21_keylime_tpm2_objects_test_py.der",
+    ] {
+        let genuine = der(file);
+        let public = public_of(&genuine);
+        assert!(trust.verify(Some(&genuine), &public, NOW).is_ok());
+        for at in 0..genuine.len() {
+            for mask in [0x01, 0x80] {
+                let mut changed = genuine.clone();
+                changed[at] ^= mask;
+                let found = trust.verify(Some(&changed), &public, NOW);
+                assert!(found.is_err(), "{file}: byte {at} ^ {mask:#x}");
+            }
         }
     }
 }

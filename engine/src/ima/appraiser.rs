@@ -83,6 +83,8 @@ pub struct Offence {
     pub entry: u64,
     /// The path or name; for a violation what the log claims, which nothing authenticates.
     pub path: Option<Box<[u8]>>,
+    /// Its digest as the list has it, `sha256:` and hexadecimal.
+    pub digest: Option<Box<str>>,
     /// How many events fail in this way.
     pub count: u64,
 }
@@ -314,7 +316,7 @@ impl Appraisal {
         self.report.violations = self.report.violations.saturating_add(1);
         if self.judge.is_some() && !self.options.accept_violations {
             let claimed = Event::parse(entry.template, entry.data).ok();
-            self.deny(position, None, claimed.map(|event| event.name));
+            self.deny(position, None, claimed.as_ref());
         }
         Ok(())
     }
@@ -323,7 +325,7 @@ impl Appraisal {
         let is_aggregate = event.name == BOOT_AGGREGATE && event.template != Template::ImaBuf;
         self.expect_boot_aggregate(position, is_aggregate)?;
         if let Err(denial) = check_form(event) {
-            self.deny(position, Some(denial), Some(event.name));
+            self.deny(position, Some(denial), Some(event));
             return Ok(());
         }
         if is_aggregate {
@@ -337,7 +339,7 @@ impl Appraisal {
             Ok(Pass::Excluded) => report.excluded = report.excluded.saturating_add(1),
             Ok(Pass::Signed) => report.signed = report.signed.saturating_add(1),
             Ok(Pass::Listed | Pass::KeyringIgnored | Pass::KeyLearned) => {}
-            Err(denial) => self.deny(position, Some(denial), Some(event.name)),
+            Err(denial) => self.deny(position, Some(denial), Some(event)),
         }
         Ok(())
     }
@@ -374,7 +376,7 @@ impl Appraisal {
         Ok(())
     }
 
-    fn deny(&mut self, entry: u64, denial: Option<Denial>, path: Option<&[u8]>) {
+    fn deny(&mut self, entry: u64, denial: Option<Denial>, event: Option<&Event<'_>>) {
         self.report.denied = self.report.denied.saturating_add(1);
         let same_kind = |offence: &&mut Offence| match (&offence.denial, &denial) {
             (Some(a), Some(b)) => std::mem::discriminant(a) == std::mem::discriminant(b),
@@ -384,11 +386,13 @@ impl Appraisal {
         match self.report.offences.iter_mut().find(same_kind) {
             Some(offence) => offence.count = offence.count.saturating_add(1),
             None => {
-                let path = path.map(Into::into);
+                let path = event.map(|event| event.name.into());
+                let digest = event.map(|event| event.digest.to_string().into());
                 self.report.offences.push(Offence {
                     denial,
                     entry,
                     path,
+                    digest,
                     count: 1,
                 });
             }

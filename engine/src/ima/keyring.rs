@@ -55,10 +55,17 @@ impl VerificationKeys {
 #[derive(Debug, Clone, Default)]
 pub struct LearnedKeys {
     keys: VerificationKeys,
-    /// Keyring and key of each, as they were measured.
-    measured: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// The same keys as they were measured.
+    measured: Vec<Measured>,
     /// One digest over everything learned, in order: the keyring's identity.
     identity: Option<Digest>,
+}
+
+/// A key as the list showed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Measured {
+    keyring: Box<[u8]>,
+    key: Box<[u8]>,
 }
 
 /// Keys that were kept and cannot be restored.
@@ -107,9 +114,8 @@ impl LearnedKeys {
 
     /// Keyring and key of each, as they were measured, in the order in which they were learned.
     pub fn measured(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.measured
-            .iter()
-            .map(|(keyring, key)| (&**keyring, &**key))
+        let measured = self.measured.iter();
+        measured.map(|measured| (&*measured.keyring, &*measured.key))
     }
 
     /// Learns a key that the list shows being added to `keyring`, in these bytes; false when no
@@ -127,7 +133,10 @@ impl LearnedKeys {
         }
         self.identity = Some(hasher.finish());
         self.keys.keys.push((key.key_id(), key));
-        self.measured.push((keyring.into(), measured.into()));
+        self.measured.push(Measured {
+            keyring: keyring.into(),
+            key: measured.into(),
+        });
         true
     }
 

@@ -7,6 +7,8 @@
 //!
 //! Source: Linux `security/integrity/ima/ima_template.c` and `ima_template_lib.c`.
 
+use std::fmt;
+
 use crate::bytes::Reader;
 use crate::hash::HashAlg;
 use crate::limits;
@@ -116,6 +118,14 @@ pub struct MeasuredDigest<'a> {
     pub alg: &'a [u8],
     /// The digest's bytes; their number is right when we know the algorithm.
     pub bytes: &'a [u8],
+}
+
+/// The algorithm and lower-case hexadecimal. The name of an algorithm comes from the list: what is
+/// not printable is escaped.
+impl fmt::Display for MeasuredDigest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.alg.escape_ascii(), hex::encode(self.bytes))
+    }
 }
 
 /// The fields of one measured event.

@@ -7,6 +7,7 @@ use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 use hashbrown::HashTable;
 
+use crate::crypto;
 use crate::hash::{Digest, HashAlg};
 
 /// Names (paths, keyrings, buffers) and the digests that each may have.
@@ -36,12 +37,14 @@ pub(super) struct Seed {
 
 impl Seed {
     /// Any number will do, 0 too; the same number gives the same hashes.
-    pub(super) const fn new(seed: u64) -> Self {
-        // The hash's own constants would be weak if they were made of zero.
-        let seed = seed ^ 0x9e37_79b9_7f4a_7c15;
+    pub(super) fn new(seed: u64) -> Self {
+        // Multiplications by constants of related seeds are related; digests are not.
+        let digest = crypto::digest(HashAlg::Sha256, &seed.to_le_bytes());
+        let (words, _) = digest.as_bytes().as_chunks();
+        let word = |at: usize| words.get(at).map_or(seed, |word| u64::from_le_bytes(*word));
         Self {
-            own: seed,
-            shared: SharedSeed::from_u64(seed),
+            own: word(0),
+            shared: SharedSeed::from_u64(word(1)),
         }
     }
 

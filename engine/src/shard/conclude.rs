@@ -61,6 +61,7 @@ struct Said {
     detail: String,
     entry: Option<u64>,
     path: Option<Vec<u8>>,
+    digest: Option<String>,
 }
 
 impl Said {
@@ -70,6 +71,7 @@ impl Said {
             detail: finding.reason.to_string(),
             entry: finding.entry(),
             path: finding.path().map(<[u8]>::to_vec),
+            digest: finding.digest().map(str::to_owned),
         }
     }
 
@@ -79,6 +81,7 @@ impl Said {
             detail: code.cause().to_owned(),
             entry: None,
             path: None,
+            digest: None,
         }
     }
 }
@@ -539,6 +542,7 @@ fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
         detail: describe(said),
         entry: said.entry,
         path: said.path.clone(),
+        digest: said.digest.clone(),
         at_unix_ms: now.unix_ms,
         under_policy: enforced_digest(group).filter(|_| by_policy),
     });
@@ -553,6 +557,10 @@ fn describe(said: &Said) -> String {
     if let Some(path) = &said.path {
         text.push_str(": ");
         text.push_str(&path.escape_ascii().to_string());
+    }
+    if let Some(digest) = &said.digest {
+        text.push(' ');
+        text.push_str(digest);
     }
     if let Some(entry) = said.entry {
         text.push_str(&format!(" (entry {entry})"));

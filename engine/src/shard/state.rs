@@ -72,6 +72,8 @@ pub struct Failure {
     pub entry: Option<u64>,
     /// Path of the first offending entry, as the list has it.
     pub path: Option<Vec<u8>>,
+    /// Its measured digest, `sha256:` and hexadecimal.
+    pub digest: Option<String>,
     /// When it failed.
     pub at_unix_ms: u64,
     /// The policy that it failed under, when the policy is why: a change of it clears this.

@@ -164,6 +164,15 @@ impl Task {
         &self.assignment.challenge
     }
 
+    /// Bytes of logs that came with the evidence, which [`begin`](Self::begin) replays.
+    pub fn begin_bytes(&self) -> usize {
+        let submission = &self.assignment.submission;
+        let whole = submission.ima.as_ref().and_then(|ima| ima.whole.as_ref());
+        let boot_log = submission.boot_log.as_ref();
+        let length = |bytes: Option<&Vec<u8>>| bytes.map_or(0, Vec::len);
+        length(whole).saturating_add(length(boot_log))
+    }
+
     /// Runs the quote's stages, the boot log, and a list that came whole. A second call does
     /// nothing.
     pub fn begin(&mut self) {

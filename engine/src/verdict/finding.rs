@@ -107,6 +107,14 @@ impl Finding {
         }
     }
 
+    /// The measured digest of the first offending entry, `sha256:` and hexadecimal.
+    pub fn digest(&self) -> Option<&str> {
+        match &self.reason {
+            Reason::Offence(offence) => offence.digest.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The PCR concerned.
     pub fn pcr(&self) -> Option<PcrIndex> {
         match &self.reason {

@@ -1,7 +1,8 @@
 //! ratd's certificate authority.
 //!
 //! The CA lives in a folder: `ca.key` holds everything (mode 0600), `ca.pem` the certificates, for
-//! people and tools. It has a *current* key, which issues; a *next* one, whose certificate agents
+//! people and tools. A change is made when `ca.key` is replaced; should `ca.pem` alone fail to
+//! follow, that is an error, and the next start writes it. The CA has a *current* key, which issues; a *next* one, whose certificate agents
 //! learn beforehand; and, after a rotation, the certificate of the *previous* one, whose leaves
 //! are good until they expire.
 

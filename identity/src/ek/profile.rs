@@ -37,7 +37,7 @@ pub(super) fn check(certificate: &Certificate, key: &KeyMaterial) -> Result<(), 
     if fields.is_ca().map_err(FieldError::Der)? {
         return Err(ChainFault::IsCa);
     }
-    check_purpose(&fields)?;
+    check_purpose(&fields, &[EK_CERTIFICATE])?;
     let usage = fields.key_usage().map_err(FieldError::Der)?;
     let fits = usage.is_none_or(|usage| match key {
         KeyMaterial::Rsa { .. } => usage.key_encipherment,
@@ -52,14 +52,15 @@ pub(super) fn check(certificate: &Certificate, key: &KeyMaterial) -> Result<(), 
     }
 }
 
-/// Checks the extended key usage of an EK certificate, or of a CA that issues them.
-pub(super) fn check_purpose(fields: &Fields<'_>) -> Result<(), ChainFault> {
+/// Checks that an issuer may issue EK certificates, if it is said what it may issue.
+pub(super) fn check_issuer(issuer: &Certificate) -> Result<(), ChainFault> {
+    check_purpose(&issuer.fields()?, &[EK_CERTIFICATE, ANY_PURPOSE])
+}
+
+fn check_purpose(fields: &Fields<'_>, accepted: &[&[u8]]) -> Result<(), ChainFault> {
     let purposes = fields.extended_key_usage().map_err(FieldError::Der)?;
-    let allowed = purposes.is_none_or(|purposes| {
-        purposes
-            .iter()
-            .any(|purpose| [EK_CERTIFICATE, ANY_PURPOSE].contains(purpose))
-    });
+    let allowed =
+        purposes.is_none_or(|purposes| purposes.iter().any(|purpose| accepted.contains(purpose)));
     if allowed {
         Ok(())
     } else {

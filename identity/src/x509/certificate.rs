@@ -30,6 +30,16 @@ impl Certificate {
         })
     }
 
+    /// A certificate that the library has read.
+    pub(super) fn of_library(library: X509) -> Result<Self, FieldError> {
+        let der = library.to_der().map_err(|_| FieldError::Unreadable)?;
+        Fields::of_certificate(&der)?;
+        Ok(Self {
+            library,
+            der: der.into(),
+        })
+    }
+
     pub(crate) fn der(&self) -> &[u8] {
         &self.der
     }

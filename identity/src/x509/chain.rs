@@ -1,10 +1,12 @@
 //! Chains of certificates, from an EK certificate to a root that an operator named.
 
+use std::collections::{HashMap, HashSet};
+
 use openssl::error::ErrorStack;
 use openssl::stack::Stack;
-use openssl::x509::X509StoreContext;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyParam;
+use openssl::x509::{X509Ref, X509StoreContext};
 use thiserror::Error;
 
 use crate::limits;
@@ -67,25 +69,53 @@ pub enum ChainFault {
     Other(i32),
 }
 
-/// A set of CA certificates; those that signed themselves are the roots.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Anchors {
-    roots: Vec<Certificate>,
-    issuers: Vec<Certificate>,
+/// A CA certificate that an operator named.
+#[derive(Debug, Clone)]
+struct Anchor {
+    certificate: Certificate,
+    /// Whether it signed itself: only such a certificate ends a chain.
+    is_root: bool,
 }
+
+/// CA certificates by the hash of their subject's canonical form, as the library compares names.
+///
+/// A chain is looked for among those only that the names in it lead to: the library's own store
+/// sorts all of them for each that is added.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Anchors(HashMap<u32, Vec<Anchor>>);
 
 impl Anchors {
     /// Adds a certificate that an operator named.
     pub(crate) fn add(&mut self, certificate: Certificate) {
-        if certificate.is_self_signed() {
-            self.roots.push(certificate);
-        } else {
-            self.issuers.push(certificate);
-        }
+        let subject = certificate.library.subject_name_hash();
+        let is_root = certificate.is_self_signed();
+        self.0.entry(subject).or_default().push(Anchor {
+            certificate,
+            is_root,
+        });
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.roots.len().saturating_add(self.issuers.len())
+        self.0.values().map(Vec::len).sum()
+    }
+
+    /// Every certificate that could stand above `leaf`.
+    fn above(&self, leaf: &Certificate) -> Vec<&Anchor> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut issuers = vec![leaf.library.issuer_name_hash()];
+        for _ in 1..limits::CHAIN_CERTIFICATES_MAX {
+            let mut next = Vec::new();
+            for issuer in issuers {
+                let named = self.0.get(&issuer).filter(|_| seen.insert(issuer));
+                for anchor in named.into_iter().flatten() {
+                    next.push(anchor.certificate.library.issuer_name_hash());
+                    found.push(anchor);
+                }
+            }
+            issuers = next;
+        }
+        found
     }
 
     /// The chain from `leaf` to a root, both included.
@@ -117,10 +147,14 @@ impl Anchors {
         leaf: &Certificate,
         now_unix_ms: u64,
     ) -> Result<Result<Vec<Certificate>, ChainFault>, ErrorStack> {
-        let store = self.store(now_unix_ms)?;
+        let (roots, between): (Vec<_>, Vec<_>) = self
+            .above(leaf)
+            .into_iter()
+            .partition(|anchor| anchor.is_root);
+        let store = store(&roots, now_unix_ms)?;
         let mut issuers = Stack::new()?;
-        for issuer in &self.issuers {
-            issuers.push(issuer.library.clone())?;
+        for issuer in between {
+            issuers.push(issuer.certificate.library.clone())?;
         }
         let mut context = X509StoreContext::new()?;
         context.init(&store, &leaf.library, &issuers, |context| {
@@ -128,31 +162,31 @@ impl Anchors {
                 return Ok(Err(fault(context.error().as_raw())));
             }
             let chain = context.chain().into_iter().flatten();
-            let read = |certificate: &openssl::x509::X509Ref| {
-                let der = certificate.to_der().map_err(|_| FieldError::Unreadable)?;
-                Certificate::parse(&der).map_err(ChainFault::Field)
-            };
-            Ok(chain.map(read).collect())
+            let read = |certificate: &X509Ref| Certificate::of_library(certificate.to_owned());
+            Ok(chain
+                .map(read)
+                .collect::<Result<_, _>>()
+                .map_err(ChainFault::Field))
         })
     }
+}
 
-    /// The library's store: the roots, and nothing that this machine trusts otherwise.
-    fn store(&self, now_unix_ms: u64) -> Result<X509Store, ErrorStack> {
-        let mut param = X509VerifyParam::new()?;
-        let now_s = now_unix_ms.checked_div(1000).unwrap_or(0);
-        param.set_time(i64::try_from(now_s).unwrap_or(i64::MAX));
-        // What the library counts are the issuers between leaf and root.
-        let between = limits::CHAIN_CERTIFICATES_MAX.saturating_sub(2);
-        param.set_depth(i32::try_from(between).unwrap_or(0));
-        // 112 bits: RSA-2048, P-256, SHA-256; the signature of the root itself is not looked at.
-        param.set_auth_level(2);
-        let mut builder = X509StoreBuilder::new()?;
-        for root in &self.roots {
-            builder.add_cert(root.library.clone())?;
-        }
-        builder.set_param(&param)?;
-        Ok(builder.build())
+/// The library's store: these roots, and nothing that this machine trusts otherwise.
+fn store(roots: &[&Anchor], now_unix_ms: u64) -> Result<X509Store, ErrorStack> {
+    let mut param = X509VerifyParam::new()?;
+    let now_s = now_unix_ms.checked_div(1000).unwrap_or(0);
+    param.set_time(i64::try_from(now_s).unwrap_or(i64::MAX));
+    // What the library counts are the issuers between leaf and root.
+    let between = limits::CHAIN_CERTIFICATES_MAX.saturating_sub(2);
+    param.set_depth(i32::try_from(between).unwrap_or(0));
+    // 112 bits: RSA-2048, P-256, SHA-256; the signature of the root itself is not looked at.
+    param.set_auth_level(2);
+    let mut builder = X509StoreBuilder::new()?;
+    for root in roots {
+        builder.add_cert(root.certificate.library.clone())?;
     }
+    builder.set_param(&param)?;
+    Ok(builder.build())
 }
 
 /// The library's numbers, as its manual page X509_STORE_CTX_get_error lists them.
@@ -168,6 +202,7 @@ fn fault(code: i32) -> ChainFault {
         34 => ChainFault::CriticalExtension,
         47..=49 | 51..=53 => ChainFault::NameConstraint,
         66..=68 => ChainFault::Weak,
+        94 => ChainFault::Key,
         other => ChainFault::Other(other),
     }
 }

@@ -144,8 +144,15 @@ pub(crate) fn leaf(
     let context = builder.x509v3_context(Some(&issuer.library), None);
     let names = names.build(&context)?;
     let subject = SubjectKeyIdentifier::new().build(&context)?;
-    let authority = AuthorityKeyIdentifier::new().keyid(true).build(&context)?;
-    for extension in [names, subject, authority] {
+    // An operator's CA may have no identifier to point to.
+    let authority = match issuer.library.subject_key_id() {
+        Some(_) => Some(AuthorityKeyIdentifier::new().keyid(true).build(&context)?),
+        None => None,
+    };
+    for extension in [Some(names), Some(subject), authority]
+        .into_iter()
+        .flatten()
+    {
         builder.append_extension(extension)?;
     }
     builder.sign(&issuer_key.0, issuer_key.digest())?;

@@ -7,7 +7,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use openssl::stack::Stack;
-use openssl::x509::extension::SubjectAlternativeName;
+use openssl::x509::extension::{BasicConstraints, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509Builder, X509Name, X509Req};
 
 /// A request, and what its key's SubjectPublicKeyInfo hashes to.
@@ -133,4 +133,75 @@ pub(crate) fn certificate(names: &[&str]) -> Vec<u8> {
     }
     builder.sign(&key, MessageDigest::sha256()).unwrap();
     builder.build().to_der().unwrap()
+}
+
+/// An operator's CA: its certificate and key in PEM, as OpenSSL's tools write them.
+pub(crate) struct OperatorCa {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+/// What is wrong with an operator's CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    None,
+    /// Issued by another CA of the operator.
+    Intermediate,
+    NotCa,
+    NoCertSign,
+    NoKeyUsage,
+}
+
+pub(crate) fn p384_key() -> PKey<Private> {
+    ec(Nid::SECP384R1)
+}
+
+pub(crate) fn p521_key() -> PKey<Private> {
+    ec(Nid::SECP521R1)
+}
+
+pub(crate) fn rsa_key(bits: u32) -> PKey<Private> {
+    PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap()
+}
+
+pub(crate) fn operator_ca(key: &PKey<Private>, flaw: Flaw, now_unix_ms: u64) -> OperatorCa {
+    let parent = ec(Nid::X9_62_PRIME256V1);
+    let now = i64::try_from(now_unix_ms / 1000).unwrap();
+    let mut builder = X509Builder::new().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder.set_subject_name(&name("Example CA")).unwrap();
+    let (issuer, signer) = match flaw {
+        Flaw::Intermediate => ("Example Root", &parent),
+        _ => ("Example CA", key),
+    };
+    builder.set_issuer_name(&name(issuer)).unwrap();
+    let time = |at| Asn1Time::from_unix(at).unwrap();
+    builder.set_not_before(&time(now - 86_400)).unwrap();
+    builder.set_not_after(&time(now + 365 * 86_400)).unwrap();
+    let mut constraints = BasicConstraints::new();
+    if flaw != Flaw::NotCa {
+        constraints.ca();
+    }
+    let constraints = constraints.critical().build().unwrap();
+    builder.append_extension(constraints).unwrap();
+    let mut usage = KeyUsage::new();
+    match flaw {
+        Flaw::NoCertSign => usage.crl_sign(),
+        _ => usage.key_cert_sign(),
+    };
+    if flaw != Flaw::NoKeyUsage {
+        builder.append_extension(usage.build().unwrap()).unwrap();
+    }
+    builder.sign(signer, MessageDigest::sha256()).unwrap();
+    // SEC1 and PKCS#1, as `openssl ecparam` and older tools write them.
+    let key = match (key.ec_key(), key.rsa()) {
+        (Ok(ec), _) => ec.private_key_to_pem().unwrap(),
+        (_, Ok(rsa)) => rsa.private_key_to_pem().unwrap(),
+        _ => key.private_key_to_pem_pkcs8().unwrap(),
+    };
+    OperatorCa {
+        certificate: String::from_utf8(builder.build().to_pem().unwrap()).unwrap(),
+        key: String::from_utf8(key).unwrap(),
+    }
 }

@@ -1,0 +1,250 @@
+//! An enrolled agent at work: it connects, answers challenges, renews its certificate.
+
+mod answer;
+mod backoff;
+mod session;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rat_engine::evidence::Answer;
+use rat_transport::quic::Advice;
+use rat_transport::quic::client::{Client, ClientError, ClientOptions, Sockets};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
+pub use backoff::{Backoff, Dice, SystemDice, below};
+use session::{Left, Session};
+
+use crate::device::DeviceError;
+use crate::keys::{self, ClientKey, KeysError};
+use crate::logs::LogError;
+use crate::machine::{Interrupted, Machine};
+use crate::state::{Enrolled, StateDir, StateError};
+
+/// What happens to an agent, for whoever watches it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// It is connected to this server, with a list of so many entries.
+    Connected {
+        /// The server.
+        address: SocketAddr,
+        /// Entries in its measurement list.
+        entries: u64,
+    },
+    /// It answered a challenge, and this is what came of it.
+    Answered {
+        /// The verdict.
+        answer: &'a Answer,
+        /// From the challenge's arrival to the verdict's.
+        took: Duration,
+        /// Entries in its measurement list, when it was asked for.
+        entries: Option<u64>,
+    },
+    /// It could not answer a challenge.
+    Unanswered(&'a RunError),
+    /// Its certificate was renewed, until then.
+    Renewed {
+        /// In milliseconds since 1970.
+        until_unix_ms: u64,
+    },
+    /// Its connection ended, or there was none; it comes back after a while.
+    Away {
+        /// Why; `None` when it left of its own accord.
+        error: Option<&'a RunError>,
+        /// How long it stays away.
+        wait: Duration,
+    },
+}
+
+/// Told of events, in order; must not block.
+pub type Watcher = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// Why a visit to the server ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The server, or the way to it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// None of the server's addresses is known to the resolver.
+    #[error("{address} cannot be resolved: {source}")]
+    Resolve {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A key or certificate.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The work with the device was cut short.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The device holds another attestation key than the one that was enrolled.
+    #[error(
+        "the TPM's attestation key is {found}, {enrolled} was enrolled; was the TPM cleared? \
+         Enrol again"
+    )]
+    OtherKey {
+        /// Name of the key that is there.
+        found: String,
+        /// Name of the key that was enrolled.
+        enrolled: String,
+    },
+}
+
+impl From<AnswerError> for RunError {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Device(error) => Self::Device(error),
+            AnswerError::Log(error) => Self::Log(error),
+        }
+    }
+}
+
+impl RunError {
+    fn advice(&self) -> Advice {
+        match self {
+            Self::Client(error) => error.advice(),
+            Self::OtherKey { .. } => Advice::Stop,
+            // Devices, disks and resolvers recover.
+            _ => Advice::BackOff { after_ms: 0 },
+        }
+    }
+}
+
+/// An enrolled agent.
+pub struct Agent {
+    machine: Machine,
+    enrolled: Enrolled,
+    /// Where renewed certificates and CA sets are kept; `None` for agents that live in memory.
+    state: Option<StateDir>,
+    sockets: Sockets,
+    watcher: Watcher,
+}
+
+impl Agent {
+    /// An agent that remembers what it is told in `state`, if it has one.
+    pub fn new(
+        machine: Machine,
+        enrolled: Enrolled,
+        state: Option<StateDir>,
+        watcher: Watcher,
+    ) -> Self {
+        Self {
+            machine,
+            enrolled,
+            state,
+            sockets: Sockets::default(),
+            watcher,
+        }
+    }
+
+    /// Shares UDP sockets with other agents of this process.
+    #[must_use]
+    pub fn with_sockets(mut self, sockets: Sockets) -> Self {
+        self.sockets = sockets;
+        self
+    }
+
+    /// Works until `stop` turns true. No failure ends it: it comes back, at random and ever
+    /// longer times.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let visit = tokio::select! {
+                () = stopped(&mut stop) => return,
+                visit = self.visit(&mut backoff) => visit,
+            };
+            let wait = self.wait(&visit, &mut backoff);
+            let error = visit.as_ref().err();
+            (self.watcher)(Event::Away { error, wait });
+            tokio::select! {
+                () = stopped(&mut stop) => return,
+                () = sleep(wait) => {}
+            }
+            // An operator may have enrolled the machine again meanwhile.
+            if let Some(state) = &self.state
+                && let Ok(Some(enrolled)) = state.enrolled()
+            {
+                self.enrolled = enrolled;
+            }
+        }
+    }
+
+    fn wait(&self, visit: &Result<Left, RunError>, backoff: &mut Backoff) -> Duration {
+        let dice = &mut SystemDice;
+        match visit {
+            Ok(Left { next_after }) => *next_after,
+            Err(error) => match error.advice() {
+                // A server that restarts loses all its agents at once.
+                Advice::Reconnect => {
+                    let interval = Duration::from_millis(self.enrolled.interval_ms);
+                    let spread = below(interval.min(Duration::from_secs(10)), dice);
+                    spread.saturating_add(backoff.after_failure(Duration::ZERO, dice))
+                }
+                Advice::BackOff { after_ms } => {
+                    backoff.after_failure(Duration::from_millis(after_ms.into()), dice)
+                }
+                Advice::Stop => backoff.hopeless(dice),
+            },
+        }
+    }
+
+    /// One connection, from its begin to its end.
+    async fn visit(&mut self, backoff: &mut Backoff) -> Result<Left, RunError> {
+        let key = ClientKey::from_pem(&self.enrolled.key_pem)?;
+        let chain = keys::certificates(&self.enrolled.certificate_pem)?;
+        let mut ca_set = Vec::new();
+        for pem in &self.enrolled.ca_pem {
+            ca_set.extend(keys::certificates(pem)?);
+        }
+        let options = ClientOptions {
+            ca_set,
+            certificate_chain: chain,
+            key_pkcs8: key.to_pkcs8_der()?,
+        };
+        let client = Client::sharing(self.sockets.clone(), options)?;
+        let ended = Session {
+            machine: &self.machine,
+            enrolled: &mut self.enrolled,
+            state: self.state.as_ref(),
+            watcher: &self.watcher,
+            key,
+            backoff,
+        }
+        .run(&client)
+        .await;
+        client.finish().await;
+        ended
+    }
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent")
+            .field("agent", &self.enrolled.agent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Resolves when `stop` turns true, or nobody can turn it any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    while !*stop.borrow() {
+        if stop.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One connection to a server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rat_engine::hash::HashAlg;
+use rat_engine::tpm::Public;
+use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
+use tokio::net::lookup_host;
+use tokio::time::{Instant, sleep_until};
+
+use super::answer::{Answering, BootEpoch, evidence};
+use super::backoff::Backoff;
+use super::{Event, RunError, Watcher};
+use crate::device::DeviceError;
+use crate::keys::{self, ClientKey};
+use crate::machine::{Machine, Parts};
+use crate::state::{Enrolled, Mode, StateDir};
+use crate::unix_ms;
+
+/// An agent that leaves between attestations stays this long for a challenge that is due soon.
+const WORTH_WAITING: Duration = Duration::from_secs(2);
+/// How long to wait before a renewal that failed is tried again.
+const RENEWAL_RETRY: Duration = Duration::from_secs(600);
+/// Timers do not sleep longer than this, so that a clock that was set is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// It left of its own accord.
+pub(super) struct Left {
+    pub(super) next_after: Duration,
+}
+
+pub(super) struct Session<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) enrolled: &'a mut Enrolled,
+    pub(super) state: Option<&'a StateDir>,
+    pub(super) watcher: &'a Watcher,
+    pub(super) key: ClientKey,
+    pub(super) backoff: &'a mut Backoff,
+}
+
+/// What the machine is, before it says Hello.
+struct Facts {
+    banks: Vec<HashAlg>,
+    epoch: BootEpoch,
+    entries: u64,
+    format: rat_engine::ima::LogFormat,
+    ak_name: Vec<u8>,
+}
+
+fn facts(parts: &mut Parts) -> Result<Facts, RunError> {
+    let area = parts.device.attestation_key()?;
+    let public = Public::parse(&area).map_err(DeviceError::from)?;
+    Ok(Facts {
+        banks: parts.device.banks()?,
+        epoch: parts.device.clock()?.into(),
+        entries: parts.logs.count()?,
+        format: parts.logs.format(),
+        ak_name: public.name().to_bytes(),
+    })
+}
+
+impl Session<'_> {
+    pub(super) async fn run(mut self, client: &Client) -> Result<Left, RunError> {
+        let facts = self.machine.with(facts).await??;
+        let found = hex::encode(&facts.ak_name);
+        if found != self.enrolled.ak_name {
+            let enrolled = self.enrolled.ak_name.clone();
+            return Err(RunError::OtherKey { found, enrolled });
+        }
+        let (connection, address) = self.connect(client).await?;
+        let hello = Hello {
+            agent: self.enrolled.agent.clone(),
+            log_formats: vec![facts.format],
+            banks: facts.banks,
+            reset_count: facts.epoch.reset_count,
+            restart_count: facts.epoch.restart_count,
+            entry_count: facts.entries,
+        };
+        let welcome = connection.hello(hello).await?;
+        self.adopt(&welcome.ca_set)?;
+        self.backoff.reset();
+        let entries = facts.entries;
+        (self.watcher)(Event::Connected { address, entries });
+        let answering = Answering {
+            agent: self.enrolled.agent.clone(),
+            ak_name: facts.ak_name,
+            told: facts.epoch,
+        };
+        let next_after = Duration::from_millis(welcome.next_after_ms.into());
+        if self.enrolled.mode == Mode::Leave && next_after > WORTH_WAITING {
+            self.renew_if_due(&connection).await;
+            connection.close();
+            return Ok(Left { next_after });
+        }
+        self.serve(&connection, answering).await
+    }
+
+    /// Answers challenges until the connection ends, or the agent leaves.
+    async fn serve(
+        &mut self,
+        connection: &Connection,
+        mut answering: Answering,
+    ) -> Result<Left, RunError> {
+        let from_now = |left| {
+            Instant::now()
+                .checked_add(left)
+                .unwrap_or_else(Instant::now)
+        };
+        let mut renewal = from_now(self.until_renewal()?);
+        loop {
+            // The renewal has its own time: challenges must not put it off.
+            let incoming = tokio::select! {
+                biased;
+                () = sleep_until(renewal) => {
+                    renewal = from_now(self.renew_if_due(connection).await);
+                    continue;
+                }
+                incoming = connection.next_challenge() => incoming?,
+            };
+            let next_after = match self.answer(incoming, &mut answering).await {
+                Ok(next_after) => next_after,
+                // The server may have refused this answer alone; the next wait tells.
+                Err(RunError::Client(ClientError::Lost)) => continue,
+                Err(error) => {
+                    (self.watcher)(Event::Unanswered(&error));
+                    if self.enrolled.mode == Mode::Leave {
+                        return Err(error);
+                    }
+                    continue;
+                }
+            };
+            if self.enrolled.mode == Mode::Leave {
+                self.renew_if_due(connection).await;
+                connection.close();
+                return Ok(Left { next_after });
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        incoming: Incoming,
+        answering: &mut Answering,
+    ) -> Result<Duration, RunError> {
+        let begun = Instant::now();
+        let (challenge, binding) = (incoming.challenge, incoming.binding);
+        let who = answering.clone();
+        let made = self
+            .machine
+            .with(move |parts| evidence(parts, &challenge, binding, &who))
+            .await??;
+        let answer = incoming.answer(made.parts).await?;
+        // From here on the server knows this epoch.
+        answering.told = made.epoch;
+        (self.watcher)(Event::Answered {
+            answer: &answer,
+            took: begun.elapsed(),
+            entries: made.entries,
+        });
+        Ok(Duration::from_millis(answer.next_after_ms.into()))
+    }
+
+    /// Connects to the first of the server's addresses that answers.
+    async fn connect(&self, client: &Client) -> Result<(Connection, SocketAddr), RunError> {
+        let name = &self.enrolled.evidence_server_name;
+        let mut last = None;
+        for address in &self.enrolled.evidence_addresses {
+            let resolved = match lookup_host(address.as_str()).await {
+                Ok(resolved) => resolved,
+                Err(source) => {
+                    let address = address.clone();
+                    last = Some(RunError::Resolve { address, source });
+                    continue;
+                }
+            };
+            for resolved in resolved {
+                match client.connect(resolved, name).await {
+                    Ok(connection) => return Ok((connection, resolved)),
+                    Err(error) => last = Some(error.into()),
+                }
+            }
+        }
+        Err(last.unwrap_or(RunError::Client(ClientError::Unreachable)))
+    }
+
+    /// Keeps the CA set that the server told. It came over a channel that the old set vouched for.
+    fn adopt(&mut self, ca_set: &[Vec<u8>]) -> Result<(), RunError> {
+        let told: Vec<String> = ca_set
+            .iter()
+            .map(|der| keys::to_pem([der]))
+            .collect::<Result<_, _>>()?;
+        if told.is_empty() || told == self.enrolled.ca_pem {
+            return Ok(());
+        }
+        self.enrolled.ca_pem = told;
+        self.save()
+    }
+
+    /// Renews the certificate when two thirds of its life are over; gives the time to look again.
+    async fn renew_if_due(&mut self, connection: &Connection) -> Duration {
+        match self.until_renewal() {
+            Ok(left) if !left.is_zero() => return left,
+            Ok(_) => {}
+            Err(error) => {
+                (self.watcher)(Event::Unanswered(&error));
+                return RENEWAL_RETRY;
+            }
+        }
+        match self.renew(connection).await {
+            Ok(until_unix_ms) => (self.watcher)(Event::Renewed { until_unix_ms }),
+            Err(error) => {
+                (self.watcher)(Event::Unanswered(&error));
+                return RENEWAL_RETRY;
+            }
+        }
+        self.until_renewal()
+            .unwrap_or(RENEWAL_RETRY)
+            .max(RENEWAL_RETRY)
+    }
+
+    async fn renew(&mut self, connection: &Connection) -> Result<u64, RunError> {
+        let request = self.key.certificate_request(&self.enrolled.agent)?;
+        let chain = connection.renew(request).await?;
+        let leaf = chain.first().ok_or(keys::KeysError::NoCertificate)?;
+        let until = keys::validity(leaf, &self.key)?.not_after_unix_ms;
+        self.enrolled.certificate_pem = keys::to_pem(&chain)?;
+        self.save()?;
+        Ok(until)
+    }
+
+    fn until_renewal(&self) -> Result<Duration, RunError> {
+        let chain = keys::certificates(&self.enrolled.certificate_pem)?;
+        let leaf = chain.first().ok_or(keys::KeysError::NoCertificate)?;
+        let due = keys::validity(leaf, &self.key)?.renewal_unix_ms();
+        let left = Duration::from_millis(due.saturating_sub(unix_ms()));
+        Ok(left.min(LONGEST_SLEEP))
+    }
+
+    fn save(&self) -> Result<(), RunError> {
+        match self.state {
+            Some(state) => Ok(state.save_enrolled(self.enrolled)?),
+            None => Ok(()),
+        }
+    }
+}

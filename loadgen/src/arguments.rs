@@ -1,0 +1,33 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::fleet::FleetOptions;
+use crate::swtpm::{Machines, SwtpmOptions};
+
+/// Simulated machines that enrol with and attest to a ratd server, for tests and demos.
+#[derive(Debug, Parser)]
+#[command(name = "rat-load", version, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the CA that signs software endorsement keys, to name it to a server beforehand
+    EkCa {
+        /// Its directory
+        dir: PathBuf,
+    },
+    /// Run many software agents, and print what came of it as JSON
+    Fleet(FleetOptions),
+    /// Make the TPMs of simulated machines and their ek-ca.pem, to name it to a server beforehand
+    Manufacture(Machines),
+    /// Run machines with real TPMs (swtpm), which take commands and print events as JSON lines
+    Swtpm(SwtpmOptions),
+}

@@ -1,0 +1,250 @@
+//! `rat-load swtpm`: machines with real TPMs, whose kernels do what they are told.
+
+mod control;
+mod firmware;
+mod kernel;
+mod machine;
+mod process;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rat_agent::https::ServerUrl;
+use rat_agent::run::Event;
+use rat_agent::token::Token;
+use rat_engine::agent_id::AgentId;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinSet, spawn_blocking};
+
+pub use control::{Command, CommandError};
+pub use firmware::Firmware;
+pub use kernel::Kernel;
+pub use machine::SimulatedMachine;
+pub use process::{Manufacturer, Process};
+
+/// Which machines.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Machines {
+    /// Where the machines live: TPMs, lists and agents' states; ek-ca.pem is written there
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub machines: usize,
+    /// First part of their names
+    #[arg(long, value_name = "PREFIX", default_value = "m")]
+    pub prefix: String,
+}
+
+/// What to do with them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SwtpmOptions {
+    /// Which machines
+    #[command(flatten)]
+    pub machines: Machines,
+    /// The server, as https://host:port
+    #[arg(long, value_name = "URL")]
+    pub server: ServerUrl,
+    /// A token that all machines may use
+    #[arg(long)]
+    pub token: Token,
+    /// A baseline token, for the first machine: its list becomes the group's policy
+    #[arg(long)]
+    pub baseline_token: Option<Token>,
+    /// Files that each machine runs after its first boot, before it enrols
+    #[arg(long, value_name = "PATH", default_values_t = ["/usr/bin/init".to_owned(), "/usr/bin/service".to_owned()])]
+    pub runs: Vec<String>,
+    /// Take commands from this FIFO instead of standard input
+    #[arg(long, value_name = "FIFO")]
+    pub control: Option<PathBuf>,
+}
+
+impl Machines {
+    fn names(&self) -> Result<Vec<AgentId>> {
+        (1..=self.machines)
+            .map(|nth| {
+                let name = format!("{}{nth}", self.prefix);
+                AgentId::parse(&name).with_context(|| name.clone())
+            })
+            .collect()
+    }
+
+    /// Makes the machines' TPMs and writes `ek-ca.pem`, so that a server can be told of it before
+    /// the machines start. Blocks.
+    ///
+    /// # Errors
+    /// When swtpm_setup fails.
+    pub fn manufacture(&self) -> Result<(Manufacturer, PathBuf)> {
+        let manufacturer = Manufacturer::new(&self.dir.join("ek-ca"))?;
+        for name in self.names()? {
+            let directory = machine::directory(&self.dir, &name)?;
+            manufacturer.make(&directory.join("tpm"))?;
+        }
+        let chain = self.dir.join("ek-ca.pem");
+        manufacturer.write_chain(&chain)?;
+        Ok((manufacturer, chain))
+    }
+}
+
+/// The machines that run, by name.
+type Running = BTreeMap<AgentId, SimulatedMachine>;
+
+/// Boots the machines, enrols them, and carries commands out until told to end.
+///
+/// Events go to standard output, one JSON object a line.
+///
+/// # Errors
+/// When a machine cannot be booted or enrolled.
+pub async fn run(options: SwtpmOptions) -> Result<()> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let mut commands = control::commands(options.control.clone())?;
+    let mut machines = tokio::select! {
+        started = start(&options) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    emit(&json!({"event": "ready", "machines": machines.len()}));
+    loop {
+        let line = tokio::select! {
+            line = commands.recv() => line,
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+        };
+        let Some(line) = line else { break };
+        match Command::parse(&line) {
+            Ok(Command::Quit) => break,
+            Ok(command) => machines = carry_out(command, machines).await?,
+            Err(error) => emit(&json!({"event": "error", "error": error.to_string()})),
+        }
+    }
+    for machine in machines.values_mut() {
+        machine.stop_agent().await;
+    }
+    emit(&json!({"event": "stopped"}));
+    Ok(())
+}
+
+async fn start(options: &SwtpmOptions) -> Result<Running> {
+    let wanted = options.machines.clone();
+    let (manufacturer, chain) = spawn_blocking(move || wanted.manufacture()).await??;
+    emit(&json!({"event": "ek_ca", "path": chain.display().to_string()}));
+    let mut booting = JoinSet::new();
+    for name in options.machines.names()? {
+        let (root, runs) = (options.machines.dir.clone(), options.runs.clone());
+        let manufacturer = manufacturer.clone();
+        booting.spawn_blocking(move || {
+            let directory = machine::directory(&root, &name)?;
+            let machine = SimulatedMachine::boot(name, &directory, &manufacturer)?;
+            for path in &runs {
+                machine.run_file(path, path.as_bytes())?;
+            }
+            anyhow::Ok(machine)
+        });
+    }
+    let mut machines = Running::new();
+    while let Some(booted) = booting.join_next().await {
+        let machine = booted??;
+        emit(&json!({"event": "booted", "machine": machine.name()}));
+        machines.insert(machine.name().clone(), machine);
+    }
+    for (nth, machine) in machines.values_mut().enumerate() {
+        let baseline = options.baseline_token.as_ref().filter(|_| nth == 0);
+        let token = baseline.unwrap_or(&options.token);
+        let enrolled = machine.enrol(&options.server, token).await?;
+        emit(&json!({
+            "event": "enrolled",
+            "machine": machine.name(),
+            "group": enrolled.group,
+            "baseline": baseline.is_some(),
+        }));
+        let watcher = watcher(machine.name());
+        machine.start_agent(watcher)?;
+    }
+    Ok(machines)
+}
+
+/// Carries one command out. Its failure is an event: the machines go on.
+async fn carry_out(command: Command, mut machines: Running) -> Result<Running> {
+    let name = command.machine().cloned();
+    let Some(machine) = name.as_ref().and_then(|name| machines.get_mut(name)) else {
+        let known: Vec<_> = machines.keys().collect();
+        emit(&json!({"event": "error", "error": "no such machine", "machines": known}));
+        return Ok(machines);
+    };
+    let watcher = watcher(machine.name());
+    let done = match &command {
+        Command::Run { path, content, .. } => {
+            let content = content.as_ref().unwrap_or(path);
+            tokio::task::block_in_place(|| machine.run_file(path, content.as_bytes()))
+        }
+        Command::Hide(_) => tokio::task::block_in_place(|| machine.hide()),
+        Command::Reboot(_) => machine.reboot(watcher).await,
+        Command::Quit => Ok(()),
+    };
+    emit(&match done {
+        Ok(()) => json!({"event": "done", "command": command.to_string()}),
+        Err(error) => {
+            json!({"event": "error", "command": command.to_string(), "error": format!("{error:#}")})
+        }
+    });
+    Ok(machines)
+}
+
+/// Tells what happens to a machine's agent.
+fn watcher(name: &AgentId) -> rat_agent::run::Watcher {
+    let machine = name.clone();
+    Arc::new(move |event| emit(&told(&machine, &event)))
+}
+
+fn told(machine: &AgentId, event: &Event<'_>) -> Value {
+    match event {
+        Event::Connected { address, entries } => json!({
+            "event": "connected",
+            "machine": machine,
+            "address": address.to_string(),
+            "entries": entries,
+        }),
+        Event::Answered {
+            answer,
+            took,
+            entries,
+        } => json!({
+            "event": "verdict",
+            "machine": machine,
+            "status": answer.status.as_str(),
+            "code": answer.code.map(|code| code.to_string()),
+            "detail": answer.detail,
+            "entries": entries,
+            "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        }),
+        Event::Unanswered(error) => json!({
+            "event": "unanswered",
+            "machine": machine,
+            "error": error.to_string(),
+        }),
+        Event::Renewed { until_unix_ms } => json!({
+            "event": "renewed",
+            "machine": machine,
+            "until_unix_ms": until_unix_ms,
+        }),
+        Event::Away { error, wait } => json!({
+            "event": "away",
+            "machine": machine,
+            "error": error.map(ToString::to_string),
+            "wait_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        }),
+    }
+}
+
+/// Writes one line. Whoever stopped reading ends the run by other means.
+fn emit(event: &Value) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{event}").and_then(|()| out.flush());
+}

@@ -1,0 +1,172 @@
+//! swtpm: making a TPM with an EK certificate, and running it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rat_agent::device::Tcti;
+
+use super::firmware::Firmware;
+
+const START_TRIES: u32 = 10;
+const ANSWER_TRIES: u32 = 100;
+const ANSWER_WAIT: Duration = Duration::from_millis(50);
+const MISSING: &str = "install the packages swtpm and swtpm-tools";
+
+/// Where the CA that signs the EK certificates of all machines is.
+#[derive(Debug, Clone)]
+pub struct Manufacturer {
+    directory: PathBuf,
+}
+
+impl Manufacturer {
+    /// A manufacturer whose CA is in this directory; it is made with the first TPM.
+    ///
+    /// # Errors
+    /// When its settings cannot be written.
+    pub fn new(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        let directory = directory.canonicalize()?;
+        let at = |name: &str| directory.join(name).display().to_string();
+        let authority = format!(
+            "statedir = {}\nsigningkey = {}\nissuercert = {}\ncertserial = {}\n",
+            directory.display(),
+            at("signkey.pem"),
+            at("issuercert.pem"),
+            at("certserial")
+        );
+        fs::write(directory.join("localca.conf"), authority)?;
+        let platform = "--platform-manufacturer simulated\n--platform-version 1\n\
+                        --platform-model simulated\n";
+        fs::write(directory.join("localca.options"), platform)?;
+        let setup = format!(
+            "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {}\n\
+             create_certs_tool_options = {}\nactive_pcr_banks = sha256\n",
+            at("localca.conf"),
+            at("localca.options")
+        );
+        fs::write(directory.join("setup.conf"), setup)?;
+        Ok(Self { directory })
+    }
+
+    /// Makes a TPM with an RSA endorsement key and its certificate, unless it was made before.
+    ///
+    /// # Errors
+    /// When swtpm_setup is not there or fails.
+    pub fn make(&self, tpm: &Path) -> Result<()> {
+        if tpm.join("tpm2-00.permall").exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(tpm)?;
+        let output = Command::new("swtpm_setup")
+            .args(["--tpm2", "--create-ek-cert", "--overwrite", "--tpmstate"])
+            .arg(tpm)
+            .arg("--config")
+            .arg(self.directory.join("setup.conf"))
+            .output()
+            .with_context(|| format!("swtpm_setup cannot be started; {MISSING}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let more = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "swtpm_setup: {said}{more}");
+        Ok(())
+    }
+
+    /// Writes root and issuer to one file, for an operator to name to the server.
+    ///
+    /// # Errors
+    /// When no TPM was made yet.
+    pub fn write_chain(&self, to: &Path) -> Result<()> {
+        let mut chain = Vec::new();
+        for name in ["issuercert.pem", "swtpm-localca-rootca-cert.pem"] {
+            let path = self.directory.join(name);
+            chain.extend(fs::read(&path).with_context(|| path.display().to_string())?);
+        }
+        Ok(fs::write(to, chain)?)
+    }
+}
+
+/// A running swtpm, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    tcti: Tcti,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Process {
+    /// Starts the TPM whose state is in this directory, as a machine's power button does.
+    ///
+    /// # Errors
+    /// When swtpm is not there, or does not answer.
+    pub fn start(tpm: &Path) -> Result<Self> {
+        // The ports may be taken between this look and swtpm's start; then another pair is tried.
+        for _ in 0..START_TRIES {
+            let Some((port, control)) = free_pair()? else {
+                continue;
+            };
+            let child = Command::new("swtpm")
+                .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+                .arg("--tpmstate")
+                .arg(format!("dir={}", tpm.display()))
+                .arg("--server")
+                .arg(format!("type=tcp,port={port},bindaddr=127.0.0.1"))
+                .arg("--ctrl")
+                .arg(format!("type=tcp,port={control},bindaddr=127.0.0.1"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .with_context(|| format!("swtpm cannot be started; {MISSING}"))?;
+            let tcti = format!("swtpm:host=127.0.0.1,port={port}").parse()?;
+            let mut process = Self { child, tcti };
+            if process.answers()? {
+                return Ok(process);
+            }
+        }
+        bail!("swtpm does not answer")
+    }
+
+    /// The way to it.
+    pub const fn tcti(&self) -> &Tcti {
+        &self.tcti
+    }
+
+    /// Ends it: the power is gone.
+    pub fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn answers(&mut self) -> Result<bool> {
+        for _ in 0..ANSWER_TRIES {
+            if self.child.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            if Firmware::new(&self.tcti).is_there() {
+                return Ok(true);
+            }
+            sleep(ANSWER_WAIT);
+        }
+        Ok(false)
+    }
+}
+
+/// Two neighbouring ports that nobody uses now, as the TSS wants them.
+fn free_pair() -> Result<Option<(u16, u16)>> {
+    let first = TcpListener::bind("127.0.0.1:0")?;
+    let port = first.local_addr()?.port();
+    let pair = port
+        .checked_add(1)
+        .filter(|next| TcpListener::bind(("127.0.0.1", *next)).is_ok())
+        .map(|next| (port, next));
+    Ok(pair)
+}

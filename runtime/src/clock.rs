@@ -1,0 +1,56 @@
+//! The one place that reads clocks and the operating system's randomness.
+#![allow(
+    clippy::disallowed_types,
+    reason = "somebody has to read the time that the engine takes as an argument"
+)]
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rat_engine::evidence::NonceSource;
+use rat_engine::time::Now;
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The time.
+    fn now(&self) -> Now;
+}
+
+/// The operating system's clocks. The monotonic one starts at 0.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl SystemClock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        Now {
+            mono_ms: whole_ms(self.started.elapsed()),
+            // A clock before 1970 has nothing to say; certificates are then not yet valid.
+            unix_ms: since_epoch.map_or(0, whole_ms),
+        }
+    }
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The operating system's random bytes. (Q04)
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OsNonces;
+
+impl NonceSource for OsNonces {
+    fn fill(&mut self, bytes: &mut [u8]) -> Option<()> {
+        getrandom::fill(bytes).ok()
+    }
+}

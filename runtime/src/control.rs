@@ -1,0 +1,138 @@
+//! What operators and surfaces ask of the runtime.
+
+use std::sync::Arc;
+
+use rat_engine::agent_id::{AgentId, ShardIndex};
+use rat_engine::shard::{AgentRecord, AgentState, AgentView, Group, Input, Operation};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::groups::{self, GroupError};
+use crate::mailbox::{NotTaken, Notice, Request};
+use crate::runtime::Runtime;
+
+/// Why a call was not answered.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// The worker of that agent is gone, and with it the knowledge of whom to trust. (S01)
+    #[error("the worker of this agent has died")]
+    WorkerDead,
+    /// Too many requests wait.
+    #[error("too many requests wait; try again in {retry_after_ms} ms")]
+    Busy {
+        /// When to try again.
+        retry_after_ms: u32,
+    },
+    /// A policy cannot be used.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
+impl Runtime {
+    /// An agent is there: newly enrolled, or changed by an operator. The store knows it already.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn enrolled(
+        &self,
+        record: AgentRecord,
+        state: AgentState,
+    ) -> Result<(), ControlError> {
+        let candidate = match &record.baseline {
+            None => None,
+            Some(baseline) => {
+                Some(groups::load_judge(&self.store, &baseline.policy, self.seed).await?)
+            }
+        };
+        let shard = record.id.shard();
+        let input = Input::Agent {
+            record: Box::new(record),
+            state: Box::new(state),
+            candidate,
+        };
+        self.input(shard, input).await
+    }
+
+    /// An agent was removed; the store has forgotten it already. (N08)
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn remove(&self, agent: AgentId) -> Result<(), ControlError> {
+        self.input(agent.shard(), Input::Remove(agent)).await
+    }
+
+    /// An operator acts on an agent. Listeners are told when it is durable.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn operate(&self, agent: AgentId, operation: Operation) -> Result<(), ControlError> {
+        let shard = agent.shard();
+        self.input(shard, Input::Operate { agent, operation }).await
+    }
+
+    /// What a group demands from now on. The store knows it already.
+    pub fn group_changed(&self, group: Group) {
+        let group = Arc::new(group);
+        for pulse in &self.pulses {
+            pulse.mailbox.tell(Notice::Group(Arc::clone(&group)));
+        }
+    }
+
+    /// The same, read from the store.
+    ///
+    /// # Errors
+    /// [`ControlError::Group`]; the group stays as it was.
+    pub async fn reload_group(&self, slug: &str) -> Result<(), ControlError> {
+        let stored = self.store.group(slug).await.map_err(GroupError::from)?;
+        if let Some(stored) = stored {
+            self.group_changed(groups::load_group(&self.store, &stored, self.seed).await?);
+        }
+        Ok(())
+    }
+
+    /// One agent, as it is committed.
+    ///
+    /// # Errors
+    /// [`ControlError`]; never an older view.
+    pub async fn view(&self, agent: AgentId) -> Result<Option<AgentView>, ControlError> {
+        let shard = agent.shard();
+        let (found, answer) = oneshot::channel();
+        self.ask(shard, Request::View { agent, found })?;
+        answer.await.map_err(|_| ControlError::WorkerDead)
+    }
+
+    /// Every agent of a shard.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn views(&self, shard: ShardIndex) -> Result<Vec<AgentView>, ControlError> {
+        let (found, answer) = oneshot::channel();
+        self.ask(shard, Request::Views { shard, found })?;
+        answer.await.map_err(|_| ControlError::WorkerDead)
+    }
+
+    async fn input(&self, shard: ShardIndex, input: Input) -> Result<(), ControlError> {
+        let (taken, answer) = oneshot::channel();
+        let input = Box::new(input);
+        self.ask(
+            shard,
+            Request::Input {
+                shard,
+                input,
+                taken,
+            },
+        )?;
+        answer.await.map_err(|_| ControlError::WorkerDead)
+    }
+
+    fn ask(&self, shard: ShardIndex, request: Request) -> Result<(), ControlError> {
+        let pulse = self.pulses.get(self.worker_of(shard));
+        let asked = pulse.map_or(Err(NotTaken::Dead), |pulse| pulse.mailbox.ask(request));
+        asked.map_err(|refused| match refused {
+            NotTaken::Dead => ControlError::WorkerDead,
+            NotTaken::Full | NotTaken::SessionFull => ControlError::Busy {
+                retry_after_ms: self.settings.retry_after_ms,
+            },
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! Stored groups, made ready to judge.
+
+use std::sync::Arc;
+
+use rat_engine::hash::Digest;
+use rat_engine::ima::judge::{Judge, VerificationKeyError};
+use rat_engine::pcr_policy::{PcrPolicy, PcrPolicyError};
+use rat_engine::policy::{PolicyError, RuntimePolicy};
+use rat_engine::shard::{Group, PolicyRef};
+use rat_store::{Precondition, Slot, Store, StoreError, StoredGroup};
+use thiserror::Error;
+
+/// Versions that one query lists.
+const VERSIONS_PER_PAGE: u32 = 1_000;
+
+/// Who puts a proven baseline into its slot, as the audit names it.
+const BASELINE_ACTOR: &str = "baseline";
+
+/// Why a stored group cannot be enforced. Nobody in it is trusted then.
+#[derive(Debug, Error)]
+pub enum GroupError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A policy that the group names is not there.
+    #[error("the text of policy {0} is missing")]
+    TextMissing(Digest),
+    /// A policy cannot be read.
+    #[error("policy {digest}: {error}")]
+    Policy {
+        /// Its digest.
+        digest: Digest,
+        /// Why.
+        error: Box<PolicyError>,
+    },
+    /// A policy has a key that cannot be used.
+    #[error("policy {digest}: {error}")]
+    Key {
+        /// Its digest.
+        digest: Digest,
+        /// Why.
+        error: VerificationKeyError,
+    },
+    /// The PCR policy cannot be read.
+    #[error("the PCR policy: {0}")]
+    PcrPolicy(#[from] PcrPolicyError),
+    /// Reading a policy panicked.
+    #[error("reading policy {0} panicked")]
+    Panicked(Digest),
+}
+
+/// The group, with its enforced policy compiled. `seed` keeps submitted policies from being made
+/// slow on purpose; it is random.
+///
+/// # Errors
+/// [`GroupError`].
+///
+/// # Cost
+/// Compiles the policy, on another thread: seconds for millions of paths.
+pub async fn load_group(
+    store: &Store,
+    stored: &StoredGroup,
+    seed: u64,
+) -> Result<Group, GroupError> {
+    let enforced = match stored.enforced {
+        None => None,
+        Some(version) => Some(PolicyRef {
+            version: version.version,
+            judge: load_judge(store, &version.digest, seed).await?,
+        }),
+    };
+    let pcr_policy = match &stored.settings.pcr_policy {
+        None => None,
+        Some(text) => Some(Arc::new(PcrPolicy::parse(text.as_bytes())?)),
+    };
+    Ok(Group {
+        enforced,
+        pcr_policy,
+        bypass: stored.settings.bypass,
+        ..without_policies(stored)
+    })
+}
+
+/// The group, trusting nobody: its policies cannot be used. (L01)
+pub(crate) fn without_policies(stored: &StoredGroup) -> Group {
+    let settings = &stored.settings;
+    Group {
+        slug: stored.slug.clone(),
+        enforced: None,
+        pcr_policy: None,
+        bank: settings.bank,
+        protected: settings.protected,
+        // A group without its policies would pass whatever is genuine.
+        bypass: false,
+        block: settings.block,
+        require_boot_log: settings.require_boot_log,
+        accept_violations: settings.accept_violations,
+        auto_recover: settings.auto_recover,
+    }
+}
+
+/// The judge of the policy with this digest.
+pub(crate) async fn load_judge(
+    store: &Store,
+    digest: &Digest,
+    seed: u64,
+) -> Result<Arc<Judge>, GroupError> {
+    let digest = *digest;
+    let text = store.policy_text(&digest).await?;
+    let text = text.ok_or(GroupError::TextMissing(digest))?;
+    let compiling = tokio::task::spawn_blocking(move || {
+        let policy = RuntimePolicy::parse_seeded(&text, seed).map_err(|error| {
+            let error = Box::new(error);
+            GroupError::Policy { digest, error }
+        })?;
+        let judge = Judge::new(Arc::new(policy), false);
+        judge
+            .map(Arc::new)
+            .map_err(|error| GroupError::Key { digest, error })
+    });
+    compiling
+        .await
+        .unwrap_or(Err(GroupError::Panicked(digest)))
+}
+
+/// Enforces a proven baseline where nothing is enforced yet; `None` when something is. (L08)
+pub(crate) async fn adopt_baseline(
+    store: &Store,
+    group: &str,
+    policy: &Digest,
+    now_unix_ms: u64,
+    seed: u64,
+) -> Result<Option<Group>, GroupError> {
+    let mut after = 0;
+    let version = loop {
+        let page = store.policies(group, after, VERSIONS_PER_PAGE).await?;
+        if let Some(found) = page.iter().find(|version| version.digest == *policy) {
+            break found.version;
+        }
+        match page.last() {
+            Some(last) => after = last.version,
+            None => return Err(GroupError::TextMissing(*policy)),
+        }
+    };
+    let (slot, only) = (Slot::Enforced, Precondition::OnlyIfNone);
+    let is_adopted = store
+        .activate_policy(group, version, slot, only, BASELINE_ACTOR, now_unix_ms)
+        .await?;
+    if !is_adopted {
+        return Ok(None);
+    }
+    match store.group(group).await? {
+        Some(stored) => load_group(store, &stored, seed).await.map(Some),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,90 @@
+//! Where appraisals are computed: on rayon's threads, or by the worker itself.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use rat_engine::shard::Task;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+
+use crate::mailbox::{Mailbox, Notice};
+use crate::measures;
+
+/// Threads for arithmetic, shared by all workers.
+#[derive(Clone)]
+pub(crate) struct Lanes {
+    pool: Option<Arc<ThreadPool>>,
+}
+
+/// One step of an appraisal.
+pub(crate) enum Work {
+    Begin(Box<Task>),
+    Feed(Box<Task>, Vec<u8>),
+    Finish(Box<Task>),
+}
+
+impl Lanes {
+    /// This many threads; none means that workers compute for themselves.
+    pub(crate) fn start(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        if threads == 0 {
+            return Ok(Self { pool: None });
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|nth| format!("lane-{nth}"))
+            .build()?;
+        Ok(Self {
+            pool: Some(Arc::new(pool)),
+        })
+    }
+
+    pub(crate) const fn are_there(&self) -> bool {
+        self.pool.is_some()
+    }
+
+    /// Has work done elsewhere if there is an elsewhere; the worker is told when it is done.
+    pub(crate) fn give(&self, work: Work, mailbox: &Arc<Mailbox>) {
+        match &self.pool {
+            Some(pool) => {
+                let mailbox = Arc::clone(mailbox);
+                pool.spawn(move || mailbox.tell(run(work)));
+            }
+            None => mailbox.tell(run(work)),
+        }
+    }
+}
+
+/// Does one step. A panic ends this task and nothing else. (S01)
+pub(crate) fn run(work: Work) -> Notice {
+    let (agent, challenge) = match &work {
+        Work::Begin(task) | Work::Feed(task, _) | Work::Finish(task) => {
+            (task.agent().clone(), task.challenge().id)
+        }
+    };
+    // A task that panicked is dropped, so nobody sees what it left behind.
+    catch_unwind(AssertUnwindSafe(|| step(work))).unwrap_or_else(|_| {
+        measures::lane_panicked();
+        tracing::error!(%agent, "an appraisal panicked");
+        Notice::Panicked { agent, challenge }
+    })
+}
+
+fn step(work: Work) -> Notice {
+    match work {
+        Work::Begin(mut task) => {
+            task.begin();
+            if task.remaining() > 0 {
+                return Notice::Begun(task);
+            }
+            Notice::Finished(Box::new(task.finish()))
+        }
+        Work::Feed(mut task, piece) => {
+            let overran = task.feed(&piece).is_err();
+            Notice::Fed {
+                task,
+                piece,
+                overran,
+            }
+        }
+        Work::Finish(task) => Notice::Finished(Box::new(task.finish())),
+    }
+}

@@ -1,0 +1,242 @@
+//! A worker's mailbox: what others ask of it, bounded, and what it is told by those who work for
+//! it, never refused.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rat_engine::agent_id::{AgentId, ShardIndex};
+use rat_engine::evidence::{ChallengeId, Hello, Peer, SessionId, Submission};
+use rat_engine::shard::{AgentView, Input, Task};
+use tokio::sync::oneshot;
+
+use crate::limits::{CONTROL_REQUESTS_MAX, REQUESTS_PER_SESSION_MAX};
+
+/// What somebody asks of a worker.
+pub(crate) enum Request {
+    Connected {
+        session: SessionId,
+        hello: Box<Hello>,
+        peer: Box<dyn Peer>,
+    },
+    Evidence {
+        session: SessionId,
+        agent: AgentId,
+        submission: Box<Submission>,
+    },
+    Piece {
+        session: SessionId,
+        agent: AgentId,
+        challenge: ChallengeId,
+        piece: Vec<u8>,
+    },
+    /// An operator's input for one agent; answered when it was taken.
+    Input {
+        shard: ShardIndex,
+        input: Box<Input>,
+        taken: oneshot::Sender<()>,
+    },
+    Disconnected {
+        session: SessionId,
+        agent: AgentId,
+    },
+    View {
+        agent: AgentId,
+        found: oneshot::Sender<Option<AgentView>>,
+    },
+    Views {
+        shard: ShardIndex,
+        found: oneshot::Sender<Vec<AgentView>>,
+    },
+}
+
+impl Request {
+    /// The connection that it came by.
+    const fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Connected { session, .. }
+            | Self::Evidence { session, .. }
+            | Self::Piece { session, .. } => Some(*session),
+            _ => None,
+        }
+    }
+}
+
+/// What a worker is told. There is never more of it than was begun: one for each tick, task and
+/// piece on its way, and one for each change of a group.
+pub(crate) enum Notice {
+    /// For every shard of the worker.
+    Group(std::sync::Arc<rat_engine::shard::Group>),
+    Drain,
+    /// Nothing but a turn.
+    Look,
+    Stop,
+    Begun(Box<Task>),
+    Fed {
+        task: Box<Task>,
+        piece: Vec<u8>,
+        overran: bool,
+    },
+    Finished(Box<rat_engine::shard::Judged>),
+    Panicked {
+        agent: AgentId,
+        challenge: ChallengeId,
+    },
+    Staged {
+        agent: AgentId,
+        challenge: ChallengeId,
+    },
+    Committed {
+        shard: ShardIndex,
+        seq: u64,
+    },
+    CommitFailed {
+        shard: ShardIndex,
+        seq: u64,
+    },
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// Too many wait.
+    Full,
+    /// Too many of the same connection wait.
+    SessionFull,
+    /// The worker is gone.
+    Dead,
+}
+
+pub(crate) struct Mailbox {
+    queues: Mutex<Queues>,
+    arrived: Condvar,
+    requests_max: usize,
+}
+
+#[derive(Default)]
+struct Queues {
+    requests: VecDeque<Request>,
+    /// How many of them each connection has.
+    by_session: HashMap<SessionId, usize>,
+    notices: VecDeque<Notice>,
+    is_dead: bool,
+}
+
+/// What a worker took out at once.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) notices: VecDeque<Notice>,
+    pub(crate) requests: VecDeque<Request>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(requests_max: usize) -> Self {
+        Self {
+            queues: Mutex::new(Queues::default()),
+            arrived: Condvar::new(),
+            requests_max,
+        }
+    }
+
+    /// Puts a request, unless too many wait, or too many of the same connection: who floods is
+    /// refused before others are. (S07)
+    pub(crate) fn ask(&self, request: Request) -> Result<(), NotTaken> {
+        let mut queues = self.lock();
+        if queues.is_dead {
+            return Err(NotTaken::Dead);
+        }
+        // Operators' requests find room when agents' do not.
+        let room = match request.session() {
+            Some(_) => self.requests_max,
+            None => self.requests_max.saturating_add(CONTROL_REQUESTS_MAX),
+        };
+        if queues.requests.len() >= room {
+            return Err(NotTaken::Full);
+        }
+        if let Some(session) = request.session() {
+            let waiting = queues.by_session.entry(session).or_default();
+            if *waiting >= REQUESTS_PER_SESSION_MAX {
+                return Err(NotTaken::SessionFull);
+            }
+            *waiting = waiting.saturating_add(1);
+        }
+        queues.requests.push_back(request);
+        drop(queues);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Puts the end of a connection, behind what came by it. There is one for each connection.
+    pub(crate) fn disconnected(&self, session: SessionId, agent: AgentId) {
+        let mut queues = self.lock();
+        if queues.is_dead {
+            return;
+        }
+        let request = Request::Disconnected { session, agent };
+        queues.requests.push_back(request);
+        drop(queues);
+        self.arrived.notify_one();
+    }
+
+    /// Puts a notice; a dead worker needs none.
+    pub(crate) fn tell(&self, notice: Notice) {
+        let mut queues = self.lock();
+        if queues.is_dead {
+            return;
+        }
+        queues.notices.push_back(notice);
+        drop(queues);
+        self.arrived.notify_one();
+    }
+
+    /// Every notice and at most `requests_max` requests; waits for one, at most this long.
+    pub(crate) fn take(&self, requests_max: usize, wait: Duration) -> Batch {
+        let mut queues = self.lock();
+        if queues.requests.is_empty() && queues.notices.is_empty() && !wait.is_zero() {
+            let woken = self.arrived.wait_timeout(queues, wait);
+            queues = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let count = queues.requests.len().min(requests_max);
+        let requests: VecDeque<Request> = queues.requests.drain(..count).collect();
+        for session in requests.iter().filter_map(Request::session) {
+            let waiting = queues.by_session.get_mut(&session);
+            let left = waiting.map_or(0, |waiting| {
+                *waiting = waiting.saturating_sub(1);
+                *waiting
+            });
+            if left == 0 {
+                queues.by_session.remove(&session);
+            }
+        }
+        Batch {
+            notices: std::mem::take(&mut queues.notices),
+            requests,
+        }
+    }
+
+    /// How many requests wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().requests.len()
+    }
+
+    /// Marks the worker as gone: whoever asked is told so by the loss of the answer's sender.
+    pub(crate) fn close(&self) {
+        let mut queues = self.lock();
+        queues.is_dead = true;
+        let lost = (
+            std::mem::take(&mut queues.requests),
+            std::mem::take(&mut queues.notices),
+        );
+        drop(queues);
+        drop(lost);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lock().is_dead
+    }
+
+    /// No code panics while it holds the lock, so what a poisoned one guards is whole.
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

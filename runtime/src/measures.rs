@@ -1,0 +1,82 @@
+//! Metrics. No label is unbounded: none holds an id, a path or a group.
+
+use metrics::{counter, gauge, histogram};
+use rat_engine::shard::{EffectiveStatus, Event};
+
+/// A queue or table was full.
+pub(crate) fn limit_rejection(limit: &'static str) {
+    counter!("attest_limit_rejections_total", "limit" => limit).increment(1);
+}
+
+pub(crate) fn queue_depth(waiting: usize) {
+    let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+    histogram!("attest_queue_depth").record(f64::from(waiting));
+}
+
+pub(crate) fn events_lost(lost: u64) {
+    counter!("attest_events_lost_total").increment(lost);
+}
+
+pub(crate) fn worker_died() {
+    counter!("attest_worker_deaths_total").increment(1);
+}
+
+pub(crate) fn lane_panicked() {
+    counter!("attest_lane_panics_total").increment(1);
+}
+
+pub(crate) fn protocol_fault(kind: &'static str) {
+    counter!("attest_protocol_faults_total", "kind" => kind).increment(1);
+}
+
+/// An agent is shown with another status than before; `None` when it came or went.
+pub(crate) fn status(from: Option<EffectiveStatus>, to: Option<EffectiveStatus>) {
+    if let Some(from) = from {
+        gauge!("attest_agents", "state" => from.as_str()).decrement(1.0);
+    }
+    if let Some(to) = to {
+        gauge!("attest_agents", "state" => to.as_str()).increment(1.0);
+    }
+}
+
+pub(crate) fn event(event: &Event) {
+    match event {
+        Event::Attested {
+            status,
+            code,
+            took_ms,
+            entries,
+            ..
+        } => {
+            let code = code.map_or("", |code| code.as_str());
+            counter!("attest_verifications_total", "verdict" => status.as_str(), "code" => code)
+                .increment(1);
+            let took_ms = u32::try_from(*took_ms).unwrap_or(u32::MAX);
+            histogram!("attest_verify_duration_seconds", "stage" => "arrival_to_commit")
+                .record(f64::from(took_ms) / 1_000.0);
+            counter!("attest_ima_entries_total", "result" => "proven").increment(*entries);
+        }
+        Event::TurnedAway { code, .. } => {
+            counter!("attest_turned_away_total", "code" => code.as_str()).increment(1);
+        }
+        Event::Abandoned { why, .. } => {
+            counter!("attest_abandoned_total", "why" => why.as_str()).increment(1);
+        }
+        Event::SecondLook { code, .. } => {
+            counter!("attest_second_looks_total", "code" => code.as_str()).increment(1);
+        }
+        Event::Status { .. } | Event::BaselineProven { .. } | Event::Cleared { .. } => {}
+    }
+}
+
+pub(crate) fn store_duration(operation: &'static str, seconds: f64) {
+    histogram!("attest_store_duration_seconds", "op" => operation).record(seconds);
+}
+
+pub(crate) fn store_failed(operation: &'static str) {
+    counter!("attest_store_errors_total", "op" => operation).increment(1);
+}
+
+pub(crate) fn ticks(result: &'static str) {
+    counter!("attest_ticks_total", "result" => result).increment(1);
+}

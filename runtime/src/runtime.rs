@@ -1,0 +1,306 @@
+//! Starting, and stopping.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rat_engine::agent_id::ShardIndex;
+use rat_engine::evidence::{Intake, NonceSource as _};
+use rat_engine::shard::{Event, Group, Input, Shard};
+use rat_store::{ShardHead, Store, StoreError, Unreadable};
+use thiserror::Error;
+use tokio::sync::broadcast;
+
+use crate::clock::{Clock, OsNonces};
+use crate::events::EventStream;
+use crate::groups;
+use crate::health::{Health, Pulse, StorePulse};
+use crate::intake::{Doors, worker_of};
+use crate::lanes::Lanes;
+use crate::mailbox::{Mailbox, Notice};
+use crate::settings::Settings;
+use crate::store_thread::{self, Job, StoreDoor, StoreThread};
+use crate::worker::{Turn, Worker};
+
+/// From one look at whether everything is finished to the next.
+const DRAIN_LOOK_MS: u64 = 20;
+
+/// Threads that drive every shard of one server.
+///
+/// Dropping it leaves the threads running; end it with [`drain`](Self::drain).
+pub struct Runtime {
+    pub(crate) store: Store,
+    pub(crate) settings: Settings,
+    pub(crate) seed: u64,
+    pub(crate) pulses: Vec<Arc<Pulse>>,
+    clock: Arc<dyn Clock>,
+    store_pulse: Arc<StorePulse>,
+    store_door: StoreDoor,
+    gives_up: Arc<AtomicBool>,
+    is_draining: Arc<AtomicBool>,
+    events: broadcast::Sender<Event>,
+    unreadable: Vec<Unreadable>,
+    threads: Vec<JoinHandle<()>>,
+    store_thread: JoinHandle<()>,
+}
+
+/// Why the runtime did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operating system gives no random bytes, so that no challenge can be made.
+    #[error("the operating system gives no random bytes")]
+    NoRandomness,
+    /// A thread could not be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The lanes could not be started.
+    #[error("the lanes cannot be started: {0}")]
+    Lanes(#[source] rayon::ThreadPoolBuildError),
+}
+
+/// How draining ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Whatever was begun was committed.
+    Finished,
+    /// The deadline came first: agents whose evidence was not committed are asked again after
+    /// the next start.
+    CutShort,
+}
+
+impl Runtime {
+    /// Takes ownership of every shard, loads what is stored, and starts the threads.
+    ///
+    /// A group whose policy cannot be used trusts nobody, and an agent that cannot be read is not
+    /// served; neither keeps the others from being served. (S06)
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(
+        store: Store,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let seed = random_u64().ok_or(StartError::NoRandomness)?;
+        let workers = settings.workers.max(1);
+        store.take_ownership("ratd").await?;
+        let heads = store.heads().await?;
+        let loaded = load(&store, seed).await?;
+        let lanes = Lanes::start(settings.arith_threads).map_err(StartError::Lanes)?;
+        let (events, _) = broadcast::channel(settings.events_max.max(1));
+        let (store_door, jobs) = StoreDoor::new();
+        let store_pulse = Arc::new(StorePulse::default());
+        let gives_up = Arc::new(AtomicBool::new(false));
+        let is_draining = Arc::new(AtomicBool::new(false));
+        let now = clock.now();
+        let pulses: Vec<Arc<Pulse>> = (0..workers)
+            .map(|_| {
+                let mailbox = Arc::new(Mailbox::new(settings.mailbox_messages_max));
+                Arc::new(Pulse::new(mailbox, now.mono_ms))
+            })
+            .collect();
+        let thread = StoreThread {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            retention: settings.retention,
+            pulse: Arc::clone(&store_pulse),
+            mailboxes: pulses.iter().map(|it| Arc::clone(&it.mailbox)).collect(),
+            gives_up: Arc::clone(&gives_up),
+            seed,
+        };
+        let store_thread = spawn("store", move || store_thread::run(thread, jobs))?;
+        let mut built: Vec<Worker> = pulses
+            .iter()
+            .enumerate()
+            .map(|(nth, pulse)| {
+                let shards = shards_of(nth, workers, &heads, &settings);
+                Worker {
+                    turn: Turn::new(&settings, shards.len()),
+                    shards,
+                    workers,
+                    settings,
+                    clock: Arc::clone(&clock),
+                    mailbox: Arc::clone(&pulse.mailbox),
+                    pulse: Arc::clone(pulse),
+                    lanes: lanes.clone(),
+                    store: store_door.clone(),
+                    events: events.clone(),
+                    is_draining: Arc::clone(&is_draining),
+                }
+            })
+            .collect();
+        for group in &loaded.groups {
+            for worker in &mut built {
+                worker.every_group(group, now);
+            }
+        }
+        for (shard, input) in loaded.agents {
+            if let Some(worker) = built.get_mut(worker_of(shard, workers)) {
+                worker.enrolment(shard, input, now);
+            }
+        }
+        let threads = built
+            .into_iter()
+            .enumerate()
+            .map(|(nth, worker)| spawn(&format!("worker-{nth}"), move || worker.run()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            store,
+            settings,
+            seed,
+            pulses,
+            clock,
+            store_pulse,
+            store_door,
+            gives_up,
+            is_draining,
+            events,
+            unreadable: loaded.unreadable,
+            threads,
+            store_thread,
+        })
+    }
+
+    /// Where transports deliver.
+    pub fn intake(&self) -> Arc<dyn Intake> {
+        Arc::new(Doors {
+            mailboxes: self.pulses.iter().map(|it| Arc::clone(&it.mailbox)).collect(),
+            retry_after_ms: self.settings.retry_after_ms,
+            is_draining: Arc::clone(&self.is_draining),
+        })
+    }
+
+    /// Every event from now on.
+    pub fn events(&self) -> EventStream {
+        EventStream::new(self.events.subscribe())
+    }
+
+    /// Agents that could not be read when the runtime started; they are not served.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// Whether everything works.
+    pub fn health(&self) -> Health {
+        let now_ms = self.clock.now().mono_ms;
+        Health {
+            workers: self.pulses.iter().map(|it| it.health(now_ms)).collect(),
+            store: self.store_pulse.health(),
+            is_draining: self.is_draining.load(Ordering::Acquire),
+        }
+    }
+
+    /// Stops: no agent is challenged any more, what was begun is finished and committed, and the
+    /// threads end. After the deadline they end anyway.
+    pub async fn drain(self, deadline: Duration) -> Drained {
+        self.is_draining.store(true, Ordering::Release);
+        for pulse in &self.pulses {
+            pulse.turned(self.clock.now().mono_ms, true);
+            pulse.mailbox.tell(Notice::Drain);
+        }
+        let alive_and_busy = |pulse: &Arc<Pulse>| pulse.is_busy() && !pulse.mailbox.is_dead();
+        let finished = async {
+            while self.pulses.iter().any(alive_and_busy) {
+                tokio::time::sleep(Duration::from_millis(DRAIN_LOOK_MS)).await;
+                // A worker at rest looks again when something arrives.
+                for pulse in &self.pulses {
+                    pulse.mailbox.tell(Notice::Look);
+                }
+            }
+        };
+        let is_finished = tokio::time::timeout(deadline, finished).await.is_ok();
+        for pulse in &self.pulses {
+            pulse.mailbox.tell(Notice::Stop);
+        }
+        self.gives_up.store(true, Ordering::Release);
+        self.store_door.give(Job::Stop);
+        let (threads, store_thread) = (self.threads, self.store_thread);
+        let joining = tokio::task::spawn_blocking(move || {
+            let died = threads.into_iter().filter_map(|it| it.join().err()).count();
+            died.saturating_add(usize::from(store_thread.join().is_err()))
+        });
+        match joining.await {
+            Ok(0) if is_finished => Drained::Finished,
+            _ => Drained::CutShort,
+        }
+    }
+
+    pub(crate) fn worker_of(&self, shard: ShardIndex) -> usize {
+        worker_of(shard, self.pulses.len())
+    }
+}
+
+struct Loaded {
+    groups: Vec<Arc<Group>>,
+    agents: Vec<(ShardIndex, Input)>,
+    unreadable: Vec<Unreadable>,
+}
+
+async fn load(store: &Store, seed: u64) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded {
+        groups: Vec::new(),
+        agents: Vec::new(),
+        unreadable: Vec::new(),
+    };
+    for stored in store.groups().await? {
+        let group = match groups::load_group(store, &stored, seed).await {
+            Ok(group) => group,
+            Err(error) => {
+                tracing::error!(group = stored.slug, %error, "nobody in this group is trusted");
+                groups::without_policies(&stored)
+            }
+        };
+        loaded.groups.push(Arc::new(group));
+    }
+    let mut shards = ShardIndex::all();
+    let (Some(first), Some(last)) = (shards.next(), shards.last()) else {
+        return Ok(loaded);
+    };
+    let stored = store.load(first..=last).await?;
+    for agent in stored.agents {
+        let candidate = match &agent.record.baseline {
+            None => None,
+            // Without it the agent has nothing to pass under, which is not trust.
+            Some(baseline) => groups::load_judge(store, &baseline.policy, seed).await.ok(),
+        };
+        let shard = agent.record.id.shard();
+        let input = Input::Agent {
+            record: Box::new(agent.record),
+            state: Box::new(agent.state),
+            candidate,
+        };
+        loaded.agents.push((shard, input));
+    }
+    for lost in &stored.unreadable {
+        tracing::error!(agent = lost.agent, "an agent cannot be read and is not served");
+    }
+    loaded.unreadable = stored.unreadable;
+    Ok(loaded)
+}
+
+/// The shards of one worker, in the order of their numbers.
+fn shards_of(nth: usize, workers: usize, heads: &[ShardHead], settings: &Settings) -> Vec<Shard> {
+    heads
+        .iter()
+        .filter(|head| worker_of(head.shard, workers) == nth)
+        .map(|head| Shard::new(head.shard, head.epoch, head.seq, head.head, settings.shard))
+        .collect()
+}
+
+fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map_err(StartError::Thread)
+}
+
+fn random_u64() -> Option<u64> {
+    let mut bytes = [0; 8];
+    OsNonces.fill(&mut bytes)?;
+    Some(u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,317 @@
+//! The store thread: groups what all workers want durable, and answers when it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::evidence::ChallengeId;
+use rat_engine::shard::Tick;
+use rat_store::{CommitResult, LogPiece, RetentionPolicy, Store, StoreError};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clock::Clock;
+use crate::groups;
+use crate::health::StorePulse;
+use crate::limits::{
+    FOLD_INTERVAL_MS, PIECES_PER_STAGING_MAX, RETENTION_INTERVAL_MS, RETRY_MS_MAX, RETRY_MS_MIN,
+    TICKS_PER_COMMIT_MAX, TICKS_PER_FOLD_MAX,
+};
+use crate::mailbox::{Mailbox, Notice};
+use crate::measures;
+
+/// What a worker wants of the store. There is never more of it than one tick for each shard, two
+/// pieces for each upload, and one for each proven baseline.
+pub(crate) enum Job {
+    Commit {
+        tick: Box<Tick>,
+        mailbox: Arc<Mailbox>,
+    },
+    Stage {
+        agent: AgentId,
+        challenge: ChallengeId,
+        piece: u64,
+        bytes: Vec<u8>,
+        mailbox: Arc<Mailbox>,
+    },
+    /// A quote proved the list that a baseline was made of.
+    Baseline {
+        group: String,
+        policy: rat_engine::hash::Digest,
+    },
+    Stop,
+}
+
+/// How to reach the store thread.
+#[derive(Clone)]
+pub(crate) struct StoreDoor(mpsc::UnboundedSender<Job>);
+
+impl StoreDoor {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Job>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// A store thread that is gone commits nothing: whoever waits for it waits until trust ends.
+    pub(crate) fn give(&self, job: Job) {
+        let _ = self.0.send(job);
+    }
+}
+
+pub(crate) struct StoreThread {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) retention: RetentionPolicy,
+    pub(crate) pulse: Arc<StorePulse>,
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    /// Set when the process stops and will not wait for a failing store any longer.
+    pub(crate) gives_up: Arc<AtomicBool>,
+    pub(crate) seed: u64,
+}
+
+#[derive(Default)]
+struct Batch {
+    ticks: Vec<Tick>,
+    tick_owners: Vec<Arc<Mailbox>>,
+    pieces: Vec<Piece>,
+    baselines: Vec<(String, rat_engine::hash::Digest)>,
+    stops: bool,
+}
+
+struct Piece {
+    agent: AgentId,
+    challenge: ChallengeId,
+    piece: u64,
+    bytes: Vec<u8>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Batch {
+    fn of(jobs: impl Iterator<Item = Job>) -> Self {
+        let mut batch = Self::default();
+        for job in jobs {
+            match job {
+                Job::Commit { tick, mailbox } => {
+                    batch.ticks.push(*tick);
+                    batch.tick_owners.push(mailbox);
+                }
+                Job::Stage {
+                    agent,
+                    challenge,
+                    piece,
+                    bytes,
+                    mailbox,
+                } => batch.pieces.push(Piece {
+                    agent,
+                    challenge,
+                    piece,
+                    bytes,
+                    mailbox,
+                }),
+                Job::Baseline { group, policy } => batch.baselines.push((group, policy)),
+                Job::Stop => batch.stops = true,
+            }
+        }
+        batch
+    }
+}
+
+impl StoreThread {
+    /// Works until it is told to stop, and has done everything that came before that.
+    pub(crate) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        let mut received = Vec::new();
+        let mut folded_at = Instant::now();
+        let mut retained_at = folded_at;
+        loop {
+            let pause = Duration::from_millis(FOLD_INTERVAL_MS);
+            let arrived = timeout(pause, jobs.recv_many(&mut received, TICKS_PER_COMMIT_MAX)).await;
+            if arrived == Ok(0) {
+                return;
+            }
+            let batch = Batch::of(received.drain(..));
+            let stops = batch.stops;
+            self.stage(batch.pieces).await;
+            self.commit(batch.ticks, batch.tick_owners).await;
+            for (group, policy) in batch.baselines {
+                self.baseline(&group, &policy).await;
+            }
+            if stops {
+                return;
+            }
+            if folded_at.elapsed() >= pause {
+                folded_at = Instant::now();
+                let folding = self.store.fold(TICKS_PER_FOLD_MAX);
+                self.housekeeping("fold", folding.await.map(drop));
+            }
+            if retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS) {
+                retained_at = Instant::now();
+                let now = self.clock.now().unix_ms;
+                let retaining = self.store.retention(now, &self.retention);
+                self.housekeeping("retention", retaining.await.map(drop));
+            }
+        }
+    }
+
+    /// Commits the ticks of all shards together, and the same again until it is known what became
+    /// of them. (S03)
+    async fn commit(&self, ticks: Vec<Tick>, owners: Vec<Arc<Mailbox>>) {
+        if ticks.is_empty() {
+            return;
+        }
+        match self.until_known("commit", || self.store.commit(&ticks)).await {
+            Outcome::Known(results) => {
+                for ((tick, owner), result) in ticks.iter().zip(&owners).zip(results) {
+                    self.answer(tick, owner, result);
+                }
+            }
+            // One of them is at fault: each for itself.
+            Outcome::Refused if ticks.len() > 1 => {
+                for (tick, owner) in ticks.into_iter().zip(owners) {
+                    Box::pin(self.commit(vec![tick], vec![owner])).await;
+                }
+            }
+            Outcome::Refused => {
+                for (tick, owner) in ticks.iter().zip(&owners) {
+                    tracing::error!(shard = tick.shard.get(), "a tick cannot be stored");
+                    measures::ticks("refused");
+                    owner.tell(Notice::CommitFailed {
+                        shard: tick.shard,
+                        seq: tick.seq,
+                    });
+                }
+            }
+            // The process ends: what is not known to be durable was never told to anybody.
+            Outcome::GivenUp => {}
+        }
+    }
+
+    fn answer(&self, tick: &Tick, owner: &Mailbox, result: CommitResult) {
+        let (shard, seq) = (tick.shard, tick.seq);
+        match result {
+            CommitResult::Committed | CommitResult::AlreadyCommitted => {
+                measures::ticks("committed");
+                owner.tell(Notice::Committed { shard, seq });
+            }
+            CommitResult::Fenced | CommitResult::OutOfOrder => {
+                measures::ticks("fenced");
+                if !self.pulse.is_fenced.swap(true, Ordering::AcqRel) {
+                    tracing::error!(shard = shard.get(), "another owner writes; serving ends");
+                    let mailboxes = self.mailboxes.iter();
+                    mailboxes.for_each(|mailbox| mailbox.tell(Notice::Drain));
+                }
+                owner.tell(Notice::CommitFailed { shard, seq });
+            }
+        }
+    }
+
+    async fn stage(&self, pieces: Vec<Piece>) {
+        let now = self.clock.now().unix_ms;
+        for group in pieces.chunks(PIECES_PER_STAGING_MAX) {
+            let staged: Vec<_> = group
+                .iter()
+                .map(|piece| LogPiece {
+                    upload: piece.challenge,
+                    piece: piece.piece,
+                    bytes: &piece.bytes,
+                })
+                .collect();
+            let outcome = self
+                .until_known("stage", || self.store.stage_log(&staged, now))
+                .await;
+            if matches!(outcome, Outcome::GivenUp) {
+                return;
+            }
+            // What could not be staged is a gap in what is kept, and no reason to hold a verdict.
+            for piece in group {
+                piece.mailbox.tell(Notice::Staged {
+                    agent: piece.agent.clone(),
+                    challenge: piece.challenge,
+                });
+            }
+        }
+    }
+
+    async fn baseline(&self, group: &str, policy: &rat_engine::hash::Digest) {
+        let now = self.clock.now().unix_ms;
+        match groups::adopt_baseline(&self.store, group, policy, now, self.seed).await {
+            Ok(Some(group)) => {
+                let group = Arc::new(group);
+                for mailbox in &self.mailboxes {
+                    mailbox.tell(Notice::Group(Arc::clone(&group)));
+                }
+            }
+            Ok(None) => {}
+            // The next attestation of the same agent proves it again.
+            Err(error) => tracing::error!(group, %error, "a proven baseline was not adopted"),
+        }
+    }
+
+    /// Tries until the store answers, with pauses that grow.
+    async fn until_known<T, F>(&self, operation: &'static str, run: impl Fn() -> F) -> Outcome<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut pause_ms = RETRY_MS_MIN;
+        loop {
+            let began = Instant::now();
+            let result = run().await;
+            measures::store_duration(operation, began.elapsed().as_secs_f64());
+            match result {
+                Ok(known) => {
+                    self.pulse.is_failing.store(false, Ordering::Release);
+                    return Outcome::Known(known);
+                }
+                Err(StoreError::TooLarge { .. } | StoreError::Pack | StoreError::Number(_)) => {
+                    measures::store_failed(operation);
+                    return Outcome::Refused;
+                }
+                Err(error) => {
+                    measures::store_failed(operation);
+                    if !self.pulse.is_failing.swap(true, Ordering::AcqRel) {
+                        tracing::error!(%error, operation, "the store fails; trying again");
+                    }
+                    if self.gives_up.load(Ordering::Acquire) {
+                        return Outcome::GivenUp;
+                    }
+                    sleep(Duration::from_millis(pause_ms)).await;
+                    pause_ms = pause_ms.saturating_mul(2).min(RETRY_MS_MAX);
+                }
+            }
+        }
+    }
+
+    fn housekeeping(&self, operation: &'static str, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            measures::store_failed(operation);
+            tracing::warn!(%error, operation, "the store's housekeeping failed");
+        }
+    }
+}
+
+/// What became of a call.
+enum Outcome<T> {
+    Known(T),
+    /// The store will never take this.
+    Refused,
+    /// The process ends first.
+    GivenUp,
+}
+
+/// Runs the store thread to its end.
+pub(crate) fn run(thread: StoreThread, jobs: mpsc::UnboundedReceiver<Job>) {
+    let pulse = Arc::clone(&thread.pulse);
+    let built = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match built {
+        Ok(runtime) => {
+            let run = std::panic::AssertUnwindSafe(|| runtime.block_on(thread.run(jobs)));
+            if std::panic::catch_unwind(run).is_err() {
+                tracing::error!("the store thread panicked");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the store thread cannot start"),
+    }
+    pulse.is_dead.store(true, Ordering::Release);
+}

@@ -1,0 +1,433 @@
+//! One worker: a thread that drives many shards.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rat_engine::agent_id::{AgentId, ShardIndex};
+use rat_engine::evidence::{Peer, SessionId, ToAgent};
+use rat_engine::shard::{Action, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task};
+use rat_engine::time::Now;
+use tokio::sync::broadcast;
+
+use crate::clock::{Clock, OsNonces};
+use crate::health::Pulse;
+use crate::lanes::{self, Lanes, Work};
+use crate::limits::{
+    ACTIONS_PER_TURN_MAX, BATCH_MAX, HEARTBEAT_MS, INLINE_LIST_BYTES_MAX, INLINE_TASKS_MAX,
+};
+use crate::mailbox::{Mailbox, Notice, Request};
+use crate::measures;
+use crate::settings::Settings;
+use crate::store_thread::{Job, StoreDoor};
+use crate::upload::Upload;
+
+mod uploading;
+
+/// Everything that one worker's thread has.
+pub(crate) struct Worker {
+    pub(crate) shards: Vec<Shard>,
+    /// How many workers there are: shard `s` is at place `s / workers`.
+    pub(crate) workers: usize,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) lanes: Lanes,
+    pub(crate) store: StoreDoor,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) is_draining: Arc<AtomicBool>,
+    pub(crate) turn: Turn,
+}
+
+/// What a worker remembers between two turns, beside its shards.
+pub(crate) struct Turn {
+    pacer: Pacer,
+    nonces: OsNonces,
+    peers: HashMap<SessionId, Box<dyn Peer>>,
+    uploads: HashMap<AgentId, Upload>,
+    /// Tasks whose lists wait for their turn.
+    queued: VecDeque<Box<Task>>,
+    /// Tasks that were asked for in this turn.
+    tasks: Vec<Box<Task>>,
+    /// Shards to be polled.
+    touched: VecDeque<usize>,
+    is_touched: Vec<bool>,
+    /// Shards whose agents wait for the pacer.
+    held: VecDeque<usize>,
+    is_held: Vec<bool>,
+    deadlines: BinaryHeap<Reverse<(u64, usize)>>,
+    next_deadline: Vec<Option<u64>>,
+    /// The status that metrics count each agent with.
+    counted: HashMap<AgentId, EffectiveStatus>,
+    stops: bool,
+}
+
+impl Turn {
+    pub(crate) fn new(settings: &Settings, shards: usize) -> Self {
+        Self {
+            pacer: Pacer::new(settings.pacer),
+            nonces: OsNonces,
+            peers: HashMap::new(),
+            uploads: HashMap::new(),
+            queued: VecDeque::new(),
+            tasks: Vec::new(),
+            touched: (0..shards).collect(),
+            is_touched: vec![true; shards],
+            held: VecDeque::new(),
+            is_held: vec![false; shards],
+            deadlines: BinaryHeap::new(),
+            next_deadline: vec![None; shards],
+            counted: HashMap::new(),
+            stops: false,
+        }
+    }
+
+    fn touch(&mut self, place: usize) {
+        if let Some(is_touched) = self.is_touched.get_mut(place)
+            && !std::mem::replace(is_touched, true)
+        {
+            self.touched.push_back(place);
+        }
+    }
+
+    fn hold(&mut self, place: usize) {
+        if let Some(is_held) = self.is_held.get_mut(place)
+            && !std::mem::replace(is_held, true)
+        {
+            self.held.push_back(place);
+        }
+    }
+
+    /// Shards whose agents waited are polled again when the pacer has room, in turn.
+    fn release(&mut self) {
+        if !self.pacer.may_open() {
+            return;
+        }
+        while let Some(place) = self.held.pop_front() {
+            if let Some(is_held) = self.is_held.get_mut(place) {
+                *is_held = false;
+            }
+            self.touch(place);
+        }
+    }
+
+    fn due(&mut self, now_ms: u64) {
+        while let Some(Reverse((deadline_ms, place))) = self.deadlines.peek().copied() {
+            if deadline_ms > now_ms {
+                return;
+            }
+            self.deadlines.pop();
+            if self.next_deadline.get(place).copied().flatten() == Some(deadline_ms) {
+                self.set_deadline(place, None);
+                self.touch(place);
+            }
+        }
+    }
+
+    fn set_deadline(&mut self, place: usize, deadline_ms: Option<u64>) {
+        let Some(known) = self.next_deadline.get_mut(place) else {
+            return;
+        };
+        if *known != deadline_ms {
+            *known = deadline_ms;
+            if let Some(deadline_ms) = deadline_ms {
+                self.deadlines.push(Reverse((deadline_ms, place)));
+            }
+        }
+    }
+
+    /// How long there is nothing to do unless something arrives.
+    fn rest_ms(&self, now_ms: u64) -> u64 {
+        if !self.touched.is_empty() {
+            return 0;
+        }
+        let next = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        let uploads = self.uploads.values().map(Upload::deadline_ms).min();
+        let soonest = next.into_iter().chain(uploads).min().unwrap_or(u64::MAX);
+        soonest.saturating_sub(now_ms).min(HEARTBEAT_MS)
+    }
+}
+
+/// Tells everybody that the worker is gone when its thread ends, however it ends. (S01)
+struct Closing(Arc<Mailbox>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            measures::worker_died();
+            tracing::error!("a worker panicked; its agents are not served until a restart");
+        }
+        self.0.close();
+    }
+}
+
+impl Worker {
+    /// Drives the shards until told to stop.
+    pub(crate) fn run(mut self) {
+        let _closing = Closing(Arc::clone(&self.mailbox));
+        let mut rest_ms = 0;
+        while !self.turn.stops {
+            let batch = self.mailbox.take(BATCH_MAX, Duration::from_millis(rest_ms));
+            let now = self.clock.now();
+            measures::queue_depth(batch.requests.len());
+            for notice in batch.notices {
+                self.notice(notice, now);
+            }
+            for request in batch.requests {
+                self.request(request, now);
+            }
+            self.end_stale_uploads(now);
+            self.turn.due(now.mono_ms);
+            self.turn.release();
+            self.poll(now);
+            self.judge();
+            let is_draining = self.is_draining.load(Ordering::Acquire);
+            let is_busy = is_draining
+                && (!self.turn.touched.is_empty() || self.shards.iter().any(Shard::is_busy));
+            self.pulse.turned(now.mono_ms, is_busy);
+            let waiting = self.mailbox.waiting();
+            rest_ms = if waiting > 0 { 0 } else { self.turn.rest_ms(now.mono_ms) };
+        }
+    }
+
+    fn place_of(&self, shard: ShardIndex) -> usize {
+        usize::from(shard.get())
+            .checked_div(self.workers)
+            .unwrap_or(0)
+    }
+
+    fn give(&mut self, shard: ShardIndex, input: Input, now: Now) {
+        let place = self.place_of(shard);
+        if let Some(shard) = self.shards.get_mut(place) {
+            shard.handle(input, now);
+            self.turn.touch(place);
+        }
+    }
+
+    fn request(&mut self, request: Request, now: Now) {
+        match request {
+            Request::Connected {
+                session,
+                hello,
+                peer,
+            } => self.connected(session, hello, peer, now),
+            Request::Disconnected { session, agent } => {
+                self.turn.peers.remove(&session);
+                self.upload_lost_session(session, &agent, now);
+                self.give(agent.shard(), Input::Disconnected { session, agent }, now);
+            }
+            Request::Evidence {
+                session,
+                agent,
+                submission,
+            } => {
+                let shard = agent.shard();
+                let input = Input::Evidence {
+                    session,
+                    agent,
+                    submission,
+                };
+                self.give(shard, input, now);
+            }
+            Request::Piece {
+                session,
+                agent,
+                challenge,
+                piece,
+            } => self.piece(session, &agent, challenge, piece, now),
+            Request::Input {
+                shard,
+                input,
+                taken,
+            } => {
+                self.enrolment(shard, *input, now);
+                // Whoever asked may have gone away.
+                let _ = taken.send(());
+            }
+            Request::View { agent, found } => {
+                let shard = self.shards.get(self.place_of(agent.shard()));
+                let _ = found.send(shard.and_then(|shard| shard.view(&agent, now)));
+            }
+            Request::Views { shard, found } => {
+                let shard = self.shards.get(self.place_of(shard));
+                let views = shard.map(|shard| shard.views(now).collect());
+                let _ = found.send(views.unwrap_or_default());
+            }
+        }
+    }
+
+    /// An operator's input, and how it changes what metrics count.
+    pub(crate) fn enrolment(&mut self, shard: ShardIndex, input: Input, now: Now) {
+        let agent = match &input {
+            Input::Agent { record, .. } => Some(record.id.clone()),
+            Input::Remove(agent) => Some(agent.clone()),
+            _ => None,
+        };
+        self.give(shard, input, now);
+        let Some(agent) = agent else { return };
+        let holder = self.shards.get(self.place_of(shard));
+        let view = holder.and_then(|shard| shard.view(&agent, now));
+        let to = view.map(|view| view.status);
+        self.count(agent, to);
+    }
+
+    fn count(&mut self, agent: AgentId, to: Option<EffectiveStatus>) {
+        let from = match to {
+            Some(to) => self.turn.counted.insert(agent, to),
+            None => self.turn.counted.remove(&agent),
+        };
+        measures::status(from, to);
+    }
+
+    fn connected(
+        &mut self,
+        session: SessionId,
+        hello: Box<rat_engine::evidence::Hello>,
+        peer: Box<dyn Peer>,
+        now: Now,
+    ) {
+        if self.turn.peers.len() >= self.settings.sessions_per_worker_max {
+            measures::limit_rejection("sessions_per_worker_max");
+            peer.send(ToAgent::Refused {
+                code: rat_engine::evidence::Refusal::Busy,
+                retry_after_ms: self.settings.retry_after_ms,
+            });
+            return;
+        }
+        self.turn.peers.insert(session, peer);
+        let shard = hello.agent.shard();
+        self.give(shard, Input::Connected { session, hello }, now);
+    }
+
+    fn notice(&mut self, notice: Notice, now: Now) {
+        match notice {
+            Notice::Group(group) => self.every_group(&group, now),
+            Notice::Drain => self.every_shard(now, || Input::Drain),
+            Notice::Look => {}
+            Notice::Stop => self.turn.stops = true,
+            Notice::Begun(task) => self.begun(task, now),
+            Notice::Fed {
+                task,
+                piece,
+                overran,
+            } => self.fed(task, piece, overran, now),
+            Notice::Staged { agent, challenge } => self.staged(&agent, challenge, now),
+            Notice::Finished(judged) => {
+                let shard = judged.agent.shard();
+                self.give(shard, Input::Judged(judged), now);
+            }
+            Notice::Panicked { agent, challenge } => {
+                self.forget_upload(&agent, challenge, now);
+                let why = rat_engine::shard::Abandon::Panicked;
+                self.abandon(agent, challenge, why, now);
+            }
+            Notice::Committed { shard, seq } => self.give(shard, Input::Committed { seq }, now),
+            Notice::CommitFailed { shard, seq } => {
+                self.give(shard, Input::CommitFailed { seq }, now);
+            }
+        }
+    }
+
+    /// What a group demands, for every shard.
+    pub(crate) fn every_group(&mut self, group: &Arc<rat_engine::shard::Group>, now: Now) {
+        self.every_shard(now, || Input::Group(Arc::clone(group)));
+    }
+
+    fn every_shard(&mut self, now: Now, input: impl Fn() -> Input) {
+        for (place, shard) in self.shards.iter_mut().enumerate() {
+            shard.handle(input(), now);
+            self.turn.touch(place);
+        }
+    }
+
+    /// Polls every shard that something happened to, each at most so often before the next.
+    fn poll(&mut self, now: Now) {
+        for _ in 0..self.turn.touched.len() {
+            let Some(place) = self.turn.touched.pop_front() else {
+                return;
+            };
+            if let Some(is_touched) = self.turn.is_touched.get_mut(place) {
+                *is_touched = false;
+            }
+            for turn in 0..=ACTIONS_PER_TURN_MAX {
+                if turn == ACTIONS_PER_TURN_MAX {
+                    self.turn.touch(place);
+                    break;
+                }
+                let Some(shard) = self.shards.get_mut(place) else {
+                    break;
+                };
+                let mut driver = Driver {
+                    pacer: &mut self.turn.pacer,
+                    nonces: &mut self.turn.nonces,
+                };
+                let Some(action) = shard.poll(now, &mut driver) else {
+                    break;
+                };
+                self.act(action, now);
+            }
+            let shard = self.shards.get(place);
+            if shard.is_some_and(Shard::is_waiting) {
+                self.turn.hold(place);
+            }
+            let deadline_ms = shard.and_then(Shard::next_deadline_ms);
+            self.turn.set_deadline(place, deadline_ms);
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Now) {
+        match action {
+            Action::Send { session, message } => {
+                let is_last = matches!(message, ToAgent::Refused { .. });
+                if let Some(peer) = self.turn.peers.get(&session) {
+                    peer.send(message);
+                }
+                if is_last {
+                    self.turn.peers.remove(&session);
+                }
+            }
+            Action::Appraise(assignment) => {
+                self.turn.tasks.push(Box::new(Task::new(*assignment)));
+            }
+            Action::Commit(tick) => self.store.give(Job::Commit {
+                tick: Box::new(Arc::unwrap_or_clone(tick)),
+                mailbox: Arc::clone(&self.mailbox),
+            }),
+            Action::Event(event) => self.tell(event, now),
+        }
+    }
+
+    fn tell(&mut self, event: Event, now: Now) {
+        measures::event(&event);
+        match &event {
+            Event::Status { agent, to, .. } => self.count(agent.clone(), Some(*to)),
+            Event::Abandoned { agent, .. } => self.drop_upload_of(&agent.clone(), now),
+            Event::BaselineProven { group, policy, .. } => self.store.give(Job::Baseline {
+                group: group.clone(),
+                policy: *policy,
+            }),
+            _ => {}
+        }
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    /// Has this turn's evidence judged: a little by the worker itself, which is quicker than
+    /// handing it over, and the rest in lanes.
+    fn judge(&mut self) {
+        let tasks = std::mem::take(&mut self.turn.tasks);
+        let are_few = tasks.len() <= INLINE_TASKS_MAX;
+        for task in tasks {
+            let is_small = task.begin_bytes() <= INLINE_LIST_BYTES_MAX;
+            let work = Work::Begin(task);
+            if are_few && is_small && self.lanes.are_there() {
+                self.mailbox.tell(lanes::run(work));
+            } else {
+                self.lanes.give(work, &self.mailbox);
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+use rat_engine::hash::Digest;
+use rat_engine::pcr::{PcrIndex, PcrValues};
+use rat_engine::shard::{
+    AgentPath, AgentRecord, AgentState, BootEpoch, Failure, KeptEvidence, LastVerdict, Retention,
+    TpmClock,
+};
+
+use super::*;
+
+fn agent() -> AgentId {
+    AgentId::parse("web-1").unwrap()
+}
+
+fn state() -> AgentState {
+    let mut boot_pcrs = PcrValues::new();
+    boot_pcrs.insert(PcrIndex::IMA, Digest::ones(HashAlg::Sha256));
+    AgentState {
+        boot: Some(BootEpoch {
+            reset_count: 3,
+            restart_count: 1,
+        }),
+        clock: Some(TpmClock {
+            clock_ms: 1 << 40,
+            safe: true,
+            firmware_version: 9,
+            seen_unix_ms: 1 << 41,
+        }),
+        ima: Some(rat_engine::ima::Committed::new(
+            77,
+            vec![(PcrIndex::IMA, Digest::ones(HashAlg::Sha1))],
+        )),
+        boot_pcrs,
+        trusted_until_unix_ms: 1 << 42,
+        verdict: Some(LastVerdict {
+            kind: VerdictKind::Untrusted,
+            code: Some(Code::QuoteNonceMismatch),
+            detail: "detail".to_owned(),
+            policy: Some(Digest::zero(HashAlg::Sha256)),
+            challenged_unix_ms: 5,
+            at_unix_ms: 6,
+        }),
+        failure: Some(Failure {
+            code: Code::QuoteNonceMismatch,
+            detail: "detail".to_owned(),
+            entry: Some(4),
+            path: Some(b"/bin/x".to_vec()),
+            at_unix_ms: 7,
+            under_policy: None,
+        }),
+        attestations: 300,
+        ..AgentState::default()
+    }
+}
+
+fn record() -> AgentRecord {
+    AgentRecord {
+        id: agent(),
+        group: "web".to_owned(),
+        path: AgentPath::Native,
+        ak_public: vec![1, 2, 3],
+        ak_epoch: 2,
+        ek_sha256: [4; 32],
+        client_key_sha256: [5; 32],
+        relay_key_sha256: None,
+        baseline: None,
+        enrolled_unix_ms: 8,
+    }
+}
+
+fn evidence() -> KeptEvidence {
+    KeptEvidence {
+        reason: Retention::Failure,
+        at_unix_ms: 9,
+        quote: vec![1; 3],
+        signature: vec![2; 3],
+        pcr_values: vec![(11, 10, vec![3; 3])],
+        preimage: vec![4; 3],
+        boot_log: None,
+        ima_entries: 10,
+    }
+}
+
+fn outcome() -> Outcome {
+    Outcome {
+        agent: agent(),
+        at_unix_ms: 6,
+        verdict: VerdictKind::Untrusted,
+        code: Some(Code::QuoteNonceMismatch),
+        policy: Some(Digest::zero(HashAlg::Sha256)),
+        evidence_sha256: [6; 32],
+        state: state(),
+        kept: vec![evidence()],
+        log: None,
+    }
+}
+
+/// What version 1 made of these records. When this fails, rows that are stored can no longer be
+/// read: raise the version and read the old one too, or leave the record as it was.
+#[test]
+fn s06_rows_of_version_1_stay_readable() {
+    let golden: Vec<Vec<u8>> = include_str!("version_1.hex")
+        .lines()
+        .map(|line| hex::decode(line).unwrap())
+        .collect();
+    let now = [
+        pack(&record()).unwrap(),
+        pack(&state()).unwrap(),
+        pack_compressed(&evidence()).unwrap(),
+        pack_outcomes(&[outcome()]).unwrap(),
+    ];
+    let shown: Vec<String> = now.iter().map(hex::encode).collect();
+    assert_eq!(golden, now, "now:\n{}", shown.join("\n"));
+    assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
+    assert_eq!(unpack::<AgentState>(&golden[1]), Ok(state()));
+    assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
+    let (outcomes, fault) = unpack_outcomes(&golden[3]);
+    assert_eq!((outcomes.len(), fault), (1, None));
+    assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
+    assert_eq!(unpack::<AgentState>(&outcomes[0].state), Ok(state()));
+}
+
+#[test]
+fn every_changed_bit_of_a_record_is_found() {
+    let packed = pack(&state()).unwrap();
+    for byte in 0..packed.len() {
+        for bit in 0..8 {
+            let mut damaged = packed.clone();
+            damaged[byte] ^= 1 << bit;
+            assert!(unpack::<AgentState>(&damaged).is_err(), "{byte} {bit}");
+        }
+        assert!(unpack::<AgentState>(&packed[..byte]).is_err());
+    }
+}
+
+#[test]
+fn a_damaged_tick_gives_what_stands_before_the_damage() {
+    let packed = pack_outcomes(&vec![outcome(); 3]).unwrap();
+    let (whole, fault) = unpack_outcomes(&packed);
+    assert_eq!((whole.len(), fault), (3, None));
+    for at in 0..packed.len() {
+        let mut damaged = packed.clone();
+        damaged[at] ^= 0x40;
+        let (read, fault) = unpack_outcomes(&damaged);
+        // Damage is found now, or when the state of that agent is read.
+        let unreadable = |o: &PackedOutcome| unpack::<AgentState>(&o.state).is_err();
+        assert!(fault.is_some() || read.iter().any(unreadable), "{at}");
+        for (outcome, original) in read.iter().zip(&whole) {
+            assert!(unreadable(outcome) || outcome == original, "{at}");
+        }
+    }
+}
+
+#[test]
+fn bytes_are_compressed_only_when_that_pays() {
+    let text = b"sha256:/usr/lib/".repeat(1000);
+    let packed = pack_bytes(&text);
+    assert!(packed.len() < text.len() / 10);
+    assert_eq!(unpack_bytes(&packed, text.len()), Ok(text.clone()));
+    assert_eq!(unpack_bytes(&packed, text.len() - 1), Err(Fault::Content));
+    let short = pack_bytes(b"short");
+    assert_eq!(short.len(), 5 + 2 + CHECK_BYTES);
+    assert_eq!(unpack_bytes(&short, 4), Err(Fault::Content));
+    assert_eq!(unpack_bytes(&short, 5), Ok(b"short".to_vec()));
+}

@@ -1,0 +1,354 @@
+//! The agent at work: over the real evidence protocol, against the engine.
+//!
+//! Needs `swtpm` and `swtpm-tools` for one test; without them it fails and says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    reason = "a panic is how a test fails"
+)]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use rat_agent::device::KeyKind;
+use rat_agent::enrol::{EnrolOptions, enrol};
+use rat_agent::keys::{ClientKey, certificates, to_pem, validity};
+use rat_agent::machine::Machine;
+use rat_agent::run::{Agent, Event, Watcher};
+use rat_agent::state::{Enrolled, Mode, StateDir};
+use rat_agent::unix_ms;
+use rat_engine::agent_id::AgentId;
+use rat_engine::verdict::Code;
+use rat_identity::ek::EkTrust;
+use rat_load::keys::{EkCa, SoftwareKey};
+use rat_load::measured::Entry;
+use rat_load::software_tpm::{Boot, Keys, SharedBoot, SoftwareLogs, SoftwareTpm};
+use rat_load::swtpm::{Machines, SimulatedMachine};
+use rat_tests::enrolment_server::Core;
+use rat_tests::verifier::{Round, Verifier};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const ANYWHERE: &str = "127.0.0.1:0";
+/// How long a condition may take to come true on a machine that does ten other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An installation with one machine in software.
+struct Fixture {
+    directory: TempDir,
+    verifier: Arc<Verifier>,
+    core: Arc<Core>,
+    machine: Machine,
+    boot: SharedBoot,
+    enrolled: Enrolled,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+async fn fixture() -> Result<(Fixture, rat_transport::quic::server::Server)> {
+    let directory = tempfile::tempdir()?;
+    let ek = directory.path().join("ek");
+    let ek_ca = EkCa::open(&ek)?;
+    let trust = EkTrust::load(&[EkCa::paths(&ek).0], &[])?;
+    let core = Arc::new(Core::new(&directory.path().join("ca"), trust)?);
+    let verifier = Verifier::new(Arc::clone(&core));
+    let server = verifier.bind(ANYWHERE.parse()?)?;
+    let key = || SoftwareKey::generate(KeyKind::Ecc);
+    let keys = Arc::new(Keys::new(key()?, key()?, &ek_ca)?);
+    let boot = Arc::new(Mutex::new(Boot::first()));
+    let machine = Machine::new(
+        SoftwareTpm::new(keys, Arc::clone(&boot)),
+        SoftwareLogs::new(Arc::clone(&boot)),
+    );
+    let address = core.serve().await?;
+    let options = EnrolOptions {
+        token: core.token(false),
+        server: format!("https://localhost:{}", address.port()).parse()?,
+        agent: None,
+        hostname: "host".into(),
+        kind: KeyKind::Ecc,
+    };
+    let enrolled = enrol(&machine, &options, None).await?;
+    let heard = Arc::default();
+    let fixture = Fixture {
+        directory,
+        verifier,
+        core,
+        machine,
+        boot,
+        enrolled,
+        heard,
+    };
+    Ok((fixture, server))
+}
+
+impl Fixture {
+    fn start(&self, state: Option<StateDir>) -> (watch::Sender<bool>, JoinHandle<()>) {
+        let heard = Arc::clone(&self.heard);
+        let watcher: Watcher = Arc::new(move |event: Event<'_>| {
+            heard.lock().unwrap().push(format!("{event:?}"));
+        });
+        let agent = Agent::new(self.machine.clone(), self.enrolled.clone(), state, watcher);
+        let (stop, stopped) = watch::channel(false);
+        (stop, tokio::spawn(agent.run(stopped)))
+    }
+
+    fn measure(&self, count: usize) {
+        let mut boot = self.boot.lock().unwrap();
+        for nth in 0..count {
+            boot.measure(&Entry::file(&format!("/usr/bin/tool-{nth}"), b"tool"));
+        }
+    }
+
+    fn rounds(&self) -> Vec<Round> {
+        self.verifier.rounds()
+    }
+
+    async fn rounds_after(&self, more: usize) -> Vec<Round> {
+        let before = self.rounds().len();
+        until("further rounds", || self.rounds().len() >= before + more).await;
+        self.rounds().split_off(before)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_sends_everything_once_and_then_what_is_new() -> Result<()> {
+    let (fixture, _server) = fixture().await?;
+    fixture.measure(3_000);
+    let (stop, running) = fixture.start(None);
+    let first = fixture.rounds_after(1).await.remove(0);
+    assert_eq!((first.asked_from, first.from_entry), (0, Some(0)));
+    // 3001 entries are more than one frame.
+    assert!(first.boot_log && first.in_pieces, "{first:?}");
+    fixture.measure(5);
+    let later = fixture.rounds_after(3).await;
+    let all = fixture.rounds();
+    assert!(all.iter().all(|round| round.codes.is_empty()), "{all:?}");
+    let last = later.last().unwrap();
+    assert_eq!((last.asked_from, last.from_entry), (3_006, Some(3_006)));
+    assert!(!last.boot_log && !last.in_pieces);
+    let hello = fixture.verifier.hellos().remove(0);
+    assert_eq!(
+        (hello.agent, hello.entry_count),
+        (fixture.enrolled.agent.clone(), 3_001)
+    );
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t02_a_reboot_within_a_connection_is_answered_from_the_start() -> Result<()> {
+    let (fixture, _server) = fixture().await?;
+    fixture.measure(20);
+    let (stop, running) = fixture.start(None);
+    fixture.rounds_after(2).await;
+    fixture.verifier.pause();
+    let known = fixture.rounds().len();
+    fixture.boot.lock().unwrap().reboot();
+    fixture.verifier.resume();
+    until("a round after the reboot", || {
+        fixture.rounds()[known..]
+            .iter()
+            .any(|round| round.from_entry == Some(0))
+    })
+    .await;
+    let rounds = fixture.rounds();
+    let reboot = rounds[known..]
+        .iter()
+        .find(|round| round.from_entry == Some(0))
+        .unwrap();
+    assert!(reboot.asked_from > 0 && reboot.boot_log, "{reboot:?}");
+    assert_eq!(reboot.codes, []);
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_survives_its_server_and_tells_new_from_old() -> Result<()> {
+    let (fixture, server) = fixture().await?;
+    let (stop, running) = fixture.start(None);
+    fixture.rounds_after(1).await;
+    let address: SocketAddr = server.local_addr()?;
+    server.shutdown(Duration::ZERO).await;
+    until("the agent notices", || {
+        let heard = fixture.heard.lock().unwrap();
+        heard.iter().any(|event| event.starts_with("Away"))
+    })
+    .await;
+    let known = fixture.verifier.hellos().len();
+    let _again = fixture.verifier.bind(address)?;
+    until("the agent comes back", || {
+        fixture.verifier.hellos().len() > known
+    })
+    .await;
+    let rounds = fixture.rounds_after(1).await;
+    assert_eq!(rounds[0].codes, []);
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let (mut fixture, _server) = fixture().await?;
+    // A CA that is as old as the certificate of this machine: three of its four weeks are over.
+    let old = unix_ms() - 23 * DAY_MS;
+    let folder = fixture.directory.path().join("old-ca");
+    std::fs::create_dir(&folder)?;
+    let trust = EkTrust::default();
+    let mut core = Core::new(&fixture.directory.path().join("unused"), trust)?;
+    core.ca = rat_identity::ca::Ca::open(&folder, old - DAY_MS)?;
+    let agent = fixture.enrolled.agent.clone();
+    let pending = fixture
+        .core
+        .enrolled
+        .lock()
+        .unwrap()
+        .remove(&agent)
+        .unwrap();
+    core.enrolled.lock().unwrap().insert(agent.clone(), pending);
+    let key = ClientKey::from_pem(&fixture.enrolled.key_pem)?;
+    let issued = core
+        .ca
+        .issue_agent(&key.certificate_request(&agent)?, &agent, old)?;
+    let core = Arc::new(core);
+    fixture.verifier = Verifier::new(Arc::clone(&core));
+    let server = fixture.verifier.bind(ANYWHERE.parse()?)?;
+    fixture.enrolled.evidence_addresses = vec![server.local_addr()?.to_string()];
+    fixture.enrolled.certificate_pem = to_pem(&issued.chain_der)?;
+    fixture.enrolled.ca_pem = vec![to_pem(&core.ca.certificates()[..1])?];
+
+    let state = StateDir::open(&fixture.directory.path().join("state"))?;
+    state.save_enrolled(&fixture.enrolled)?;
+    let (stop, running) = fixture.start(Some(state.clone()));
+    until("a renewal", || {
+        let heard = fixture.heard.lock().unwrap();
+        heard.iter().any(|event| event.starts_with("Renewed"))
+    })
+    .await;
+    stop.send(true)?;
+    running.await?;
+    assert_eq!(fixture.verifier.renewals(), 1);
+    let saved = state.enrolled()?.unwrap();
+    assert_eq!(saved.key_pem, fixture.enrolled.key_pem);
+    let leaf = certificates(&saved.certificate_pem)?.remove(0);
+    assert!(validity(&leaf, &key)?.renewal_unix_ms() > unix_ms());
+    // The Welcome told the next CA too, and it was kept.
+    assert_eq!(saved.ca_pem.len(), core.ca.certificates().len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_leaves_comes_back_for_each_attestation() -> Result<()> {
+    let (mut fixture, _server) = fixture().await?;
+    fixture.enrolled.mode = Mode::Leave;
+    let (stop, running) = fixture.start(None);
+    until("three visits", || fixture.verifier.hellos().len() >= 3).await;
+    until("three rounds", || fixture.rounds().len() >= 3).await;
+    let rounds = fixture.rounds();
+    assert!(
+        rounds.iter().all(|round| round.codes.is_empty()),
+        "{rounds:?}"
+    );
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_attestation_key_than_the_enrolled_one_is_said() -> Result<()> {
+    let (mut fixture, _server) = fixture().await?;
+    fixture.enrolled.ak_name = "000b".to_owned() + &"00".repeat(32);
+    let (stop, running) = fixture.start(None);
+    until("the agent complains", || {
+        let heard = fixture.heard.lock().unwrap();
+        heard.iter().any(|event| event.contains("OtherKey"))
+    })
+    .await;
+    assert_eq!(fixture.verifier.hellos(), []);
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_with_real_tpms_attest_hide_and_reboot() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let machines = Machines {
+        dir: directory.path().join("machines"),
+        machines: 1,
+        prefix: "m".into(),
+    };
+    let (manufacturer, ek_ca) =
+        tokio::task::spawn_blocking(move || machines.manufacture()).await??;
+    let trust = EkTrust::load(&[ek_ca], &[])?;
+    let core = Arc::new(Core::new(&directory.path().join("ca"), trust)?);
+    let verifier = Verifier::new(Arc::clone(&core));
+    let _server = verifier.bind(ANYWHERE.parse()?)?;
+    let home = directory.path().join("machines").join("m1");
+    let mut machine = tokio::task::block_in_place(|| {
+        SimulatedMachine::boot(AgentId::parse("m1")?, &home, &manufacturer)
+    })?;
+    let port = core.serve().await?.port();
+    let url = format!("https://localhost:{port}").parse()?;
+    machine.enrol(&url, &core.token(true)).await?;
+    assert_eq!(core.lists.lock().unwrap()[0].lines().count(), 1);
+    let silent = || -> Watcher { Arc::new(|_| {}) };
+    machine.start_agent(silent())?;
+    until("a first round", || !verifier.rounds().is_empty()).await;
+
+    let run = |path: &str| tokio::task::block_in_place(|| machine.run_file(path, b"content"));
+    run("/usr/bin/one")?;
+    run("/usr/bin/two")?;
+    until("both files", || {
+        verifier.rounds().iter().any(|round| round.asked_from == 3)
+    })
+    .await;
+    let rounds = verifier.rounds();
+    assert!(
+        rounds.iter().all(|round| round.codes.is_empty()),
+        "{rounds:?}"
+    );
+
+    // The newest entry is hidden: the list no longer explains the PCR.
+    tokio::task::block_in_place(|| machine.hide())?;
+    until("the hidden entry", || {
+        let rounds = verifier.rounds();
+        rounds.last().unwrap().codes.contains(&Code::ImaPcrMismatch)
+    })
+    .await;
+
+    let known = verifier.rounds().len();
+    machine.reboot(silent()).await?;
+    until("a good round after the reboot", || {
+        verifier.rounds()[known..]
+            .iter()
+            .any(|round| round.codes.is_empty())
+    })
+    .await;
+    let hellos = verifier.hellos();
+    let (first, last) = (&hellos[0], hellos.last().unwrap());
+    assert_eq!(
+        last.reset_count,
+        first.reset_count + 1,
+        "the TPM counted the reboot"
+    );
+    machine.stop_agent().await;
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! What is remembered, and what is not: S01, S03, S07-S09, S14, S17.
+
+use rat_engine::hash::HashAlg;
+use rat_engine::shard::{Abandon, EffectiveStatus, Event, Input, Operation};
+use rat_engine::verdict::Code;
+use rat_tests::evidence::Machine;
+use rat_tests::measured::Measured;
+use rat_tests::stage::{Stage, group_of};
+
+use super::{trusted, unchanged};
+
+#[test]
+fn s01_an_appraisal_that_panics_leaves_trust_to_run_out() {
+    let (mut stage, agent, session) = trusted();
+    let challenge = stage.challenge(session);
+    let submission = stage.answer(&agent, session, &challenge);
+    let before = stage.view(&agent).state;
+    stage.holds_tasks = true;
+    stage.submit(&agent, session, submission);
+    stage.tasks.clear();
+    stage.handle(Input::Abandoned {
+        agent: agent.id.clone(),
+        challenge: challenge.id,
+        why: Abandon::Panicked,
+    });
+    unchanged(&before, &stage.view(&agent).state);
+    let event = Event::Abandoned {
+        agent: agent.id.clone(),
+        why: Abandon::Panicked,
+    };
+    assert!(stage.events.contains(&event));
+    stage.pass_ms(30_000);
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Overdue);
+}
+
+#[test]
+fn s01_an_appraisal_that_never_ends_is_given_up() {
+    let (mut stage, agent, session) = trusted();
+    let challenge = stage.challenge(session);
+    let submission = stage.answer(&agent, session, &challenge);
+    stage.holds_tasks = true;
+    stage.submit(&agent, session, submission);
+    stage.pass_ms(600_001);
+    let is_it = |event: &&Event| {
+        matches!(
+            event,
+            Event::Abandoned {
+                why: Abandon::Timeout,
+                ..
+            }
+        )
+    };
+    assert_eq!(stage.events.iter().filter(is_it).count(), 1);
+    // What comes after that changes nothing.
+    let before = stage.view(&agent).state;
+    stage.run_tasks();
+    unchanged(&before, &stage.view(&agent).state);
+    stage.holds_tasks = false;
+    stage.sent.clear();
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Trusted
+    );
+}
+
+#[test]
+fn s03_s17_nothing_is_answered_or_shown_before_it_is_durable() {
+    let machine = Machine::valid();
+    let mut stage = Stage::new(group_of(&machine));
+    stage.holds_commits = true;
+    let agent = stage.enrol("machine-1", machine);
+    let session = stage.connect(&agent);
+    let challenge = stage.challenge(session);
+    let submission = stage.answer(&agent, session, &challenge);
+    assert_eq!(stage.submit(&agent, session, submission), None);
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Pending);
+    let seq = stage.ticks.last().unwrap().seq;
+    stage.handle(Input::Committed { seq });
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Trusted);
+    assert_eq!(stage.answer_to(challenge.id).unwrap().code, None);
+}
+
+#[test]
+fn s17_a_commit_that_fails_did_not_happen() {
+    let (mut stage, mut agent, session) = trusted();
+    agent
+        .machine
+        .list
+        .push(Measured::file("/usr/bin/ls", b"ls"));
+    let before = stage.view(&agent).state;
+    let head = stage.shard.head();
+    stage.holds_commits = true;
+    let challenge = stage.challenge(session);
+    let submission = stage.answer(&agent, session, &challenge);
+    stage.submit(&agent, session, submission);
+    let seq = stage.ticks.last().unwrap().seq;
+    stage.holds_commits = false;
+    stage.handle(Input::CommitFailed { seq });
+    unchanged(&before, &stage.view(&agent).state);
+    assert_eq!(stage.shard.head(), head);
+    // It is asked again from where it was.
+    let again = stage.challenge(session);
+    assert_eq!(again.ima_from_entry, challenge.ima_from_entry);
+    let submission = stage.answer(&agent, session, &again);
+    assert_eq!(
+        stage.submit(&agent, session, submission).unwrap().code,
+        None
+    );
+    assert_eq!(stage.view(&agent).state.ima.unwrap().position(), 5);
+}
+
+#[test]
+fn s09_a_failed_agent_that_passes_again_stays_failed_until_an_operator_acts() {
+    let (mut stage, mut agent, session) = trusted();
+    agent.machine.list.push(Measured::file("/tmp/x", b"x"));
+    let answer = stage.attest(&agent, session);
+    assert_eq!(answer.code, Some(Code::ImaPathNotListed));
+    let failure = stage.view(&agent).state.failure.unwrap();
+    assert_eq!(failure.entry, Some(4));
+    assert_eq!(failure.path.as_deref(), Some(&b"/tmp/x"[..]));
+    let digest = hex::encode(rat_tests::oracle::digest(HashAlg::Sha256, b"x"));
+    assert_eq!(failure.digest, Some(format!("sha256:{digest}")));
+    // It reboots, and what it ran is gone from its list.
+    stage.disconnect(&agent, session);
+    stage.pass_ms(5_000);
+    agent.machine.list.pop();
+    agent.boot.reset_count += 1;
+    let session = stage.connect(&agent);
+    let answer = stage.attest(&agent, session);
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Untrusted)
+    );
+    assert_eq!(
+        stage.view(&agent).state.failure.unwrap().code,
+        Code::ImaPathNotListed
+    );
+    let (agent_id, operation) = (agent.id.clone(), Operation::Clear);
+    stage.handle(Input::Operate {
+        agent: agent_id,
+        operation,
+    });
+    assert_ne!(stage.view(&agent).status, EffectiveStatus::Trusted);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Trusted
+    );
+}
+
+#[test]
+fn s09_the_first_failure_is_the_one_that_is_kept() {
+    let (mut stage, mut agent, session) = trusted();
+    agent.clock_ms = Some(1);
+    stage.attest(&agent, session);
+    agent.clock_ms = None;
+    agent.machine.list.push(Measured::file("/tmp/x", b"x"));
+    stage.attest(&agent, session);
+    assert_eq!(
+        stage.view(&agent).state.failure.unwrap().code,
+        Code::TimeRollback
+    );
+}
+
+#[test]
+fn s14_a_silent_agent_becomes_overdue_and_is_reported_once() {
+    let (mut stage, agent, session) = trusted();
+    stage.disconnect(&agent, session);
+    stage.pass_ms(120_000);
+    let is_it = |event: &&Event| {
+        matches!(
+            event,
+            Event::Status {
+                to: EffectiveStatus::Overdue,
+                ..
+            }
+        )
+    };
+    assert_eq!(stage.events.iter().filter(is_it).count(), 1);
+}
+
+#[test]
+fn s14_trust_does_not_outlive_a_restart_with_another_clock() {
+    let (stage, agent, _) = trusted();
+    let state = stage.view(&agent).state;
+    // The wall clock was set back a day while the server was down.
+    let mut later = Stage::new(group_of(&agent.machine));
+    later.now.unix_ms -= 86_400_000;
+    let agent = later.enrol_with("machine-1", agent.machine.clone(), state, |_| {});
+    assert_eq!(later.view(&agent).status, EffectiveStatus::Trusted);
+    later.pass_ms(30_000);
+    assert_eq!(later.view(&agent).status, EffectiveStatus::Overdue);
+}
+
+#[test]
+fn q14_nothing_is_handed_out_before_it_is_due() {
+    let (mut stage, agent, session) = trusted();
+    stage.sent.clear();
+    stage.pass_ms(9_000);
+    assert!(stage.sent.is_empty());
+    stage.disconnect(&agent, session);
+    let again = stage.connect(&agent);
+    let is_welcome = |(to, message): &(_, _)| {
+        use rat_engine::evidence::ToAgent;
+        *to == again
+            && matches!(message, ToAgent::Welcome { next_after_ms } if *next_after_ms <= 1_000)
+    };
+    assert!(stage.sent.iter().any(is_welcome));
+    assert_eq!(stage.sent.len(), 1);
+}
+
+#[test]
+fn s07_no_more_is_asked_than_the_pacer_allows_and_the_longest_due_come_first() {
+    let machine = Machine::valid();
+    let mut stage = Stage::new(group_of(&machine));
+    let limit = stage.pacer.limit();
+    let agents: Vec<_> = (0..limit + 10)
+        .map(|nth| stage.enrol(&format!("machine-{nth}"), machine.clone()))
+        .collect();
+    let sessions: Vec<_> = agents.iter().map(|agent| stage.connect(agent)).collect();
+    stage.pass_ms(1);
+    assert_eq!(stage.pacer.open(), limit);
+    let last = *sessions.last().unwrap();
+    let is_asked = |stage: &Stage, session| {
+        use rat_engine::evidence::ToAgent;
+        stage
+            .sent
+            .iter()
+            .any(|(to, message)| *to == session && matches!(message, ToAgent::Challenge(_)))
+    };
+    assert!(!is_asked(&stage, last));
+    // One that never answers gives its place back at its deadline.
+    stage.pass_ms(5_001);
+    assert!(is_asked(&stage, last));
+}

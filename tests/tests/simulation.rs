@@ -1,0 +1,105 @@
+//! Whole fleets in one thread: shards, agents and a store under a virtual clock, with seeded
+//! faults, and the invariants of the design checked after each step.
+//!
+//! A failing run prints its seed; `SIM_SEED=… cargo nextest run -p rat-tests simulation` runs
+//! that one again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    clippy::print_stdout
+)]
+
+#[path = "simulation/durable.rs"]
+mod durable;
+#[path = "simulation/ledger.rs"]
+mod ledger;
+#[path = "simulation/machine.rs"]
+mod machine;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "simulation/world.rs"]
+mod world;
+
+use rat_engine::shard::EffectiveStatus;
+use world::{Faults, World};
+
+const SEEDS: u64 = 40;
+/// Each of these commits to a real database.
+const DURABLE_SEEDS: u64 = 4;
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("SIM_SEED") {
+        Ok(seed) => vec![seed.parse().expect("SIM_SEED is a number")],
+        Err(_) => (1..=SEEDS).collect(),
+    }
+}
+
+/// Runs a fleet through faults, then lets it settle.
+fn run(seed: u64, faults: Faults) -> World {
+    settle(World::new(seed, faults), seed)
+}
+
+fn settle(mut world: World, seed: u64) -> World {
+    println!("SIM_SEED={seed}");
+    world.run_ms(120_000);
+    world.heal();
+    world.run_ms(120_000);
+    world
+}
+
+#[test]
+fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
+    let (mut commits, mut crashes) = (0, 0);
+    for seed in seeds() {
+        let world = run(seed, Faults::all());
+        commits += world.commits();
+        crashes += world.crashes();
+        // What failed is failed, what is clean is trusted: nothing is lost for good.
+        for (agent, machine) in world.machines() {
+            let status = world.status(agent);
+            let expected = match machine.is_clean() {
+                true => EffectiveStatus::Trusted,
+                false => EffectiveStatus::Untrusted,
+            };
+            assert_eq!(status, expected, "seed {seed}, {agent}");
+        }
+    }
+    // The faults did happen.
+    assert!(
+        commits > 1_000 && crashes > 50,
+        "{commits} commits, {crashes} crashes"
+    );
+}
+
+#[test]
+fn s03_s05_s18_the_real_store_says_what_the_model_says() {
+    for seed in seeds().into_iter().take(DURABLE_SEEDS as usize) {
+        let world = settle(World::durable(seed, Faults::all()), seed);
+        world.verify_chains();
+        assert!(world.commits() > 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_actions() {
+    for seed in [1, 2, 3] {
+        let (one, other) = (run(seed, Faults::all()), run(seed, Faults::all()));
+        assert_eq!(one.trace(), other.trace(), "seed {seed}");
+        assert_ne!(one.trace(), run(seed + 100, Faults::all()).trace());
+    }
+}
+
+#[test]
+fn without_faults_every_clean_machine_stays_trusted() {
+    let mut world = World::new(7, Faults::none());
+    world.run_ms(300_000);
+    for (agent, machine) in world.machines() {
+        assert!(machine.is_clean());
+        assert_eq!(world.status(agent), EffectiveStatus::Trusted, "{agent}");
+    }
+    assert_eq!(world.times_untrusted(), 0);
+}

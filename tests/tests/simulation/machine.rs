@@ -1,0 +1,106 @@
+//! A simulated machine: a software TPM, a kernel that measures, and what was done to it.
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::evidence::{Binding, Challenge, ImaUpload, Submission, qualifying_data};
+use rat_engine::shard::BootEpoch;
+use rat_engine::tpm::Public;
+use rat_tests::evidence::Machine;
+use rat_tests::measured::{self, Measured};
+
+#[derive(Debug, Clone)]
+pub(crate) struct SimMachine {
+    pub(crate) id: AgentId,
+    pub(crate) machine: Machine,
+    pub(crate) boot: BootEpoch,
+    /// Virtual time at which the TPM's clock was 0.
+    powered_at_ms: u64,
+    /// When something ran that the policy does not allow.
+    pub(crate) compromised_at_ms: Option<u64>,
+    /// Until when it is booting.
+    pub(crate) down_until_ms: u64,
+    ak_name: Vec<u8>,
+}
+
+impl SimMachine {
+    pub(crate) fn new(id: AgentId) -> Self {
+        let machine = Machine::valid();
+        let public = machine.ak.public();
+        let ak_name = Public::parse(&public).unwrap().name().to_bytes();
+        Self {
+            id,
+            machine,
+            boot: BootEpoch {
+                reset_count: 3,
+                restart_count: 0,
+            },
+            powered_at_ms: 0,
+            compromised_at_ms: None,
+            down_until_ms: 0,
+            ak_name,
+        }
+    }
+
+    pub(crate) const fn is_clean(&self) -> bool {
+        self.compromised_at_ms.is_none()
+    }
+
+    /// Runs a file that the policy lists.
+    pub(crate) fn run_allowed(&mut self, nth: u64) {
+        let known = [("/usr/bin/bash", "bash"), ("/usr/bin/ls", "ls")];
+        let (path, content) = known[nth as usize % known.len()];
+        self.machine
+            .list
+            .push(Measured::file(path, content.as_bytes()));
+    }
+
+    /// Runs a file that the policy does not list.
+    pub(crate) fn run_unlisted(&mut self, now_ms: u64) {
+        self.machine
+            .list
+            .push(Measured::file("/tmp/implant", b"implant"));
+        self.compromised_at_ms.get_or_insert(now_ms);
+    }
+
+    /// Reboots; what ran before is gone from the list, and stays on record.
+    pub(crate) fn reboot(&mut self, now_ms: u64) {
+        self.boot.reset_count += 1;
+        self.down_until_ms = now_ms + 5_000;
+        self.machine.list.truncate(4);
+    }
+
+    /// Its answer to a challenge over a connection with this binding.
+    pub(crate) fn answer(
+        &self,
+        challenge: &Challenge,
+        binding: [u8; 32],
+        now_ms: u64,
+    ) -> Submission {
+        let channel = Binding::Channel(binding);
+        let nonce = qualifying_data(challenge, &channel, &self.ak_name, &self.id);
+        let mut from = challenge.ima_from_entry.unwrap();
+        if from > self.machine.list.len() as u64 {
+            from = 0;
+        }
+        let made = self.machine.attest(&nonce).with_attest(|attest| {
+            attest.clock = 1_000 + now_ms - self.powered_at_ms;
+            attest.reset_count = self.boot.reset_count;
+            attest.restart_count = self.boot.restart_count;
+        });
+        let bytes = measured::ascii(&self.machine.list[from as usize..]);
+        Submission {
+            challenge: challenge.id,
+            binding: channel,
+            claimed_binding: Some(binding),
+            quote: made.quote,
+            signature: made.signature,
+            pcr_values: made.values,
+            boot_log: None,
+            ima: Some(ImaUpload {
+                from_entry: from,
+                format: made.format,
+                length: bytes.len() as u64,
+                whole: Some(bytes),
+            }),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Measurement lists and kept evidence.
+
+use rat_engine::shard::{KeptEvidence, KeptLog, Outcome, Retention};
+use rat_store::{Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, StoreError};
+use rat_tests::fleet;
+
+use super::Fixture;
+
+const CHUNK: usize = 64 << 10;
+
+async fn bytes_of(mut reader: LogReader) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = reader.next().await.unwrap() {
+        assert!(piece.len() <= CHUNK);
+        bytes.extend(piece);
+    }
+    bytes
+}
+
+fn with_log(number: u64, attestation: u64, log: KeptLog) -> Outcome {
+    Outcome {
+        log: Some(log),
+        ..fleet::outcome(number, attestation)
+    }
+}
+
+async fn stage(fixture: &Fixture, upload: u64, bytes: &[u8], piece_bytes: usize) {
+    let pieces: Vec<LogPiece<'_>> = (0..)
+        .zip(bytes.chunks(piece_bytes))
+        .map(|(piece, bytes)| LogPiece {
+            upload: fleet::challenge(upload),
+            piece,
+            bytes,
+        })
+        .collect();
+    fixture.store.stage_log(&pieces, 1_000).await.unwrap();
+}
+
+async fn count(fixture: &Fixture, sql: &'static str) -> i64 {
+    let mut connection = fixture.vandal().await;
+    sqlx::query_scalar(sql)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap()
+}
+
+const CHUNKS: &str = "SELECT count(*) FROM chunk";
+
+fn all_due(rows_max: u32) -> RetentionPolicy {
+    RetentionPolicy {
+        history_ms: 0,
+        evidence_ms: 0,
+        staged_ms: 0,
+        removed_ms: 0,
+        rows_max,
+    }
+}
+
+#[tokio::test]
+async fn entries_that_come_bit_by_bit_are_read_back_as_they_were() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let list = fleet::list_bytes(1, 3 * CHUNK + 777);
+    let mut from = 0;
+    for (attestation, piece) in (1..).zip(list.chunks(9_000)) {
+        let to = from + 90;
+        let log = fleet::whole_log(from, to, piece);
+        fixture.commit(vec![with_log(1, attestation, log)]).await;
+        from = to;
+    }
+    let agent = fleet::agent(1);
+    let reader = fixture.store.log_of(&agent).await.unwrap().unwrap();
+    assert_eq!(reader.log().entries, from);
+    assert_eq!(reader.log().raw_bytes, list.len() as u64);
+    assert_eq!(reader.log().gap_at_entry, None);
+    assert_eq!(reader.log().boot, fleet::state(1, 1).boot);
+    assert_eq!(bytes_of(reader).await, list);
+    assert_eq!(count(&fixture, CHUNKS).await, 3);
+    let tail = count(&fixture, "SELECT coalesce(sum(raw_bytes), 0) FROM log_tail").await;
+    assert_eq!(tail, 777);
+    assert!(
+        fixture
+            .store
+            .log_of(&fleet::agent(2))
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn staged_lists_are_kept_once_for_the_fleet_and_cut_where_they_were_proven() {
+    let fixture = Fixture::with_agents(1..4).await;
+    let list = fleet::list_bytes(1, 4 * CHUNK + 500);
+    for number in 1..4 {
+        stage(&fixture, number, &list, CHUNK).await;
+        // What was proven ends inside the fourth piece.
+        let proven = 3 * CHUNK as u64 + 99;
+        let log = fleet::staged_log(0, 2_000, proven, fleet::challenge(number));
+        fixture.commit(vec![with_log(number, 1, log)]).await;
+    }
+    assert_eq!(count(&fixture, "SELECT count(*) FROM staged").await, 0);
+    for number in 1..4 {
+        let reader = fixture.store.log_of(&fleet::agent(number)).await.unwrap();
+        assert_eq!(bytes_of(reader.unwrap()).await, list[..3 * CHUNK + 99]);
+    }
+    // Chunks of the whole pieces, shared; those beyond the proof go.
+    assert_eq!(count(&fixture, CHUNKS).await, 5);
+    let mut chunks = 0;
+    loop {
+        let dropped = fixture.store.retention(2_000, &all_due(1)).await.unwrap();
+        assert!(dropped.chunks <= 1);
+        chunks += dropped.chunks;
+        if !dropped.more {
+            break;
+        }
+    }
+    assert_eq!((chunks, count(&fixture, CHUNKS).await), (2, 3));
+    let reader = fixture.store.log_of(&fleet::agent(2)).await.unwrap();
+    assert_eq!(bytes_of(reader.unwrap()).await, list[..3 * CHUNK + 99]);
+}
+
+#[tokio::test]
+async fn a_long_delta_follows_a_tail() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let list = fleet::list_bytes(1, 3 * CHUNK);
+    let log = fleet::whole_log(0, 50, &list[..5_000]);
+    fixture.commit(vec![with_log(1, 1, log)]).await;
+    stage(&fixture, 7, &list[5_000..], 40_000).await;
+    let rest = list.len() as u64 - 5_000;
+    let log = fleet::staged_log(50, 2_000, rest, fleet::challenge(7));
+    fixture.commit(vec![with_log(1, 2, log)]).await;
+    let log = fleet::whole_log(2_000, 2_001, b"one more");
+    fixture.commit(vec![with_log(1, 3, log)]).await;
+    let reader = fixture.store.log_of(&fleet::agent(1)).await.unwrap();
+    let expected = [list.as_slice(), b"one more"].concat();
+    assert_eq!(bytes_of(reader.unwrap()).await, expected);
+}
+
+#[tokio::test]
+async fn a_list_that_lacks_entries_says_from_where() {
+    let cases: [KeptLog; 3] = [
+        fleet::whole_log(51, 60, b"a gap"),
+        fleet::staged_log(50, 60, 10, fleet::challenge(404)),
+        KeptLog {
+            length: 6,
+            ..fleet::whole_log(50, 60, b"short")
+        },
+    ];
+    for log in cases {
+        let fixture = Fixture::with_agents(1..2).await;
+        let first = fleet::whole_log(0, 50, b"the first entries");
+        fixture.commit(vec![with_log(1, 1, first)]).await;
+        // The verdict is committed all the same.
+        fixture.commit(vec![with_log(1, 2, log)]).await;
+        fixture
+            .commit(vec![with_log(1, 3, fleet::whole_log(60, 61, b"late"))])
+            .await;
+        let reader = fixture
+            .store
+            .log_of(&fleet::agent(1))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (reader.log().entries, reader.log().gap_at_entry),
+            (50, Some(50))
+        );
+        assert!(bytes_of(reader).await.starts_with(b"the first entries"));
+        // A new list begins without the gap.
+        fixture
+            .commit(vec![with_log(1, 4, fleet::whole_log(0, 3, b"new"))])
+            .await;
+        let reader = fixture
+            .store
+            .log_of(&fleet::agent(1))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(reader.log().gap_at_entry, None);
+        assert_eq!(bytes_of(reader).await, b"new");
+    }
+}
+
+#[tokio::test]
+async fn s06_a_damaged_list_holds_up_no_verdict() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let list = fleet::list_bytes(1, CHUNK - 10);
+    let log = fleet::whole_log(0, 50, &list);
+    fixture.commit(vec![with_log(1, 1, log)]).await;
+    sqlx::query("UPDATE log_tail SET packed = x'01'")
+        .execute(&mut fixture.vandal().await)
+        .await
+        .unwrap();
+    // These entries would fill a chunk, so the damaged tail has to be read.
+    let log = fleet::whole_log(50, 60, &list);
+    fixture.commit(vec![with_log(1, 2, log)]).await;
+    let mut reader = fixture
+        .store
+        .log_of(&fleet::agent(1))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(reader.log().gap_at_entry, Some(50));
+    let read = reader.next().await;
+    assert!(matches!(read, Err(StoreError::Unreadable { .. })));
+    assert_eq!(fixture.load().await.agents[0].state, fleet::state(1, 2));
+}
+
+#[tokio::test]
+async fn pieces_have_limits() {
+    let fixture = Fixture::new().await;
+    let long = vec![0; CHUNK + 1];
+    for (piece, bytes) in [(0, &long[..]), (0, &[][..]), (16_384, &[1][..])] {
+        let piece = LogPiece {
+            upload: fleet::challenge(1),
+            piece,
+            bytes,
+        };
+        let refused = fixture.store.stage_log(&[piece], 1).await;
+        assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
+    }
+    assert_eq!(count(&fixture, "SELECT count(*) FROM staged").await, 0);
+}
+
+#[tokio::test]
+async fn pieces_whose_verdict_never_comes_are_dropped() {
+    let fixture = Fixture::new().await;
+    stage(&fixture, 1, &fleet::list_bytes(1, 3 * CHUNK), CHUNK).await;
+    stage(&fixture, 1, &fleet::list_bytes(2, CHUNK), CHUNK).await;
+    let policy = RetentionPolicy::default();
+    let dropped = fixture.store.retention(1_000, &policy).await.unwrap();
+    // The replaced piece's chunk goes at once.
+    assert_eq!((dropped.staged, dropped.chunks), (0, 1));
+    let late = 1_000 + policy.staged_ms + 1;
+    let dropped = fixture.store.retention(late, &policy).await.unwrap();
+    assert_eq!((dropped.staged, dropped.chunks), (3, 3));
+    assert_eq!(count(&fixture, CHUNKS).await, 0);
+}
+
+fn kept(reason: Retention, at_unix_ms: u64, ima_entries: u64) -> KeptEvidence {
+    KeptEvidence {
+        reason,
+        at_unix_ms,
+        quote: vec![1; 145],
+        signature: vec![2; 262],
+        pcr_values: vec![(11, 10, vec![3; 32])],
+        preimage: vec![4; 180],
+        boot_log: Some(vec![5; 20_000]),
+        ima_entries,
+    }
+}
+
+/// A boot whose list is 3 chunks long when it first passes, and 5 when the next boot begins.
+async fn boot(fixture: &Fixture, number: u64, seed: u64, attestation: u64) -> Vec<u8> {
+    let list = fleet::list_bytes(seed, 5 * CHUNK);
+    stage(fixture, seed, &list[..3 * CHUNK], CHUNK).await;
+    let log = fleet::staged_log(0, 300, 3 * CHUNK as u64, fleet::challenge(seed));
+    let mut outcome = with_log(number, attestation, log);
+    outcome.kept = vec![kept(Retention::FirstPass, attestation, 300)];
+    fixture.commit(vec![outcome]).await;
+    let log = fleet::whole_log(300, 500, &list[3 * CHUNK..]);
+    fixture
+        .commit(vec![with_log(number, attestation + 1, log)])
+        .await;
+    list
+}
+
+#[tokio::test]
+async fn earlier_boots_keep_what_their_evidence_needs() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let agent = fleet::agent(1);
+    let first = boot(&fixture, 1, 1, 1).await;
+    let second = boot(&fixture, 1, 2, 3).await;
+    assert_eq!(count(&fixture, CHUNKS).await, 10);
+    let never = RetentionPolicy {
+        evidence_ms: u64::MAX / 4,
+        ..all_due(100)
+    };
+    while fixture.store.retention(10, &never).await.unwrap().more {}
+    // The newest list is whole; of the first, what its evidence proves.
+    assert_eq!(count(&fixture, CHUNKS).await, 8);
+    let newest = fixture.store.log_of(&agent).await.unwrap().unwrap();
+    assert_eq!(bytes_of(newest).await, second);
+    let evidence = fixture.store.evidence(&agent, None, 10).await.unwrap();
+    assert_eq!(evidence.len(), 2);
+    assert_eq!(evidence[1].evidence, kept(Retention::FirstPass, 1, 300));
+    let list = fixture.store.read_log(evidence[1].log.unwrap());
+    assert_eq!(bytes_of(list).await, first[..3 * CHUNK]);
+    // When that evidence goes, so does the rest; the newest boot's stays.
+    while fixture.store.retention(10, &all_due(1)).await.unwrap().more {}
+    assert_eq!(count(&fixture, CHUNKS).await, 5);
+    assert_eq!(count(&fixture, "SELECT count(*) FROM log").await, 1);
+    let evidence = fixture.store.evidence(&agent, None, 10).await.unwrap();
+    assert_eq!(evidence.len(), 1);
+    let newest = fixture.store.log_of(&agent).await.unwrap().unwrap();
+    assert_eq!(bytes_of(newest).await, second);
+    let rest = fixture.store.retention(10, &all_due(100)).await.unwrap();
+    assert_eq!(rest, Dropped::default());
+}
+
+#[tokio::test]
+async fn n08_a_removed_agents_list_is_not_its_successors() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let agent = fleet::agent(1);
+    let log = fleet::whole_log(0, 10, b"old");
+    let mut outcome = with_log(1, 1, log);
+    outcome.kept = vec![kept(Retention::Failure, 1, 10)];
+    fixture.commit(vec![outcome]).await;
+    let keep = OnRemoval::KeepFailure;
+    fixture
+        .store
+        .remove_agent(&agent, keep, "ann", 2)
+        .await
+        .unwrap();
+    assert!(fixture.store.log_of(&agent).await.unwrap().is_none());
+    // Its evidence can still be looked at.
+    assert_eq!(
+        fixture
+            .store
+            .evidence(&agent, None, 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    fixture.enrol(&fleet::record(1)).await.unwrap();
+    assert!(fixture.store.log_of(&agent).await.unwrap().is_none());
+}
