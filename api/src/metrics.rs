@@ -100,6 +100,58 @@ catalogue! {
     ENROLMENTS = "attest_enrolments_total", Counter, Count,
         ["step": "`enrol`, `baseline` or `activate`", "result": "`done` or the refusal's code"],
         "Enrolment steps ended.";
+    VERIFICATIONS = "attest_verifications_total", Counter, Count,
+        ["verdict": "the agent's status from then on", "code": "the first code that failed, or empty"],
+        "Attestations concluded and committed.";
+    VERIFY_DURATION = "attest_verify_duration_seconds", Histogram, Seconds,
+        ["stage": "`arrival_to_commit`"],
+        "Time from the arrival of evidence to its durable verdict.";
+    AGENTS = "attest_agents", Gauge, Count, ["state": "an effective status"],
+        "Agents that are served, by what relying parties see of them.";
+    IMA_ENTRIES = "attest_ima_entries_total", Counter, Count, ["result": "`proven`"],
+        "Entries of measurement lists that quotes proved.";
+    TURNED_AWAY = "attest_turned_away_total", Counter, Count, ["code": "the refusal's code"],
+        "Agents that were sent away.";
+    ABANDONED = "attest_abandoned_total", Counter, Count, ["why": "a fixed word"],
+        "Challenges that led to no verdict.";
+    SECOND_LOOKS = "attest_second_looks_total", Counter, Count, ["code": "the verdict code"],
+        "Agents that were asked again at once, because more evidence could settle a doubt.";
+    PROTOCOL_FAULTS = "attest_protocol_faults_total", Counter, Count, ["kind": "a fixed word"],
+        "Messages of agents that did not fit into the conversation.";
+    QUEUE_DEPTH = "attest_queue_depth", Histogram, Count, [],
+        "Messages that waited in a worker's mailbox when it looked.";
+    EVENTS_LOST = "attest_events_lost_total", Counter, Count, [],
+        "Events that a slow listener missed.";
+    WORKER_DEATHS = "attest_worker_deaths_total", Counter, Count, [],
+        "Worker threads that died. Their agents are not served until the next start.";
+    LANE_PANICS = "attest_lane_panics_total", Counter, Count, [],
+        "Appraisals that ended in a defect of the program; their agents are asked again.";
+    TICKS = "attest_ticks_total", Counter, Count, ["result": "a fixed word"],
+        "Commits of shards, by how they ended.";
+    STORE_DURATION = "attest_store_duration_seconds", Histogram, Seconds, ["op": "the operation"],
+        "Time that the store took.";
+    STORE_ERRORS = "attest_store_errors_total", Counter, Count, ["op": "the operation"],
+        "Operations of the store that failed; ticks are tried again.";
+    TRANSPORT_CONNECTIONS = "attest_transport_connections", Gauge, Count, [],
+        "Open connections of agents.";
+    TRANSPORT_HANDSHAKES = "attest_transport_handshakes_total", Counter, Count,
+        ["result": "`done`, `failed`, `timeout` or `refused`"],
+        "TLS handshakes of agents ended.";
+    TRANSPORT_VALIDATIONS = "attest_transport_address_validations_total", Counter, Count, [],
+        "Peers that had to show first that they receive at their address.";
+    TRANSPORT_REFUSALS = "attest_transport_refusals_total", Counter, Count,
+        ["reason": "the refusal's code"],
+        "Conversations and requests of agents that the server ended.";
+    TRANSPORT_EVIDENCE = "attest_transport_evidence_total", Counter, Count, [],
+        "Evidence handed to the shards.";
+    TRANSPORT_VERDICTS = "attest_transport_verdicts_total", Counter, Count, [],
+        "Verdicts sent to agents.";
+    TRANSPORT_LOG_BYTES = "attest_transport_log_bytes_total", Counter, Bytes, [],
+        "Bytes of boot logs and measurement lists handed to the shards.";
+    TRANSPORT_RENEWALS = "attest_transport_renewals_total", Counter, Count, [],
+        "Certificates of agents renewed.";
+    TRANSPORT_BUFFERED = "attest_transport_buffered_bytes", Gauge, Bytes, [],
+        "Bytes of logs that are held until they are handed over.";
 }
 
 /// Installs the recorder for this process, and describes every metric to it.
@@ -107,9 +159,11 @@ catalogue! {
 /// # Errors
 /// [`MetricsError`] when a recorder is installed already.
 pub fn install() -> Result<PrometheusHandle, MetricsError> {
-    let duration = Matcher::Full(HTTP_DURATION.to_owned());
+    let durations = Matcher::Suffix("_seconds".to_owned());
+    let depths = Matcher::Suffix("_depth".to_owned());
     let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(duration, &SECONDS)
+        .set_buckets_for_metric(durations, &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(depths, &DEPTHS))
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|error| MetricsError(error.to_string()))?;
     describe(ALL);
@@ -121,6 +175,9 @@ pub fn install() -> Result<PrometheusHandle, MetricsError> {
 const SECONDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
+
+/// Bounds of histograms of queues.
+const DEPTHS: [f64; 8] = [0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 
 /// Tells the recorder what these metrics are.
 pub fn describe(catalogue: &[Metric]) {
@@ -216,13 +273,13 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let path = root.join("docs/reference/metrics.md");
         let page = std::fs::read_to_string(&path).unwrap();
-        let (before, rest) = page.split_once("<!-- http -->\n").unwrap();
+        let (before, rest) = page.split_once("<!-- metrics -->\n").unwrap();
         let (table, after) = rest.split_once("<!-- end -->").unwrap();
         if std::env::var_os("UPDATE_DOCS").is_some() {
             let table = reference(ALL);
             std::fs::write(
                 &path,
-                format!("{before}<!-- http -->\n{table}<!-- end -->{after}"),
+                format!("{before}<!-- metrics -->\n{table}<!-- end -->{after}"),
             )
             .unwrap();
         } else {
