@@ -28,6 +28,7 @@ use rat_engine::tpm::{Attest, PcrSelection, Public, Signature, attest as tpm_att
 use rat_engine::uefi::decode::{device_path, event_data, signature_list, variable::UefiVariable};
 use rat_engine::uefi::{EventLog, compare};
 use rat_engine::verdict::Verdict;
+use rat_transport::quic::wire::{Frame, FrameType, PREAMBLE_BYTES};
 
 use crate::vectors;
 
@@ -35,7 +36,7 @@ use crate::vectors;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 16] = [
+pub const ALL: [(&str, Target); 17] = [
     ("appraisal", appraisal),
     ("attest", attest),
     ("exclude_pattern", exclude_pattern),
@@ -52,6 +53,7 @@ pub const ALL: [(&str, Target); 16] = [
     ("signature", signature),
     ("tpm_policy", tpm_policy),
     ("uefi_event_log", uefi_event_log),
+    ("wire_frame", wire_frame),
 ];
 
 /// The same bytes with one more, which no exact parser may take if it took them alone.
@@ -418,6 +420,37 @@ impl Genuine {
             let _ = decoder.finish(&mut keep);
         }
         entries
+    }
+}
+
+/// A frame of the evidence protocol, and the same bytes as the body of every type of frame.
+///
+/// What decodes is the encoding of what it decodes to, and nothing longer decodes.
+pub fn wire_frame(data: &[u8]) {
+    check_frame(data);
+    for frame_type in FrameType::ALL {
+        let length = (data.len() as u32).to_le_bytes();
+        let preamble = [
+            b"RATD\x01\x01",
+            &frame_type.number().to_le_bytes()[..],
+            &length,
+        ]
+        .concat();
+        assert_eq!(preamble.len(), PREAMBLE_BYTES);
+        check_frame(&[&preamble, data].concat());
+    }
+}
+
+fn check_frame(bytes: &[u8]) {
+    let Ok(frame) = Frame::decode(bytes) else {
+        return;
+    };
+    assert!(Frame::decode(&one_longer(bytes)).is_err());
+    let encoded = frame.encode();
+    // A verdict's code may be from another version, and extensions are not kept.
+    match Frame::decode(&encoded.expect("what was read can be written")) {
+        Ok(again) => assert!(again == frame || frame.frame_type() == FrameType::Verdict),
+        Err(error) => panic!("{error}"),
     }
 }
 

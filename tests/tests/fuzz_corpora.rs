@@ -62,6 +62,8 @@ fn budget(target: &str) -> Budget {
         "runtime_policy" => (64 << 20, 4 << 10),
         // Trees of 24 PCRs, and violations of each.
         "tpm_policy" => (32 << 10, 64),
+        // Ten copies with a preamble; for those that decode, the values and their encodings.
+        "wire_frame" => (64 << 10, 128),
         other => panic!("no budget for {other}"),
     };
     Budget { fixed, per_byte }

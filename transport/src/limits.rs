@@ -93,6 +93,8 @@ limits! {
         "What may be on its way on one connection: evidence comes on one stream at a time.";
     SEND_WINDOW_BYTES: u64 = 128 * 1024, "bytes",
         "What is kept for a peer that has not confirmed it: a frame or two.";
+    DRAINING_RETRY_MS: u32 = 10_000, "milliseconds",
+        "How long agents of a server that stops are sent away: they find it started again.";
     // Renewal of certificates
     RENEWALS_PER_HOUR_MAX: usize = 4, "renewals",
         "Certificates live for days; each renewal costs a signature of the CA.";

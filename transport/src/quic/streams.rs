@@ -104,7 +104,13 @@ pub(super) async fn write_frame(stream: &mut SendStream, frame: &Frame) -> Resul
 
 /// Writes a frame, and nothing after it.
 pub(super) async fn write_last(stream: &mut SendStream, frame: &Frame) -> Result<(), StreamFault> {
-    write_frame(stream, frame).await?;
+    let bytes = frame.encode()?;
+    write_all(stream, &bytes).await
+}
+
+/// Writes these bytes, and nothing after them.
+pub(super) async fn write_all(stream: &mut SendStream, bytes: &[u8]) -> Result<(), StreamFault> {
+    stream.write_all(bytes).await?;
     stream
         .finish()
         .map_err(|_| StreamFault::Lost(quinn::ConnectionError::LocallyClosed))

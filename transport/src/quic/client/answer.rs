@@ -11,10 +11,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::timeout;
 
 use super::UploadLimits;
+use super::connection::read_last;
 use super::error::{ClientError, Log, said_no};
 use crate::limits;
 use crate::quic::Reason;
-use crate::quic::streams::{StreamFault, read_end, read_frame, write_frame};
+use crate::quic::streams::{StreamFault, write_frame};
 use crate::quic::wire::{Evidence, Frame, ListHead};
 
 /// Where a measurement list is read from.
@@ -71,6 +72,7 @@ pub struct EvidenceParts {
 /// A challenge that waits for its answer. Dropping it declines.
 #[derive(Debug)]
 pub struct Incoming {
+    connection: quinn::Connection,
     /// What is to be proven.
     pub challenge: Challenge,
     /// What the quote must be bound to: 32 bytes that only this connection's two ends export.
@@ -97,15 +99,16 @@ impl Drop for Half {
 }
 
 impl Incoming {
-    pub(super) const fn new(
+    pub(super) fn new(
+        connection: quinn::Connection,
         challenge: Challenge,
         binding: [u8; 32],
         most: Option<UploadLimits>,
-        send: SendStream,
-        receive: RecvStream,
+        (send, receive): (SendStream, RecvStream),
     ) -> Self {
         let finished = false;
         Self {
+            connection,
             challenge,
             binding,
             most,
@@ -122,6 +125,7 @@ impl Incoming {
     pub async fn answer(self, parts: EvidenceParts) -> Result<Answer, ClientError> {
         self.check_lengths(&parts)?;
         let Self {
+            connection,
             challenge,
             binding,
             mut upload,
@@ -142,19 +146,12 @@ impl Incoming {
                 format: list.format,
                 length: list.length,
             }),
-            boot_log_bytes: match &parts.boot_log {
-                Some(log) => Some(u64::try_from(log.len()).unwrap_or(u64::MAX)),
-                None => None,
-            },
+            boot_log_bytes: parts.boot_log.as_deref().map(byte_count),
         };
         let logs = (parts.boot_log, parts.ima);
         let sending = upload.send_all(Frame::Evidence(evidence), logs);
         // The server may answer before it has everything; what it says then counts.
-        let answered = async {
-            let frame = read_frame(&mut receive).await?;
-            read_end(&mut receive, frame.frame_type()).await?;
-            Ok::<_, ClientError>(frame)
-        };
+        let answered = read_last(&connection, &mut receive);
         tokio::pin!(answered);
         let frame = tokio::select! {
             biased;
@@ -179,8 +176,7 @@ impl Incoming {
         let Some(most) = &self.most else {
             return Ok(());
         };
-        let boot = parts.boot_log.as_ref().map_or(0, Vec::len);
-        let boot = u64::try_from(boot).unwrap_or(u64::MAX);
+        let boot = parts.boot_log.as_deref().map_or(0, byte_count);
         let list = parts.ima.as_ref().map_or(0, |list| list.length);
         for (log, bytes, max) in [
             (Log::Boot, boot, most.boot_log_bytes_max),
@@ -192,6 +188,10 @@ impl Incoming {
         }
         Ok(())
     }
+}
+
+fn byte_count(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 impl Half {
@@ -210,7 +210,7 @@ impl Half {
                 length,
                 ..
             }) => {
-                if u64::try_from(bytes.len()) != Ok(length) {
+                if byte_count(&bytes) != length {
                     return Err(ClientError::List(io::ErrorKind::InvalidInput.into()));
                 }
                 self.write(&bytes).await?;

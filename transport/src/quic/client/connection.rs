@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use super::answer::Incoming;
 use super::error::{ClientError, connection_error, said_no};
 use super::tls::Trust;
-use super::{Hello, UploadLimits, Welcome};
+use super::{CLOSE, Hello, UploadLimits, Welcome};
 use crate::limits;
 use crate::quic::Reason;
-use crate::quic::streams::{read_end, read_frame, write_last};
+use crate::quic::streams::{StreamFault, read_end, read_frame, write_all};
 use crate::quic::wire::{Frame, WireError};
 
 /// One connection. Say [`hello`](Self::hello) first; the server takes nothing before it.
@@ -76,7 +76,13 @@ impl Connection {
         };
         let binding = crate::quic::binding(&self.quic, challenge.id).ok_or(ClientError::Lost)?;
         let most = self.limits.get().copied();
-        Ok(Incoming::new(challenge, binding, most, send, receive))
+        Ok(Incoming::new(
+            self.quic.clone(),
+            challenge,
+            binding,
+            most,
+            (send, receive),
+        ))
     }
 
     /// The new certificate, and those above it, for this PKCS#10 request in DER.
@@ -104,32 +110,38 @@ impl Connection {
 
     /// Sends one frame on a stream of its own, and gives the one that answers.
     async fn request(&self, frame: &Frame) -> Result<Frame, ClientError> {
+        let bytes = frame.encode()?;
         let exchange = async {
             let (mut send, mut receive) = self.quic.open_bi().await.map_err(connection_error)?;
-            let written = write_last(&mut send, frame).await;
-            // A server that refuses may answer before it has read everything.
-            let answer = match (read_frame(&mut receive).await, written) {
-                (Ok(answer), _) => answer,
-                (Err(_), Err(fault)) | (Err(fault), Ok(())) => return Err(fault.into()),
-            };
-            read_end(&mut receive, answer.frame_type()).await?;
-            Ok::<_, ClientError>(answer)
+            // A server that refuses may answer before it has read everything; what it says counts.
+            let _ = write_all(&mut send, &bytes).await;
+            read_last(&self.quic, &mut receive).await
         };
         let limit = Duration::from_millis(limits::ANSWER_MS_MAX);
-        match timeout(limit, exchange).await {
-            // The connection's end says more than its stream's.
-            Ok(Err(ClientError::Wire(WireError::Truncated { .. }) | ClientError::Lost)) => {
-                Err(self.why_lost())
-            }
-            Ok(done) => done,
-            Err(_) => Err(ClientError::Timeout),
-        }
+        let answered = timeout(limit, exchange).await;
+        answered.map_err(|_| ClientError::Timeout)?
     }
+}
 
-    fn why_lost(&self) -> ClientError {
-        match self.quic.close_reason() {
-            Some(error) => connection_error(error),
-            None => ClientError::Lost,
+/// The one frame that is left on a stream.
+///
+/// A server that ends the connection may end the stream a moment before it: then the connection's
+/// end says why.
+pub(super) async fn read_last(
+    connection: &quinn::Connection,
+    stream: &mut quinn::RecvStream,
+) -> Result<Frame, ClientError> {
+    match read_frame(stream).await {
+        Ok(frame) => {
+            read_end(stream, frame.frame_type()).await?;
+            Ok(frame)
         }
+        Err(fault @ StreamFault::Wire(WireError::Truncated { found: 0, .. })) => {
+            match timeout(CLOSE, connection.closed()).await {
+                Ok(error) => Err(connection_error(error)),
+                Err(_) => Err(fault.into()),
+            }
+        }
+        Err(fault) => Err(fault.into()),
     }
 }

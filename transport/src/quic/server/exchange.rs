@@ -29,12 +29,10 @@ pub(super) async fn run(session: &Session<'_>, inbox: &mut mpsc::Receiver<ToAgen
     loop {
         let message = tokio::select! {
             message = inbox.recv() => message,
-            () = session.draining() => {
-                return End::refused(Refusal::Draining.into(), limits::BUSY_RETRY_MS);
-            }
+            () = session.draining() => return let_go(session),
         };
         let mut challenge = match message {
-            None => return let_go(),
+            None => return let_go(session),
             Some(ToAgent::Challenge(challenge)) => challenge,
             Some(ToAgent::Refused {
                 code,
@@ -55,9 +53,9 @@ pub(super) async fn run(session: &Session<'_>, inbox: &mut mpsc::Receiver<ToAgen
     }
 }
 
-/// The shard let go of the session without a word: it is being stopped.
-const fn let_go() -> End {
-    End::refused(Reason::Session(Refusal::Draining), limits::BUSY_RETRY_MS)
+/// The server stops: it says so, or its shard let go of the session without a word.
+fn let_go(session: &Session<'_>) -> End {
+    End::Refused(session.shared.stopping(session.id))
 }
 
 /// One challenge, to its verdict or to the next challenge.
@@ -73,16 +71,31 @@ async fn exchange(
         Ok::<_, End>((send, receive))
     };
     let (mut send, receive) = timeout(limit, open).await.map_err(|_| not_reading())??;
+    let done = converse(session, inbox, &challenge, (&mut send, receive)).await;
+    done.map_err(|end| {
+        // Before the stream is dropped, so that the agent hears why and not only that it ended.
+        end.close(session.connection);
+        End::Lost
+    })
+}
+
+/// Carries what the shard says to the agent, and the agent's answer to the shard.
+async fn converse(
+    session: &Session<'_>,
+    inbox: &mut mpsc::Receiver<ToAgent>,
+    challenge: &Challenge,
+    (send, receive): (&mut SendStream, RecvStream),
+) -> Result<Next, End> {
     let more = Semaphore::new(0);
     // Boxed, so that a connection without an open challenge does not carry room for one.
-    let mut upload = Box::pin(upload(session, &challenge, &more, receive));
+    let mut upload = Box::pin(upload(session, challenge, &more, receive));
     let mut uploading = true;
     loop {
         tokio::select! {
             message = inbox.recv() => match message {
                 Some(ToAgent::More(id)) if id == challenge.id => more.add_permits(1),
                 Some(ToAgent::Verdict(id, answer)) if id == challenge.id => {
-                    return verdict(session, &mut send, id, answer).await;
+                    return verdict(session, send, id, answer).await;
                 }
                 Some(ToAgent::Challenge(newer)) => {
                     let _ = send.reset(Reason::from(Refusal::Timeout).code());
@@ -92,7 +105,7 @@ async fn exchange(
                     return Err(End::refused(code.into(), retry_after_ms));
                 }
                 Some(ToAgent::Welcome { .. } | ToAgent::More(_) | ToAgent::Verdict(..)) => {}
-                None => return Err(let_go()),
+                None => return Err(let_go(session)),
             },
             uploaded = &mut upload, if uploading => {
                 uploading = false;
@@ -104,7 +117,7 @@ async fn exchange(
                     }
                     Err(UploadEnd::Refused(refused)) => {
                         measures::refusal(refused.reason);
-                        session.write(&mut send, &Frame::Refused(refused)).await?;
+                        session.write(send, &Frame::Refused(refused)).await?;
                         return Ok(Next::Idle);
                     }
                     Err(UploadEnd::Connection(end)) => return Err(end),

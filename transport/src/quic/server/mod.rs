@@ -45,6 +45,7 @@ use end::End;
 use memory::Memory;
 
 use crate::limits;
+use crate::quic::wire::Refused;
 
 /// How long connections that were told to close may take to confirm it.
 const CLOSE: Duration = Duration::from_secs(1);
@@ -164,15 +165,20 @@ impl Server {
         self.shared.draining.send_replace(true);
         self.shared.tasks.close();
         let _ = tokio::time::timeout(deadline, self.shared.tasks.wait()).await;
-        End::refused(Refusal::Draining.into(), 0).close_all(&self.endpoint);
+        stopped().close_all(&self.endpoint);
         self.shared.tasks.wait().await;
         let _ = tokio::time::timeout(CLOSE, self.endpoint.wait_idle()).await;
     }
 }
 
+/// What agents are told whose server does not wait for them; they add jitter of their own.
+fn stopped() -> End {
+    End::refused(Refusal::Draining.into(), limits::DRAINING_RETRY_MS)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        End::refused(Refusal::Draining.into(), 0).close_all(&self.endpoint);
+        stopped().close_all(&self.endpoint);
     }
 }
 
@@ -181,12 +187,20 @@ impl Shared {
         SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The delay and up to half of it more, so that those sent away together come back apart.
+    /// The delay and up to as much again, so that those sent away together come back apart.
     /// (S07, S08)
     fn jittered(&self, delay_ms: u32, session: SessionId) -> u32 {
-        let half = u64::from(delay_ms) / 2;
         let random = self.jitter.hash_one(session);
-        let extra = random.checked_rem(half.saturating_add(1)).unwrap_or(0);
+        let most = u64::from(delay_ms).saturating_add(1);
+        let extra = random.checked_rem(most).unwrap_or(0);
         delay_ms.saturating_add(u32::try_from(extra).unwrap_or(0))
+    }
+
+    /// What agents of a server that stops are told.
+    fn stopping(&self, session: SessionId) -> Refused {
+        Refused {
+            reason: Refusal::Draining.into(),
+            retry_after_ms: self.jittered(limits::DRAINING_RETRY_MS, session),
+        }
     }
 }

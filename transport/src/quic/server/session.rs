@@ -120,7 +120,7 @@ async fn greet(
         return Err(refuse_hello(&mut reply, refused).await);
     }
     if *shared.draining.borrow() {
-        let refused = refusal(Refusal::Draining.into(), limits::BUSY_RETRY_MS);
+        let refused = shared.stopping(shared.next_session());
         return Err(refuse_hello(&mut reply, refused).await);
     }
     let hello = Hello {
