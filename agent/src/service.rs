@@ -83,9 +83,15 @@ pub async fn run(settings: &Settings) -> Result<(), ServiceError> {
     }
     notify(&[NotifyState::Stopping]);
     watchdog.abort();
-    // The agent says goodbye to its server; a second signal, or systemd, ends it at once.
+    // The agent says goodbye to its server; a second signal ends it at once.
     let _ = stop.send(true);
-    let _ = running.await;
+    if !running.is_finished() {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = &mut running => {}
+        }
+    }
     journal.away("stopped".to_owned());
     Ok(())
 }

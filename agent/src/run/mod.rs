@@ -13,7 +13,7 @@ use rat_transport::quic::Advice;
 use rat_transport::quic::client::{Client, ClientError, ClientOptions, Sockets};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
@@ -24,6 +24,9 @@ use crate::keys::{self, ClientKey, KeysError};
 use crate::logs::LogError;
 use crate::machine::{Interrupted, Machine};
 use crate::state::{Enrolled, StateDir, StateError};
+
+/// How long an agent that is stopped may take to tell its server.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What happens to an agent, for whoever watches it.
 #[derive(Debug)]
@@ -164,10 +167,16 @@ impl Agent {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut backoff = Backoff::default();
         loop {
+            let mut visiting = Box::pin(self.visit(&mut backoff, stop.clone()));
             let visit = tokio::select! {
-                () = stopped(&mut stop) => return,
-                visit = self.visit(&mut backoff) => visit,
+                visit = &mut visiting => visit,
+                () = stopped(&mut stop) => {
+                    // It closes its connection, or what it waits for is not worth waiting for.
+                    let _ = timeout(GOODBYE, visiting).await;
+                    return;
+                }
             };
+            drop(visiting);
             let wait = self.wait(&visit, &mut backoff);
             let error = visit.as_ref().err();
             (self.watcher)(Event::Away { error, wait });
@@ -204,7 +213,11 @@ impl Agent {
     }
 
     /// One connection, from its begin to its end.
-    async fn visit(&mut self, backoff: &mut Backoff) -> Result<Left, RunError> {
+    async fn visit(
+        &mut self,
+        backoff: &mut Backoff,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Left, RunError> {
         let key = ClientKey::from_pem(&self.enrolled.key_pem)?;
         let chain = keys::certificates(&self.enrolled.certificate_pem)?;
         let mut ca_set = Vec::new();
@@ -224,6 +237,7 @@ impl Agent {
             watcher: &self.watcher,
             key,
             backoff,
+            stop,
         }
         .run(&client)
         .await;

@@ -7,11 +7,12 @@ use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
 use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
 use tokio::net::lookup_host;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
-use super::{Event, RunError, Watcher};
+use super::{Event, RunError, Watcher, stopped};
 use crate::device::DeviceError;
 use crate::keys::{self, ClientKey};
 use crate::machine::{Machine, Parts};
@@ -37,6 +38,7 @@ pub(super) struct Session<'a> {
     pub(super) watcher: &'a Watcher,
     pub(super) key: ClientKey,
     pub(super) backoff: &'a mut Backoff,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 /// What the machine is, before it says Hello.
@@ -115,6 +117,10 @@ impl Session<'_> {
                 () = sleep_until(renewal) => {
                     renewal = from_now(self.renew_if_due(connection).await);
                     continue;
+                }
+                () = stopped(&mut self.stop) => {
+                    connection.close();
+                    return Ok(Left { next_after: Duration::ZERO });
                 }
                 incoming = connection.next_challenge() => incoming?,
             };
