@@ -29,7 +29,7 @@ pub(crate) async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let deadline = Duration::from_millis(config.drain.deadline_ms);
     let drained = tokio::select! {
-        drained = timeout(deadline, parts.drain(&stop, deadline)) => drained.is_ok(),
+        drained = timeout(deadline, parts.drain(&stop, deadline)) => drained.unwrap_or(false),
         signal = signals.next() => {
             tracing::warn!(signal, "stopping at once");
             false

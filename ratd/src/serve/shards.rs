@@ -1,65 +1,190 @@
-//! Where shards are joined to the server: agents that are served, and what they send.
-//!
-//! Shards are not driven yet. Until they are, the server enrols machines and keeps their records,
-//! says of every agent that no shard serves it, tells agents that connect to come back later, and
-//! is not ready.
+//! Where the runtime is joined to the server: agents as surfaces see them, and its end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rat_api::core::fleet::{Answer, Fleet, Seen};
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use rat_api::core::fleet::{Answer, Fleet, FleetUnavailable, Seen};
 use rat_api::health::{Check, Probe};
 use rat_engine::agent_id::AgentId;
-use rat_engine::evidence::{Busy, ChallengeId, Hello, Intake, Peer, SessionId, Submission};
-use rat_store::StoredAgent;
-
-/// How long agents stay away.
-const RETRY: Busy = Busy {
-    retry_after_ms: 60_000,
+use rat_engine::evidence::Intake;
+use rat_engine::shard;
+use rat_runtime::{
+    ControlError, Drained, Runtime, Settings, StoreHealth, SystemClock, WorkerHealth,
 };
+use rat_store::{Store, StoredAgent};
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
 
-/// What the rest of the server needs of the shards.
-pub(super) struct Shards {
-    pub(super) fleet: Arc<dyn Fleet>,
-    pub(super) intake: Arc<dyn Intake>,
-    pub(super) probe: Probe,
-}
+use crate::config::Config;
+use crate::failure::{Exit, Failure, Means};
+
+/// How often groups are compared with what the shards were told: `ratd group` changes them in
+/// another process.
+const GROUPS_EVERY: Duration = Duration::from_secs(1);
+
+/// The driven shards, until they are taken away to be drained.
+#[derive(Clone)]
+pub(super) struct Shards(Arc<ArcSwapOption<Runtime>>);
 
 impl Shards {
-    pub(super) fn none() -> Self {
-        Self {
-            fleet: Arc::new(Undriven),
-            intake: Arc::new(Undriven),
-            probe: Box::new(|| {
-                Check::failed("workers", "no shard is driven by this build".to_owned())
-            }),
+    /// Takes ownership of every shard, and drives them.
+    pub(super) async fn start(config: &Config, store: &Store) -> Result<Self, Failure> {
+        let clock = Arc::new(SystemClock::start());
+        let runtime = Runtime::start(store.clone(), settings(config), clock)
+            .await
+            .context("the shards cannot be driven")
+            .means(Exit::Unusable)?;
+        for unreadable in runtime.unreadable() {
+            let (agent, row, fault) = (&unreadable.agent, &unreadable.row, &unreadable.fault);
+            tracing::error!(agent, %row, %fault, "an agent cannot be read, and is not served");
+        }
+        Ok(Self(Arc::new(ArcSwapOption::from_pointee(runtime))))
+    }
+
+    /// Where the evidence listener delivers; `None` when the shards were drained.
+    pub(super) fn intake(&self) -> Option<Arc<dyn Intake>> {
+        self.0.load_full().map(|runtime| runtime.intake())
+    }
+
+    /// What `/readyz` asks.
+    pub(super) fn probe(&self) -> Probe {
+        let shards = self.clone();
+        Box::new(move || match shards.0.load_full() {
+            Some(runtime) => check(&runtime),
+            None => Check::failed("workers", "the shards are drained".to_owned()),
+        })
+    }
+
+    /// Tells the shards what other processes change in the store, until `stop`.
+    pub(super) async fn follow_groups(self, store: Store, stop: CancellationToken) {
+        let mut told: HashMap<String, u64> = HashMap::new();
+        if let Ok(groups) = store.groups().await {
+            told.extend(
+                groups
+                    .into_iter()
+                    .map(|group| (group.slug, group.row_version)),
+            );
+        }
+        let mut ticks = interval(GROUPS_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = self.tell_groups(&store, &mut told).await {
+                tracing::error!(%error, "changes of groups cannot be followed");
+            }
+        }
+    }
+
+    async fn tell_groups(
+        &self,
+        store: &Store,
+        told: &mut HashMap<String, u64>,
+    ) -> Result<(), rat_store::StoreError> {
+        for group in store.groups().await? {
+            let Some(runtime) = self.0.load_full() else {
+                return Ok(());
+            };
+            if told.get(&group.slug) == Some(&group.row_version) {
+                continue;
+            }
+            match runtime.reload_group(&group.slug).await {
+                Ok(()) => {
+                    told.insert(group.slug, group.row_version);
+                }
+                Err(error) => {
+                    tracing::error!(group = group.slug, %error, "a group stays as it was");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the shards: what was begun is committed, unless the deadline comes first.
+    pub(super) async fn drain(&self, deadline: Duration) -> bool {
+        let Some(runtime) = self.0.swap(None) else {
+            return true;
+        };
+        match super::wiring::sole(runtime).await {
+            Some(runtime) => runtime.drain(deadline).await == Drained::Finished,
+            None => false,
         }
     }
 }
 
-struct Undriven;
-
-impl Fleet for Undriven {
-    fn enrolled(&self, _: StoredAgent) -> Answer<'_, ()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>> {
-        Box::pin(async move { Ok(agents.iter().map(|_| None).collect()) })
+fn settings(config: &Config) -> Settings {
+    let defaults = Settings::default();
+    let attestation = &config.attestation;
+    let given = |value: usize, default: usize| if value == 0 { default } else { value };
+    Settings {
+        workers: given(config.runtime.workers, defaults.workers),
+        arith_threads: given(config.runtime.arith_threads, defaults.arith_threads),
+        shard: shard::Settings {
+            challenge_deadline_ms: attestation.challenge_deadline_ms,
+            max_age_ms: attestation.max_age_ms,
+            ..shard::Settings::with_interval(attestation.interval_ms)
+        },
+        ..defaults
     }
 }
 
-impl Intake for Undriven {
-    fn connected(&self, _: SessionId, _: Hello, _: Box<dyn Peer>) -> Result<(), Busy> {
-        Err(RETRY)
+fn check(runtime: &Runtime) -> Check {
+    let health = runtime.health();
+    let count = |wanted: fn(&WorkerHealth) -> bool| {
+        health
+            .workers
+            .iter()
+            .filter(|worker| wanted(worker))
+            .count()
+    };
+    let dead = count(|worker| matches!(worker, WorkerHealth::Dead));
+    let hanging = count(|worker| matches!(worker, WorkerHealth::Hanging { .. }));
+    let store = match health.store {
+        StoreHealth::Alive => None,
+        StoreHealth::Failing => Some("commits fail"),
+        StoreHealth::Fenced => Some("another server owns the shards"),
+        StoreHealth::Dead => Some("the store thread has died"),
+    };
+    match (dead, hanging, store) {
+        (0, 0, None) => Check::ok("workers"),
+        (0, 0, Some(reason)) => Check::failed("workers", reason.to_owned()),
+        _ => Check::failed("workers", format!("{dead} dead, {hanging} hanging")),
+    }
+}
+
+fn unavailable(error: &ControlError) -> FleetUnavailable {
+    tracing::warn!(%error, "the shards do not answer");
+    FleetUnavailable
+}
+
+impl Fleet for Shards {
+    fn enrolled(&self, agent: StoredAgent) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let runtime = self.0.load_full().ok_or(FleetUnavailable)?;
+            let told = runtime.enrolled(agent.record, agent.state).await;
+            told.map_err(|error| unavailable(&error))
+        })
     }
 
-    fn evidence(&self, _: SessionId, _: &AgentId, _: Submission) -> Result<(), Busy> {
-        Err(RETRY)
+    fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>> {
+        Box::pin(async move {
+            let runtime = self.0.load_full().ok_or(FleetUnavailable)?;
+            let mut seen = Vec::with_capacity(agents.len());
+            for agent in agents {
+                let view = runtime
+                    .view(agent)
+                    .await
+                    .map_err(|error| unavailable(&error))?;
+                seen.push(view.map(|view| Seen {
+                    status: view.status,
+                    state: view.state,
+                }));
+            }
+            Ok(seen)
+        })
     }
-
-    fn log_piece(&self, _: SessionId, _: &AgentId, _: ChallengeId, _: Vec<u8>) -> Result<(), Busy> {
-        Err(RETRY)
-    }
-
-    fn disconnected(&self, _: SessionId, _: &AgentId) {}
 }

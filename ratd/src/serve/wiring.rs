@@ -36,6 +36,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Parts {
     store: Store,
     readiness: Arc<Readiness>,
+    shards: Shards,
     evidence: Arc<Server>,
     http: JoinHandle<()>,
 }
@@ -58,12 +59,16 @@ impl Parts {
         let listener = Listener::bind("core", config.core.listen, security)
             .await
             .means(Exit::Unusable)?;
-        let shards = Shards::none();
-        let evidence = evidence::bind(config, &ca, &issued, &store, shards.intake)?;
+        let shards = Shards::start(config, &store).await?;
+        let intake = shards
+            .intake()
+            .context("the shards ended")
+            .means(Exit::Failed)?;
+        let evidence = evidence::bind(config, &ca, &issued, &store, intake)?;
         let evidence = Arc::new(evidence);
         let watch = health::StoreWatch::start(store.clone(), stop.drain.clone());
         let ca_end = ca.not_after_unix_ms().means(Exit::Unusable)?;
-        let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe);
+        let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe());
         let evidence_port = evidence.local_addr()?.port();
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
         announce(&listener, &evidence, &ca)?;
@@ -73,7 +78,7 @@ impl Parts {
             ca: Arc::clone(&ca),
             trust: Arc::new(trust),
             approvals: Approvals::in_directory(&config.data_dir),
-            fleet: shards.fleet,
+            fleet: Arc::new(shards.clone()),
             addresses,
             interval_ms: config.attestation.interval_ms,
             mode: check::mode(config.attestation.mode),
@@ -96,17 +101,23 @@ impl Parts {
             evidence: Arc::clone(&evidence),
         };
         tokio::spawn(upkeep.run(recorder, stop.clone()));
+        tokio::spawn(
+            shards
+                .clone()
+                .follow_groups(store.clone(), stop.drain.clone()),
+        );
         Ok(Self {
             store,
             readiness,
+            shards,
             evidence,
             http: tokio::spawn(listener.serve(router, stop.clone())),
         })
     }
 
-    /// Stops in the order that loses nothing: no longer ready, agents first, then requests, then
-    /// the store.
-    pub(super) async fn drain(self, stop: &Stop, deadline: Duration) {
+    /// Stops in the order that loses nothing: no longer ready; agents answer what they were asked;
+    /// requests end; what was begun is committed; the store is closed. Whether all of it ended.
+    pub(super) async fn drain(self, stop: &Stop, deadline: Duration) -> bool {
         self.readiness.start_draining();
         stop.drain.cancel();
         // The task that renews certificates lets go of it when draining begins.
@@ -116,12 +127,14 @@ impl Parts {
         if let Err(error) = self.http.await {
             tracing::error!(%error, "the listener failed");
         }
+        let finished = self.shards.drain(deadline).await;
         self.store.close().await;
+        finished
     }
 }
 
 /// What is held by nobody else, as soon as that is so.
-async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
+pub(super) async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
     for _ in 0..1000 {
         match Arc::try_unwrap(shared) {
             Ok(value) => return Some(value),
