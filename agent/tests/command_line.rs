@@ -14,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use rat_identity::ek::EkTrust;
@@ -24,6 +24,7 @@ use rat_tests::enrolment_server::Core;
 use rat_tests::verifier::Verifier;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -186,6 +187,40 @@ fn service(machine: &Machine, socket: &Path) -> Result<Running> {
     Ok(Running(child))
 }
 
+fn check_status(machine: &Machine) -> Result<()> {
+    let status: Value = serde_json::from_slice(&machine.run(&["status", "--json"])?.stdout)?;
+    assert_eq!(status["last_known"]["connected"], true, "{status}");
+    assert_eq!(status["last_known"]["verdict"]["status"], "authentic");
+    assert!(
+        status["tpm"]["Ok"]["banks"][0].as_str() == Some("sha256"),
+        "{status}"
+    );
+    let shown = text(&machine.run(&["status"])?.stdout);
+    assert!(
+        shown.contains("connected to") && shown.contains("authentic"),
+        "{shown}"
+    );
+    Ok(())
+}
+
+fn check_doctor(machine: &Machine) -> Result<()> {
+    // The server of this test has the wrong time.
+    let doctor = machine.run(&["doctor", "--json"])?;
+    let report: Value = serde_json::from_slice(&doctor.stdout)?;
+    for (check, expected) in [
+        ("enrolment", "ok"),
+        ("attestation key", "ok"),
+        ("ima list", "ok"),
+        ("certificate", "ok"),
+        ("server", "ok"),
+        ("clock", "fail"),
+    ] {
+        assert_eq!(level(&report, check), expected, "{check}: {report}");
+    }
+    assert_eq!(doctor.status.code(), Some(1));
+    Ok(())
+}
+
 #[test]
 fn a_machine_enrols_attests_reports_and_ends() -> Result<()> {
     let machine = Machine::boot()?;
@@ -230,33 +265,8 @@ fn a_machine_enrols_attests_reports_and_ends() -> Result<()> {
     assert_eq!(second.status.code(), Some(2));
     assert!(text(&second.stderr).contains("another rat-agent runs"));
 
-    let status: Value = serde_json::from_slice(&machine.run(&["status", "--json"])?.stdout)?;
-    assert_eq!(status["last_known"]["connected"], true, "{status}");
-    assert_eq!(status["last_known"]["verdict"]["status"], "authentic");
-    assert!(
-        status["tpm"]["Ok"]["banks"][0].as_str() == Some("sha256"),
-        "{status}"
-    );
-    let shown = text(&machine.run(&["status"])?.stdout);
-    assert!(
-        shown.contains("connected to") && shown.contains("authentic"),
-        "{shown}"
-    );
-
-    // The server of this test has the wrong time.
-    let doctor = machine.run(&["doctor", "--json"])?;
-    let report: Value = serde_json::from_slice(&doctor.stdout)?;
-    for (check, expected) in [
-        ("enrolment", "ok"),
-        ("attestation key", "ok"),
-        ("ima list", "ok"),
-        ("certificate", "ok"),
-        ("server", "ok"),
-        ("clock", "fail"),
-    ] {
-        assert_eq!(level(&report, check), expected, "{check}: {report}");
-    }
-    assert_eq!(doctor.status.code(), Some(1));
+    check_status(&machine)?;
+    check_doctor(&machine)?;
 
     let pid = running.0.id().to_string();
     assert!(
