@@ -122,7 +122,7 @@ impl Notifier {
     }
 
     fn status(&self, text: &str) {
-        let _ = self.0.try_send(format!("STATUS={text}"));
+        let _ = self.0.try_send(format!("STATUS={}", printable(text)));
     }
 
     fn alive(&self) {
