@@ -148,7 +148,7 @@ async fn n07_the_first_of_parallel_enrolments_wins() {
 async fn an_activation_is_answered_once_in_time_by_its_own_agent() {
     let fixture = Fixture::new().await;
     let store = &fixture.store;
-    let record = fleet::record(1);
+    let (record, other) = (fleet::record(1), fleet::record(2));
     let not_pending = Err(Conflict::NotPending);
     let answer = async |id, record, now| {
         let mut registration = registration();
@@ -157,7 +157,7 @@ async fn an_activation_is_answered_once_in_time_by_its_own_agent() {
     };
     assert_eq!(answer("p", &record, 2).await, not_pending);
     pend(store, "p", &record).await;
-    assert_eq!(answer("p", &fleet::record(2), 2).await, not_pending);
+    assert_eq!(answer("p", &other, 2).await, not_pending);
     assert_eq!(answer("p", &record, 50).await, not_pending);
     assert_eq!(store.pending("p", 50).await.unwrap(), None);
     assert_eq!(store.agent_count().await.unwrap(), 0);
