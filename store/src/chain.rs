@@ -87,6 +87,9 @@ pub enum ChainFault {
     Head,
 }
 
+/// Of each tick, the facts of its outcomes.
+type Ticks = Vec<Vec<Facts>>;
+
 /// Consecutive ticks of one shard, on their way into history.
 pub(crate) struct Block {
     shard: ShardIndex,
@@ -95,7 +98,7 @@ pub(crate) struct Block {
     newest_unix_ms: u64,
     before: ChainHash,
     after: ChainHash,
-    ticks: Vec<Vec<Facts>>,
+    ticks: Ticks,
 }
 
 impl Block {
@@ -158,7 +161,7 @@ impl Walk {
         &mut self,
         (from, to): (u64, u64),
         (before, after): (ChainHash, ChainHash),
-        ticks: Result<Vec<Vec<Facts>>, Fault>,
+        ticks: Result<Ticks, Fault>,
     ) -> Result<(), ChainFault> {
         if self.seq.checked_add(1) != Some(from) {
             return Err(ChainFault::Sequence { seq: from });
@@ -254,7 +257,7 @@ impl Store {
             let from_seq = natural(row.try_get(0)?).unwrap_or_default();
             let unreadable =
                 |fault| StoreError::unreadable(RowName::History { shard, from_seq }, fault);
-            let ticks: Vec<Vec<Facts>> = packed::unpack(row.try_get(1)?).map_err(unreadable)?;
+            let ticks: Ticks = packed::unpack(row.try_get(1)?).map_err(unreadable)?;
             for (seq, facts) in (from_seq..)
                 .zip(ticks)
                 .collect::<Vec<_>>()
@@ -328,7 +331,7 @@ pub(crate) async fn verify(
 /// Where rows of a chain are, and how their content is read.
 struct Source {
     sql: &'static str,
-    read: fn(&[u8]) -> Result<Vec<Vec<Facts>>, Fault>,
+    read: fn(&[u8]) -> Result<Ticks, Fault>,
 }
 
 const BLOCKS: Source = Source {

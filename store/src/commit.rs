@@ -107,7 +107,6 @@ fn pack(tick: &Tick) -> Result<PackedTick<'_>, StoreError> {
     let outcomes = tick.outcomes.len();
     limits::check("outcomes in one tick", outcomes, limits::TICK_OUTCOMES_MAX)?;
     let packed = packed::pack_outcomes(&tick.outcomes)?;
-    limits::check("bytes of one tick", packed.len(), limits::TICK_BYTES_MAX)?;
     let mut kept = Vec::new();
     for outcome in &tick.outcomes {
         if outcome.kept.is_empty() && outcome.log.is_none() {

@@ -22,6 +22,9 @@ const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 const CHECK_BYTES: usize = 8;
 const ZSTD_LEVEL: i32 = 1;
+/// Shorter ticks fit into one page of the database anyway. Above, compression pays: of 1,000
+/// outcomes it leaves a quarter of the bytes, for a tenth of what writing them costs.
+const ZSTD_TICK_FROM_BYTES: usize = 4096;
 /// Shorter content never gets smaller by more than a frame's header costs.
 const ZSTD_FROM_BYTES: usize = 256;
 
@@ -184,17 +187,25 @@ pub(crate) struct PackedOutcome {
     pub(crate) state: Vec<u8>,
 }
 
-/// The outcomes of one tick: for each, length and facts, length and state, both packed.
+/// The outcomes of one tick: for each, length and facts, length and state, both packed; all of it
+/// compressed when it is long.
 ///
 /// Kept evidence and log entries have rows of their own.
 pub(crate) fn pack_outcomes(outcomes: &[Outcome]) -> Result<Vec<u8>, StoreError> {
-    let mut packed = vec![VERSION];
+    let mut packed = vec![VERSION, PLAIN];
     for outcome in outcomes {
         for part in [pack(&Facts::of(outcome))?, pack(&outcome.state)?] {
             let length = u32::try_from(part.len()).map_err(|_| StoreError::Pack)?;
             packed.extend(length.to_le_bytes());
             packed.extend(part);
         }
+    }
+    limits::check("bytes of one tick", packed.len(), limits::TICK_BYTES_MAX)?;
+    if packed.len() >= ZSTD_TICK_FROM_BYTES
+        && let Some((_, parts)) = packed.split_first_chunk::<2>()
+        && let Ok(small) = zstd::bulk::compress(parts, ZSTD_LEVEL)
+    {
+        return Ok(framed(ZSTD, &small));
     }
     Ok(packed)
 }
@@ -203,10 +214,17 @@ pub(crate) fn pack_outcomes(outcomes: &[Outcome]) -> Result<Vec<u8>, StoreError>
 /// because facts that are damaged do not say whose they are.
 pub(crate) fn unpack_outcomes(packed: &[u8]) -> (Vec<PackedOutcome>, Option<Fault>) {
     let mut outcomes = Vec::new();
-    let mut rest = match packed.split_first() {
-        Some((&VERSION, rest)) => rest,
-        Some((&version, _)) => return (outcomes, Some(Fault::Version(version))),
-        None => return (outcomes, Some(Fault::Short)),
+    let decompressed;
+    let mut rest = match packed {
+        // Each part has a checksum of its own.
+        [VERSION, PLAIN, parts @ ..] => parts,
+        _ => match unpack_bytes(packed, limits::TICK_BYTES_MAX) {
+            Ok(parts) => {
+                decompressed = parts;
+                decompressed.as_slice()
+            }
+            Err(fault) => return (outcomes, Some(fault)),
+        },
     };
     while !rest.is_empty() {
         match next_outcome(&mut rest) {

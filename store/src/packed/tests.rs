@@ -135,11 +135,18 @@ fn every_changed_bit_of_a_record_is_found() {
 
 #[test]
 fn a_damaged_tick_gives_what_stands_before_the_damage() {
-    let packed = pack_outcomes(&vec![outcome(); 3]).unwrap();
-    let (whole, fault) = unpack_outcomes(&packed);
-    assert_eq!((whole.len(), fault), (3, None));
+    for outcomes in [3, 40] {
+        let packed = pack_outcomes(&vec![outcome(); outcomes]).unwrap();
+        assert_eq!(packed[1], if outcomes == 3 { PLAIN } else { ZSTD });
+        damaged_tick(&packed, outcomes);
+    }
+}
+
+fn damaged_tick(packed: &[u8], outcomes: usize) {
+    let (whole, fault) = unpack_outcomes(packed);
+    assert_eq!((whole.len(), fault), (outcomes, None));
     for at in 0..packed.len() {
-        let mut damaged = packed.clone();
+        let mut damaged = packed.to_vec();
         damaged[at] ^= 0x40;
         let (read, fault) = unpack_outcomes(&damaged);
         // Damage is found now, or when the state of that agent is read.

@@ -169,7 +169,7 @@ async fn s06_one_damaged_row_is_one_unreadable_agent() {
         let id = fleet::agent(one);
         // One bit of the content, past version, encoding and checksum.
         let damage = format!(
-            "UPDATE {table} SET packed = substr(packed, 1, 30) || x'a5' || substr(packed, 32)
+            "UPDATE {table} SET packed = CAST(substr(packed, 1, 30) || x'a5' || substr(packed, 32) AS BLOB)
              WHERE {key} = $1"
         );
         let damage = sqlx::query(sqlx::AssertSqlSafe(damage)).bind(id.as_str().to_owned());
@@ -192,11 +192,13 @@ async fn s06_one_damaged_row_is_one_unreadable_agent() {
 async fn s06_an_unknown_version_is_named() {
     let (fixture, one, _, _) = enrolled_neighbours().await;
     fixture.fold_all().await;
-    sqlx::query("UPDATE agent_state SET packed = x'09' || substr(packed, 2) WHERE agent = $1")
-        .bind(fleet::agent(one).as_str().to_owned())
-        .execute(&mut fixture.vandal().await)
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE agent_state SET packed = CAST(x'09' || substr(packed, 2) AS BLOB) WHERE agent = $1",
+    )
+    .bind(fleet::agent(one).as_str().to_owned())
+    .execute(&mut fixture.vandal().await)
+    .await
+    .unwrap();
     let loaded = fixture.load().await;
     assert_eq!(loaded.unreadable[0].fault, Fault::Version(9));
     assert_eq!(loaded.agents.len(), 2);
@@ -247,7 +249,7 @@ async fn s06_a_damaged_tick_hides_its_shard_until_newer_ticks_say_more() {
 async fn s18_an_edited_or_missing_verdict_breaks_the_chain() {
     let edits = [
         "UPDATE history SET after = zeroblob(32) WHERE from_seq = 1",
-        "UPDATE history SET before = x'01' || substr(before, 2) WHERE from_seq = 1",
+        "UPDATE history SET before = CAST(x'01' || substr(before, 2) AS BLOB) WHERE from_seq = 1",
         "UPDATE history SET packed = zeroblob(40) WHERE from_seq = 1",
         "UPDATE history SET to_seq = to_seq + 1 WHERE from_seq = 1",
         "DELETE FROM history WHERE from_seq = 1",
