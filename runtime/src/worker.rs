@@ -141,7 +141,8 @@ impl Turn {
 
     /// How long there is nothing to do unless something arrives.
     fn rest_ms(&self, now_ms: u64) -> u64 {
-        if !self.touched.is_empty() {
+        let may_go_on = self.pacer.may_open() && !self.held.is_empty();
+        if !self.touched.is_empty() || may_go_on {
             return 0;
         }
         let next = self.deadlines.peek().map(|Reverse((at, _))| *at);
@@ -189,7 +190,11 @@ impl Worker {
                 && (!self.turn.touched.is_empty() || self.shards.iter().any(Shard::is_busy));
             self.pulse.turned(now.mono_ms, is_busy);
             let waiting = self.mailbox.waiting();
-            rest_ms = if waiting > 0 { 0 } else { self.turn.rest_ms(now.mono_ms) };
+            rest_ms = if waiting > 0 {
+                0
+            } else {
+                self.turn.rest_ms(now.mono_ms)
+            };
         }
     }
 
