@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use rat_engine::agent_id::AgentId;
+use rat_engine::evidence::ChallengeId;
 use rat_engine::shard::Task;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -60,8 +62,12 @@ pub(crate) fn run(work: Work) -> Notice {
             (task.agent().clone(), task.challenge().id)
         }
     };
+    contained(agent, challenge, || step(work))
+}
+
+fn contained(agent: AgentId, challenge: ChallengeId, step: impl FnOnce() -> Notice) -> Notice {
     // A task that panicked is dropped, so nobody sees what it left behind.
-    catch_unwind(AssertUnwindSafe(|| step(work))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
         measures::lane_panicked();
         tracing::error!(%agent, "an appraisal panicked");
         Notice::Panicked { agent, challenge }
@@ -86,5 +92,25 @@ fn step(work: Work) -> Notice {
             }
         }
         Work::Finish(task) => Notice::Finished(Box::new(task.finish())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s01_a_panic_in_a_lane_is_an_abandoned_appraisal() {
+        let agent = AgentId::parse("machine-1").unwrap();
+        let challenge = ChallengeId([7; 16]);
+        let notice = contained(agent.clone(), challenge, || panic!("in a test"));
+        let Notice::Panicked {
+            agent: of,
+            challenge: open,
+        } = notice
+        else {
+            panic!("not contained");
+        };
+        assert_eq!((of, open), (agent, challenge));
     }
 }

@@ -240,3 +240,74 @@ impl Mailbox {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(session: u64) -> Request {
+        Request::Piece {
+            session: SessionId(session),
+            agent: AgentId::parse("machine-1").unwrap(),
+            challenge: ChallengeId([0; 16]),
+            piece: Vec::new(),
+        }
+    }
+
+    fn view() -> (Request, oneshot::Receiver<Option<AgentView>>) {
+        let (found, answer) = oneshot::channel();
+        let agent = AgentId::parse("machine-1").unwrap();
+        (Request::View { agent, found }, answer)
+    }
+
+    #[test]
+    fn s07_one_connection_cannot_fill_a_mailbox() {
+        let mailbox = Mailbox::new(1_000);
+        for _ in 0..REQUESTS_PER_SESSION_MAX {
+            assert_eq!(mailbox.ask(piece(1)), Ok(()));
+        }
+        assert_eq!(mailbox.ask(piece(1)), Err(NotTaken::SessionFull));
+        assert_eq!(mailbox.ask(piece(2)), Ok(()));
+        let batch = mailbox.take(1, Duration::ZERO);
+        assert_eq!(batch.requests.len(), 1);
+        assert_eq!(mailbox.ask(piece(1)), Ok(()));
+        assert_eq!(mailbox.ask(piece(1)), Err(NotTaken::SessionFull));
+    }
+
+    #[test]
+    fn s07_operators_find_room_in_a_mailbox_that_agents_filled() {
+        let mailbox = Mailbox::new(3);
+        for session in 0..3 {
+            assert_eq!(mailbox.ask(piece(session)), Ok(()));
+        }
+        assert_eq!(mailbox.ask(piece(3)), Err(NotTaken::Full));
+        for _ in 0..CONTROL_REQUESTS_MAX {
+            assert_eq!(mailbox.ask(view().0), Ok(()));
+        }
+        assert_eq!(mailbox.ask(view().0), Err(NotTaken::Full));
+        // The end of a connection always finds room, behind what came by it.
+        mailbox.disconnected(SessionId(0), AgentId::parse("machine-1").unwrap());
+        let batch = mailbox.take(usize::MAX, Duration::ZERO);
+        assert_eq!(batch.requests.len(), 3 + CONTROL_REQUESTS_MAX + 1);
+        assert!(matches!(
+            batch.requests.front(),
+            Some(Request::Piece { .. })
+        ));
+        assert!(matches!(
+            batch.requests.back(),
+            Some(Request::Disconnected { .. })
+        ));
+    }
+
+    #[test]
+    fn s01_whoever_waits_for_a_dead_worker_is_told() {
+        let mailbox = Mailbox::new(3);
+        let (request, mut answer) = view();
+        assert_eq!(mailbox.ask(request), Ok(()));
+        mailbox.close();
+        assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(mailbox.ask(view().0), Err(NotTaken::Dead));
+        mailbox.tell(Notice::Look);
+        assert!(mailbox.take(usize::MAX, Duration::ZERO).notices.is_empty());
+    }
+}

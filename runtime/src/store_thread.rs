@@ -123,6 +123,7 @@ impl StoreThread {
         let mut received = Vec::new();
         let mut folded_at = Instant::now();
         let mut retained_at = folded_at;
+        let mut is_behind = false;
         loop {
             let pause = Duration::from_millis(FOLD_INTERVAL_MS);
             let arrived = timeout(pause, jobs.recv_many(&mut received, TICKS_PER_COMMIT_MAX)).await;
@@ -139,10 +140,9 @@ impl StoreThread {
             if stops {
                 return;
             }
-            if folded_at.elapsed() >= pause {
+            if is_behind || folded_at.elapsed() >= pause {
+                is_behind = self.fold(&jobs).await;
                 folded_at = Instant::now();
-                let folding = self.store.fold(TICKS_PER_FOLD_MAX);
-                self.housekeeping("fold", folding.await.map(drop));
             }
             if retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS) {
                 retained_at = Instant::now();
@@ -231,6 +231,21 @@ impl StoreThread {
                     agent: piece.agent.clone(),
                     challenge: piece.challenge,
                 });
+            }
+        }
+    }
+
+    /// Folds in small steps until all is folded or somebody waits; says whether ticks are left.
+    /// Then one step follows every commit, so that the folder never falls behind for good.
+    async fn fold(&self, jobs: &mpsc::UnboundedReceiver<Job>) -> bool {
+        loop {
+            let began = Instant::now();
+            let folded = self.store.fold(TICKS_PER_FOLD_MAX).await;
+            measures::store_duration("fold", began.elapsed().as_secs_f64());
+            let is_behind = folded.as_ref().is_ok_and(|folded| folded.more);
+            self.housekeeping("fold", folded.map(drop));
+            if !is_behind || !jobs.is_empty() {
+                return is_behind;
             }
         }
     }

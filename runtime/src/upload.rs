@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{ChallengeId, SessionId};
 use rat_engine::shard::Task;
 
@@ -51,10 +50,6 @@ impl Upload {
             next_piece: 0,
             deadline_ms: u64::MAX,
         }
-    }
-
-    pub(crate) fn agent(task: &Task) -> AgentId {
-        task.agent().clone()
     }
 
     /// When it is given up unless a piece arrives.

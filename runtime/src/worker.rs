@@ -141,7 +141,8 @@ impl Turn {
 
     /// How long there is nothing to do unless something arrives.
     fn rest_ms(&self, now_ms: u64) -> u64 {
-        if !self.touched.is_empty() {
+        let may_go_on = self.pacer.may_open() && !self.held.is_empty();
+        if !self.touched.is_empty() || may_go_on {
             return 0;
         }
         let next = self.deadlines.peek().map(|Reverse((at, _))| *at);

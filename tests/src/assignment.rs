@@ -62,7 +62,18 @@ pub fn answer_with(
     from: usize,
     change: impl FnOnce(&mut Attest),
 ) -> Submission {
-    let nonce = qualifying_data(challenge, &BINDING, &ak_name(machine), &agent());
+    answer_as(machine, &agent(), challenge, from, change)
+}
+
+/// The same by the machine of this id.
+pub fn answer_as(
+    machine: &Machine,
+    agent: &AgentId,
+    challenge: &Challenge,
+    from: usize,
+    change: impl FnOnce(&mut Attest),
+) -> Submission {
+    let nonce = qualifying_data(challenge, &BINDING, &ak_name(machine), agent);
     let list = machine.list.get(from..).unwrap();
     let made = machine.attest(&nonce).with_attest(change);
     let bytes = crate::measured::ascii(list);

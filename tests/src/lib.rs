@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod assignment;
 pub mod crash;
+pub mod driven;
 pub mod endorsement;
 pub mod enrolment_server;
 pub mod evidence;
