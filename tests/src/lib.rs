@@ -12,8 +12,8 @@
 use std::path::{Path, PathBuf};
 
 pub mod assignment;
-pub mod endorsement;
 pub mod crash;
+pub mod endorsement;
 pub mod enrolment_server;
 pub mod evidence;
 pub mod fleet;
