@@ -7,12 +7,14 @@ use std::time::UNIX_EPOCH;
 
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
+use rat_transport::quic::client::Sockets;
 use serde::Serialize;
 
 use crate::device::{Device, Tpm};
 use crate::https::{CoreClient, Trust};
 use crate::keys::{self, ClientKey};
 use crate::logs::LogPaths;
+use crate::run;
 use crate::settings::Settings;
 use crate::state::{Enrolled, StateDir};
 use crate::unix_ms;
@@ -126,6 +128,7 @@ pub async fn examine(settings: &Settings) -> Report {
     if let Some(enrolled) = enrolled {
         examine_certificate(&mut examination, &enrolled);
         examine_server(&mut examination, &enrolled).await;
+        examine_evidence(&mut examination, &enrolled).await;
     }
     Report {
         findings: examination.0,
@@ -336,6 +339,31 @@ async fn examine_server(to: &mut Examination, enrolled: &Enrolled) {
         Err(error) => {
             const REMEDY: &str = "is it running, and does a firewall stand between?";
             to.fail("server", error, REMEDY);
+        }
+    }
+}
+
+/// Shakes hands with the evidence listener, and leaves before saying Hello.
+async fn examine_evidence(to: &mut Examination, enrolled: &Enrolled) {
+    const CHECK: &str = "evidence";
+    let connected = match run::client(enrolled, Sockets::default()) {
+        Ok(client) => {
+            let connected = run::connect(&client, enrolled).await;
+            connected.map(|(connection, address)| {
+                connection.close();
+                (client, address)
+            })
+        }
+        Err(error) => Err(error),
+    };
+    match connected {
+        Ok((client, address)) => {
+            client.finish().await;
+            to.ok(CHECK, format!("{address} over QUIC"));
+        }
+        Err(error) => {
+            const REMEDY: &str = "does a firewall let UDP to this port through?";
+            to.fail(CHECK, error, REMEDY);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The agent as a service: what it tells systemd, its journal, and `rat-agent status`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::unix_ms;
 
 /// What is known is written this often even when only counters change.
 const WRITE_EVERY_MS: u64 = 60_000;
+/// Messages to systemd that wait until it reads.
+const NOTIFICATIONS_MAX: usize = 16;
 
 /// Why the service does not start.
 #[derive(Debug, Error)]
@@ -60,7 +63,8 @@ pub async fn run(settings: &Settings) -> Result<(), ServiceError> {
     let leaf = chain.first().ok_or(KeysError::NoCertificate)?;
     let until = keys::validity(leaf, &key)?.not_after_unix_ms;
 
-    let journal = Arc::new(Journal::new(state.clone(), until));
+    let notifier = Notifier::start()?;
+    let journal = Arc::new(Journal::new(state.clone(), until, notifier.clone()));
     let watcher = Arc::clone(&journal);
     let agent = Agent::new(
         machine.clone(),
@@ -73,7 +77,7 @@ pub async fn run(settings: &Settings) -> Result<(), ServiceError> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let watchdog = tokio::spawn(watchdog(machine));
+    let watchdog = tokio::spawn(watchdog(machine, notifier));
     notify(&[NotifyState::Ready]);
     let mut running = tokio::spawn(agent.run(stopped));
     tokio::select! {
@@ -83,17 +87,53 @@ pub async fn run(settings: &Settings) -> Result<(), ServiceError> {
     }
     notify(&[NotifyState::Stopping]);
     watchdog.abort();
-    // The agent says goodbye to its server; a second signal, or systemd, ends it at once.
+    // The agent says goodbye to its server; a second signal ends it at once.
     let _ = stop.send(true);
-    let _ = running.await;
+    if !running.is_finished() {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = &mut running => {}
+        }
+    }
     journal.away("stopped".to_owned());
     Ok(())
+}
+
+/// What systemd is told while the agent works.
+///
+/// Sending blocks while systemd does not read, so a thread does it; what it cannot take in time
+/// is out of date, and dropped.
+#[derive(Clone)]
+struct Notifier(SyncSender<String>);
+
+impl Notifier {
+    fn start() -> std::io::Result<Self> {
+        let (sender, messages) = sync_channel::<String>(NOTIFICATIONS_MAX);
+        let send = move || {
+            for message in messages {
+                notify(&[NotifyState::Custom(&message)]);
+            }
+        };
+        std::thread::Builder::new()
+            .name("notify".to_owned())
+            .spawn(send)?;
+        Ok(Self(sender))
+    }
+
+    fn status(&self, text: &str) {
+        let _ = self.0.try_send(format!("STATUS={}", printable(text)));
+    }
+
+    fn alive(&self) {
+        let _ = self.0.try_send("WATCHDOG=1".to_owned());
+    }
 }
 
 /// Tells systemd that the agent lives, as long as its work with the TPM comes to an end.
 ///
 /// A TPM or a log that hangs holds the machine's lock, and then this waits with it.
-async fn watchdog(machine: Machine) {
+async fn watchdog(machine: Machine, notifier: Notifier) {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -102,7 +142,7 @@ async fn watchdog(machine: Machine) {
     loop {
         ticks.tick().await;
         if machine.with(|_| ()).await.is_ok() {
-            notify(&[NotifyState::Watchdog]);
+            notifier.alive();
         }
     }
 }
@@ -119,12 +159,14 @@ struct Journal {
     state: StateDir,
     known: Mutex<LastKnown>,
     written_unix_ms: AtomicU64,
+    notifier: Notifier,
 }
 
 impl Journal {
-    fn new(state: StateDir, certificate_until_unix_ms: u64) -> Self {
+    fn new(state: StateDir, certificate_until_unix_ms: u64, notifier: Notifier) -> Self {
         Self {
             state,
+            notifier,
             known: Mutex::new(LastKnown {
                 process: std::process::id(),
                 certificate_until_unix_ms,
@@ -160,7 +202,7 @@ impl Journal {
                     (&before.status, &before.code) != (&new.status, &new.code)
                 });
                 if changed {
-                    say(&new);
+                    self.say(&new);
                 }
                 let recovered = known.trouble.take().is_some();
                 known.verdict = Some(new);
@@ -178,7 +220,7 @@ impl Journal {
                     Some(error) => {
                         let text = format!("{error}; next try in {} s", wait.as_secs());
                         let changed = trouble(&mut known, error.to_string());
-                        notify(&[NotifyState::Status(&text)]);
+                        self.notifier.status(&text);
                         changed || was_connected
                     }
                     None => was_connected,
@@ -186,6 +228,23 @@ impl Journal {
             }
         };
         self.write(&mut known, changed);
+    }
+
+    /// Says a verdict that is new.
+    fn say(&self, verdict: &LastVerdict) {
+        let LastVerdict {
+            status,
+            code,
+            detail,
+            ..
+        } = verdict;
+        let code = code.as_deref().unwrap_or("-");
+        self.notifier.status(&format!("{status} {code}"));
+        if verdict.code.is_none() {
+            tracing::info!(%status, "verdict");
+        } else {
+            tracing::warn!(%status, %code, %detail, "verdict");
+        }
     }
 
     fn away(&self, why: String) {
@@ -206,23 +265,6 @@ impl Journal {
         if let Err(error) = self.state.save_last_known(known) {
             tracing::warn!(%error, "the status cannot be written");
         }
-    }
-}
-
-/// Says a verdict that is new.
-fn say(verdict: &LastVerdict) {
-    let LastVerdict {
-        status,
-        code,
-        detail,
-        ..
-    } = verdict;
-    let code = code.as_deref().unwrap_or("-");
-    notify(&[NotifyState::Status(&format!("{status} {code}"))]);
-    if verdict.code.is_none() {
-        tracing::info!(%status, "verdict");
-    } else {
-        tracing::warn!(%status, %code, %detail, "verdict");
     }
 }
 

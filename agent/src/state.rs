@@ -127,7 +127,7 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// Another agent runs on this directory.
-    #[error("another rat-agent runs on {path}")]
+    #[error("another rat-agent runs on {path}; stop it first: systemctl stop rat-agent")]
     InUse {
         /// The directory.
         path: PathBuf,

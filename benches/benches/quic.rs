@@ -174,7 +174,7 @@ fn exchanges(criterion: &mut Criterion) {
             }
             (server, connections)
         });
-        let each = EXCHANGES.wrapping_div(count);
+        let each = EXCHANGES.checked_div(count).unwrap_or(0);
         group.bench_function(BenchmarkId::new("exchange", count), |bencher| {
             bencher.iter(|| {
                 runtime.block_on(async {

@@ -118,9 +118,7 @@ pub(crate) async fn load_judge(
             .map(Arc::new)
             .map_err(|error| GroupError::Key { digest, error })
     });
-    compiling
-        .await
-        .unwrap_or(Err(GroupError::Panicked(digest)))
+    compiling.await.unwrap_or(Err(GroupError::Panicked(digest)))
 }
 
 /// Enforces a proven baseline where nothing is enforced yet; `None` when something is. (L08)

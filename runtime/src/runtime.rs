@@ -168,7 +168,11 @@ impl Runtime {
     /// Where transports deliver.
     pub fn intake(&self) -> Arc<dyn Intake> {
         Arc::new(Doors {
-            mailboxes: self.pulses.iter().map(|it| Arc::clone(&it.mailbox)).collect(),
+            mailboxes: self
+                .pulses
+                .iter()
+                .map(|it| Arc::clone(&it.mailbox))
+                .collect(),
             retry_after_ms: self.settings.retry_after_ms,
             is_draining: Arc::clone(&self.is_draining),
         })
@@ -276,7 +280,10 @@ async fn load(store: &Store, seed: u64) -> Result<Loaded, StoreError> {
         loaded.agents.push((shard, input));
     }
     for lost in &stored.unreadable {
-        tracing::error!(agent = lost.agent, "an agent cannot be read and is not served");
+        tracing::error!(
+            agent = lost.agent,
+            "an agent cannot be read and is not served"
+        );
     }
     loaded.unreadable = stored.unreadable;
     Ok(loaded)
@@ -291,10 +298,7 @@ fn shards_of(nth: usize, workers: usize, heads: &[ShardHead], settings: &Setting
         .collect()
 }
 
-fn spawn(
-    name: &str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, StartError> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(run).map_err(StartError::Thread)
 }

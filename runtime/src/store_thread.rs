@@ -159,7 +159,10 @@ impl StoreThread {
         if ticks.is_empty() {
             return;
         }
-        match self.until_known("commit", || self.store.commit(&ticks)).await {
+        match self
+            .until_known("commit", || self.store.commit(&ticks))
+            .await
+        {
             Outcome::Known(results) => {
                 for ((tick, owner), result) in ticks.iter().zip(&owners).zip(results) {
                     self.answer(tick, owner, result);

@@ -189,7 +189,11 @@ impl Worker {
                 && (!self.turn.touched.is_empty() || self.shards.iter().any(Shard::is_busy));
             self.pulse.turned(now.mono_ms, is_busy);
             let waiting = self.mailbox.waiting();
-            rest_ms = if waiting > 0 { 0 } else { self.turn.rest_ms(now.mono_ms) };
+            rest_ms = if waiting > 0 {
+                0
+            } else {
+                self.turn.rest_ms(now.mono_ms)
+            };
         }
     }
 

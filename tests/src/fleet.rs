@@ -113,6 +113,7 @@ pub fn failure() -> Failure {
         detail: "not as the policy has it".to_owned(),
         entry: Some(12),
         path: Some(b"/usr/bin/changed".to_vec()),
+        digest: Some("sha256:00".to_owned()),
         at_unix_ms: START_UNIX_MS,
         under_policy: None,
     }

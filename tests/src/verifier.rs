@@ -216,16 +216,16 @@ impl Inner {
         let name = public.name().to_bytes();
         let nonce = qualifying_data(challenge, &submission.binding, &name, agent);
         let reference = Reference {
-            key: &key,
+            key: Arc::new(key),
             key_attributes: None,
-            nonce: &nonce,
+            nonce: nonce.into(),
             challenged: Some(challenge.selection),
             pcr_policy: None,
             boot_pcrs: submission.boot_log.is_some().then_some(PcrSet::BOOT),
             judge: None,
         };
         let mut appraisal = Appraisal::of_quote(
-            &reference,
+            reference,
             Rules::default(),
             &submission.quote,
             &submission.signature,

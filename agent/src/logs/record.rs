@@ -42,10 +42,14 @@ pub(super) fn length(format: LogFormat, bytes: &[u8]) -> Result<Option<usize>, R
 }
 
 /// Whether this is the entry that begins every list.
+///
+/// Before its name stands a space, or the last byte of a length: neither can stand in a path, so
+/// that no file's name is taken for it.
 pub(super) fn is_first_of_list(entry: &[u8]) -> bool {
+    let size = FIRST_ENTRY.len().saturating_add(1);
     entry
-        .windows(FIRST_ENTRY.len())
-        .any(|window| window == FIRST_ENTRY)
+        .windows(size)
+        .any(|window| matches!(window, [0 | b' ', name @ ..] if name == FIRST_ENTRY))
 }
 
 fn ascii(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
@@ -123,7 +127,12 @@ mod tests {
                 assert_eq!(length(LogFormat::Binary, &whole[..end]), Ok(None));
             }
             assert!(is_first_of_list(&whole));
+            assert!(!is_first_of_list(&entry(template, b"/tmp/boot_aggregate")));
         }
+        assert!(is_first_of_list(b"10 ab ima-ng sha256:00 boot_aggregate\n"));
+        assert!(!is_first_of_list(
+            b"10 ab ima-ng sha256:00 /boot_aggregate\n"
+        ));
         assert_eq!(length(LogFormat::Ascii, b"10 ab\n10 cd\n"), Ok(Some(6)));
         assert_eq!(length(LogFormat::Ascii, b"10 ab"), Ok(None));
     }

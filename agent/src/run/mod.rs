@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use rat_engine::evidence::Answer;
 use rat_transport::quic::Advice;
-use rat_transport::quic::client::{Client, ClientError, ClientOptions, Sockets};
+use rat_transport::quic::client::{Client, ClientError, ClientOptions, Connection, Sockets};
 use thiserror::Error;
+use tokio::net::lookup_host;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
@@ -24,6 +25,9 @@ use crate::keys::{self, ClientKey, KeysError};
 use crate::logs::LogError;
 use crate::machine::{Interrupted, Machine};
 use crate::state::{Enrolled, StateDir, StateError};
+
+/// How long an agent that is stopped may take to tell its server.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What happens to an agent, for whoever watches it.
 #[derive(Debug)]
@@ -164,22 +168,22 @@ impl Agent {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut backoff = Backoff::default();
         loop {
+            let mut visiting = Box::pin(self.visit(&mut backoff, stop.clone()));
             let visit = tokio::select! {
-                () = stopped(&mut stop) => return,
-                visit = self.visit(&mut backoff) => visit,
+                visit = &mut visiting => visit,
+                () = stopped(&mut stop) => {
+                    // It closes its connection, or what it waits for is not worth waiting for.
+                    let _ = timeout(GOODBYE, visiting).await;
+                    return;
+                }
             };
+            drop(visiting);
             let wait = self.wait(&visit, &mut backoff);
             let error = visit.as_ref().err();
             (self.watcher)(Event::Away { error, wait });
             tokio::select! {
                 () = stopped(&mut stop) => return,
                 () = sleep(wait) => {}
-            }
-            // An operator may have enrolled the machine again meanwhile.
-            if let Some(state) = &self.state
-                && let Ok(Some(enrolled)) = state.enrolled()
-            {
-                self.enrolled = enrolled;
             }
         }
     }
@@ -204,19 +208,13 @@ impl Agent {
     }
 
     /// One connection, from its begin to its end.
-    async fn visit(&mut self, backoff: &mut Backoff) -> Result<Left, RunError> {
+    async fn visit(
+        &mut self,
+        backoff: &mut Backoff,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Left, RunError> {
         let key = ClientKey::from_pem(&self.enrolled.key_pem)?;
-        let chain = keys::certificates(&self.enrolled.certificate_pem)?;
-        let mut ca_set = Vec::new();
-        for pem in &self.enrolled.ca_pem {
-            ca_set.extend(keys::certificates(pem)?);
-        }
-        let options = ClientOptions {
-            ca_set,
-            certificate_chain: chain,
-            key_pkcs8: key.to_pkcs8_der()?,
-        };
-        let client = Client::sharing(self.sockets.clone(), options)?;
+        let client = client(&self.enrolled, self.sockets.clone())?;
         let ended = Session {
             machine: &self.machine,
             enrolled: &mut self.enrolled,
@@ -224,6 +222,7 @@ impl Agent {
             watcher: &self.watcher,
             key,
             backoff,
+            stop,
         }
         .run(&client)
         .await;
@@ -238,6 +237,53 @@ impl std::fmt::Debug for Agent {
             .field("agent", &self.enrolled.agent)
             .finish_non_exhaustive()
     }
+}
+
+/// The client that an enrolment allows.
+///
+/// # Errors
+/// [`RunError`] when a key or certificate cannot be used.
+pub fn client(enrolled: &Enrolled, sockets: Sockets) -> Result<Client, RunError> {
+    let key = ClientKey::from_pem(&enrolled.key_pem)?;
+    let mut ca_set = Vec::new();
+    for pem in &enrolled.ca_pem {
+        ca_set.extend(keys::certificates(pem)?);
+    }
+    let options = ClientOptions {
+        ca_set,
+        certificate_chain: keys::certificates(&enrolled.certificate_pem)?,
+        key_pkcs8: key.to_pkcs8_der()?,
+    };
+    Ok(Client::sharing(sockets, options)?)
+}
+
+/// Connects to the first of the server's addresses that answers.
+///
+/// # Errors
+/// [`RunError`], of the last address that was tried.
+pub async fn connect(
+    client: &Client,
+    enrolled: &Enrolled,
+) -> Result<(Connection, SocketAddr), RunError> {
+    let mut last = None;
+    for address in &enrolled.evidence_addresses {
+        let resolved = match lookup_host(address.as_str()).await {
+            Ok(resolved) => resolved,
+            Err(source) => {
+                let address = address.clone();
+                last = Some(RunError::Resolve { address, source });
+                continue;
+            }
+        };
+        for resolved in resolved {
+            let connected = client.connect(resolved, &enrolled.evidence_server_name);
+            match connected.await {
+                Ok(connection) => return Ok((connection, resolved)),
+                Err(error) => last = Some(error.into()),
+            }
+        }
+    }
+    Err(last.unwrap_or(RunError::Client(ClientError::Unreachable)))
 }
 
 /// Resolves when `stop` turns true, or nobody can turn it any more.

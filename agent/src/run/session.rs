@@ -1,17 +1,16 @@
 //! One connection to a server.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
 use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
-use tokio::net::lookup_host;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
-use super::{Event, RunError, Watcher};
+use super::{Event, RunError, Watcher, connect, stopped};
 use crate::device::DeviceError;
 use crate::keys::{self, ClientKey};
 use crate::machine::{Machine, Parts};
@@ -37,6 +36,7 @@ pub(super) struct Session<'a> {
     pub(super) watcher: &'a Watcher,
     pub(super) key: ClientKey,
     pub(super) backoff: &'a mut Backoff,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 /// What the machine is, before it says Hello.
@@ -68,7 +68,7 @@ impl Session<'_> {
             let enrolled = self.enrolled.ak_name.clone();
             return Err(RunError::OtherKey { found, enrolled });
         }
-        let (connection, address) = self.connect(client).await?;
+        let (connection, address) = connect(client, self.enrolled).await?;
         let hello = Hello {
             agent: self.enrolled.agent.clone(),
             log_formats: vec![facts.format],
@@ -116,6 +116,10 @@ impl Session<'_> {
                     renewal = from_now(self.renew_if_due(connection).await);
                     continue;
                 }
+                () = stopped(&mut self.stop) => {
+                    connection.close();
+                    return Ok(Left { next_after: Duration::ZERO });
+                }
                 incoming = connection.next_challenge() => incoming?,
             };
             let next_after = match self.answer(incoming, &mut answering).await {
@@ -159,29 +163,6 @@ impl Session<'_> {
             entries: made.entries,
         });
         Ok(Duration::from_millis(answer.next_after_ms.into()))
-    }
-
-    /// Connects to the first of the server's addresses that answers.
-    async fn connect(&self, client: &Client) -> Result<(Connection, SocketAddr), RunError> {
-        let name = &self.enrolled.evidence_server_name;
-        let mut last = None;
-        for address in &self.enrolled.evidence_addresses {
-            let resolved = match lookup_host(address.as_str()).await {
-                Ok(resolved) => resolved,
-                Err(source) => {
-                    let address = address.clone();
-                    last = Some(RunError::Resolve { address, source });
-                    continue;
-                }
-            };
-            for resolved in resolved {
-                match client.connect(resolved, name).await {
-                    Ok(connection) => return Ok((connection, resolved)),
-                    Err(error) => last = Some(error.into()),
-                }
-            }
-        }
-        Err(last.unwrap_or(RunError::Client(ClientError::Unreachable)))
     }
 
     /// Keeps the CA set that the server told. It came over a channel that the old set vouched for.

@@ -21,7 +21,7 @@ pub(crate) struct Machine {
     pub(crate) id: String,
     pub(crate) ek: SoftwareEk,
     pub(crate) ak: SoftwareAk,
-    key: PKey<Private>,
+    pub(crate) key: PKey<Private>,
 }
 
 /// What the server asked a machine.

@@ -44,6 +44,7 @@ fn state() -> AgentState {
             detail: "detail".to_owned(),
             entry: Some(4),
             path: Some(b"/bin/x".to_vec()),
+            digest: Some("sha1:00".to_owned()),
             at_unix_ms: 7,
             under_policy: None,
         }),

@@ -150,6 +150,7 @@ async fn an_activation_is_answered_once_in_time_by_its_own_agent() {
     let store = &fixture.store;
     let record = fleet::record(1);
     let not_pending = Err(Conflict::NotPending);
+    let other = fleet::record(2);
     let answer = async |id, record, now| {
         let mut registration = registration();
         registration.registered_unix_ms = now;
@@ -157,7 +158,7 @@ async fn an_activation_is_answered_once_in_time_by_its_own_agent() {
     };
     assert_eq!(answer("p", &record, 2).await, not_pending);
     pend(store, "p", &record).await;
-    assert_eq!(answer("p", &fleet::record(2), 2).await, not_pending);
+    assert_eq!(answer("p", &other, 2).await, not_pending);
     assert_eq!(answer("p", &record, 50).await, not_pending);
     assert_eq!(store.pending("p", 50).await.unwrap(), None);
     assert_eq!(store.agent_count().await.unwrap(), 0);

@@ -1,0 +1,240 @@
+//! The program `rat-load` against enrolment and evidence protocol.
+//!
+//! Needs `swtpm` and `swtpm-tools` for one test; without them it fails and says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a panic is how a test fails"
+)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use anyhow::Result;
+use rat_identity::ek::EkTrust;
+use rat_tests::enrolment_server::Core;
+use rat_tests::verifier::Verifier;
+use rat_transport::quic::server::Server;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn rat_load() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rat-load"));
+    command.stderr(Stdio::inherit());
+    command
+}
+
+/// A server that knows the TPMs whose CA is in this file.
+struct Installation {
+    _directory: TempDir,
+    runtime: Runtime,
+    core: Arc<Core>,
+    verifier: Arc<Verifier>,
+    _server: Server,
+    url: String,
+}
+
+fn installation(ek_ca: &str) -> Result<Installation> {
+    let directory = tempfile::tempdir()?;
+    let trust = EkTrust::load(&[ek_ca.trim().into()], &[])?;
+    let core = Arc::new(Core::new(&directory.path().join("ca"), trust)?);
+    let verifier = Verifier::new(Arc::clone(&core));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let (server, address) = runtime.block_on(async {
+        let server = verifier.bind("127.0.0.1:0".parse()?)?;
+        anyhow::Ok((server, core.serve().await?))
+    })?;
+    Ok(Installation {
+        _directory: directory,
+        runtime,
+        core,
+        verifier,
+        _server: server,
+        url: format!("https://localhost:{}", address.port()),
+    })
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    assert!(output.status.success(), "{command:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn a_fleet_enrols_attests_and_is_counted() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let ek_ca = directory.path().join("ek-ca");
+    let certificate = output(rat_load().arg("ek-ca").arg(&ek_ca))?;
+    let server = installation(&certificate)?;
+    let fleet = |more: &[&str]| -> Result<Value> {
+        let report = output(
+            rat_load()
+                .args([
+                    "fleet",
+                    "--server",
+                    &server.url,
+                    "--seconds",
+                    "2",
+                    "--growth",
+                    "1",
+                ])
+                .args(["--token", server.core.token(false).as_str()])
+                .args(["--baseline-token", server.core.token(true).as_str()])
+                .arg("--ek-ca")
+                .arg(&ek_ca)
+                .args(more),
+        )?;
+        Ok(serde_json::from_str(&report)?)
+    };
+    for (prefix, key) in [("p256", "ecc"), ("rsa2048", "rsa")] {
+        let report = fleet(&[
+            "--agents",
+            "12",
+            "--key",
+            key,
+            "--ak-pool",
+            "3",
+            "--prefix",
+            prefix,
+        ])?;
+        assert_eq!(report["agents"], 12, "{report}");
+        assert_eq!(report["connections"], 12);
+        let attestations = report["attestations"].as_u64().unwrap();
+        assert!(attestations >= 12, "{report}");
+        assert_eq!(report["by_status"]["authentic"], attestations);
+        assert_eq!(report["by_code"]["-"], attestations);
+        assert_eq!(report["troubles"], serde_json::json!({}));
+        assert!(report["latency_ms"]["p50"].as_f64().unwrap() > 0.0);
+    }
+    let rounds = server.verifier.rounds();
+    assert!(rounds.iter().all(|round| round.codes.is_empty()));
+    // Lists grow, and only what is new is sent.
+    assert!(rounds.iter().any(|round| round.from_entry > Some(20)));
+    assert_eq!(server.core.lists.lock().unwrap().len(), 2);
+    Ok(())
+}
+
+#[test]
+fn n09_a_fleet_under_an_unnamed_ca_does_not_enrol() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (ours, other) = (
+        directory.path().join("ours"),
+        directory.path().join("other"),
+    );
+    let certificate = output(rat_load().arg("ek-ca").arg(&ours))?;
+    let server = installation(&certificate)?;
+    let failed = rat_load()
+        .args(["fleet", "--server", &server.url, "--agents", "1"])
+        .args(["--token", server.core.token(false).as_str(), "--ek-ca"])
+        .arg(&other)
+        .stderr(Stdio::null())
+        .output()?;
+    assert!(!failed.status.success());
+    assert!(server.core.enrolled.lock().unwrap().is_empty());
+    Ok(())
+}
+
+/// A running `rat-load swtpm`, its commands and its events.
+struct Machines {
+    child: Child,
+    events: Receiver<Value>,
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Machines {
+    fn say(&mut self, command: &str) -> Result<()> {
+        Ok(writeln!(self.child.stdin.as_mut().unwrap(), "{command}")?)
+    }
+
+    fn until(&self, what: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
+        loop {
+            let event = self.events.recv_timeout(PATIENCE);
+            let event = event.unwrap_or_else(|error| panic!("never: {what} ({error})"));
+            if holds(&event) {
+                return event;
+            }
+        }
+    }
+}
+
+#[test]
+fn machines_do_what_they_are_told_and_end_with_their_tpms() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let home = directory.path().join("machines");
+    let machines = ["--machines", "2", "--dir"];
+    let certificate = output(rat_load().arg("manufacture").args(machines).arg(&home))?;
+    let server = installation(&certificate)?;
+    let mut child = rat_load()
+        .arg("swtpm")
+        .args(machines)
+        .arg(&home)
+        .args(["--server", &server.url])
+        .args(["--token", server.core.token(false).as_str()])
+        .args(["--baseline-token", server.core.token(true).as_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (sender, events) = channel();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = sender.send(serde_json::from_str(&line).unwrap());
+        }
+    });
+    let mut machines = Machines { child, events };
+    let ready = machines.until("ready", |event| event["event"] == "ready");
+    assert_eq!(ready["machines"], 2);
+    assert_eq!(server.core.lists.lock().unwrap().len(), 1);
+
+    machines.say("run m2 /usr/bin/new some content")?;
+    machines.until("the file", |event| {
+        event["command"] == "run m2 /usr/bin/new"
+    });
+    machines.until("its attestation", |event| {
+        event["machine"] == "m2" && event["entries"] == 4 && event["code"].is_null()
+    });
+    machines.say("hide m1")?;
+    machines.until("the hidden file", |event| {
+        event["machine"] == "m1" && event["code"] == "ima.pcr_mismatch"
+    });
+    machines.say("reboot m1")?;
+    machines.until("the reboot", |event| event["command"] == "reboot m1");
+    machines.until("good evidence", |event| {
+        event["machine"] == "m1" && event["event"] == "verdict" && event["code"].is_null()
+    });
+    machines.say("fly m1")?;
+    machines.until("a complaint", |event| event["event"] == "error");
+    machines.say("run m9 /usr/bin/new")?;
+    let unknown = machines.until("a complaint", |event| event["event"] == "error");
+    assert_eq!(unknown["machines"], serde_json::json!(["m1", "m2"]));
+    machines.say("quit")?;
+    machines.until("the end", |event| event["event"] == "stopped");
+    assert!(machines.child.wait()?.success());
+    // No TPM was left behind: each of them held its state directory in its command line.
+    let home = home.display().to_string();
+    for process in std::fs::read_dir("/proc")? {
+        let command = process?.path().join("cmdline");
+        let command = std::fs::read(command).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        assert!(!command.contains(&home), "{command}");
+    }
+    drop(server.runtime);
+    Ok(())
+}
