@@ -25,13 +25,22 @@ use crate::failure::{Exit, Failure, Means};
 /// another process.
 const GROUPS_EVERY: Duration = Duration::from_secs(1);
 
+/// Which version of each group the shards know.
+pub(super) struct Told(HashMap<String, u64>);
+
 /// The driven shards, until they are taken away to be drained.
 #[derive(Clone)]
 pub(super) struct Shards(Arc<ArcSwapOption<Runtime>>);
 
 impl Shards {
     /// Takes ownership of every shard, and drives them.
-    pub(super) async fn start(config: &Config, store: &Store) -> Result<Self, Failure> {
+    pub(super) async fn start(config: &Config, store: &Store) -> Result<(Self, Told), Failure> {
+        // Before the shards load groups: what changes in between is told twice, not never.
+        let groups = store.groups().await.means(Exit::Unusable)?;
+        let versions = groups
+            .into_iter()
+            .map(|group| (group.slug, group.row_version));
+        let told = Told(versions.collect());
         let clock = Arc::new(SystemClock::start());
         let runtime = Runtime::start(store.clone(), settings(config), clock)
             .await
@@ -41,7 +50,8 @@ impl Shards {
             let (agent, row, fault) = (&unreadable.agent, &unreadable.row, &unreadable.fault);
             tracing::error!(agent, %row, %fault, "an agent cannot be read, and is not served");
         }
-        Ok(Self(Arc::new(ArcSwapOption::from_pointee(runtime))))
+        let shards = Self(Arc::new(ArcSwapOption::from_pointee(runtime)));
+        Ok((shards, told))
     }
 
     /// Where the evidence listener delivers; `None` when the shards were drained.
@@ -59,22 +69,14 @@ impl Shards {
     }
 
     /// Tells the shards what other processes change in the store, until `stop`.
-    pub(super) async fn follow_groups(self, store: Store, stop: CancellationToken) {
-        let mut told: HashMap<String, u64> = HashMap::new();
-        if let Ok(groups) = store.groups().await {
-            told.extend(
-                groups
-                    .into_iter()
-                    .map(|group| (group.slug, group.row_version)),
-            );
-        }
+    pub(super) async fn follow_groups(self, store: Store, mut told: Told, stop: CancellationToken) {
         let mut ticks = interval(GROUPS_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            if let Err(error) = self.tell_groups(&store, &mut told).await {
+            if let Err(error) = self.tell_groups(&store, &mut told.0).await {
                 tracing::error!(%error, "changes of groups cannot be followed");
             }
         }

@@ -59,7 +59,7 @@ impl Parts {
         let listener = Listener::bind("core", config.core.listen, security)
             .await
             .means(Exit::Unusable)?;
-        let shards = Shards::start(config, &store).await?;
+        let (shards, told) = Shards::start(config, &store).await?;
         let intake = shards
             .intake()
             .context("the shards ended")
@@ -101,11 +101,8 @@ impl Parts {
             evidence: Arc::clone(&evidence),
         };
         tokio::spawn(upkeep.run(recorder, stop.clone()));
-        tokio::spawn(
-            shards
-                .clone()
-                .follow_groups(store.clone(), stop.drain.clone()),
-        );
+        let following = shards.clone();
+        tokio::spawn(following.follow_groups(store.clone(), told, stop.drain.clone()));
         Ok(Self {
             store,
             readiness,
