@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use rat_engine::agent_id::AgentId;
 use rat_engine::hash::Digest;
 use rat_engine::policy::RuntimePolicy;
-use rat_engine::shard::AgentState;
+use rat_engine::shard::{AgentState, Failure};
 use rat_engine::tpm::Public;
 use rat_store::{StoredGroup, StoredRecord};
 
@@ -72,6 +72,22 @@ fn attestation(stored: &StoredRecord, seen: &Seen, group: &StoredGroup) -> wire:
         hash_alg: group.settings.bank.name(),
         sign_alg: sign_alg(&stored.record.ak_public),
         active_pcrs: quoted_pcrs(state, group),
+        failure: state.failure.as_ref().map(failure),
+    }
+}
+
+/// Paths come from the machine: what is not printable is escaped. (X07)
+fn failure(failure: &Failure) -> wire::Failure {
+    wire::Failure {
+        code: failure.code.as_str(),
+        detail: failure.detail.clone(),
+        entry: failure.entry,
+        path: failure
+            .path
+            .as_ref()
+            .map(|path| path.escape_ascii().to_string()),
+        digest: failure.digest.clone(),
+        at: rfc3339(failure.at_unix_ms),
     }
 }
 

@@ -107,6 +107,20 @@ pub(super) struct Attestation {
     pub(super) hash_alg: &'static str,
     pub(super) sign_alg: &'static str,
     pub(super) active_pcrs: Vec<u8>,
+    /// Why the agent is failed; null while it is not.
+    pub(super) failure: Option<Failure>,
+}
+
+/// A failure that stays until an operator or another policy ends it.
+#[derive(Serialize)]
+pub(super) struct Failure {
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+    /// The first offending entry of the measurement list, and what it says.
+    pub(super) entry: Option<u64>,
+    pub(super) path: Option<String>,
+    pub(super) digest: Option<String>,
+    pub(super) at: Option<String>,
 }
 
 #[derive(Serialize)]

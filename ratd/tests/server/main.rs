@@ -16,3 +16,4 @@ mod machine;
 mod operators;
 mod process;
 mod requests;
+mod road;

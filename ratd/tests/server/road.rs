@@ -1,0 +1,190 @@
+//! The whole road: machines enrol, attest over QUIC, are caught, and survive the server's death.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use rat_agent::device::KeyKind;
+use rat_load::fleet::{self, FleetOptions};
+use rat_load::keys::EkCa;
+use rat_load::swtpm::{self, Machines, SwtpmOptions};
+use serde_json::Value;
+
+use crate::process::{Home, Ratd, eventually, metric};
+
+const INTERVAL: [&str; 2] = [
+    "attestation.interval_ms=1000",
+    "attestation.max_age_ms=3000",
+];
+
+fn ek_ca(path: &std::path::Path) -> String {
+    format!("identity.ek_ca=[{:?}]", path.display().to_string())
+}
+
+fn url(ratd: &Ratd) -> rat_agent::https::ServerUrl {
+    format!("https://{}", ratd.core).parse().unwrap()
+}
+
+/// R2 of an agent; null while there is none.
+fn evidence(ratd: &Ratd, agent: &str) -> Value {
+    let path = format!("/agents/{agent}/evidence");
+    let answer = ratd.client().get(&path, Some(&ratd.admin()));
+    match answer.status {
+        200 => answer.json(),
+        _ => Value::Null,
+    }
+}
+
+fn status(ratd: &Ratd, agent: &str) -> String {
+    let evidence = evidence(ratd, agent);
+    let status = &evidence["agent"]["effective_status"];
+    status.as_str().unwrap_or_default().to_owned()
+}
+
+fn failure(ratd: &Ratd, agent: &str) -> Value {
+    evidence(ratd, agent)["attestation"]["failure"].clone()
+}
+
+fn metrics(ratd: &Ratd) -> String {
+    let answer = ratd.client().get("/metrics", Some(&ratd.admin()));
+    String::from_utf8(answer.body).unwrap()
+}
+
+#[test]
+fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
+    for (key, prefix) in [(KeyKind::Ecc, "ecc"), (KeyKind::Rsa, "rsa")] {
+        let home = Home::new();
+        let authority = home.path("ek-ca");
+        EkCa::open(&authority).unwrap();
+        let (certificate, _) = EkCa::paths(&authority);
+        let ratd = home.start(&[INTERVAL[0], INTERVAL[1], &ek_ca(&certificate)]);
+        let baseline = home.ok(&["token", "create", "--group", "fleet", "--baseline"]);
+        let standard = home.ok(&["token", "create", "--group", "fleet"]);
+        let options = FleetOptions {
+            server: url(&ratd),
+            token: standard.parse().unwrap(),
+            baseline_token: Some(baseline.parse().unwrap()),
+            agents: 4,
+            key,
+            ak_pool: None,
+            ek_ca: authority,
+            prefix: prefix.to_owned(),
+            entries: 20,
+            growth: 1,
+            enrolments: 2,
+            seconds: 8,
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let report = runtime.block_on(fleet::run(&options)).unwrap();
+        assert_eq!(report.agents, 4);
+        assert!(report.attestations >= 8, "{report:?}");
+        // Until the baseline is proven there is no policy; after that nothing fails.
+        let codes: Vec<_> = report.by_code.keys().map(String::as_str).collect();
+        let expected = |code: &&str| matches!(*code, "-" | "policy.missing");
+        assert!(codes.iter().all(expected), "{report:?}");
+        assert!(report.by_status["trusted"] >= 4, "{report:?}");
+        let passed = metric(&metrics(&ratd), "attest_verifications_total", &["trusted"]);
+        assert!(passed >= 4.0, "{}", metrics(&ratd));
+        assert_eq!(ratd.stop().code(), Some(0));
+    }
+}
+
+/// Machines with TPMs, in a thread that ends with them.
+struct Fleet {
+    control: PathBuf,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Fleet {
+    fn start(options: SwtpmOptions, control: PathBuf) -> Self {
+        let status = std::process::Command::new("mkfifo").arg(&control).status();
+        assert!(status.unwrap().success());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new()?;
+            let ran = runtime.block_on(swtpm::run(options));
+            runtime.shutdown_background();
+            ran
+        });
+        Self { control, thread }
+    }
+
+    fn tell(&self, command: &str) {
+        let mut fifo = OpenOptions::new().write(true).open(&self.control).unwrap();
+        writeln!(fifo, "{command}").unwrap();
+    }
+
+    fn stop(self) {
+        self.tell("quit");
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_killed() {
+    let home = Home::new();
+    let machines = Machines {
+        dir: home.path("machines"),
+        machines: 3,
+        prefix: "m".into(),
+    };
+    let (_, chain) = machines.manufacture().unwrap();
+    let ca = ek_ca(&chain);
+    let mut ratd = home.start(&[INTERVAL[0], INTERVAL[1], &ca]);
+    let baseline = home.ok(&["token", "create", "--group", "web", "--baseline"]);
+    let standard = home.ok(&["token", "create", "--group", "web"]);
+    let control = home.path("control");
+    let options = SwtpmOptions {
+        machines,
+        server: url(&ratd),
+        token: standard.parse().unwrap(),
+        baseline_token: Some(baseline.parse().unwrap()),
+        runs: vec!["/usr/bin/init".into(), "/usr/bin/service".into()],
+        control: Some(control.clone()),
+    };
+    let fleet = Fleet::start(options, control);
+    for machine in ["m1", "m2", "m3"] {
+        eventually(machine, || status(&ratd, machine) == "trusted");
+    }
+
+    fleet.tell("run m2 /tmp/implant");
+    eventually("m2 is caught", || status(&ratd, "m2") == "untrusted");
+    let caught = failure(&ratd, "m2");
+    assert_eq!(caught["code"], "ima.path_not_listed", "{caught}");
+    assert_eq!(caught["path"], "/tmp/implant", "{caught}");
+    assert!(
+        caught["digest"].as_str().unwrap().starts_with("sha256:"),
+        "{caught}"
+    );
+
+    fleet.tell("hide m3");
+    eventually("m3 is caught", || status(&ratd, "m3") == "untrusted");
+    let hidden = failure(&ratd, "m3");
+    assert_eq!(hidden["code"], "ima.pcr_mismatch", "{hidden}");
+    assert_eq!(status(&ratd, "m1"), "trusted");
+
+    // The same ports: agents know where the server was.
+    let (core, quic) = (ratd.core, ratd.evidence);
+    ratd.signal("KILL");
+    ratd.wait();
+    let mut command = home.command();
+    let listen = [
+        format!("core.listen={core}"),
+        format!("evidence.listen={quic}"),
+    ];
+    let set = [&listen[0], &listen[1], INTERVAL[0], INTERVAL[1], &ca];
+    for option in set {
+        command.arg("--set").arg(option);
+    }
+    let ratd = Ratd::spawn(command, &home.data());
+    assert_eq!(failure(&ratd, "m2"), caught);
+    assert_eq!(failure(&ratd, "m3"), hidden);
+    let before = evidence(&ratd, "m1")["attestation"]["count"].as_u64();
+    eventually("m1 attests to the new process", || {
+        let count = evidence(&ratd, "m1")["attestation"]["count"].as_u64();
+        count > before && status(&ratd, "m1") == "trusted"
+    });
+    assert_eq!(status(&ratd, "m2"), "untrusted");
+    fleet.stop();
+    assert_eq!(ratd.stop().code(), Some(0));
+}
