@@ -59,6 +59,9 @@ pub enum BaselineError {
 /// Why a line is no entry of a baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LineFault {
+    /// Nothing is on it; the kernel writes no such line.
+    #[error("the line is empty")]
+    Blank,
     /// It cannot be read.
     #[error("{0}")]
     Decode(DecodeError),
@@ -84,6 +87,7 @@ pub enum LineFault {
 /// # Cost
 /// Each entry is hashed once for every bank: some microseconds.
 pub fn from_ascii(list: &[u8], timestamp: &str) -> Result<Baseline, BaselineError> {
+    refuse_blank_lines(list)?;
     let mut reading = Reading::new();
     let limit = u64::try_from(BASELINE_BODY_BYTES_MAX).unwrap_or(u64::MAX);
     let mut decoder = Decoder::new(LogFormat::Ascii, LIST_HASH, limit);
@@ -120,6 +124,19 @@ pub fn from_ascii(list: &[u8], timestamp: &str) -> Result<Baseline, BaselineErro
         policy: generated.text,
         covers: Committed::new(reading.position, running),
     })
+}
+
+/// A decoder passes over blank lines; then lines and entries would be counted differently.
+fn refuse_blank_lines(list: &[u8]) -> Result<(), BaselineError> {
+    let lines = list.strip_suffix(b"\n").unwrap_or(list);
+    let mut numbered = (1..).zip(lines.split(|byte| *byte == b'\n'));
+    match numbered.find(|(_, line)| line.is_empty()) {
+        Some((line, _)) if !list.is_empty() => Err(BaselineError::Line {
+            line,
+            fault: LineFault::Blank,
+        }),
+        _ => Ok(()),
+    }
 }
 
 struct Reading {
@@ -269,7 +286,7 @@ mod tests {
             (&edited, Some(LineFault::Hash)),
             (&other_pcr, Some(LineFault::Pcr(11))),
             ("not a line\n", None),
-            ("\n", None),
+            ("\n", Some(LineFault::Blank)),
             ("10 \x1b[2J\n", None),
         ] {
             let list = [&line("boot_aggregate"), second, &line("/z")].concat();

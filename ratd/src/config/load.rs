@@ -72,7 +72,7 @@ impl Loaded {
 /// # Errors
 /// [`LoadError`]: unknown keys and variables, values of other types, a file that is not there.
 pub(crate) fn load(flags: &Flags) -> Result<Loaded, LoadError> {
-    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    let mut figment = Figment::from(Named("default", Serialized::defaults(Config::default())));
     if let Some(directory) = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()) {
         let directory = PathBuf::from(directory);
         figment = figment.merge(Named(

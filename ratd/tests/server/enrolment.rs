@@ -20,8 +20,14 @@ impl World {
         let lines: Vec<String> = machines.iter().map(|machine| machine.listed()).collect();
         let list = home.path("ek-list");
         std::fs::write(&list, lines.join("\n")).unwrap();
+        let mut set = Vec::new();
+        // A list that names nothing is refused.
+        if !machines.is_empty() {
+            set.push(format!("identity.ek_list={:?}", [list]));
+        }
         home.ok(&["group", "create", "fleet"]);
-        let ratd = home.start(&[&format!("identity.ek_list={:?}", [list])]);
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let ratd = home.start(&set);
         let client = ratd.client();
         Self { home, ratd, client }
     }

@@ -20,7 +20,7 @@ fn x01_bodies_that_are_no_request_are_400_413_or_422() {
         (b"{\"token\":\"\xff\"}", 400),
         (b"\xef\xbb\xbf{\"token\":\"a\"}", 400),
         (b"{\"token\":\"a\"} x", 400),
-        (&deep, 400),
+        (&deep, 422),
         (b"[]", 422),
         (b"null", 422),
         (b"{\"token\":1}", 422),
