@@ -148,7 +148,7 @@ async fn n07_the_first_of_parallel_enrolments_wins() {
 async fn an_activation_is_answered_once_in_time_by_its_own_agent() {
     let fixture = Fixture::new().await;
     let store = &fixture.store;
-    let (record, other) = (fleet::record(1), fleet::record(2));
+    let record = fleet::record(1);
     let not_pending = Err(Conflict::NotPending);
     let other = fleet::record(2);
     let answer = async |id, record, now| {
