@@ -4,6 +4,8 @@
 //! declares; [`listen::Listener`] serves one or more of them on a socket, with TLS from [`tls`].
 //! [`core`] is the Core REST API: enrolment and, read-only, the agents.
 
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
+
 mod address;
 pub mod auth;
 pub mod clock;

@@ -1,5 +1,7 @@
 //! `ratd`: configuration, wiring, signals.
 
+#![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
+
 mod admin_token;
 mod arguments;
 mod commands;
