@@ -113,36 +113,15 @@ impl Runtime {
             seed,
         };
         let store_thread = spawn("store", move || store_thread::run(thread, jobs))?;
-        let mut built: Vec<Worker> = pulses
-            .iter()
-            .enumerate()
-            .map(|(nth, pulse)| {
-                let shards = shards_of(nth, workers, &heads, &settings);
-                Worker {
-                    turn: Turn::new(&settings, shards.len()),
-                    shards,
-                    workers,
-                    settings,
-                    clock: Arc::clone(&clock),
-                    mailbox: Arc::clone(&pulse.mailbox),
-                    pulse: Arc::clone(pulse),
-                    lanes: lanes.clone(),
-                    store: store_door.clone(),
-                    events: events.clone(),
-                    is_draining: Arc::clone(&is_draining),
-                }
-            })
-            .collect();
-        for group in &loaded.groups {
-            for worker in &mut built {
-                worker.every_group(group, now);
-            }
-        }
-        for (shard, input) in loaded.agents {
-            if let Some(worker) = built.get_mut(worker_of(shard, workers)) {
-                worker.enrolment(shard, input, now);
-            }
-        }
+        let parts = Parts {
+            settings,
+            clock: Arc::clone(&clock),
+            lanes,
+            store: store_door.clone(),
+            events: events.clone(),
+            is_draining: Arc::clone(&is_draining),
+        };
+        let built = parts.workers(&pulses, &heads, loaded.groups, loaded.agents);
         let threads = built
             .into_iter()
             .enumerate()
@@ -235,6 +214,57 @@ impl Runtime {
 
     pub(crate) fn worker_of(&self, shard: ShardIndex) -> usize {
         worker_of(shard, self.pulses.len())
+    }
+}
+
+/// What every worker gets a share of.
+struct Parts {
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    lanes: Lanes,
+    store: StoreDoor,
+    events: broadcast::Sender<Event>,
+    is_draining: Arc<AtomicBool>,
+}
+
+impl Parts {
+    /// A worker for each pulse, with its shards, and in them the groups and agents.
+    fn workers(
+        &self,
+        pulses: &[Arc<Pulse>],
+        heads: &[ShardHead],
+        groups: Vec<Arc<Group>>,
+        agents: Vec<(ShardIndex, Input)>,
+    ) -> Vec<Worker> {
+        let (settings, count) = (self.settings, pulses.len());
+        let now = self.clock.now();
+        let mut workers = Vec::with_capacity(count);
+        for (nth, pulse) in pulses.iter().enumerate() {
+            let shards = shards_of(nth, count, heads, &settings);
+            let mut worker = Worker {
+                turn: Turn::new(&settings, shards.len()),
+                shards,
+                workers: count,
+                settings,
+                clock: Arc::clone(&self.clock),
+                mailbox: Arc::clone(&pulse.mailbox),
+                pulse: Arc::clone(pulse),
+                lanes: self.lanes.clone(),
+                store: self.store.clone(),
+                events: self.events.clone(),
+                is_draining: Arc::clone(&self.is_draining),
+            };
+            for group in &groups {
+                worker.every_group(group, now);
+            }
+            workers.push(worker);
+        }
+        for (shard, input) in agents {
+            if let Some(worker) = workers.get_mut(worker_of(shard, count)) {
+                worker.enrolment(shard, input, now);
+            }
+        }
+        workers
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) struct Turn {
     /// Tasks whose lists wait for their turn.
     queued: VecDeque<Box<Task>>,
     /// Tasks that were asked for in this turn.
-    tasks: Vec<Box<Task>>,
+    tasks: Vec<Task>,
     /// Shards to be polled.
     touched: VecDeque<usize>,
     is_touched: Vec<bool>,
@@ -395,7 +395,7 @@ impl Worker {
                 }
             }
             Action::Appraise(assignment) => {
-                self.turn.tasks.push(Box::new(Task::new(*assignment)));
+                self.turn.tasks.push(Task::new(*assignment));
             }
             Action::Commit(tick) => self.store.give(Job::Commit {
                 tick: Box::new(Arc::unwrap_or_clone(tick)),
@@ -427,7 +427,7 @@ impl Worker {
         let are_few = tasks.len() <= INLINE_TASKS_MAX;
         for task in tasks {
             let is_small = task.begin_bytes() <= INLINE_LIST_BYTES_MAX;
-            let work = Work::Begin(task);
+            let work = Work::Begin(Box::new(task));
             if are_few && is_small && self.lanes.are_there() {
                 self.mailbox.tell(lanes::run(work));
             } else {
