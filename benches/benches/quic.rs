@@ -120,6 +120,7 @@ fn server() -> (Server, SocketAddr, ClientOptions) {
     };
     let told = ca_set.clone();
     let options = ServerOptions {
+        reset_secret: [5; 32],
         tls,
         identify: Arc::new(|_| {
             Some(Client {
@@ -136,6 +137,7 @@ fn server() -> (Server, SocketAddr, ClientOptions) {
     let address = server.local_addr().unwrap();
     let (certificate_chain, key_pkcs8) = leaf("agent.example");
     let client = ClientOptions {
+        keep_alive_ms: 20_000,
         ca_set,
         certificate_chain,
         key_pkcs8,

@@ -58,6 +58,24 @@ pub(crate) fn read_private(path: &Path) -> anyhow::Result<String> {
     Ok(io::read_to_string(file)?)
 }
 
+/// The secret by which agents believe a server that was started again, made if there is none.
+///
+/// Whoever has it can end agents' connections, and nothing else.
+pub(crate) fn reset_secret(directory: &Path) -> anyhow::Result<[u8; 32]> {
+    let path = directory.join("quic-reset.key");
+    let mut secret = [0; 32];
+    if path.exists() {
+        let text = read_private(&path)?;
+        hex::decode_to_slice(text.trim(), &mut secret)
+            .with_context(|| format!("{} does not hold 64 digits", path.display()))?;
+        return Ok(secret);
+    }
+    getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
+    let text = format!("{}\n", hex::encode(secret));
+    write_private(&path, text.as_bytes()).with_context(|| path.display().to_string())?;
+    Ok(secret)
+}
+
 /// The CA of this data directory, made if there is none.
 pub(crate) fn open_ca(directory: &Path) -> Result<Ca, Failure> {
     let folder = ca_in(directory);

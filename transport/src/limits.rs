@@ -81,6 +81,8 @@ limits! {
         "For a peer to take one frame.";
     IDLE_MS_MAX: u64 = 60_000, "milliseconds",
         "A peer that is silent for this long is gone; agents send a packet every third of it.";
+    KEEP_ALIVE_MS_MIN: u64 = 1_000, "milliseconds",
+        "However short its interval, a quiet agent sends no more than a packet each second.";
     OUTBOX_MESSAGES_MAX: usize = 16, "messages",
         "Messages to one agent that it has not read; a healthy one has at most three.";
     STREAMS_MAX: u32 = 2, "streams",

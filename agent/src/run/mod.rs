@@ -253,6 +253,8 @@ pub fn client(enrolled: &Enrolled, sockets: Sockets) -> Result<Client, RunError>
         ca_set,
         certificate_chain: keys::certificates(&enrolled.certificate_pem)?,
         key_pkcs8: key.to_pkcs8_der()?,
+        // Quiet for longer than an interval is not what the server promised.
+        keep_alive_ms: enrolled.interval_ms,
     };
     Ok(Client::sharing(sockets, options)?)
 }

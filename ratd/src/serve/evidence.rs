@@ -15,6 +15,7 @@ use rat_transport::quic::server::{Client, Server, ServerLimits, ServerOptions, T
 use tokio::runtime::Handle;
 
 use crate::config::Config;
+use crate::data_dir;
 use crate::failure::{Exit, Failure, Means};
 
 /// What the listener shows and whom it takes, with this certificate.
@@ -54,6 +55,7 @@ pub(super) fn bind(
         }),
         ca_set: Arc::new(move || set.certificates()),
         limits: ServerLimits::default(),
+        reset_secret: data_dir::reset_secret(&config.data_dir).means(Exit::Unusable)?,
     };
     Server::bind(config.evidence.listen, options, intake)
         .context("the evidence listener")

@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use crate::process::{Home, Ratd, eventually, metric};
 
-const INTERVAL: [&str; 2] = [
+const INTERVAL: [&str; 3] = [
     "attestation.interval_ms=1000",
-    "attestation.max_age_ms=3000",
+    "attestation.challenge_deadline_ms=3000",
+    "attestation.max_age_ms=5000",
 ];
 
 fn ek_ca(path: &std::path::Path) -> String {
@@ -58,7 +59,7 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
         let authority = home.path("ek-ca");
         EkCa::open(&authority).unwrap();
         let (certificate, _) = EkCa::paths(&authority);
-        let ratd = home.start(&[INTERVAL[0], INTERVAL[1], &ek_ca(&certificate)]);
+        let ratd = home.start(&[&INTERVAL[..], &[&ek_ca(&certificate)]].concat());
         let baseline = home.ok(&["token", "create", "--group", "fleet", "--baseline"]);
         let standard = home.ok(&["token", "create", "--group", "fleet"]);
         let options = FleetOptions {
@@ -130,7 +131,7 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
     };
     let (_, chain) = machines.manufacture().unwrap();
     let ca = ek_ca(&chain);
-    let mut ratd = home.start(&[INTERVAL[0], INTERVAL[1], &ca]);
+    let mut ratd = home.start(&[&INTERVAL[..], &[&ca]].concat());
     let baseline = home.ok(&["token", "create", "--group", "web", "--baseline"]);
     let standard = home.ok(&["token", "create", "--group", "web"]);
     let control = home.path("control");
@@ -172,8 +173,8 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
         format!("core.listen={core}"),
         format!("evidence.listen={quic}"),
     ];
-    let set = [&listen[0], &listen[1], INTERVAL[0], INTERVAL[1], &ca];
-    for option in set {
+    let set = [&listen[0][..], &listen[1], &ca];
+    for option in set.iter().chain(&INTERVAL) {
         command.arg("--set").arg(option);
     }
     let ratd = Ratd::spawn(command, &home.data());

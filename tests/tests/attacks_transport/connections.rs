@@ -89,6 +89,7 @@ async fn agents_trust_no_server_but_under_a_pinned_ca_and_by_its_name() {
     let stranger = Authority::new("stranger");
     let identity = world.authority.agent("careful");
     let client = Client::new(ClientOptions {
+        keep_alive_ms: 20_000,
         ca_set: vec![stranger.der()],
         certificate_chain: identity.chain,
         key_pkcs8: identity.key,
@@ -245,6 +246,7 @@ async fn agents_come_back_to_a_server_that_was_restarted() {
     );
     world.recorder.gone("returns").await;
     let options = rat_transport::quic::server::ServerOptions {
+        reset_secret: [5; 32],
         tls: world.authority.server(&[&world.authority]),
         identify: std::sync::Arc::new(super::certificates::identify),
         renew: std::sync::Arc::new(|_, _, _| Ok(Vec::new())),

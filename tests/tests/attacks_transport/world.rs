@@ -54,6 +54,7 @@ impl World {
         change(&mut limits);
         let (told, answer) = (Arc::clone(&ca_set), Arc::clone(&renewal));
         let options = ServerOptions {
+            reset_secret: [5; 32],
             tls: authority.server(&[&authority]),
             identify: Arc::new(identify),
             renew: Arc::new(move |_, _, _| answer.lock().unwrap().clone()),
@@ -85,6 +86,7 @@ impl World {
 
     pub(crate) fn client_of(&self, identity: Identity) -> Client {
         Client::new(ClientOptions {
+            keep_alive_ms: 20_000,
             ca_set: vec![self.authority.der()],
             certificate_chain: identity.chain,
             key_pkcs8: identity.key,

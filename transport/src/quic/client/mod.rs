@@ -49,6 +49,10 @@ pub struct ClientOptions {
     pub certificate_chain: Vec<Vec<u8>>,
     /// The certificate's private key, in PKCS#8.
     pub key_pkcs8: Vec<u8>,
+    /// How long a connection may be quiet before it is tried whether the server is still there:
+    /// a server that was started again is found out after this time. At most a third of
+    /// [`limits::IDLE_MS_MAX`](crate::limits::IDLE_MS_MAX).
+    pub keep_alive_ms: u64,
 }
 
 /// UDP sockets that any number of clients may share.

@@ -19,6 +19,7 @@ use crate::quic::roots::{provider, root_store};
 pub(super) struct Trust {
     certificate_chain: Vec<Vec<u8>>,
     key_pkcs8: Vec<u8>,
+    keep_alive: Duration,
     pinned: Mutex<Pinned>,
 }
 
@@ -39,12 +40,18 @@ impl Trust {
             ca_set,
             certificate_chain,
             key_pkcs8,
+            keep_alive_ms,
         } = options;
-        let config = client_config(&ca_set, &certificate_chain, &key_pkcs8)?;
+        let keep_alive = Duration::from_millis(keep_alive_ms.clamp(
+            limits::KEEP_ALIVE_MS_MIN,
+            limits::IDLE_MS_MAX.wrapping_div(3),
+        ));
+        let config = client_config(&ca_set, &certificate_chain, &key_pkcs8, keep_alive)?;
         let pinned = Mutex::new(Pinned { ca_set, config });
         Ok(Self {
             certificate_chain,
             key_pkcs8,
+            keep_alive,
             pinned,
         })
     }
@@ -74,7 +81,12 @@ impl Trust {
         let (leaf, above) = chain.split_first().ok_or(TlsError::ServerUnknown)?;
         let name = ServerName::try_from(server_name).map_err(|_| TlsError::ServerUnknown)?;
         verifier(told)?.verify_server_cert(leaf, above, &name, &[], UnixTime::now())?;
-        let config = client_config(told, &self.certificate_chain, &self.key_pkcs8)?;
+        let config = client_config(
+            told,
+            &self.certificate_chain,
+            &self.key_pkcs8,
+            self.keep_alive,
+        )?;
         *self.pinned() = Pinned {
             ca_set: told.to_vec(),
             config,
@@ -97,6 +109,7 @@ fn client_config(
     ca_set: &[Vec<u8>],
     certificate_chain: &[Vec<u8>],
     key_pkcs8: &[u8],
+    keep_alive: Duration,
 ) -> Result<ClientConfig, TlsError> {
     let chain = certificate_chain.iter().cloned().map(CertificateDer::from);
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key_pkcs8.to_vec()));
@@ -110,12 +123,12 @@ fn client_config(
     let crypto =
         QuicClientConfig::try_from(Arc::new(crypto)).map_err(|_| TlsError::NoInitialCipherSuite)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(keep_alive)));
     Ok(config)
 }
 
 /// A server opens one stream at a time, and sends little on it.
-fn transport() -> TransportConfig {
+fn transport(keep_alive: Duration) -> TransportConfig {
     let idle = VarInt::from_u64(limits::IDLE_MS_MAX).unwrap_or(VarInt::MAX);
     let window = VarInt::from_u32(limits::STREAM_WINDOW_BYTES);
     let mut config = TransportConfig::default();
@@ -126,8 +139,6 @@ fn transport() -> TransportConfig {
         .stream_receive_window(window)
         .receive_window(window)
         .max_idle_timeout(Some(IdleTimeout::from(idle)))
-        .keep_alive_interval(Some(Duration::from_millis(
-            limits::IDLE_MS_MAX.wrapping_div(3),
-        )));
+        .keep_alive_interval(Some(keep_alive));
     config
 }

@@ -12,6 +12,7 @@
 //! | `exchange` | one challenge and its answer |
 //! | `upload` | evidence and logs as they arrive |
 //! | `renewal` | new certificates for agents |
+//! | `reset` | how agents learn that a server was started again |
 
 mod admission;
 mod end;
@@ -20,6 +21,7 @@ mod memory;
 mod options;
 mod outbox;
 mod renewal;
+mod reset;
 mod session;
 mod tls;
 mod upload;
@@ -113,9 +115,10 @@ impl Server {
             renew,
             ca_set,
             limits,
+            reset_secret,
         } = options;
         let config = tls::server_config(&tls, &limits)?;
-        let endpoint = Endpoint::server(config, address)
+        let endpoint = reset::endpoint(config, address, &reset_secret)
             .map_err(|source| BindError::Socket { address, source })?;
         let shared = Arc::new(Shared {
             intake,

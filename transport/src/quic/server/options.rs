@@ -109,6 +109,9 @@ pub struct ServerOptions {
     pub ca_set: Arc<CaSet>,
     /// Limits.
     pub limits: ServerLimits,
+    /// With the same secret as before, a server that was killed and started again tells agents
+    /// that their connections are gone; with another one they find out when they time out.
+    pub reset_secret: [u8; 32],
 }
 
 impl fmt::Debug for ServerOptions {
