@@ -99,7 +99,8 @@ async fn nothing_is_overwritten() {
 
 #[tokio::test]
 async fn s18_an_edited_backup_is_not_restored() {
-    let edits: [(&str, fn(&RestoreError) -> bool); 6] = [
+    type Expected = fn(&RestoreError) -> bool;
+    let edits: [(&str, Expected); 6] = [
         ("UPDATE history SET after = zeroblob(32)", |error| {
             matches!(error, RestoreError::Chain { .. })
         }),
