@@ -115,7 +115,9 @@ fn watcher(
         if let Event::Answered { .. } = event {
             let mut boot = boot.lock().unwrap_or_else(PoisonError::into_inner);
             for nth in 0..growth {
-                boot.measure(&tool(nth.checked_rem(entries).unwrap_or(0)));
+                // A file that ran at boot, so that the policy lists it.
+                let known = entries.saturating_sub(1);
+                boot.measure(&tool(nth.checked_rem(known).unwrap_or(0).saturating_add(1)));
             }
         }
     })
