@@ -51,7 +51,7 @@ pub struct ClientOptions {
     pub key_pkcs8: Vec<u8>,
     /// How long a connection may be quiet before it is tried whether the server is still there:
     /// a server that was started again is found out after this time. At most a third of
-    /// [`limits::IDLE_MS_MAX`](crate::limits::IDLE_MS_MAX).
+    /// [`limits::IDLE_MS_MAX`].
     pub keep_alive_ms: u64,
 }
 
