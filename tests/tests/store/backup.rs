@@ -97,9 +97,11 @@ async fn nothing_is_overwritten() {
     );
 }
 
+type Expected = fn(&RestoreError) -> bool;
+
 #[tokio::test]
 async fn s18_an_edited_backup_is_not_restored() {
-    let edits: [(&str, fn(&RestoreError) -> bool); 6] = [
+    let edits: [(&str, Expected); 6] = [
         ("UPDATE history SET after = zeroblob(32)", |error| {
             matches!(error, RestoreError::Chain { .. })
         }),
