@@ -132,6 +132,12 @@ impl Verifier {
         self.inner.lock().unwrap().paused = true;
     }
 
+    /// Whether an agent has yet to answer.
+    pub fn is_asking(&self) -> bool {
+        let inner = self.inner.lock().unwrap();
+        inner.sessions.values().any(|known| known.open.is_some())
+    }
+
     /// Challenges whoever is connected.
     pub fn resume(&self) {
         let mut inner = self.inner.lock().unwrap();
