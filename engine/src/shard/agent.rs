@@ -45,6 +45,8 @@ pub(super) struct Agent {
     /// How often live connections replaced each other lately, and when last. (T03)
     pub(super) alternations: u32,
     pub(super) alternated_ms: u64,
+    /// An operator took back its failure while an outcome was on its way.
+    pub(super) is_to_be_cleared: bool,
     /// Kept in case the next attestation fails.
     pub(super) last_pass: Option<Box<KeptEvidence>>,
     /// The timer that counts; others of this agent are ignored when they fire.
@@ -141,6 +143,7 @@ impl Agent {
             faults: 0,
             alternations: 0,
             alternated_ms: 0,
+            is_to_be_cleared: false,
             last_pass: None,
             timer_ms: None,
         }

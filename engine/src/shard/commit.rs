@@ -109,6 +109,17 @@ impl Shard {
         }
         self.end_faulty_session(place);
         self.arm(place);
+        self.clear_if_asked(place, now);
+    }
+
+    /// Does what an operator asked for while an outcome was on its way.
+    fn clear_if_asked(&mut self, place: u32, now: Now) {
+        let asked = self
+            .agent_mut(place)
+            .is_some_and(|agent| std::mem::take(&mut agent.is_to_be_cleared));
+        if asked {
+            self.clear(place, now);
+        }
     }
 
     /// Answers the evidence that led to an outcome.
@@ -157,6 +168,13 @@ impl Shard {
                 agent.due_ms = now.mono_ms;
             }
             self.arm(provisional.place);
+            // Also when it was the clearing itself that is lost.
+            if provisional.challenge.is_none()
+                && let Some(agent) = self.agent_mut(provisional.place)
+            {
+                agent.is_to_be_cleared = true;
+            }
+            self.clear_if_asked(provisional.place, now);
         }
     }
 }

@@ -332,11 +332,30 @@ impl Shard {
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
-        let is_free = matches!(agent.phase, Phase::Idle | Phase::Ready);
-        if !is_free || agent.state.failure.is_none() {
+        // Evidence that is being judged was asked for before the operator acted: it is dropped, or
+        // what it finds would bring the failure back unseen. What is on its way to the store goes
+        // first.
+        if agent.state.failure.is_none() {
             return;
         }
+        match &agent.phase {
+            Phase::Committing | Phase::Clearing => {
+                agent.is_to_be_cleared = true;
+                return;
+            }
+            Phase::Challenged(outstanding) => {
+                let id = outstanding.challenge.id;
+                self.open.remove(&id);
+                self.closed.push(None);
+            }
+            Phase::Judging(_) => self.closed.push(None),
+            Phase::Idle | Phase::Ready => {}
+        }
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
         agent.phase = Phase::Clearing;
+        agent.alternations = 0;
         let mut state = agent.state.clone();
         state.failure = None;
         state.passed_under = None;

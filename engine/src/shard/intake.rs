@@ -135,7 +135,7 @@ impl Shard {
 
     /// Takes back what was asked over a connection that is gone. Evidence that arrived is judged
     /// to its end.
-    fn withdraw(&mut self, place: u32, now: Now) {
+    pub(super) fn withdraw(&mut self, place: u32, now: Now) {
         let Some(agent) = self.agent_mut(place) else {
             return;
         };

@@ -225,12 +225,19 @@ impl Shard {
     ) {
         let id = record.id.clone();
         if let Some(place) = self.place(&id) {
-            // Enrolled again: what was open belongs to the enrolment before.
-            self.refuse_session(
-                place,
-                Refusal::CertificateNotCurrent,
-                self.settings.retry_after_ms,
-            );
+            let retry = self.settings.retry_after_ms;
+            self.refuse_session(place, Refusal::CertificateNotCurrent, retry);
+            self.withdraw(place, now);
+            let Some(known) = self.agent_mut(place) else {
+                return;
+            };
+            if known.record.has_same_keys(&record) {
+                // The same machine with another certificate. What is here is newer than what the
+                // store said: an outcome may be on its way there.
+                known.record = Arc::new(record);
+                known.candidate = candidate;
+                return self.arm(place);
+            }
             self.forget(place);
         }
         let mut agent = Agent::new(record, state, candidate, now, self.settings.max_age_ms);

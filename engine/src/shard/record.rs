@@ -46,6 +46,15 @@ pub struct AgentRecord {
     pub enrolled_unix_ms: u64,
 }
 
+impl AgentRecord {
+    /// Whether both are the same machine with the same attestation key.
+    pub fn has_same_keys(&self, other: &Self) -> bool {
+        self.ek_sha256 == other.ek_sha256
+            && self.ak_epoch == other.ak_epoch
+            && self.ak_public == other.ak_public
+    }
+}
+
 /// A policy made from the list that an agent enrolled with, not proven yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaselineCandidate {

@@ -147,6 +147,65 @@ fn s09_a_failed_agent_that_passes_again_stays_failed_until_an_operator_acts() {
     );
 }
 
+/// An operator's decision is not lost, whatever the agent is doing at that moment.
+#[test]
+fn s09_a_failure_is_taken_back_while_evidence_is_judged_or_committed() {
+    for (holds_tasks, holds_commits) in [(false, false), (true, false), (false, true)] {
+        let (mut stage, mut agent, session) = trusted();
+        agent.clock_ms = Some(1);
+        stage.attest(&agent, session);
+        agent.clock_ms = None;
+        let challenge = stage.challenge(session);
+        (stage.holds_tasks, stage.holds_commits) = (holds_tasks, holds_commits);
+        if holds_tasks || holds_commits {
+            let submission = stage.answer(&agent, session, &challenge);
+            stage.submit(&agent, session, submission);
+        }
+        let (agent_id, operation) = (agent.id.clone(), Operation::Clear);
+        stage.handle(Input::Operate {
+            agent: agent_id,
+            operation,
+        });
+        (stage.holds_tasks, stage.holds_commits) = (false, false);
+        if holds_commits {
+            // The first answer of the store is that the outcome is lost.
+            let seq = stage.ticks.last().unwrap().seq;
+            stage.handle(Input::CommitFailed { seq });
+        }
+        stage.run_tasks();
+        assert_eq!(stage.view(&agent).state.failure, None);
+        assert_ne!(stage.view(&agent).status, EffectiveStatus::Trusted);
+        stage.sent.clear();
+        assert_eq!(
+            stage.attest(&agent, session).status,
+            EffectiveStatus::Trusted
+        );
+    }
+}
+
+#[test]
+fn s17_enrolling_again_does_not_take_back_what_is_on_its_way_to_the_store() {
+    let (mut stage, mut agent, session) = trusted();
+    let old = stage.view(&agent);
+    agent
+        .machine
+        .list
+        .push(Measured::file("/usr/bin/ls", b"ls"));
+    let challenge = stage.challenge(session);
+    let submission = stage.answer(&agent, session, &challenge);
+    stage.holds_commits = true;
+    stage.submit(&agent, session, submission);
+    stage.holds_commits = false;
+    stage.handle(Input::Agent {
+        record: Box::new((*old.record).clone()),
+        state: Box::new(old.state),
+        candidate: None,
+    });
+    let seq = stage.ticks.last().unwrap().seq;
+    stage.handle(Input::Committed { seq });
+    assert_eq!(stage.view(&agent).state.ima.unwrap().position(), 5);
+}
+
 #[test]
 fn s09_the_first_failure_is_the_one_that_is_kept() {
     let (mut stage, mut agent, session) = trusted();

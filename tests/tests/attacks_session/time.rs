@@ -1,6 +1,6 @@
 //! Clocks, boots and clones: T01-T09, P06.
 
-use rat_engine::shard::{BootEpoch, EffectiveStatus};
+use rat_engine::shard::{BootEpoch, EffectiveStatus, Input, Operation};
 use rat_engine::verdict::Code;
 use rat_tests::measured::Measured;
 
@@ -85,6 +85,18 @@ fn t03_two_machines_that_take_turns_with_one_key_are_noticed() {
     }
     assert_eq!(code, Some(Code::IdentityCloneSuspected));
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
+    // An operator who found the clone is believed.
+    let (id, operation) = (agent.id.clone(), Operation::Clear);
+    stage.handle(Input::Operate {
+        agent: id,
+        operation,
+    });
+    stage.pass_ms(60_000);
+    let session = stage.connect(&agent);
+    assert_eq!(
+        stage.attest(&agent, session).status,
+        EffectiveStatus::Trusted
+    );
 }
 
 #[test]
