@@ -13,8 +13,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::error::ApiError;
 use crate::limits::{
-    ADDRESS_BUCKETS, REQUESTS_PER_ADDRESS_PER_SECOND, TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE,
-    TOKEN_HOLD_MS, duration,
+    ADDRESS_BUCKETS, TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE, TOKEN_HOLD_MS, duration,
 };
 
 /// What counts as one client: an IPv4 address, or the /64 that an IPv6 site has at least.
@@ -75,8 +74,8 @@ impl Buckets {
 pub(crate) struct RequestRate(Buckets);
 
 impl RequestRate {
-    pub(crate) fn new() -> Self {
-        let per_second = count(REQUESTS_PER_ADDRESS_PER_SECOND);
+    pub(crate) fn new(per_second: usize) -> Self {
+        let per_second = count(per_second);
         let burst = per_second.saturating_mul(count(4));
         Self(Buckets::new(
             Quota::per_second(per_second).allow_burst(burst),

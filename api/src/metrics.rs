@@ -106,6 +106,8 @@ catalogue! {
     VERIFY_DURATION = "attest_verify_duration_seconds", Histogram, Seconds,
         ["stage": "`arrival_to_commit`"],
         "Time from the arrival of evidence to its durable verdict.";
+    EVIDENCE_AGE = "attest_evidence_age_seconds", Histogram, Seconds, [],
+        "Age of the evidence of an agent's last pass when the next pass replaced it.";
     AGENTS = "attest_agents", Gauge, Count, ["state": "an effective status"],
         "Agents that are served, by what relying parties see of them.";
     IMA_ENTRIES = "attest_ima_entries_total", Counter, Count, ["result": "`proven`"],
@@ -120,6 +122,8 @@ catalogue! {
         "Messages of agents that did not fit into the conversation.";
     QUEUE_DEPTH = "attest_queue_depth", Histogram, Count, [],
         "Messages that waited in a worker's mailbox when it looked.";
+    QUEUE_WAIT = "attest_queue_wait_seconds", Histogram, Seconds, [],
+        "Time that the oldest message in a worker's mailbox had waited when it looked.";
     EVENTS_LOST = "attest_events_lost_total", Counter, Count, [],
         "Events that a slow listener missed.";
     WORKER_DEATHS = "attest_worker_deaths_total", Counter, Count, [],
@@ -160,10 +164,12 @@ catalogue! {
 /// [`MetricsError`] when a recorder is installed already.
 pub fn install() -> Result<PrometheusHandle, MetricsError> {
     let durations = Matcher::Suffix("_seconds".to_owned());
+    let ages = Matcher::Full(EVIDENCE_AGE.to_owned());
     let depths = Matcher::Suffix("_depth".to_owned());
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(durations, &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(depths, &DEPTHS))
+        .and_then(|builder| builder.set_buckets_for_metric(ages, &AGES))
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|error| MetricsError(error.to_string()))?;
     describe(ALL);
@@ -174,6 +180,11 @@ pub fn install() -> Result<PrometheusHandle, MetricsError> {
 /// Bounds of time histograms, from a cached answer to the request's time-out.
 const SECONDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// Bounds of the age of evidence, from the shortest interval to a day.
+const AGES: [f64; 11] = [
+    0.1, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0,
 ];
 
 /// Bounds of histograms of queues.

@@ -80,10 +80,14 @@ pub struct Shared {
 
 impl Shared {
     /// Full limits, and this gate.
-    pub fn new(gate: Gate) -> Arc<Self> {
+    ///
+    /// An address may make `per_second` requests each second, and four times as many at once.
+    /// [`limits::REQUESTS_PER_ADDRESS_PER_SECOND`] suits fleets whose machines have addresses of
+    /// their own.
+    pub fn new(gate: Gate, per_second: usize) -> Arc<Self> {
         Arc::new(Self {
             gate,
-            rate: RequestRate::new(),
+            rate: RequestRate::new(per_second),
             in_work: Arc::new(Semaphore::new(limits::CONCURRENT_REQUESTS_MAX)),
         })
     }

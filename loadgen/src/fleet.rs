@@ -66,6 +66,9 @@ pub struct FleetOptions {
     pub seconds: u64,
 }
 
+/// How long the first machine may take to prove the list that becomes the policy.
+const BASELINE_WAIT: Duration = Duration::from_secs(60);
+
 struct Member {
     machine: Machine,
     boot: SharedBoot,
@@ -90,10 +93,14 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
     let sockets = Sockets::default();
     let mut running = JoinSet::new();
     let begun = Instant::now();
-    for (member, enrolled) in enrolled {
+    for (nth, (member, enrolled)) in enrolled.into_iter().enumerate() {
         let watcher = watcher(&counts, member.boot, options.growth, options.entries);
         let agent = Agent::new(member.machine, enrolled, None, watcher);
         running.spawn(agent.with_sockets(sockets.clone()).run(stopped.clone()));
+        // Until the first machine has proven its list, there is no policy for the others.
+        if nth == 0 && options.baseline_token.is_some() {
+            counts.verdict(BASELINE_WAIT).await?;
+        }
     }
     sleep(Duration::from_secs(options.seconds)).await;
     let report = counts.report(agents, enrolment, begun.elapsed());

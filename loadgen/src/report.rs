@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use rat_agent::run::Event;
 use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// Troubles that are told apart; more of them are counted together.
 const TROUBLES_MAX: usize = 32;
@@ -15,7 +18,10 @@ const HIGHEST_US: u64 = 600_000_000;
 
 /// Counts what happens to a fleet's agents.
 #[derive(Debug)]
-pub struct Counts(Mutex<Inner>);
+pub struct Counts {
+    inner: Mutex<Inner>,
+    verdict: Notify,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -70,18 +76,32 @@ impl Counts {
     /// # Errors
     /// When the histogram cannot be made.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Self(Mutex::new(Inner {
-            connected: 0,
-            by_status: BTreeMap::new(),
-            by_code: BTreeMap::new(),
-            troubles: BTreeMap::new(),
-            latency_us: Histogram::new_with_bounds(1, HIGHEST_US, 3)?,
-        })))
+        Ok(Self {
+            inner: Mutex::new(Inner {
+                connected: 0,
+                by_status: BTreeMap::new(),
+                by_code: BTreeMap::new(),
+                troubles: BTreeMap::new(),
+                latency_us: Histogram::new_with_bounds(1, HIGHEST_US, 3)?,
+            }),
+            verdict: Notify::new(),
+        })
+    }
+
+    /// Waits for a verdict that nobody waited for before.
+    ///
+    /// # Errors
+    /// When none comes in this time.
+    pub async fn verdict(&self, patience: Duration) -> anyhow::Result<()> {
+        let verdict = timeout(patience, self.verdict.notified());
+        verdict
+            .await
+            .with_context(|| format!("no verdict in {} s", patience.as_secs()))
     }
 
     /// Counts an event.
     pub fn tell(&self, event: &Event<'_>) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Connected { .. } => inner.connected = inner.connected.saturating_add(1),
             Event::Answered { answer, took, .. } => {
@@ -90,6 +110,7 @@ impl Counts {
                 add(&mut inner.by_code, code);
                 let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 inner.latency_us.saturating_record(took);
+                self.verdict.notify_one();
             }
             Event::Unanswered(error)
             | Event::Away {
@@ -110,7 +131,7 @@ impl Counts {
 
     /// The result.
     pub fn report(&self, agents: usize, enrolment: Duration, counted: Duration) -> Report {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let attestations = inner.latency_us.len();
         let ms = |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64() * 1000.0;
         let quantile = |quantile| ms(inner.latency_us.value_at_quantile(quantile));

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{ChallengeId, Hello, Peer, SessionId, Submission};
@@ -113,9 +113,23 @@ pub(crate) struct Mailbox {
     requests_max: usize,
 }
 
+struct Waiting {
+    request: Request,
+    since: Instant,
+}
+
+impl Waiting {
+    fn new(request: Request) -> Self {
+        Self {
+            request,
+            since: Instant::now(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Queues {
-    requests: VecDeque<Request>,
+    requests: VecDeque<Waiting>,
     /// How many of them each connection has.
     by_session: HashMap<SessionId, usize>,
     notices: VecDeque<Notice>,
@@ -126,7 +140,9 @@ struct Queues {
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) notices: VecDeque<Notice>,
-    pub(crate) requests: VecDeque<Request>,
+    pub(crate) requests: Vec<Request>,
+    /// How long the oldest of the requests waited.
+    pub(crate) waited: Option<Duration>,
 }
 
 impl Mailbox {
@@ -160,7 +176,7 @@ impl Mailbox {
             }
             *waiting = waiting.saturating_add(1);
         }
-        queues.requests.push_back(request);
+        queues.requests.push_back(Waiting::new(request));
         drop(queues);
         self.arrived.notify_one();
         Ok(())
@@ -173,7 +189,7 @@ impl Mailbox {
             return;
         }
         let request = Request::Disconnected { session, agent };
-        queues.requests.push_back(request);
+        queues.requests.push_back(Waiting::new(request));
         drop(queues);
         self.arrived.notify_one();
     }
@@ -197,7 +213,9 @@ impl Mailbox {
             queues = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         let count = queues.requests.len().min(requests_max);
-        let requests: VecDeque<Request> = queues.requests.drain(..count).collect();
+        let waited = queues.requests.front().map(|oldest| oldest.since.elapsed());
+        let taken = queues.requests.drain(..count);
+        let requests: Vec<Request> = taken.map(|waiting| waiting.request).collect();
         for session in requests.iter().filter_map(Request::session) {
             let waiting = queues.by_session.get_mut(&session);
             let left = waiting.map_or(0, |waiting| {
@@ -211,6 +229,7 @@ impl Mailbox {
         Batch {
             notices: std::mem::take(&mut queues.notices),
             requests,
+            waited,
         }
     }
 
@@ -290,11 +309,11 @@ mod tests {
         let batch = mailbox.take(usize::MAX, Duration::ZERO);
         assert_eq!(batch.requests.len(), 3 + CONTROL_REQUESTS_MAX + 1);
         assert!(matches!(
-            batch.requests.front(),
+            batch.requests.first(),
             Some(Request::Piece { .. })
         ));
         assert!(matches!(
-            batch.requests.back(),
+            batch.requests.last(),
             Some(Request::Disconnected { .. })
         ));
     }

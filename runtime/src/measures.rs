@@ -1,5 +1,7 @@
 //! Metrics. No label is unbounded: none holds an id, a path or a group.
 
+use std::time::Duration;
+
 use metrics::{counter, gauge, histogram};
 use rat_engine::shard::{EffectiveStatus, Event};
 
@@ -11,6 +13,10 @@ pub(crate) fn limit_rejection(limit: &'static str) {
 pub(crate) fn queue_depth(waiting: usize) {
     let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
     histogram!("attest_queue_depth").record(f64::from(waiting));
+}
+
+pub(crate) fn queue_wait(waited: Duration) {
+    histogram!("attest_queue_wait_seconds").record(waited.as_secs_f64());
 }
 
 pub(crate) fn events_lost(lost: u64) {
@@ -39,21 +45,28 @@ pub(crate) fn status(from: Option<EffectiveStatus>, to: Option<EffectiveStatus>)
     }
 }
 
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
+}
+
 pub(crate) fn event(event: &Event) {
     match event {
         Event::Attested {
             status,
             code,
             took_ms,
+            age_ms,
             entries,
             ..
         } => {
             let code = code.map_or("", |code| code.as_str());
             counter!("attest_verifications_total", "verdict" => status.as_str(), "code" => code)
                 .increment(1);
-            let took_ms = u32::try_from(*took_ms).unwrap_or(u32::MAX);
             histogram!("attest_verify_duration_seconds", "stage" => "arrival_to_commit")
-                .record(f64::from(took_ms) / 1_000.0);
+                .record(seconds(*took_ms));
+            if let Some(age_ms) = age_ms {
+                histogram!("attest_evidence_age_seconds").record(seconds(*age_ms));
+            }
             counter!("attest_ima_entries_total", "result" => "proven").increment(*entries);
         }
         Event::TurnedAway { code, .. } => {

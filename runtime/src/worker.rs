@@ -174,6 +174,9 @@ impl Worker {
             let batch = self.mailbox.take(BATCH_MAX, Duration::from_millis(rest_ms));
             let now = self.clock.now();
             measures::queue_depth(batch.requests.len());
+            if let Some(waited) = batch.waited {
+                measures::queue_wait(waited);
+            }
             for notice in batch.notices {
                 self.notice(notice, now);
             }

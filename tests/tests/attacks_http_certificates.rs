@@ -68,7 +68,7 @@ impl Listening {
         let certificate = Arc::new(certificate);
         let acceptor = Acceptor::new(certificate.clone(), &ca.certificates()).unwrap();
         let acceptor = Arc::new(acceptor);
-        let shared = Shared::new(Gate::new(AdminToken::new(TOKEN)));
+        let shared = Shared::new(Gate::new(AdminToken::new(TOKEN)), 50);
         let surface = Surface::new(shared)
             .route(Route::get("/whoami", Permission::Public), whoami)
             .route(

@@ -77,6 +77,7 @@ impl Shard {
             return;
         };
         let had_failed = agent.state.failure.is_some();
+        let last_passed_unix_ms = agent.state.last_passed_unix_ms;
         agent.state = provisional.outcome.state.clone();
         agent.phase = Phase::Idle;
         agent.due_ms = provisional.due_ms.max(now.mono_ms);
@@ -94,7 +95,7 @@ impl Shard {
             self.actions
                 .push_back(Action::Event(Event::Cleared { agent }));
         }
-        self.answer(&provisional, now);
+        self.answer(&provisional, last_passed_unix_ms, now);
         self.announce(place, now, provisional.outcome.code, &provisional.detail);
         if let (Some(policy), Some(agent)) = (provisional.baseline, self.agent(place)) {
             let event = Event::BaselineProven {
@@ -123,7 +124,7 @@ impl Shard {
     }
 
     /// Answers the evidence that led to an outcome.
-    fn answer(&mut self, provisional: &Provisional, now: Now) {
+    fn answer(&mut self, provisional: &Provisional, last_passed_unix_ms: u64, now: Now) {
         let (Some(session), Some(challenge)) = (provisional.session, provisional.challenge) else {
             return;
         };
@@ -141,6 +142,9 @@ impl Shard {
             detail: provisional.detail.clone(),
             next_after_ms: u32::try_from(wait).unwrap_or(u32::MAX),
         };
+        let passed_unix_ms = provisional.outcome.state.last_passed_unix_ms;
+        let replaces = last_passed_unix_ms > 0 && passed_unix_ms > last_passed_unix_ms;
+        let age_ms = replaces.then(|| passed_unix_ms.saturating_sub(last_passed_unix_ms));
         let message = ToAgent::Verdict(challenge, answer);
         self.actions.push_back(Action::Send { session, message });
         self.actions.push_back(Action::Event(Event::Attested {
@@ -148,6 +152,7 @@ impl Shard {
             status,
             code,
             took_ms,
+            age_ms,
             entries: provisional.entries,
         }));
     }

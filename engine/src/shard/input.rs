@@ -157,6 +157,9 @@ pub enum Event {
         code: Option<Code>,
         /// From the arrival of the evidence to the commit, in milliseconds.
         took_ms: u64,
+        /// How old the evidence of the last pass had become when this pass replaced it, in
+        /// milliseconds.
+        age_ms: Option<u64>,
         /// Entries of the measurement list that it proved.
         entries: u64,
     },

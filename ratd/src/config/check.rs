@@ -43,9 +43,23 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
             );
         }
     }
+    let places = [
+        (
+            "core.requests_per_address_per_second",
+            config.core.requests_per_address_per_second,
+        ),
+        ("evidence.connections", config.evidence.connections),
+        (
+            "evidence.connections_per_address",
+            config.evidence.connections_per_address,
+        ),
+    ];
+    for (key, _) in places.iter().filter(|(_, places)| *places == 0) {
+        fault(key, "must be 1 or more".to_owned());
+    }
     let attestation = &config.attestation;
-    if attestation.interval_ms < 100 {
-        fault("attestation.interval_ms", "must be 100 or more".to_owned());
+    if attestation.interval_ms < 10 {
+        fault("attestation.interval_ms", "must be 10 or more".to_owned());
     }
     if attestation.challenge_deadline_ms < 100 {
         let text = "must be 100 or more".to_owned();

@@ -39,9 +39,14 @@ keys! {
         for a proxy on this machine. `/metrics` is then open to whatever the proxy lets through.";
     "core.public_url": "The URL that clients are told. Empty: `https://`, `address`, and the port \
         of `core.listen`.";
+    "core.requests_per_address_per_second": "Requests that one address (IPv6: one /64 network) may \
+        make each second; four times as many at once. An enrolment takes three: raise it where \
+        many machines share an address.";
     "evidence.listen": "The UDP address on which agents deliver evidence over QUIC.";
     "evidence.addresses": "`host:port` of the evidence listener as agents reach it, in order of \
         preference. Empty: `address` and the port of `evidence.listen`.";
+    "evidence.connections": "Agents that may be connected at once, at about 31 KiB each.";
+    "evidence.connections_per_address": "Of these, from one address (IPv6: one /64 network).";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -34,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) listen: SocketAddr,
     pub(crate) plain_http: bool,
     pub(crate) public_url: String,
+    pub(crate) requests_per_address_per_second: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub(crate) struct Core {
 pub(crate) struct Evidence {
     pub(crate) listen: SocketAddr,
     pub(crate) addresses: Vec<String>,
+    pub(crate) connections: usize,
+    pub(crate) connections_per_address: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -124,6 +127,7 @@ impl Default for Core {
             listen: loopback(8001),
             plain_http: false,
             public_url: String::new(),
+            requests_per_address_per_second: rat_api::limits::REQUESTS_PER_ADDRESS_PER_SECOND,
         }
     }
 }
@@ -133,6 +137,8 @@ impl Default for Evidence {
         Self {
             listen: loopback(8882),
             addresses: Vec::new(),
+            connections: rat_transport::limits::CONNECTIONS_MAX,
+            connections_per_address: rat_transport::limits::CONNECTIONS_PER_ADDRESS_MAX,
         }
     }
 }

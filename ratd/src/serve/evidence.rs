@@ -54,7 +54,11 @@ pub(super) fn bind(
             renewal.renew(agent, &key_sha256, csr)
         }),
         ca_set: Arc::new(move || set.certificates()),
-        limits: ServerLimits::default(),
+        limits: ServerLimits {
+            connections_max: config.evidence.connections,
+            connections_per_address_max: config.evidence.connections_per_address,
+            ..ServerLimits::default()
+        },
         reset_secret: data_dir::reset_secret(&config.data_dir).means(Exit::Unusable)?,
     };
     Server::bind(config.evidence.listen, options, intake)

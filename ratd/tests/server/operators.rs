@@ -11,7 +11,7 @@ use crate::process::{Home, Ratd};
 
 /// Every route that the program serves, as the code declares it.
 fn routes() -> Vec<Route> {
-    let shared = Shared::new(Gate::new(AdminToken::new("unused")));
+    let shared = Shared::new(Gate::new(AdminToken::new("unused")), 50);
     [
         core::surface(Arc::clone(&shared)).routes().to_vec(),
         health::surface(Arc::clone(&shared)).routes().to_vec(),
