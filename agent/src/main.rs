@@ -1,6 +1,6 @@
 //! rat-agent: enrols a machine, quotes its TPM, answers challenges.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -12,7 +12,7 @@ use rat_agent::logs::KernelLogs;
 use rat_agent::machine::Machine;
 use rat_agent::settings::Settings;
 use rat_agent::state::StateDir;
-use rat_agent::{doctor, service, status};
+use rat_agent::{doctor, explain, service, status};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -22,11 +22,12 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", explain(&error));
             ExitCode::from(2)
         }
     }

@@ -184,3 +184,49 @@ fn secret(path: Option<&Path>) -> Result<Vec<u8>, SettingsError> {
     }
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_reference_page_names_every_setting_and_its_default() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/agent.md");
+        let page = fs::read_to_string(page).unwrap();
+        let path = || Some(PathBuf::from("x"));
+        let all = Settings {
+            state_dir: path(),
+            tcti: Some("x".to_owned()),
+            key: Some(KeyKind::Rsa),
+            ek_handle: Some(1),
+            ak_handle: Some(1),
+            endorsement_auth_file: path(),
+            owner_auth_file: path(),
+            ima_binary: path(),
+            ima_ascii: path(),
+            boot_log: path(),
+            boot_id: path(),
+        };
+        let keys = serde_json::to_value(all).unwrap();
+        let documented: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        let keys = keys.as_object().unwrap();
+        assert_eq!(documented, keys.keys().map(String::as_str).collect());
+        let handles = [
+            TpmSettings::EK_HANDLE_RSA,
+            TpmSettings::EK_HANDLE_ECC,
+            TpmSettings::AK_HANDLE_RSA,
+            TpmSettings::AK_HANDLE_ECC,
+        ];
+        let logs = LogPaths::default();
+        let paths = [logs.ima_binary, logs.ima_ascii, logs.boot_log, logs.boot_id];
+        let defaults = handles.map(|handle| format!("`{handle:#x}`")).into_iter();
+        for default in defaults.chain(paths.map(|path| format!("`{}`", path.display()))) {
+            assert!(page.contains(&default), "{default}");
+        }
+    }
+}

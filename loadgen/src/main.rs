@@ -1,10 +1,11 @@
 //! rat-load: fleets of software keys and of simulated TPMs, for tests and demos.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use rat_agent::explain;
 use rat_load::arguments::{Arguments, Command};
 use rat_load::keys::EkCa;
 use rat_load::{fleet, swtpm};
@@ -16,11 +17,12 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", explain(&error));
             ExitCode::FAILURE
         }
     }

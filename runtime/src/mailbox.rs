@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{ChallengeId, Hello, Peer, SessionId, Submission};
 use rat_engine::shard::{AgentView, Input, Task};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::limits::{CONTROL_REQUESTS_MAX, REQUESTS_PER_SESSION_MAX};
 

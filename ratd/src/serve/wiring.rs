@@ -72,10 +72,8 @@ impl Parts {
         let evidence_port = evidence.local_addr()?.port();
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
         announce(&listener, &evidence, &ca)?;
-        let shared = Shared::new(
-            Gate::new(admin),
-            config.core.requests_per_address_per_second,
-        );
+        let rate = config.core.requests_per_address_per_second;
+        let shared = Shared::new(Gate::new(admin), rate);
         let core = Core {
             store: store.clone(),
             ca: Arc::clone(&ca),
