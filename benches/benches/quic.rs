@@ -126,6 +126,7 @@ fn server() -> (Server, SocketAddr, ClientOptions) {
             Some(Client {
                 agent: AgentId::parse("bench").unwrap(),
                 key_sha256: [0; 32],
+                valid_for: Duration::MAX,
             })
         }),
         renew: Arc::new(|_, _, _| Ok(Vec::new())),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Result;
 use rat_agent::unix_ms;
@@ -96,6 +97,9 @@ impl Verifier {
                 Some(Client {
                     agent: read.agent,
                     key_sha256: read.key_sha256,
+                    valid_for: Duration::from_millis(
+                        read.not_after_unix_ms.saturating_sub(unix_ms()),
+                    ),
                 })
             }),
             renew: Arc::new(move |agent, key, csr| {

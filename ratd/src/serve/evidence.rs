@@ -1,6 +1,7 @@
 //! The evidence listener: who connects, and how agents' certificates are renewed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rat_api::clock::unix_ms;
@@ -45,9 +46,11 @@ pub(super) fn bind(
         tls: tls(ca, issued),
         identify: Arc::new(|certificate: &[u8]| {
             let peer = agent_certificate::read(certificate).ok()?;
+            let left_ms = peer.not_after_unix_ms.saturating_sub(unix_ms());
             Some(Client {
                 agent: peer.agent,
                 key_sha256: peer.key_sha256,
+                valid_for: Duration::from_millis(left_ms),
             })
         }),
         renew: Arc::new(move |agent: &AgentId, key_sha256, csr: &[u8]| {

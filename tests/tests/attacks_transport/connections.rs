@@ -84,6 +84,30 @@ async fn s13_a_certificate_that_names_no_agent_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s13_a_connection_ends_with_the_certificate_that_it_began_with() {
+    let world = World::new();
+    let lasting = world.agent("lasting").await;
+    *world.valid_for.lock().unwrap() = Duration::from_millis(200);
+    let brief = world.agent("brief").await;
+    let error = brief.connection.next_challenge().await.unwrap_err();
+    let ClientError::Refused { reason, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(reason, Reason::CertificateExpired);
+    // It comes back with the certificate that it has by now.
+    assert_eq!(error.advice(), Advice::Reconnect);
+    eventually("the shard knows", || {
+        world.recorder.events("brief").len() == 2
+    })
+    .await;
+    assert_eq!(refusals(Reason::CertificateExpired), 1.0);
+    assert_eq!(
+        lasting.attest(&world.recorder, parts()).await.detail,
+        "taken"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_trust_no_server_but_under_a_pinned_ca_and_by_its_name() {
     let world = World::new();
     let stranger = Authority::new("stranger");

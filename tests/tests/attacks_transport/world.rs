@@ -15,7 +15,7 @@ use rat_transport::measures;
 use rat_transport::quic::client::{
     Client, ClientOptions, Connection, EvidenceParts, Hello, ListParts, ListSource,
 };
-use rat_transport::quic::server::{Server, ServerLimits, ServerOptions};
+use rat_transport::quic::server::{self, Server, ServerLimits, ServerOptions};
 use rat_transport::quic::wire::{Frame, Refused};
 use rat_transport::quic::{ALPN, Reason, RenewRefused};
 use rustls::RootCertStore;
@@ -35,6 +35,8 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     /// What Welcomes tell.
     pub(crate) ca_set: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// How long certificates of connections that begin now are still valid.
+    pub(crate) valid_for: Arc<Mutex<Duration>>,
     /// What renewals are answered with.
     pub(crate) renewal: Arc<Mutex<Result<Vec<Vec<u8>>, RenewRefused>>>,
 }
@@ -52,11 +54,19 @@ impl World {
         let renewal = Arc::new(Mutex::new(Err(RenewRefused::Unavailable)));
         let mut limits = ServerLimits::default();
         change(&mut limits);
+        let valid_for = Arc::new(Mutex::new(Duration::MAX));
+        let left = Arc::clone(&valid_for);
         let (told, answer) = (Arc::clone(&ca_set), Arc::clone(&renewal));
         let options = ServerOptions {
             reset_secret: [5; 32],
             tls: authority.server(&[&authority]),
-            identify: Arc::new(identify),
+            identify: Arc::new(move |der: &[u8]| {
+                let valid_for = *left.lock().unwrap();
+                identify(der).map(|client| server::Client {
+                    valid_for,
+                    ..client
+                })
+            }),
             renew: Arc::new(move |_, _, _| answer.lock().unwrap().clone()),
             ca_set: Arc::new(move || told.lock().unwrap().clone()),
             limits,
@@ -71,6 +81,7 @@ impl World {
             server: Some(server),
             address,
             ca_set,
+            valid_for,
             renewal,
         }
     }

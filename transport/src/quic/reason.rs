@@ -42,6 +42,8 @@ pub enum Reason {
     AgentMismatch,
     /// The certificate is from our CA and names no agent.
     CertificateUnusable,
+    /// The certificate that the connection began with is no longer valid.
+    CertificateExpired,
     /// An upload came slower than the least rate.
     TooSlow,
     /// Messages were not read.
@@ -66,7 +68,7 @@ pub enum Advice {
     Stop,
 }
 
-const NUMBERS: [(u32, Reason, &str); 22] = [
+const NUMBERS: [(u32, Reason, &str); 23] = [
     (0, Reason::Done, "session.done"),
     (1, Reason::Session(Refusal::Busy), "session.busy"),
     (2, Reason::Session(Refusal::Draining), "session.draining"),
@@ -104,6 +106,11 @@ const NUMBERS: [(u32, Reason, &str); 22] = [
     ),
     (22, Reason::TooSlow, "session.too_slow"),
     (23, Reason::NotReading, "session.not_reading"),
+    (
+        24,
+        Reason::CertificateExpired,
+        "session.certificate_expired",
+    ),
     (
         32,
         Reason::Renew(RenewRefused::Malformed),
@@ -166,7 +173,8 @@ impl Reason {
     /// What an agent should do when it is told this and a delay.
     pub const fn advice(self, retry_after_ms: u32) -> Advice {
         match self {
-            Self::Done => Advice::Reconnect,
+            // With a renewed certificate, if it has one.
+            Self::Done | Self::CertificateExpired => Advice::Reconnect,
             Self::Session(
                 Refusal::UnknownAgent | Refusal::CertificateNotCurrent | Refusal::PathNotEnrolled,
             )

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rat_engine::agent_id::AgentId;
 
@@ -15,6 +16,8 @@ pub struct Client {
     pub agent: AgentId,
     /// SHA-256 of the certificate's SubjectPublicKeyInfo.
     pub key_sha256: [u8; 32],
+    /// How long the certificate is valid from now on; then the connection ends.
+    pub valid_for: Duration,
 }
 
 /// Reads the agent from a certificate in DER that TLS has verified; `None` when it names none.

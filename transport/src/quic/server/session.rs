@@ -8,7 +8,7 @@ use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Busy, Hello, Intake, Refusal, SessionId, ToAgent};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::end::{End, frame};
 use super::outbox::outbox;
@@ -77,6 +77,7 @@ async fn serve(shared: &Shared, connection: &Connection) -> End {
     tokio::select! {
         end = exchange::run(&session, &mut inbox) => end,
         end = renewal::run(&session) => end,
+        () = sleep(session.client.valid_for) => End::refused(Reason::CertificateExpired, 0),
         error = connection.closed() => error.into(),
     }
 }
