@@ -36,7 +36,7 @@ test: ## all tests, documentation examples included
 crash: export CRASH_ROUNDS := $(CRASH_ROUNDS)
 crash: ## kill -9 a process that commits verdicts, and look for lost ones (CRASH_ROUNDS=1000)
 	@scripts/setup build test
-	cargo test --locked --package rat-tests --test crash -- --nocapture
+	cargo test --locked --workspace --test crash -- --nocapture
 
 lint: ## format, clippy, dependencies' licences and sources, documentation links
 	@scripts/setup build lint

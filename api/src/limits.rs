@@ -7,26 +7,7 @@ use std::time::Duration;
 
 pub use rat_engine::limits::Limit;
 
-macro_rules! limits {
-    ($($name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
-        $(
-            #[doc = concat!($reason, " Unit: ", $unit, ".")]
-            pub const $name: usize = $value;
-        )*
-
-        /// Every limit of the HTTP surfaces.
-        pub const ALL: &[Limit] = &[
-            $(Limit {
-                name: stringify!($name),
-                max: $value,
-                unit: $unit,
-                reason: $reason,
-            },)*
-        ];
-    };
-}
-
-limits! {
+rat_engine::limits! {
     // Connections
     CONNECTIONS_MAX = 8192, "connections",
         "Open connections of one listener: a file descriptor and tens of KiB each.";

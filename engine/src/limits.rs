@@ -16,22 +16,44 @@ pub struct Limit {
     pub reason: &'static str,
 }
 
+/// Declares the limits of a crate: a documented constant for each, and a list of all for metrics,
+/// documentation and tests. A crate calls it once, in its own `limits` module.
+///
+/// `NAME = value, "unit", "Reason.";` makes constants of `usize`, and `ALL`. With a type behind
+/// each name (`NAME: u64 = ...`) the constants have that type, and `all()` returns the list.
+#[macro_export]
 macro_rules! limits {
-    ($($(#[$doc:meta])* $name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
+    ($($name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
         $(
             #[doc = concat!($reason, " Unit: ", $unit, ".")]
             pub const $name: usize = $value;
         )*
 
-        /// Every limit of the engine.
-        pub const ALL: &[Limit] = &[
-            $(Limit {
+        /// Every limit of this crate.
+        pub const ALL: &[$crate::limits::Limit] = &[
+            $($crate::limits::Limit {
                 name: stringify!($name),
-                max: $value,
+                max: $name,
                 unit: $unit,
                 reason: $reason,
             },)*
         ];
+    };
+    ($($name:ident: $kind:ty = $value:expr, $unit:literal, $reason:literal;)*) => {
+        $(
+            #[doc = concat!($reason, " Unit: ", $unit, ".")]
+            pub const $name: $kind = $value;
+        )*
+
+        /// Every limit of this crate.
+        pub fn all() -> Vec<$crate::limits::Limit> {
+            vec![$($crate::limits::Limit {
+                name: stringify!($name),
+                max: usize::try_from($name).unwrap_or(usize::MAX),
+                unit: $unit,
+                reason: $reason,
+            },)*]
+        }
     };
 }
 

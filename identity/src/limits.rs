@@ -2,26 +2,7 @@
 
 pub use rat_engine::limits::Limit;
 
-macro_rules! limits {
-    ($($name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
-        $(
-            #[doc = concat!($reason, " Unit: ", $unit, ".")]
-            pub const $name: usize = $value;
-        )*
-
-        /// Every limit of this crate.
-        pub const ALL: &[Limit] = &[
-            $(Limit {
-                name: stringify!($name),
-                max: $value,
-                unit: $unit,
-                reason: $reason,
-            },)*
-        ];
-    };
-}
-
-limits! {
+rat_engine::limits! {
     CERTIFICATE_BYTES_MAX = 8 * 1024, "bytes",
         "EK certificates lie in NV indices of 2 KiB at most; real ones have under 1.6 KiB.";
     REQUEST_BYTES_MAX = 8 * 1024, "bytes",

@@ -121,7 +121,10 @@ pub(crate) async fn load_judge(
     compiling.await.unwrap_or(Err(GroupError::Panicked(digest)))
 }
 
-/// Enforces a proven baseline where nothing is enforced yet; `None` when something is. (L08)
+/// Enforces a proven baseline where nothing is enforced yet; `None` when something else is. (L08)
+///
+/// A group that enforces this very policy already is returned too: whoever put it there may have
+/// failed before the shards were told.
 pub(crate) async fn adopt_baseline(
     store: &Store,
     group: &str,
@@ -141,13 +144,14 @@ pub(crate) async fn adopt_baseline(
         }
     };
     let (slot, only) = (Slot::Enforced, Precondition::OnlyIfNone);
-    let is_adopted = store
+    store
         .activate_policy(group, version, slot, only, BASELINE_ACTOR, now_unix_ms)
         .await?;
-    if !is_adopted {
-        return Ok(None);
-    }
-    match store.group(group).await? {
+    let is_enforced = |stored: &StoredGroup| {
+        let enforced = stored.enforced.as_ref();
+        enforced.is_some_and(|enforced| enforced.digest == *policy)
+    };
+    match store.group(group).await?.filter(is_enforced) {
         Some(stored) => load_group(store, &stored, seed).await.map(Some),
         None => Ok(None),
     }

@@ -1,5 +1,6 @@
 //! A runtime over a real store, and machines in software that are enrolled in it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use rat_engine::evidence::{
 };
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
-use rat_engine::shard::{AgentPath, AgentRecord, AgentView};
-use rat_runtime::{Runtime, Settings, SystemClock};
+use rat_engine::shard::{AgentPath, AgentRecord, AgentView, Event};
+use rat_runtime::{Drained, EventStream, Runtime, Settings, SystemClock};
 use rat_store::{
     Activated, GroupSettings, NewGroup, NewPending, NewPolicy, Precondition, Registration, Slot,
     Store,
@@ -80,48 +81,23 @@ pub fn record(machine: &Machine, agent: &AgentId) -> AgentRecord {
 impl Driven {
     /// A new data directory, with a group that enforces the policy of this machine.
     pub async fn new(machine: &Machine, settings: Settings) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("data");
-        let store = Store::open(&path).await.unwrap();
-        let group = NewGroup {
-            slug: GROUP.to_owned(),
-            hex_id: "00ff".to_owned(),
-            settings: GroupSettings::default(),
-        };
-        store.create_group(&group, "test", unix_ms()).await.unwrap();
-        let policy = machine.policy();
-        let version = store
-            .put_policy(NewPolicy {
-                group: GROUP,
-                text: policy.as_bytes(),
-                name: "policy",
-                origin: "test",
-                actor: "test",
-                now_unix_ms: unix_ms(),
-            })
-            .await
-            .unwrap();
-        let (slot, always) = (Slot::Enforced, Precondition::Always);
-        let is_active = store
-            .activate_policy(GROUP, version.version, slot, always, "test", unix_ms())
-            .await
-            .unwrap();
-        assert!(is_active);
-        let clock = Arc::new(SystemClock::start());
-        let runtime = Runtime::start(store.clone(), settings, clock)
-            .await
-            .unwrap();
-        Self {
-            directory,
-            store,
-            runtime,
-        }
+        let (directory, store) = group_without_policy().await;
+        let version = put_policy(&store, &machine.policy()).await;
+        activate(&store, version, Precondition::Always).await;
+        store.close().await;
+        Self::open(directory, settings).await
+    }
+
+    /// A new data directory, with a group that has no policy.
+    pub async fn without_policy(settings: Settings) -> Self {
+        let (directory, store) = group_without_policy().await;
+        store.close().await;
+        Self::open(directory, settings).await
     }
 
     /// A directory that is there already, as after the end of the process that used it.
     pub async fn open(directory: TempDir, settings: Settings) -> Self {
-        let path = directory.path().join("data");
-        let store = Store::open(&path).await.unwrap();
+        let store = Store::open(&data(&directory)).await.unwrap();
         let clock = Arc::new(SystemClock::start());
         let runtime = Runtime::start(store.clone(), settings, clock)
             .await
@@ -133,9 +109,32 @@ impl Driven {
         }
     }
 
+    /// The process ends in order, and another one starts.
+    pub async fn restart(self, settings: Settings) -> Self {
+        let Self {
+            directory,
+            store,
+            runtime,
+        } = self;
+        assert_eq!(runtime.drain(PATIENCE).await, Drained::Finished);
+        store.close().await;
+        Self::open(directory, settings).await
+    }
+
     /// Enrols a machine in the store, and tells the runtime.
     pub async fn enrol(&self, machine: &Machine, agent: &AgentId) {
-        let record = record(machine, agent);
+        self.enrol_with(machine, agent, |_| {}).await;
+    }
+
+    /// The same with a change to its record.
+    pub async fn enrol_with(
+        &self,
+        machine: &Machine,
+        agent: &AgentId,
+        change: impl FnOnce(&mut AgentRecord),
+    ) {
+        let mut record = record(machine, agent);
+        change(&mut record);
         let id = format!("pending-{agent}");
         let pending = NewPending {
             id: &id,
@@ -160,6 +159,32 @@ impl Driven {
     /// What the runtime shows of an agent.
     pub async fn view(&self, agent: &AgentId) -> AgentView {
         self.runtime.view(agent.clone()).await.unwrap().unwrap()
+    }
+
+    /// Waits until what the runtime shows of an agent is like this.
+    pub async fn until_view(&self, agent: &AgentId, is_so: impl Fn(&AgentView) -> bool) {
+        let looking = async {
+            while !is_so(&self.view(agent).await) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, looking).await;
+        waited.expect("the view of an agent in time");
+    }
+
+    /// Connects a machine, which answers its first challenge.
+    pub fn attest(&self, session: u64, machine: &Machine, agent: &AgentId) -> (Connected, Answer) {
+        let connected = self.connect(session, machine, agent);
+        let challenge = connected.challenged();
+        let answer = self.answer(&connected, &challenge);
+        (connected, answer)
+    }
+
+    /// Delivers the truthful answer to a challenge, and reads the verdict.
+    pub fn answer(&self, connected: &Connected, challenge: &Challenge) -> Answer {
+        let submission = connected.answer(challenge);
+        self.deliver(connected, submission).unwrap();
+        connected.verdict(challenge.id)
     }
 
     /// Connects a machine.
@@ -206,9 +231,74 @@ impl Driven {
 
     /// The agents of an agent's shard, as they stand in the store.
     pub async fn stored(&self, shard: ShardIndex) -> Vec<rat_store::StoredAgent> {
-        let shared = Store::open_shared(&self.directory.path().join("data")).await;
+        let shared = Store::open_shared(&data(&self.directory)).await;
         shared.unwrap().load(shard..=shard).await.unwrap().agents
     }
+}
+
+/// The data directory.
+pub fn data(directory: &TempDir) -> PathBuf {
+    directory.path().join("data")
+}
+
+async fn group_without_policy() -> (TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&data(&directory)).await.unwrap();
+    let group = NewGroup {
+        slug: GROUP.to_owned(),
+        hex_id: "00ff".to_owned(),
+        settings: GroupSettings::default(),
+    };
+    store.create_group(&group, "test", unix_ms()).await.unwrap();
+    (directory, store)
+}
+
+/// Keeps a policy as the group's next version, which is returned.
+pub async fn put_policy(store: &Store, text: &str) -> u64 {
+    let policy = NewPolicy {
+        group: GROUP,
+        text: text.as_bytes(),
+        name: "policy",
+        origin: "test",
+        actor: "test",
+        now_unix_ms: unix_ms(),
+    };
+    store.put_policy(policy).await.unwrap().version
+}
+
+/// Has the group enforce this version from its next load.
+pub async fn activate(store: &Store, version: u64, when: Precondition) {
+    let slot = Slot::Enforced;
+    let activating = store.activate_policy(GROUP, version, slot, when, "test", unix_ms());
+    assert!(activating.await.unwrap());
+}
+
+/// The next event of this kind, whatever comes before it.
+pub async fn event(events: &mut EventStream, wanted: impl Fn(&Event) -> bool) -> Event {
+    let search = async {
+        loop {
+            match events.next().await {
+                Some(Ok(event)) if wanted(&event) => return event,
+                Some(_) => {}
+                None => panic!("the runtime stopped"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .expect("an event")
+}
+
+/// Waits until this holds.
+pub async fn until(holds: impl Fn() -> bool) {
+    let looking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .expect("in time");
 }
 
 /// Passes on what the runtime says.

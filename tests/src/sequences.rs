@@ -1,23 +1,33 @@
 //! Any sequence of messages, delays, failures and operators against one shard.
 
-use std::sync::OnceLock;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
-use rat_engine::evidence::{Challenge, SessionId, Submission, ToAgent};
-use rat_engine::shard::{Abandon, AgentState, EffectiveStatus, Input, Operation};
+use rat_engine::evidence::{ChallengeId, SessionId, Submission, ToAgent};
+use rat_engine::shard::{
+    Abandon, AgentState, AgentView, EffectiveStatus, Failure, Group, Input, Operation,
+};
 
 use crate::evidence::Machine;
 use crate::measured::Measured;
-use crate::stage::{Enrolled, Stage, group_of};
+use crate::oracle;
+use crate::stage::{Enrolled, Stage, group_of, policy};
+
+/// The longest sequence that is run; what follows is left out.
+pub const STEPS_MAX: usize = 300;
 
 /// Runs the sequence that these bytes spell, one byte a step, and checks after each that
 ///
-/// - nobody is trusted longer than the longest age after a challenge that a clean machine answered,
-/// - a failure goes away only when an operator clears it,
+/// - nobody is trusted longer than the longest age after a challenge that a clean machine answered
+///   since it was enrolled,
+/// - nobody is trusted while the policy forbids what everybody runs,
+/// - a failure goes away only when an operator clears it, or by passing under another policy than
+///   the one that it was a failure of,
 /// - positions do not go back within a boot,
 /// - each nonce is judged at most once.
 pub fn shard_messages(steps: &[u8]) {
     let mut play = Play::new();
-    for step in steps.iter().take(300) {
+    for step in steps.iter().take(STEPS_MAX) {
         play.step(*step);
         play.check();
     }
@@ -31,15 +41,21 @@ struct Actor {
     /// When it answered last while it was clean, by the clock of its challenge.
     clean_ms: Option<u64>,
     is_clean: bool,
-    seen: AgentState,
+    /// `None` while it is removed.
+    seen: Option<AgentState>,
+    /// What the store keeps of a removed agent. (S16)
+    failure: Option<Failure>,
     was_cleared: bool,
 }
 
 struct Play {
     stage: Stage,
     actors: Vec<Actor>,
-    issued: Vec<(Challenge, u64)>,
-    held: Option<u64>,
+    /// When challenges went out.
+    issued: HashMap<ChallengeId, u64>,
+    judged: HashSet<[u8; 32]>,
+    ticks_checked: usize,
+    is_strict: bool,
 }
 
 fn machine() -> Machine {
@@ -47,23 +63,43 @@ fn machine() -> Machine {
     MACHINE.get_or_init(Machine::valid).clone()
 }
 
+/// The group that enforces what the machine runs, and the same with a policy that forbids one
+/// file of it.
+fn groups() -> &'static [Arc<Group>; 2] {
+    static GROUPS: OnceLock<[Arc<Group>; 2]> = OnceLock::new();
+    GROUPS.get_or_init(|| {
+        let group = group_of(&machine());
+        let listed = hex::encode(oracle::digest(group.bank, b"ls"));
+        let without = machine().policy().replace(&listed, &"00".repeat(32));
+        let strict = Group {
+            enforced: Some(policy(2, &without)),
+            ..group.clone()
+        };
+        [Arc::new(group), Arc::new(strict)]
+    })
+}
+
 impl Play {
     fn new() -> Self {
-        let mut stage = Stage::new(group_of(&machine()));
+        let [group, _] = groups();
+        let mut stage = Stage::new(Group::clone(group));
         let actors = ["one", "two"].map(|name| Actor {
             agent: stage.enrol(name, machine()),
             session: None,
             given: Vec::new(),
             clean_ms: None,
             is_clean: true,
-            seen: AgentState::default(),
+            seen: Some(AgentState::default()),
+            failure: None,
             was_cleared: false,
         });
         Self {
             stage,
             actors: actors.into(),
-            issued: Vec::new(),
-            held: None,
+            issued: HashMap::new(),
+            judged: HashSet::new(),
+            ticks_checked: 0,
+            is_strict: false,
         }
     }
 
@@ -71,7 +107,11 @@ impl Play {
     fn step(&mut self, step: u8) {
         let who = usize::from(step & 1);
         match step >> 1 {
-            0..=15 => self.connect(who),
+            0..=10 => self.connect(who),
+            11 => self.operate(who, Operation::Recheck),
+            12 => self.answer_stray_ticks(),
+            13..=14 => self.answer_other(who),
+            15 => self.change_policy(),
             16..=23 => self.disconnect(who),
             24..=55 => self.answer(who, |_| {}),
             56..=63 => self.answer(who, |submission| submission.quote.truncate(30)),
@@ -85,8 +125,9 @@ impl Play {
                 self.run(who, "/tmp/implant", b"implant");
             }
             105..=107 => self.reboot(who),
-            108..=110 => self.clear(who),
-            111..=113 => self.hold(),
+            108..=109 => self.clear(who),
+            110 => self.remove_or_enrol(who),
+            111..=113 => self.stage.holds_commits = true,
             114..=116 => self.release(true),
             117..=119 => self.release(false),
             120 => self.stage.holds_tasks = true,
@@ -104,10 +145,8 @@ impl Play {
     fn collect(&mut self) {
         let now_ms = self.stage.now.mono_ms;
         for (_, message) in &self.stage.sent {
-            if let ToAgent::Challenge(challenge) = message
-                && !self.issued.iter().any(|(known, _)| known == challenge)
-            {
-                self.issued.push((*challenge, now_ms));
+            if let ToAgent::Challenge(challenge) = message {
+                self.issued.entry(challenge.id).or_insert(now_ms);
             }
         }
     }
@@ -141,8 +180,7 @@ impl Play {
         let mut submission = self.stage.answer(&agent, session, &challenge);
         change(&mut submission);
         if self.actors[who].is_clean {
-            let issued = self.issued.iter().find(|(known, _)| *known == challenge);
-            self.actors[who].clean_ms = issued.map(|(_, at_ms)| *at_ms);
+            self.actors[who].clean_ms = self.issued.get(&challenge.id).copied();
         }
         self.actors[who].given.push(submission.clone());
         self.stage.submit(&agent, session, submission);
@@ -156,6 +194,27 @@ impl Play {
         };
         let agent = self.actors[who].agent.clone();
         self.stage.submit(&agent, session, old);
+    }
+
+    /// Answers the other agent's challenge over this agent's connection.
+    fn answer_other(&mut self, who: usize) {
+        let (Some(session), Some(other)) = (self.actors[who].session, self.actors[1 - who].session)
+        else {
+            return;
+        };
+        let challenge = self
+            .stage
+            .sent
+            .iter()
+            .find_map(|(to, message)| match message {
+                ToAgent::Challenge(challenge) if *to == other => Some(*challenge),
+                _ => None,
+            });
+        if let Some(challenge) = challenge {
+            let agent = self.actors[who].agent.clone();
+            let submission = self.stage.answer(&agent, session, &challenge);
+            self.stage.submit(&agent, session, submission);
+        }
     }
 
     fn run(&mut self, who: usize, path: &str, content: &[u8]) {
@@ -175,16 +234,30 @@ impl Play {
         actor.is_clean = true;
     }
 
-    fn clear(&mut self, who: usize) {
+    fn operate(&mut self, who: usize, operation: Operation) {
         let agent = self.actors[who].agent.id.clone();
-        self.actors[who].was_cleared = true;
-        let operation = Operation::Clear;
         self.stage.handle(Input::Operate { agent, operation });
     }
 
-    fn hold(&mut self) {
-        self.stage.holds_commits = true;
-        self.held = self.stage.ticks.last().map(|tick| tick.seq);
+    fn clear(&mut self, who: usize) {
+        self.actors[who].was_cleared = true;
+        self.operate(who, Operation::Clear);
+    }
+
+    fn change_policy(&mut self) {
+        self.is_strict = !self.is_strict;
+        let [usual, strict] = groups();
+        let group = if self.is_strict { strict } else { usual };
+        self.stage.handle(Input::Group(Arc::clone(group)));
+    }
+
+    /// Answers ticks that nobody asked to commit.
+    fn answer_stray_ticks(&mut self) {
+        let newest = self.stage.ticks.last().map_or(0, |tick| tick.seq);
+        for seq in [0, newest + 1, u64::MAX] {
+            self.stage.handle(Input::Committed { seq });
+            self.stage.handle(Input::CommitFailed { seq });
+        }
     }
 
     /// Answers the ticks that wait.
@@ -217,7 +290,7 @@ impl Play {
 
     /// The agent enrols again: its state stays.
     fn enrol_again(&mut self, who: usize) {
-        let view = self.stage.view(&self.actors[who].agent);
+        let Some(view) = self.view(who) else { return };
         self.actors[who].session = None;
         self.stage.handle(Input::Agent {
             record: Box::new((*view.record).clone()),
@@ -226,40 +299,71 @@ impl Play {
         });
     }
 
+    /// An operator removes the agent; or it enrols anew, and of what was known its failure stays.
+    fn remove_or_enrol(&mut self, who: usize) {
+        let actor = &mut self.actors[who];
+        actor.clean_ms = None;
+        match actor.seen.take() {
+            Some(state) => {
+                actor.failure = state.failure;
+                let agent = actor.agent.id.clone();
+                self.stage.handle(Input::Remove(agent));
+            }
+            None => {
+                let state = AgentState {
+                    failure: actor.failure.take(),
+                    ..AgentState::default()
+                };
+                actor.seen = Some(state.clone());
+                let id = actor.agent.id.clone();
+                self.stage.enrol_with(id.as_str(), machine(), state, |_| {});
+            }
+        }
+    }
+
+    fn view(&self, who: usize) -> Option<AgentView> {
+        let agent = &self.actors[who].agent.id;
+        self.stage.shard.view(agent, self.stage.now)
+    }
+
     fn check(&mut self) {
         let now_ms = self.stage.now.mono_ms;
-        for actor in &mut self.actors {
-            let view = self
-                .stage
-                .shard
-                .view(&actor.agent.id, self.stage.now)
-                .unwrap();
+        for who in 0..self.actors.len() {
+            let view = self.view(who);
+            let actor = &mut self.actors[who];
+            let (Some(old), Some(view)) = (&actor.seen, &view) else {
+                assert!(actor.seen.is_none() && view.is_none(), "served, or lost");
+                continue;
+            };
             if view.status == EffectiveStatus::Trusted {
+                assert!(!self.is_strict, "trusted against the policy");
                 let clean_ms = actor.clean_ms.expect("trusted, and never answered");
                 assert!(now_ms < clean_ms + 30_000, "trusted too long");
             }
-            let (old, new) = (&actor.seen, &view.state);
-            if old.failure.is_some() && new.failure.is_none() {
-                assert!(actor.was_cleared, "a failure went away by itself");
-                actor.was_cleared = false;
+            let new = &view.state;
+            if let (Some(failure), None) = (&old.failure, &new.failure) {
+                let policy = new.verdict.as_ref().and_then(|verdict| verdict.policy);
+                let by_policy = failure.under_policy.is_some() && failure.under_policy != policy;
+                assert!(
+                    by_policy || actor.was_cleared,
+                    "a failure went away by itself"
+                );
+                actor.was_cleared &= by_policy;
             }
             if old.boot == new.boot
                 && let (Some(old), Some(new)) = (&old.ima, &new.ima)
             {
                 assert!(new.position() >= old.position(), "the position went back");
             }
-            actor.seen = view.state;
+            actor.seen = Some(view.state.clone());
         }
-        let mut judged: Vec<_> = self
-            .stage
-            .ticks
-            .iter()
-            .flat_map(|tick| &tick.outcomes)
-            .collect();
-        judged.retain(|outcome| outcome.evidence_sha256 != [0; 32]);
-        let count = judged.len();
-        judged.sort_unstable_by_key(|outcome| outcome.evidence_sha256);
-        judged.dedup_by_key(|outcome| outcome.evidence_sha256);
-        assert_eq!(judged.len(), count, "evidence was judged twice");
+        for tick in &self.stage.ticks[self.ticks_checked..] {
+            for outcome in &tick.outcomes {
+                let evidence = outcome.evidence_sha256;
+                let is_first = evidence == [0; 32] || self.judged.insert(evidence);
+                assert!(is_first, "evidence was judged twice");
+            }
+        }
+        self.ticks_checked = self.stage.ticks.len();
     }
 }

@@ -30,20 +30,23 @@ use rat_engine::uefi::{EventLog, compare};
 use rat_engine::verdict::Verdict;
 use rat_transport::quic::wire::{Frame, FrameType, PREAMBLE_BYTES};
 
-use crate::vectors;
+use crate::{sequences, vectors};
 
 mod enrolment;
+mod requests;
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
+pub use requests::core_json;
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 20] = [
+pub const ALL: [(&str, Target); 22] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
     ("certificate_request", certificate_request),
+    ("core_json", core_json),
     ("ek_certificate", ek_certificate),
     ("exclude_pattern", exclude_pattern),
     ("file_signature", file_signature),
@@ -56,6 +59,7 @@ pub const ALL: [(&str, Target); 20] = [
     ("pcr_selection", pcr_selection),
     ("public", public),
     ("runtime_policy", runtime_policy),
+    ("shard_sequences", shard_sequences),
     ("signature", signature),
     ("tpm_policy", tpm_policy),
     ("uefi_event_log", uefi_event_log),
@@ -521,6 +525,11 @@ pub fn appraisal(data: &[u8]) {
     );
     // The PCR, the labels and what follows the quote are not hashed, and may differ.
     assert!(Genuine::entries(log).starts_with(&Genuine::entries(genuine_log)));
+}
+
+/// What happens to one shard and two agents, a byte for each step.
+pub fn shard_sequences(data: &[u8]) {
+    sequences::shard_messages(data);
 }
 
 fn is_trusted(genuine: &Genuine, [quote, signature, values, log, nonce]: &[Vec<u8>; 5]) -> bool {

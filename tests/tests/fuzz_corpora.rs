@@ -66,6 +66,10 @@ fn budget(target: &str) -> Budget {
         "ek_certificate" => (64 << 10, 16),
         // Trees of 24 PCRs, and violations of each.
         "tpm_policy" => (32 << 10, 64),
+        // Two trees of values, each a few dozen bytes for two of input, and both written again.
+        "core_json" => (64 << 10, 512),
+        // What each step is answered with: evidence, its appraisal and a tick.
+        "shard_sequences" => (1 << 20, 64 << 10),
         // Ten copies with a preamble; for those that decode, the values and their encodings.
         "wire_frame" => (64 << 10, 128),
         other => panic!("no budget for {other}"),
@@ -148,6 +152,8 @@ fn every_input_is_taken_within_its_bounds() {
     targets::appraisal(&[]);
     let certificate = "ek/certificates/keylime_certificate_wrapper_0.der";
     targets::ek_certificate(&vectors::read(certificate));
+    // Makes the machine and its policies.
+    targets::shard_sequences(&[]);
     for (name, target) in targets::ALL {
         let mut inputs = files(&corpora.join(name));
         assert!(!inputs.is_empty(), "no corpus for {name}");

@@ -17,37 +17,9 @@ use rat_engine::evidence::{ChallengeId, Peer, SessionId, ToAgent};
 use rat_engine::shard::{Abandon, EffectiveStatus, Event};
 use rat_runtime::{ControlError, Drained, Settings, StoreHealth, WorkerHealth};
 use rat_tests::assignment::streamed;
-use rat_tests::driven::{Connected, Driven, PATIENCE, agent_of, settings};
+use rat_tests::driven::{Connected, Driven, PATIENCE, agent_of, event, settings, until};
 use rat_tests::evidence::Machine;
 use rat_tests::measured::Measured;
-
-/// The next event of this kind, whatever comes before it.
-async fn event(events: &mut rat_runtime::EventStream, wanted: impl Fn(&Event) -> bool) -> Event {
-    let search = async {
-        loop {
-            match events.next().await {
-                Some(Ok(event)) if wanted(&event) => return event,
-                Some(_) => {}
-                None => panic!("the runtime stopped"),
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, search)
-        .await
-        .expect("an event")
-}
-
-/// Waits until this holds.
-async fn until(holds: impl Fn() -> bool) {
-    let looking = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, looking)
-        .await
-        .expect("in time");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s03_a_verdict_is_durable_when_it_is_answered() {

@@ -6,26 +6,7 @@
 
 pub use rat_engine::limits::Limit;
 
-macro_rules! limits {
-    ($($name:ident: $kind:ty = $value:expr, $unit:literal, $reason:literal;)*) => {
-        $(
-            #[doc = concat!($reason, " Unit: ", $unit, ".")]
-            pub const $name: $kind = $value;
-        )*
-
-        /// Every limit of the transports, with its value as documentation and tests show it.
-        pub fn all() -> Vec<Limit> {
-            vec![$(Limit {
-                name: stringify!($name),
-                max: usize::try_from($name).unwrap_or(usize::MAX),
-                unit: $unit,
-                reason: $reason,
-            },)*]
-        }
-    };
-}
-
-limits! {
+rat_engine::limits! {
     // Frames
     FRAME_BYTES_MAX: usize = 64 * 1024, "bytes",
         "The body of one frame; logs follow frames as raw bytes.";

@@ -9,18 +9,17 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rat_engine::agent_id::AgentId;
 use rat_engine::crypto::digest;
 use rat_engine::hash::HashAlg;
-use rat_engine::limits::PUBLIC_BYTES_MAX;
 use rat_engine::shard::BaselineCandidate;
 use rat_identity::approval::{self, Decision};
 use rat_identity::ek::EkVouch;
 use rat_identity::enrolment::{self as identity, Applicant, Challenged, EnrolmentError};
-use rat_identity::limits::{ACTIVATION_TTL_MS, CERTIFICATE_BYTES_MAX, REQUEST_BYTES_MAX};
+use rat_identity::limits::ACTIVATION_TTL_MS;
 use rat_store::{Approval, NewPending, NewPolicy, StoreError, StoredGroup, TokenKind};
 
 use super::baseline::{self, Baseline};
+use super::claims::Claims;
 use super::pending::PendingEnrolment;
 use super::tokens::{self, Presented};
 use super::{Core, State, SystemRandom, compute, wire};
@@ -28,7 +27,7 @@ use crate::auth::Peer;
 use crate::clock::{rfc3339, unix_ms};
 use crate::error::{ApiError, Conflict, MemberFault, json_response};
 use crate::json::Object;
-use crate::limits::{BASELINE_BODY_BYTES_MAX, HOSTNAME_CHARACTERS_MAX};
+use crate::limits::BASELINE_BODY_BYTES_MAX;
 use crate::metrics;
 
 /// R4: enrols a machine into the group of its token.
@@ -127,59 +126,6 @@ async fn baseline_established(
 /// The name of a version among all groups'.
 pub(super) fn policy_id(group: &str, version: u64) -> String {
     format!("p-{group}-{version:03}")
-}
-
-/// What a machine says of itself.
-#[derive(Clone)]
-struct Claims {
-    agent: AgentId,
-    hostname: String,
-    ek_certificate: Option<Vec<u8>>,
-    ek_public: Vec<u8>,
-    ak_public: Vec<u8>,
-    csr: Vec<u8>,
-}
-
-impl Claims {
-    fn read(request: &Object<'_>) -> Result<Self, ApiError> {
-        let hostname = hostname(request)?;
-        // A longer text is refused by the id's own rule, which names it.
-        let agent = request.text("agent_uuid", HOSTNAME_CHARACTERS_MAX)?;
-        let agent = AgentId::parse(agent).map_err(|error| {
-            ApiError::member("agent_uuid", MemberFault::Value(error.to_string()))
-        })?;
-        let keys = ["ek_public", "ak_public", "csr"];
-        if !keys.iter().any(|name| request.has(name)) {
-            return Err(ApiError::NotSupported(
-                "enrolment without ek_public, ak_public and csr is for Keylime's agents, whose \
-                 registrar this server does not have yet",
-            ));
-        }
-        let bytes = |name, max| {
-            let bytes = request.optional_bytes(name, max)?;
-            bytes.ok_or_else(|| ApiError::member(name, MemberFault::Missing))
-        };
-        Ok(Self {
-            agent,
-            hostname,
-            ek_certificate: request.optional_bytes("ek_cert", CERTIFICATE_BYTES_MAX)?,
-            ek_public: bytes("ek_public", PUBLIC_BYTES_MAX)?,
-            ak_public: bytes("ak_public", PUBLIC_BYTES_MAX)?,
-            csr: bytes("csr", REQUEST_BYTES_MAX)?,
-        })
-    }
-}
-
-/// A host name of letters, digits, `.`, `-` and `_`: it is shown to people, in tables and pages.
-/// (X07)
-fn hostname(request: &Object<'_>) -> Result<String, ApiError> {
-    let hostname = request.text("hostname", HOSTNAME_CHARACTERS_MAX)?;
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if hostname.is_empty() || !hostname.bytes().all(allowed) {
-        let fault = MemberFault::Encoding("1 or more letters, digits, `.`, `-` or `_`");
-        return Err(ApiError::member("hostname", fault));
-    }
-    Ok(hostname.to_owned())
 }
 
 fn require_kind(presented: &Presented, wanted: TokenKind) -> Result<(), ApiError> {

@@ -8,6 +8,7 @@ mod activation;
 mod agents;
 pub mod approvals;
 pub mod baseline;
+pub mod claims;
 mod enrolment;
 mod evidence;
 pub mod fleet;

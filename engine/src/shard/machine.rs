@@ -356,14 +356,11 @@ impl Shard {
             let Some(agent) = self.agent_mut(place) else {
                 continue;
             };
-            match &agent.phase {
-                // What was asked for may still come; the driver decides how long it waits.
-                Phase::Challenged(_) | Phase::Judging(_) | Phase::Committing | Phase::Clearing => {}
-                Phase::Idle | Phase::Ready => {
-                    agent.phase = Phase::Idle;
-                    self.refuse_session(place, Refusal::Draining, self.settings.retry_after_ms);
-                }
+            // What was asked for may still come; the driver decides how long it waits.
+            if matches!(agent.phase, Phase::Ready) {
+                agent.phase = Phase::Idle;
             }
+            self.arm(place);
         }
     }
 
@@ -405,14 +402,13 @@ impl Shard {
 
     fn fire(&mut self, place: u32, now: Now) {
         let settings = self.settings;
-        let is_draining = self.is_draining;
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
         agent.timer_ms = None;
         let now_ms = now.mono_ms;
         match &agent.phase {
-            Phase::Idle if agent.session.is_some() && agent.due_ms <= now_ms && !is_draining => {
+            Phase::Idle if agent.session.is_some() && agent.due_ms <= now_ms => {
                 agent.phase = Phase::Ready;
                 self.ready.push_back(place);
             }
@@ -457,9 +453,16 @@ impl Shard {
         }
     }
 
-    /// Sets the timer of whatever becomes due first for an agent.
+    /// Sets the timer of whatever becomes due first for an agent. While the shard drains nothing
+    /// becomes due any more: an agent that is done is let go.
     pub(super) fn arm(&mut self, place: u32) {
         let settings = self.settings;
+        let is_done = self
+            .agent(place)
+            .is_some_and(|agent| matches!(agent.phase, Phase::Idle));
+        if self.is_draining && is_done {
+            self.refuse_session(place, Refusal::Draining, settings.retry_after_ms);
+        }
         let Some(agent) = self.agent_mut(place) else {
             return;
         };

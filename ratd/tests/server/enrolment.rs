@@ -1,6 +1,7 @@
 //! Enrolment over HTTPS: R10, R4, R5, activation, and everything that is refused.
 
 use openssl::x509::X509;
+use rat_store::{Precondition, Slot, Store, StoredGroup, StoredPolicy, StoredToken};
 use rat_tests::http_client::Client;
 use serde_json::json;
 
@@ -187,6 +188,55 @@ fn l08_a_baseline_is_a_candidate_and_spends_its_token_once() {
     assert_eq!(evidence.status, 200);
     assert_eq!(evidence.json()["policy"], json!(null));
     assert_eq!(evidence.json()["agent"]["id"], "golden");
+}
+
+/// What the store says of the group, its versions, and a baseline token.
+async fn recorded(store: &Store, token: &str) -> (StoredGroup, Vec<StoredPolicy>, StoredToken) {
+    let id = token.strip_prefix("esp_b_").unwrap();
+    (
+        store.group("fleet").await.unwrap().unwrap(),
+        store.policies("fleet", 0, 100).await.unwrap(),
+        store.token(&id[..16]).await.unwrap().unwrap(),
+    )
+}
+
+#[test]
+fn l08_a_baseline_for_a_group_with_an_active_policy_is_409_and_changes_nothing() {
+    let (golden, second) = (Machine::new("golden"), Machine::new("second"));
+    let world = World::knowing(&[&golden, &second]);
+    let baseline = |machine: &Machine, token: &str, list: &str| {
+        let body = machine.baseline(token, list);
+        world.client.post("/agents/enroll-baseline", &body)
+    };
+    let token = world.baseline_token();
+    assert_eq!(baseline(&golden, &token, &list()).status, 200);
+    // Somebody makes the candidate the group's policy while the server runs.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime
+        .block_on(Store::open_shared(&world.home.data()))
+        .unwrap();
+    let (slot, only) = (Slot::Enforced, Precondition::OnlyIfNone);
+    let activating = store.activate_policy("fleet", 1, slot, only, "test", 1);
+    assert!(runtime.block_on(activating).unwrap());
+    let token = world.baseline_token();
+    let before = runtime.block_on(recorded(&store, &token));
+    assert_eq!(before.0.enforced.map(|version| version.version), Some(1));
+    assert_eq!((before.1.len(), before.2.uses), (1, 0));
+    let longer = [list(), line("/usr/bin/c")].concat();
+    for list in [&list(), &longer, &"no list at all".to_owned()] {
+        let refused = baseline(&second, &token, list);
+        assert_eq!(refused.status, 409, "{}", refused.json());
+        assert_eq!(
+            refused.detail(),
+            "this group has an active policy: a baseline never replaces one"
+        );
+    }
+    assert_eq!(world.enrolments("baseline", "conflict"), 3.0);
+    assert_eq!(runtime.block_on(recorded(&store, &token)), before);
+    assert_eq!(world.agents(), json!([]));
+    // The machine enrols as any other does.
+    let enrolled = second.enrol(&world.client, &world.token(), "fleet");
+    assert_eq!(enrolled.status, 200);
 }
 
 #[test]

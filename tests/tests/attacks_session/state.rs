@@ -1,5 +1,6 @@
 //! What is remembered, and what is not: S01, S03, S07-S09, S14, S17.
 
+use rat_engine::evidence::Refusal;
 use rat_engine::hash::HashAlg;
 use rat_engine::shard::{Abandon, EffectiveStatus, Event, Input, Operation};
 use rat_engine::verdict::Code;
@@ -290,4 +291,34 @@ fn s07_no_more_is_asked_than_the_pacer_allows_and_the_longest_due_come_first() {
     // One that never answers gives its place back at its deadline.
     stage.pass_ms(5_001);
     assert!(is_asked(&stage, last));
+}
+
+#[test]
+fn s04_a_shard_that_drains_lets_agents_go_when_nothing_of_them_is_open() {
+    // Its outcome cannot be committed; or its challenge is not answered.
+    for is_answered in [true, false] {
+        let (mut stage, agent, session) = trusted();
+        stage.holds_commits = true;
+        let challenge = stage.challenge(session);
+        if is_answered {
+            let submission = stage.answer(&agent, session, &challenge);
+            stage.submit(&agent, session, submission);
+        }
+        let before = stage.view(&agent).state;
+        stage.handle(Input::Drain);
+        assert_eq!(stage.refusal(session), None);
+        if is_answered {
+            let seq = stage.ticks.last().unwrap().seq;
+            stage.handle(Input::CommitFailed { seq });
+        } else {
+            let ends_ms = stage.shard.next_deadline_ms().unwrap();
+            stage.pass_ms(ends_ms - stage.now.mono_ms);
+        }
+        assert_eq!(stage.refusal(session), Some(Refusal::Draining));
+        assert_eq!(stage.answer_to(challenge.id), None);
+        unchanged(&before, &stage.view(&agent).state);
+        // Only trust is left to end: a driver may sleep until then.
+        let next_ms = stage.shard.next_deadline_ms();
+        assert!(next_ms.is_some_and(|at_ms| at_ms > stage.now.mono_ms));
+    }
 }
