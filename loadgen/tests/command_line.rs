@@ -10,12 +10,16 @@
 )]
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::Result;
+use rat_engine::agent_id::AgentId;
+use rat_engine::crypto::VerifyingKey;
+use rat_engine::tpm::Public;
 use rat_identity::ek::EkTrust;
 use rat_tests::enrolment_server::Core;
 use rat_tests::verifier::Verifier;
@@ -32,7 +36,7 @@ fn rat_load() -> Command {
     command
 }
 
-/// A server that knows the TPMs whose CA is in this file.
+/// A server that knows the TPMs of these files, one a line: a CA, and perhaps a list.
 struct Installation {
     _directory: TempDir,
     runtime: Runtime,
@@ -42,9 +46,10 @@ struct Installation {
     url: String,
 }
 
-fn installation(ek_ca: &str) -> Result<Installation> {
+fn installation(files: &str) -> Result<Installation> {
     let directory = tempfile::tempdir()?;
-    let trust = EkTrust::load(&[ek_ca.trim().into()], &[])?;
+    let files: Vec<PathBuf> = files.lines().map(PathBuf::from).collect();
+    let trust = EkTrust::load(&files[..1], &files[1..])?;
     let core = Arc::new(Core::new(&directory.path().join("ca"), trust)?);
     let verifier = Verifier::new(Arc::clone(&core));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -126,6 +131,20 @@ fn a_fleet_enrols_attests_and_is_counted() -> Result<()> {
 }
 
 #[test]
+fn more_machines_with_p256_keys_than_machines_are_an_error() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let failed = rat_load()
+        .args(["manufacture", "--machines", "1", "--ecc", "2", "--dir"])
+        .arg(directory.path().join("machines"))
+        .stderr(Stdio::piped())
+        .output()?;
+    assert!(!failed.status.success());
+    let said = String::from_utf8(failed.stderr)?;
+    assert!(said.contains("--ecc is larger than --machines"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn n09_a_fleet_under_an_unnamed_ca_does_not_enrol() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let (ours, other) = (
@@ -178,9 +197,25 @@ impl Machines {
 fn machines_do_what_they_are_told_and_end_with_their_tpms() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let home = directory.path().join("machines");
-    let machines = ["--machines", "2", "--dir"];
-    let certificate = output(rat_load().arg("manufacture").args(machines).arg(&home))?;
-    let server = installation(&certificate)?;
+    // m2 has P-256 keys, and no certificate for them.
+    let machines = ["--machines", "2", "--ecc", "1", "--dir"];
+    let manufacture = || -> Result<(String, Vec<String>)> {
+        let files = output(rat_load().arg("manufacture").args(machines).arg(&home))?;
+        let read = files.lines().map(std::fs::read_to_string);
+        let contents = read.collect::<Result<_, _>>()?;
+        Ok((files, contents))
+    };
+    let made = manufacture()?;
+    assert_eq!(
+        manufacture()?,
+        made,
+        "machines that were made stay as they are"
+    );
+    let (files, contents) = made;
+    assert!(contents[0].contains("BEGIN CERTIFICATE"), "{contents:?}");
+    assert!(contents[1].ends_with("  # m2\n"), "{contents:?}");
+    assert_eq!(contents[1].lines().count(), 1, "{contents:?}");
+    let server = installation(&files)?;
     let mut child = rat_load()
         .arg("swtpm")
         .args(machines)
@@ -202,6 +237,13 @@ fn machines_do_what_they_are_told_and_end_with_their_tpms() -> Result<()> {
     let ready = machines.until("ready", |event| event["event"] == "ready");
     assert_eq!(ready["machines"], 2);
     assert_eq!(server.core.lists.lock().unwrap().len(), 1);
+    for (name, vouch, key) in [("m1", "Chain", "RSA-2048"), ("m2", "List", "P-256")] {
+        let enrolled = server.core.enrolled.lock().unwrap();
+        let proven = &enrolled[&AgentId::parse(name)?];
+        assert!(format!("{:?}", proven.vouch).starts_with(vouch), "{name}");
+        let ak = VerifyingKey::from_tpm(&Public::parse(&proven.ak_public)?)?;
+        assert_eq!(ak.material().type_name(), key, "{name}");
+    }
 
     machines.say("run m2 /usr/bin/new some content")?;
     machines.until("the file", |event| {

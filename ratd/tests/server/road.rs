@@ -127,11 +127,14 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
     let machines = Machines {
         dir: home.path("machines"),
         machines: 3,
+        ecc: 1,
         prefix: "m".into(),
     };
-    let (_, chain) = machines.manufacture().unwrap();
-    let ca = ek_ca(&chain);
-    let mut ratd = home.start(&[&INTERVAL[..], &[&ca]].concat());
+    // m3 has P-256 keys; no certificate says whose its TPM is.
+    let made = machines.manufacture().unwrap();
+    let ca = ek_ca(&made.ek_ca);
+    let list = format!("identity.ek_list={:?}", [made.ek_list.unwrap()]);
+    let mut ratd = home.start(&[&INTERVAL[..], &[&ca, &list]].concat());
     let baseline = home.ok(&["token", "create", "--group", "web", "--baseline"]);
     let standard = home.ok(&["token", "create", "--group", "web"]);
     let control = home.path("control");
@@ -147,6 +150,11 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
     for machine in ["m1", "m2", "m3"] {
         eventually(machine, || status(&ratd, machine) == "trusted");
     }
+    let algorithms = ["m1", "m2", "m3"].map(|machine| {
+        let algorithm = &evidence(&ratd, machine)["attestation"]["sign_alg"];
+        algorithm.as_str().unwrap().to_owned()
+    });
+    assert_eq!(algorithms, ["rsassa", "rsassa", "ecdsa"]);
 
     fleet.tell("run m2 /tmp/implant");
     eventually("m2 is caught", || status(&ratd, "m2") == "untrusted");
@@ -173,7 +181,7 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
         format!("core.listen={core}"),
         format!("evidence.listen={quic}"),
     ];
-    let set = [&listen[0][..], &listen[1], &ca];
+    let set = [&listen[0][..], &listen[1], &ca, &list];
     for option in set.iter().chain(&INTERVAL) {
         command.arg("--set").arg(option);
     }
