@@ -12,6 +12,7 @@ use crate::stage::{Enrolled, Stage, group_of};
 /// Runs the sequence that these bytes spell, one byte a step, and checks after each that
 ///
 /// - nobody is trusted longer than the longest age after a challenge that a clean machine answered,
+/// - nobody is trusted in a boot that no boot log explained,
 /// - a failure goes away only when an operator clears it,
 /// - positions do not go back within a boot,
 /// - each nonce is judged at most once.
@@ -76,7 +77,8 @@ impl Play {
             24..=55 => self.answer(who, |_| {}),
             56..=63 => self.answer(who, |submission| submission.quote.truncate(30)),
             64..=67 => self.answer(who, |submission| submission.claimed_binding = None),
-            68..=71 => self.answer(who, |submission| submission.ima = None),
+            68..=69 => self.answer(who, |submission| submission.ima = None),
+            70..=71 => self.answer(who, |submission| submission.boot_log = None),
             72..=79 => self.again(who),
             80..=95 => self.stage.pass_ms(u64::from(step) * 97),
             96..=101 => self.run(who, "/usr/bin/ls", b"ls"),
@@ -237,6 +239,7 @@ impl Play {
             if view.status == EffectiveStatus::Trusted {
                 let clean_ms = actor.clean_ms.expect("trusted, and never answered");
                 assert!(now_ms < clean_ms + 30_000, "trusted too long");
+                assert!(view.state.boot_log_seen, "trusted without a boot log");
             }
             let (old, new) = (&actor.seen, &view.state);
             if old.failure.is_some() && new.failure.is_none() {
