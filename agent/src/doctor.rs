@@ -273,8 +273,8 @@ fn examine_logs(to: &mut Examination, paths: &LogPaths) {
     match File::open(&paths.boot_log).and_then(|file| file.metadata()) {
         Ok(_) => to.ok("boot log", paths.boot_log.display()),
         Err(error) => {
-            const REMEDY: &str =
-                "without it a measured boot policy cannot be met; does the firmware measure?";
+            const REMEDY: &str = "may the agent read it? Where firmware writes none, an operator has to set the \
+                 group: ratd group set GROUP --require-boot-log false";
             to.warn(
                 "boot log",
                 format!("{}: {error}", paths.boot_log.display()),
