@@ -10,7 +10,7 @@
 )]
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -20,7 +20,7 @@ use anyhow::Result;
 use rat_engine::agent_id::AgentId;
 use rat_engine::crypto::VerifyingKey;
 use rat_engine::tpm::Public;
-use rat_identity::ek::EkTrust;
+use rat_identity::ek::{EkTrust, EkVouch};
 use rat_tests::enrolment_server::Core;
 use rat_tests::verifier::Verifier;
 use rat_transport::quic::server::Server;
@@ -164,6 +164,37 @@ fn n09_a_fleet_under_an_unnamed_ca_does_not_enrol() -> Result<()> {
     Ok(())
 }
 
+/// m1 has RSA keys; m2 has P-256 keys, and no certificate for them.
+const TWO_MACHINES: [&str; 5] = ["--machines", "2", "--ecc", "1", "--dir"];
+
+/// Makes the machines twice; the files that a server is told of, one a line.
+fn manufacture(home: &Path) -> Result<String> {
+    let make = || -> Result<(String, Vec<String>)> {
+        let files = output(rat_load().arg("manufacture").args(TWO_MACHINES).arg(home))?;
+        let read = files.lines().map(std::fs::read_to_string);
+        let contents = read.collect::<Result<_, _>>()?;
+        Ok((files, contents))
+    };
+    let (files, contents) = make()?;
+    assert!(contents[0].contains("BEGIN CERTIFICATE"), "{contents:?}");
+    assert!(contents[1].ends_with("  # m2\n"), "{contents:?}");
+    assert_eq!(contents[1].lines().count(), 1, "{contents:?}");
+    assert_eq!(make()?, (files.clone(), contents), "they stay as they are");
+    Ok(files)
+}
+
+/// Both machines enrolled as what they are.
+fn check_keys(core: &Core) -> Result<()> {
+    let enrolled = core.enrolled.lock().unwrap();
+    for (name, is_listed, key) in [("m1", false, "RSA-2048"), ("m2", true, "P-256")] {
+        let proven = &enrolled[&AgentId::parse(name)?];
+        assert_eq!(proven.vouch == EkVouch::List, is_listed, "{name}");
+        let ak = VerifyingKey::from_tpm(&Public::parse(&proven.ak_public)?)?;
+        assert_eq!(ak.material().type_name(), key, "{name}");
+    }
+    Ok(())
+}
+
 /// A running `rat-load swtpm`, its commands and its events.
 struct Machines {
     child: Child,
@@ -178,6 +209,27 @@ impl Drop for Machines {
 }
 
 impl Machines {
+    fn start(home: &Path, server: &Installation) -> Result<Self> {
+        let mut child = rat_load()
+            .arg("swtpm")
+            .args(TWO_MACHINES)
+            .arg(home)
+            .args(["--server", &server.url])
+            .args(["--token", server.core.token(false).as_str()])
+            .args(["--baseline-token", server.core.token(true).as_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (sender, events) = channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Ok(Self { child, events })
+    }
+
     fn say(&mut self, command: &str) -> Result<()> {
         Ok(writeln!(self.child.stdin.as_mut().unwrap(), "{command}")?)
     }
@@ -197,53 +249,13 @@ impl Machines {
 fn machines_do_what_they_are_told_and_end_with_their_tpms() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let home = directory.path().join("machines");
-    // m2 has P-256 keys, and no certificate for them.
-    let machines = ["--machines", "2", "--ecc", "1", "--dir"];
-    let manufacture = || -> Result<(String, Vec<String>)> {
-        let files = output(rat_load().arg("manufacture").args(machines).arg(&home))?;
-        let read = files.lines().map(std::fs::read_to_string);
-        let contents = read.collect::<Result<_, _>>()?;
-        Ok((files, contents))
-    };
-    let made = manufacture()?;
-    assert_eq!(
-        manufacture()?,
-        made,
-        "machines that were made stay as they are"
-    );
-    let (files, contents) = made;
-    assert!(contents[0].contains("BEGIN CERTIFICATE"), "{contents:?}");
-    assert!(contents[1].ends_with("  # m2\n"), "{contents:?}");
-    assert_eq!(contents[1].lines().count(), 1, "{contents:?}");
+    let files = manufacture(&home)?;
     let server = installation(&files)?;
-    let mut child = rat_load()
-        .arg("swtpm")
-        .args(machines)
-        .arg(&home)
-        .args(["--server", &server.url])
-        .args(["--token", server.core.token(false).as_str()])
-        .args(["--baseline-token", server.core.token(true).as_str()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let (sender, events) = channel();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let _ = sender.send(serde_json::from_str(&line).unwrap());
-        }
-    });
-    let mut machines = Machines { child, events };
+    let mut machines = Machines::start(&home, &server)?;
     let ready = machines.until("ready", |event| event["event"] == "ready");
     assert_eq!(ready["machines"], 2);
     assert_eq!(server.core.lists.lock().unwrap().len(), 1);
-    for (name, vouch, key) in [("m1", "Chain", "RSA-2048"), ("m2", "List", "P-256")] {
-        let enrolled = server.core.enrolled.lock().unwrap();
-        let proven = &enrolled[&AgentId::parse(name)?];
-        assert!(format!("{:?}", proven.vouch).starts_with(vouch), "{name}");
-        let ak = VerifyingKey::from_tpm(&Public::parse(&proven.ak_public)?)?;
-        assert_eq!(ak.material().type_name(), key, "{name}");
-    }
+    check_keys(&server.core)?;
 
     machines.say("run m2 /usr/bin/new some content")?;
     machines.until("the file", |event| {
