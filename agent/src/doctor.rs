@@ -119,7 +119,7 @@ impl Examination {
     }
 }
 
-/// Checks everything that can be checked from here. Makes no key and changes nothing.
+/// Checks everything that can be checked from here. Keeps no key and changes nothing.
 pub async fn examine(settings: &Settings) -> Report {
     let mut examination = Examination(Vec::new());
     let enrolled = examine_state(&mut examination, settings);
@@ -182,7 +182,7 @@ fn examine_tpm(to: &mut Examination, settings: &Settings, enrolled: Option<&Enro
         const REMEDY: &str = "switch the SHA-256 bank on: tpm2_pcrallocate sha256:all, then reboot";
         to.fail("banks", names.join(" "), REMEDY);
     }
-    examine_certificate_of_tpm(to, &mut device);
+    examine_endorsement(to, &mut device);
     match (enrolled, device.has_attestation_key()) {
         (Some(enrolled), Ok(true)) => examine_key(to, &mut device, enrolled),
         (Some(_), Ok(false)) => {
@@ -197,16 +197,28 @@ fn examine_tpm(to: &mut Examination, settings: &Settings, enrolled: Option<&Enro
     }
 }
 
-fn examine_certificate_of_tpm(to: &mut Examination, device: &mut Tpm) {
-    const CHECK: &str = "ek certificate";
-    match device.endorsement_certificate() {
-        Ok(Some(der)) => to.ok(CHECK, format!("{} bytes, in the TPM", der.len())),
-        Ok(None) => {
-            const REMEDY: &str =
-                "an operator can put the EK's hash on the server's list instead; or try --key";
-            to.warn(CHECK, "the TPM holds none for this type of key", REMEDY);
+fn examine_endorsement(to: &mut Examination, device: &mut Tpm) {
+    const CHECK: &str = "endorsement key";
+    let examined = device
+        .endorsement_unkept()
+        .and_then(|endorsement| Ok((hex::encode(endorsement.sha256()?), endorsement)));
+    let (sha256, endorsement) = match examined {
+        Ok(examined) => examined,
+        Err(error) => return to.fail(CHECK, error, ""),
+    };
+    to.ok(
+        CHECK,
+        format!("{}, SHA-256 {sha256}", device.settings().kind),
+    );
+    const CERTIFICATE: &str = "ek certificate";
+    match endorsement.certificate {
+        Some(der) => to.ok(CERTIFICATE, format!("{} bytes, in the TPM", der.len())),
+        None => {
+            const REMEDY: &str = "an operator can put the endorsement key's SHA-256 on a list of \
+                                  the server (identity.ek_list); or try another --key";
+            let found = "the TPM holds none for this type of key";
+            to.warn(CERTIFICATE, found, REMEDY);
         }
-        Err(error) => to.fail(CHECK, error, ""),
     }
 }
 
@@ -261,8 +273,8 @@ fn examine_logs(to: &mut Examination, paths: &LogPaths) {
     match File::open(&paths.boot_log).and_then(|file| file.metadata()) {
         Ok(_) => to.ok("boot log", paths.boot_log.display()),
         Err(error) => {
-            const REMEDY: &str =
-                "without it a measured boot policy cannot be met; does the firmware measure?";
+            const REMEDY: &str = "may the agent read it? Where firmware writes none, an operator has to set the \
+                 group: ratd group set GROUP --require-boot-log false";
             to.warn(
                 "boot log",
                 format!("{}: {error}", paths.boot_log.display()),

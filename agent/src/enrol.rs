@@ -12,7 +12,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rat_engine::agent_id::{AgentId, AgentIdError};
-use rat_engine::crypto::VerifyingKey;
 use rat_engine::evidence::{Enrolling, activation_proof};
 use rat_engine::tpm::Public;
 use serde::{Deserialize, Serialize};
@@ -233,9 +232,7 @@ async fn applicant(
         Ok::<_, DeviceError>((endorsement, parts.device.attestation_key()?))
     });
     let (endorsement, ak_public) = keys.await??;
-    let ek = Public::parse(&endorsement.public).map_err(DeviceError::from)?;
-    let ek_key = VerifyingKey::from_tpm(&ek).map_err(DeviceError::from)?;
-    let ek_sha256 = keys::key_sha256(&ek_key)?;
+    let ek_sha256 = endorsement.sha256()?;
     let ak = Public::parse(&ak_public).map_err(DeviceError::from)?;
     let ak_name = ak.name().to_bytes();
     let (agent, key) = match before {

@@ -5,16 +5,14 @@
 use std::fmt;
 
 use openssl::asn1::Asn1Time;
-use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::rsa::Rsa;
 use openssl::x509::{X509, X509NameBuilder, X509ReqBuilder};
 use rat_engine::agent_id::AgentId;
-use rat_engine::crypto::{Curve, KeyMaterial, VerifyingKey, digest};
+use rat_engine::crypto::digest;
 use rat_engine::hash::HashAlg;
 use thiserror::Error;
 
@@ -217,34 +215,6 @@ pub fn to_pem<'c>(
     Ok(text)
 }
 
-/// SHA-256 of a key's SubjectPublicKeyInfo.
-///
-/// # Errors
-/// [`KeysError::Library`].
-pub fn key_sha256(key: &VerifyingKey) -> Result<[u8; 32], KeysError> {
-    let make = || match key.material() {
-        KeyMaterial::Rsa { modulus, exponent } => {
-            let rsa = Rsa::from_public_components(
-                BigNum::from_slice(modulus)?,
-                BigNum::from_u32(*exponent)?,
-            )?;
-            PKey::from_rsa(rsa)?.public_key_to_der()
-        }
-        KeyMaterial::Ecc { curve, x, y } => {
-            let group = EcGroup::from_curve_name(match curve {
-                Curve::P256 => Nid::X9_62_PRIME256V1,
-                Curve::P384 => Nid::SECP384R1,
-                Curve::P521 => Nid::SECP521R1,
-            })?;
-            let (x, y) = (BigNum::from_slice(x)?, BigNum::from_slice(y)?);
-            let key = EcKey::from_public_key_affine_coordinates(&group, &x, &y)?;
-            PKey::from_ec_key(key)?.public_key_to_der()
-        }
-    };
-    let spki = make().map_err(failed("writing a public key"))?;
-    Ok(sha256(&spki))
-}
-
 /// SHA-256.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let value = digest(HashAlg::Sha256, bytes);
@@ -266,10 +236,6 @@ mod tests {
         assert_eq!(key.sha256().unwrap(), sha256(&spki));
         let again = ClientKey::from_pem(&key.to_pem().unwrap()).unwrap();
         assert_eq!(again.sha256().unwrap(), key.sha256().unwrap());
-        assert_eq!(
-            key_sha256(&VerifyingKey::from_spki_der(&spki).unwrap()).unwrap(),
-            sha256(&spki)
-        );
     }
 
     #[test]

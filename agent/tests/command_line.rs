@@ -89,12 +89,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The level of each check of `doctor --json`.
-fn level(report: &Value, check: &str) -> String {
+/// A check of `doctor --json`.
+fn finding<'r>(report: &'r Value, check: &str) -> &'r Value {
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["check"] == check);
-    let finding = finding.unwrap_or_else(|| panic!("no {check} in {report}"));
-    finding["level"].as_str().unwrap().to_owned()
+    finding.unwrap_or_else(|| panic!("no {check} in {report}"))
+}
+
+fn level(report: &Value, check: &str) -> String {
+    finding(report, check)["level"].as_str().unwrap().to_owned()
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -130,6 +133,7 @@ fn a_machine_that_is_not_enrolled_is_told_what_to_do() -> Result<()> {
         ("enrolment", "fail"),
         ("tpm", "ok"),
         ("banks", "ok"),
+        ("endorsement key", "ok"),
         ("ek certificate", "ok"),
         ("ima list", "warn"),
         ("boot log", "ok"),
@@ -293,5 +297,65 @@ fn a_machine_enrols_attests_reports_and_ends() -> Result<()> {
     let status: Value = serde_json::from_slice(&machine.run(&["status", "--json"])?.stdout)?;
     assert_eq!(status["last_known"]["connected"], false);
     drop(server);
+    Ok(())
+}
+
+/// A server that knows these TPMs; its address, and what keeps it running.
+fn serve(
+    runtime: &tokio::runtime::Runtime,
+    folder: &Path,
+    trust: EkTrust,
+) -> Result<(Arc<Core>, String)> {
+    let core = Arc::new(Core::new(folder, trust)?);
+    let address = runtime.block_on(core.serve())?;
+    Ok((core, format!("https://localhost:{}", address.port())))
+}
+
+#[test]
+fn n09_a_tpm_without_a_certificate_enrols_by_the_hash_that_doctor_shows() -> Result<()> {
+    let machine = Machine::boot()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let doctor = || -> Result<(String, String)> {
+        let output = machine.run(&["doctor", "--json", "--key", "ecc"])?;
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(level(&report, "endorsement key"), "ok");
+        assert_eq!(level(&report, "ek certificate"), "warn");
+        let remedy = finding(&report, "ek certificate")["remedy"].as_str();
+        let found = finding(&report, "endorsement key")["found"].as_str();
+        let sha256 = found.unwrap().strip_prefix("ecc, SHA-256 ").unwrap();
+        Ok((sha256.to_owned(), remedy.unwrap().to_owned()))
+    };
+    let (sha256, remedy) = doctor()?;
+    assert!(remedy.contains("identity.ek_list"), "{remedy}");
+    let enrol = |core: &Core, url: &str| {
+        let token = core.token(false);
+        machine.run(&["enroll", token.as_str(), "--server", url, "--key", "ecc"])
+    };
+
+    // The maker's CA vouches for the RSA key of this TPM, and not for the other.
+    let at = |name: &str| machine.directory.path().join(name);
+    let chain = EkTrust::load(std::slice::from_ref(&machine.ek_ca), &[])?;
+    let (core, url) = serve(&runtime, &at("ca-1"), chain)?;
+    let refused = enrol(&core, &url)?;
+    assert!(!refused.status.success());
+    let said = text(&refused.stderr);
+    assert!(said.contains("on no list of the operator"), "{said}");
+    assert!(core.enrolled.lock().unwrap().is_empty());
+
+    fs::write(at("ek-list"), format!("{sha256}  # this machine\n"))?;
+    let listed = EkTrust::load(&[], &[at("ek-list")])?;
+    let (core, url) = serve(&runtime, &at("ca-2"), listed)?;
+    let enrolled = enrol(&core, &url)?;
+    assert!(enrolled.status.success(), "{}", text(&enrolled.stderr));
+    {
+        let known = core.enrolled.lock().unwrap();
+        let known = known.values().next().unwrap();
+        assert_eq!(hex::encode(known.ek_sha256), sha256);
+    }
+    // Now the key stays in the TPM, and is still the same.
+    assert_eq!(doctor()?.0, sha256);
     Ok(())
 }

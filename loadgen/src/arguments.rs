@@ -26,7 +26,8 @@ pub enum Command {
     },
     /// Run many software agents, and print what came of it as JSON
     Fleet(FleetOptions),
-    /// Make the TPMs of simulated machines and their ek-ca.pem, to name it to a server beforehand
+    /// Make the TPMs of simulated machines, and print the files to name to a server beforehand:
+    /// ek-ca.pem (identity.ek_ca), and with --ecc ek-list (identity.ek_list)
     Manufacture(Machines),
     /// Run machines with real TPMs (swtpm), which take commands and print events as JSON lines
     Swtpm(SwtpmOptions),

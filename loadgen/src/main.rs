@@ -45,8 +45,10 @@ fn run(arguments: Arguments) -> Result<()> {
             writeln!(out)?;
         }
         Command::Manufacture(machines) => {
-            let (_, chain) = machines.manufacture()?;
-            writeln!(std::io::stdout(), "{}", chain.display())?;
+            let made = machines.manufacture()?;
+            for path in std::iter::once(&made.ek_ca).chain(&made.ek_list) {
+                writeln!(std::io::stdout(), "{}", path.display())?;
+            }
         }
         Command::Swtpm(options) => runtime.block_on(swtpm::run(options))?,
     }

@@ -10,13 +10,17 @@
 )]
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::Result;
-use rat_identity::ek::EkTrust;
+use rat_engine::agent_id::AgentId;
+use rat_engine::crypto::VerifyingKey;
+use rat_engine::tpm::Public;
+use rat_identity::ek::{EkTrust, EkVouch};
 use rat_tests::enrolment_server::Core;
 use rat_tests::verifier::Verifier;
 use rat_transport::quic::server::Server;
@@ -32,7 +36,7 @@ fn rat_load() -> Command {
     command
 }
 
-/// A server that knows the TPMs whose CA is in this file.
+/// A server that knows the TPMs of these files, one a line: a CA, and perhaps a list.
 struct Installation {
     _directory: TempDir,
     runtime: Runtime,
@@ -42,9 +46,10 @@ struct Installation {
     url: String,
 }
 
-fn installation(ek_ca: &str) -> Result<Installation> {
+fn installation(files: &str) -> Result<Installation> {
     let directory = tempfile::tempdir()?;
-    let trust = EkTrust::load(&[ek_ca.trim().into()], &[])?;
+    let files: Vec<PathBuf> = files.lines().map(PathBuf::from).collect();
+    let trust = EkTrust::load(&files[..1], &files[1..])?;
     let core = Arc::new(Core::new(&directory.path().join("ca"), trust)?);
     let verifier = Verifier::new(Arc::clone(&core));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -126,6 +131,20 @@ fn a_fleet_enrols_attests_and_is_counted() -> Result<()> {
 }
 
 #[test]
+fn more_machines_with_p256_keys_than_machines_are_an_error() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let failed = rat_load()
+        .args(["manufacture", "--machines", "1", "--ecc", "2", "--dir"])
+        .arg(directory.path().join("machines"))
+        .stderr(Stdio::piped())
+        .output()?;
+    assert!(!failed.status.success());
+    let said = String::from_utf8(failed.stderr)?;
+    assert!(said.contains("--ecc is larger than --machines"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn n09_a_fleet_under_an_unnamed_ca_does_not_enrol() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let (ours, other) = (
@@ -145,6 +164,37 @@ fn n09_a_fleet_under_an_unnamed_ca_does_not_enrol() -> Result<()> {
     Ok(())
 }
 
+/// m1 has RSA keys; m2 has P-256 keys, and no certificate for them.
+const TWO_MACHINES: [&str; 5] = ["--machines", "2", "--ecc", "1", "--dir"];
+
+/// Makes the machines twice; the files that a server is told of, one a line.
+fn manufacture(home: &Path) -> Result<String> {
+    let make = || -> Result<(String, Vec<String>)> {
+        let files = output(rat_load().arg("manufacture").args(TWO_MACHINES).arg(home))?;
+        let read = files.lines().map(std::fs::read_to_string);
+        let contents = read.collect::<Result<_, _>>()?;
+        Ok((files, contents))
+    };
+    let (files, contents) = make()?;
+    assert!(contents[0].contains("BEGIN CERTIFICATE"), "{contents:?}");
+    assert!(contents[1].ends_with("  # m2\n"), "{contents:?}");
+    assert_eq!(contents[1].lines().count(), 1, "{contents:?}");
+    assert_eq!(make()?, (files.clone(), contents), "they stay as they are");
+    Ok(files)
+}
+
+/// Both machines enrolled as what they are.
+fn check_keys(core: &Core) -> Result<()> {
+    let enrolled = core.enrolled.lock().unwrap();
+    for (name, is_listed, key) in [("m1", false, "RSA-2048"), ("m2", true, "P-256")] {
+        let proven = &enrolled[&AgentId::parse(name)?];
+        assert_eq!(proven.vouch == EkVouch::List, is_listed, "{name}");
+        let ak = VerifyingKey::from_tpm(&Public::parse(&proven.ak_public)?)?;
+        assert_eq!(ak.material().type_name(), key, "{name}");
+    }
+    Ok(())
+}
+
 /// A running `rat-load swtpm`, its commands and its events.
 struct Machines {
     child: Child,
@@ -159,6 +209,27 @@ impl Drop for Machines {
 }
 
 impl Machines {
+    fn start(home: &Path, server: &Installation) -> Result<Self> {
+        let mut child = rat_load()
+            .arg("swtpm")
+            .args(TWO_MACHINES)
+            .arg(home)
+            .args(["--server", &server.url])
+            .args(["--token", server.core.token(false).as_str()])
+            .args(["--baseline-token", server.core.token(true).as_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (sender, events) = channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Ok(Self { child, events })
+    }
+
     fn say(&mut self, command: &str) -> Result<()> {
         Ok(writeln!(self.child.stdin.as_mut().unwrap(), "{command}")?)
     }
@@ -178,30 +249,13 @@ impl Machines {
 fn machines_do_what_they_are_told_and_end_with_their_tpms() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let home = directory.path().join("machines");
-    let machines = ["--machines", "2", "--dir"];
-    let certificate = output(rat_load().arg("manufacture").args(machines).arg(&home))?;
-    let server = installation(&certificate)?;
-    let mut child = rat_load()
-        .arg("swtpm")
-        .args(machines)
-        .arg(&home)
-        .args(["--server", &server.url])
-        .args(["--token", server.core.token(false).as_str()])
-        .args(["--baseline-token", server.core.token(true).as_str()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let (sender, events) = channel();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let _ = sender.send(serde_json::from_str(&line).unwrap());
-        }
-    });
-    let mut machines = Machines { child, events };
+    let files = manufacture(&home)?;
+    let server = installation(&files)?;
+    let mut machines = Machines::start(&home, &server)?;
     let ready = machines.until("ready", |event| event["event"] == "ready");
     assert_eq!(ready["machines"], 2);
     assert_eq!(server.core.lists.lock().unwrap().len(), 1);
+    check_keys(&server.core)?;
 
     machines.say("run m2 /usr/bin/new some content")?;
     machines.until("the file", |event| {

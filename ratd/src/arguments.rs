@@ -154,7 +154,8 @@ pub(crate) struct GroupOptions {
     /// The PCR bank that quotes must cover: sha1, sha256, sha384 or sha512
     #[arg(long)]
     pub(crate) bank: Option<String>,
-    /// Whether a boot must be explained by a boot log
+    /// Whether a boot must be explained by a boot log; false is for machines whose firmware writes
+    /// none [default of a new group: true]
     #[arg(long, value_name = "BOOL")]
     pub(crate) require_boot_log: Option<bool>,
     /// Whether policy failures count; false is detection mode

@@ -53,7 +53,8 @@ pub struct GroupSettings {
     pub block: bool,
     /// The bank that quotes must cover. (P07)
     pub bank: HashAlg,
-    /// Whether a boot must be explained by a boot log.
+    /// Whether a boot must be explained by a boot log. False is for machines whose firmware writes
+    /// none.
     pub require_boot_log: bool,
     /// Whether violations of the measurement list are accepted.
     pub accept_violations: bool,
@@ -74,7 +75,7 @@ impl Default for GroupSettings {
             bypass: false,
             block: false,
             bank: HashAlg::Sha256,
-            require_boot_log: false,
+            require_boot_log: true,
             accept_violations: false,
             auto_recover: false,
             approval: Approval::Auto,

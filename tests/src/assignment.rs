@@ -15,7 +15,7 @@ use rat_engine::shard::{Assignment, BootEpoch, Judged, Task};
 use rat_engine::time::Now;
 use rat_engine::tpm::{PcrSelection, Public};
 
-use crate::evidence::Machine;
+use crate::evidence::{Machine, boot_log};
 use crate::software_tpm::Attest;
 
 /// The channel that evidence comes over.
@@ -84,7 +84,7 @@ pub fn answer_as(
         quote: made.quote,
         signature: made.signature,
         pcr_values: made.values,
-        boot_log: None,
+        boot_log: challenge.boot_log.then(boot_log),
         ima: Some(ImaUpload {
             from_entry: from as u64,
             format: made.format,

@@ -36,9 +36,54 @@ pub struct Machine {
     pub list: Vec<Measured>,
 }
 
+/// What firmware and boot loader of our machines measure into a boot PCR: type and data.
+// PFP 1.06, 10.4.1: EV_S_CRTM_VERSION, EV_EFI_ACTION, EV_IPL, EV_SEPARATOR.
+fn boot_events(pcr: u8) -> Vec<(u32, Vec<u8>)> {
+    let kind = match pcr {
+        0 => 0x0000_0008,
+        1..=7 => 0x8000_0007,
+        _ => 0x0000_000d,
+    };
+    let mut events = vec![(kind, format!("firmware {pcr}").into_bytes())];
+    if pcr < 8 {
+        events.push((0x0000_0004, vec![0; 4]));
+    }
+    events
+}
+
 /// The value that firmware left in a boot PCR of our machines.
 pub fn boot_value(bank: HashAlg, pcr: u8) -> Vec<u8> {
-    oracle::digest(bank, format!("firmware {pcr}").as_bytes())
+    let start = vec![0; bank.size()];
+    boot_events(pcr).iter().fold(start, |value, (_, data)| {
+        oracle::extend(bank, &value, &oracle::digest(bank, data))
+    })
+}
+
+/// The boot log that explains [`boot_value`] in every bank.
+// PFP 1.06, 10.2: TCG_PCClientPCREvent with TCG_EfiSpecIdEvent, then TCG_PCR_EVENT2.
+pub fn boot_log() -> Vec<u8> {
+    let le16 = |n: usize| u16::try_from(n).unwrap().to_le_bytes();
+    let le32 = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+    let sized = |bytes: &[u8]| [&le32(bytes.len()), bytes].concat();
+    let banks = HashAlg::ALL;
+    let mut header = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
+    header.extend(le32(banks.len()));
+    for bank in banks {
+        header.extend([bank.tpm_id().to_le_bytes(), le16(bank.size())].concat());
+    }
+    header.push(0);
+    let mut log = [&le32(0)[..], &le32(3), &[0; 20], &sized(&header)].concat();
+    for pcr in 0..10 {
+        for (kind, data) in boot_events(pcr) {
+            log.extend([le32(pcr.into()), kind.to_le_bytes(), le32(banks.len())].concat());
+            for bank in banks {
+                log.extend(bank.tpm_id().to_le_bytes());
+                log.extend(oracle::digest(bank, &data));
+            }
+            log.extend(sized(&data));
+        }
+    }
+    log
 }
 
 impl Machine {

@@ -21,6 +21,7 @@ pub const STEPS_MAX: usize = 300;
 /// - nobody is trusted longer than the longest age after a challenge that a clean machine answered
 ///   since it was enrolled,
 /// - nobody is trusted while the policy forbids what everybody runs,
+/// - nobody is trusted in a boot that no boot log explained,
 /// - a failure goes away only when an operator clears it, or by passing under another policy than
 ///   the one that it was a failure of,
 /// - positions do not go back within a boot,
@@ -116,7 +117,8 @@ impl Play {
             24..=55 => self.answer(who, |_| {}),
             56..=63 => self.answer(who, |submission| submission.quote.truncate(30)),
             64..=67 => self.answer(who, |submission| submission.claimed_binding = None),
-            68..=71 => self.answer(who, |submission| submission.ima = None),
+            68..=69 => self.answer(who, |submission| submission.ima = None),
+            70..=71 => self.answer(who, |submission| submission.boot_log = None),
             72..=79 => self.again(who),
             80..=95 => self.stage.pass_ms(u64::from(step) * 97),
             96..=101 => self.run(who, "/usr/bin/ls", b"ls"),
@@ -339,6 +341,7 @@ impl Play {
                 assert!(!self.is_strict, "trusted against the policy");
                 let clean_ms = actor.clean_ms.expect("trusted, and never answered");
                 assert!(now_ms < clean_ms + 30_000, "trusted too long");
+                assert!(view.state.boot_log_seen, "trusted without a boot log");
             }
             let new = &view.state;
             if let (Some(failure), None) = (&old.failure, &new.failure) {

@@ -21,7 +21,7 @@ use rat_engine::shard::{
 use rat_engine::time::Now;
 use rat_engine::tpm::Public;
 
-use crate::evidence::Machine;
+use crate::evidence::{Machine, boot_log};
 use crate::measured;
 use crate::software_tpm::Attest;
 
@@ -94,7 +94,7 @@ pub fn group_of(machine: &Machine) -> Group {
         protected: true,
         bypass: false,
         block: false,
-        require_boot_log: false,
+        require_boot_log: true,
         accept_violations: false,
         auto_recover: false,
     }
@@ -362,7 +362,7 @@ impl Stage {
             quote: made.quote,
             signature: made.signature,
             pcr_values: made.values,
-            boot_log: None,
+            boot_log: challenge.boot_log.then(boot_log),
             ima: Some(ImaUpload {
                 from_entry: from,
                 format: made.format,

@@ -142,6 +142,22 @@ fn keys_survive_a_restart_of_the_agent_and_nothing_transient_is_left() -> Result
 }
 
 #[test]
+fn an_endorsement_key_can_be_looked_at_without_being_kept() -> Result<()> {
+    let swtpm = Swtpm::start()?;
+    for kind in KINDS {
+        let mut device = device(&swtpm, kind);
+        let before = handles(&swtpm, "handles-persistent")?;
+        let shown = device.endorsement_unkept()?;
+        assert_eq!(handles(&swtpm, "handles-persistent")?, before, "{kind}");
+        assert_eq!(handles(&swtpm, "handles-transient")?.trim(), "", "{kind}");
+        assert_eq!(device.endorsement()?, shown);
+        assert_ne!(handles(&swtpm, "handles-persistent")?, before, "{kind}");
+        assert_eq!(device.endorsement_unkept()?, shown);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_handle_that_holds_something_else_is_an_error_and_is_left_alone() -> Result<()> {
     let swtpm = Swtpm::start()?;
     // A storage key where the EK belongs, and an AK of another parent where ours belongs.
@@ -157,11 +173,13 @@ fn a_handle_that_holds_something_else_is_an_error_and_is_left_alone() -> Result<
     };
     place("0x81010001")?;
     place("0x81018102")?;
-    let error = device(&swtpm, KeyKind::Rsa).endorsement().unwrap_err();
-    let DeviceError::Tpm(TpmError::Occupied { handle, .. }) = error else {
-        panic!("{error}")
-    };
-    assert_eq!(handle, 0x8101_0001);
+    let mut rsa = device(&swtpm, KeyKind::Rsa);
+    for error in [rsa.endorsement(), rsa.endorsement_unkept()].map(Result::unwrap_err) {
+        let DeviceError::Tpm(TpmError::Occupied { handle, .. }) = error else {
+            panic!("{error}")
+        };
+        assert_eq!(handle, 0x8101_0001);
+    }
     let mut ecc = device(&swtpm, KeyKind::Ecc);
     let error = ecc.attestation_key().unwrap_err();
     let DeviceError::Tpm(TpmError::Occupied { handle, .. }) = error else {

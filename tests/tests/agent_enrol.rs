@@ -213,10 +213,9 @@ async fn a_real_tpm_enrols_by_its_key_on_a_list() -> Result<()> {
     for kind in [KeyKind::Rsa, KeyKind::Ecc] {
         let settings = TpmSettings::new(swtpm.tcti().parse()?, kind);
         // This TPM has no certificate; an operator lists the hash of its EK.
-        let area = Tpm::new(settings.clone()).endorsement()?.public;
-        let key = rat_engine::crypto::VerifyingKey::from_tpm(&Public::parse(&area)?)?;
+        let endorsement = Tpm::new(settings.clone()).endorsement()?;
         let list = directory.path().join("list");
-        fs::write(&list, hex::encode(rat_agent::keys::key_sha256(&key)?))?;
+        fs::write(&list, hex::encode(endorsement.sha256()?))?;
         let trust = EkTrust::load(&[], &[list])?;
         let core = Arc::new(Core::new(&directory.path().join(kind.to_string()), trust)?);
         let address = core.serve().await?;

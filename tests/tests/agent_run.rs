@@ -304,17 +304,22 @@ async fn machines_with_real_tpms_attest_hide_and_reboot() -> Result<()> {
     let machines = Machines {
         dir: directory.path().join("machines"),
         machines: 1,
+        ecc: 0,
         prefix: "m".into(),
     };
-    let (manufacturer, ek_ca) =
-        tokio::task::spawn_blocking(move || machines.manufacture()).await??;
-    let trust = EkTrust::load(&[ek_ca], &[])?;
+    let made = tokio::task::spawn_blocking(move || machines.manufacture()).await??;
+    let trust = EkTrust::load(&[made.ek_ca], &[])?;
     let core = Arc::new(Core::new(&directory.path().join("ca"), trust)?);
     let verifier = Verifier::new(Arc::clone(&core));
     let _server = verifier.bind(ANYWHERE.parse()?)?;
     let home = directory.path().join("machines").join("m1");
     let mut machine = tokio::task::block_in_place(|| {
-        SimulatedMachine::boot(AgentId::parse("m1")?, &home, &manufacturer)
+        SimulatedMachine::boot(
+            AgentId::parse("m1")?,
+            KeyKind::Rsa,
+            &home,
+            &made.manufacturer,
+        )
     })?;
     let port = core.serve().await?.port();
     let url = format!("https://localhost:{port}").parse()?;

@@ -8,6 +8,8 @@
     clippy::arithmetic_side_effects
 )]
 
+#[path = "attacks_session/boot.rs"]
+mod boot;
 #[path = "attacks_session/freshness.rs"]
 mod freshness;
 #[path = "attacks_session/policy.rs"]

@@ -4,12 +4,12 @@ pub mod tpm;
 
 use std::fmt;
 
-use rat_engine::crypto::KeyError;
+use rat_engine::crypto::{KeyError, VerifyingKey};
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr::PcrValues;
 use rat_engine::tpm::attest::AttestError;
 use rat_engine::tpm::attributes::KeyAttributeError;
-use rat_engine::tpm::{ClockInfo, PcrSelection, PublicError};
+use rat_engine::tpm::{ClockInfo, PcrSelection, Public, PublicError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -41,6 +41,18 @@ pub struct Endorsement {
     pub certificate: Option<Vec<u8>>,
     /// `TPMT_PUBLIC`.
     pub public: Vec<u8>,
+}
+
+impl Endorsement {
+    /// What a server's lists and approvals call the machine by: SHA-256 of the key's
+    /// SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when the public area holds no key.
+    pub fn sha256(&self) -> Result<[u8; 32], DeviceError> {
+        let public = Public::parse(&self.public)?;
+        Ok(VerifyingKey::from_tpm(&public)?.spki_sha256()?)
+    }
 }
 
 /// A secret that only this device can open.

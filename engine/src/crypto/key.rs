@@ -11,7 +11,7 @@ use openssl::rsa::Rsa;
 use thiserror::Error;
 
 use crate::crypto::signature::{Fitting, SignatureError, SignatureFault};
-use crate::crypto::{ecdsa, pem, reference, rsa};
+use crate::crypto::{digest, ecdsa, pem, reference, rsa};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
 use crate::limits;
@@ -223,6 +223,18 @@ impl VerifyingKey {
     /// The numbers of the key.
     pub fn material(&self) -> &KeyMaterial {
         &self.0.material
+    }
+
+    /// SHA-256 of the canonical SubjectPublicKeyInfo: what lists, approvals and records call a key
+    /// by.
+    ///
+    /// # Errors
+    /// [`KeyError::Library`].
+    pub fn spki_sha256(&self) -> Result<[u8; 32], KeyError> {
+        let library = reference::parse(self.material()).map_err(|_| KeyError::Library)?;
+        let spki = library.public_key_to_der().map_err(|_| KeyError::Library)?;
+        let sha256 = digest(HashAlg::Sha256, &spki);
+        sha256.as_bytes().try_into().map_err(|_| KeyError::Library)
     }
 
     /// Verifies that this key signed exactly `message`.

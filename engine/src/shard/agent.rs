@@ -256,3 +256,23 @@ pub(super) const fn is_of_policy(code: Code) -> bool {
             | Code::ImaKeysTooMany
     )
 }
+
+/// What ends a failure, beside an operator who clears it; the easiest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum EndsBy {
+    /// A pass in a group that does not demand a boot log any more.
+    Waiver,
+    /// A pass under another policy than the one that it failed under. (L07)
+    OtherPolicy,
+    /// Nothing does.
+    Nothing,
+}
+
+/// What ends the failure with this code.
+pub(super) const fn ends_by(code: Code) -> EndsBy {
+    match code {
+        Code::UefiLogMissing => EndsBy::Waiver,
+        code if is_of_policy(code) => EndsBy::OtherPolicy,
+        _ => EndsBy::Nothing,
+    }
+}

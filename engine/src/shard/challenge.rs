@@ -101,7 +101,7 @@ fn next_entry(agent: &Agent, judge: Option<&Judge>) -> u64 {
     }
 }
 
-/// Once in each boot, and whenever the agent is asked once more.
+/// Until one explained the boot PCRs of this boot, and whenever the agent is asked once more.
 fn wants_boot_log(agent: &Agent) -> bool {
     let state = &agent.state;
     let is_same_boot = state.boot.is_some() && state.boot == agent.session.map(|live| live.claimed);

@@ -1,6 +1,6 @@
 //! From an appraisal to what it means for the agent.
 
-use super::agent::{Judging, Phase, enforced_digest, is_of_policy};
+use super::agent::{EndsBy, Judging, Phase, ends_by, enforced_digest, is_of_policy};
 use super::commit::Provisional;
 use super::epoch::{Follows, Seen, follows};
 use super::input::{Action, Event};
@@ -120,7 +120,7 @@ impl Shard {
         now: Now,
     ) -> Result<(Conclusion, Follows), OtherBoot> {
         let settings = self.settings;
-        let first = judged.findings.first().map(Said::finding);
+        let first = gravest(&judged.findings).map(Said::finding);
         let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) else {
             let said = first.unwrap_or_else(|| Said::code(Code::QuoteMalformed));
             return Ok((Conclusion::NotTheAgents(said), Follows::First));
@@ -460,6 +460,22 @@ fn settle(
     settled
 }
 
+/// The finding that counts: the first. But what shows that evidence is not genuine comes before
+/// what a policy does not allow, because an operator can allow that.
+fn gravest(findings: &[Finding]) -> Option<&Finding> {
+    let first = findings.first()?;
+    let is_against_agent = |finding: &&Finding| {
+        let attribution = finding.code.attribution();
+        !is_of_policy(finding.code)
+            && matches!(attribution, Attribution::Channel | Attribution::Agent)
+    };
+    let graver = || findings.iter().find(is_against_agent);
+    Some(match is_of_policy(first.code) {
+        true => graver().unwrap_or(first),
+        false => first,
+    })
+}
+
 /// A log may not fit its quote because of a race between the two; once, that is looked into.
 const fn deserves_second_look(code: Code) -> bool {
     matches!(
@@ -507,9 +523,8 @@ impl Settled {
             seen_unix_ms: judging.issued.unix_ms,
         });
         state.boot_pcrs = judged.boot_pcrs.clone();
-        // Where a boot log is not demanded, a machine that sent none is not asked again.
-        let is_settled = judging.has_boot_log || !judging.group.require_boot_log;
-        state.boot_log_seen = is_settled || (follows == Follows::SameBoot && state.boot_log_seen);
+        state.boot_log_seen =
+            judged.boot_log_explained || (follows == Follows::SameBoot && state.boot_log_seen);
         let Some(ima) = &judged.ima else { return };
         state.ima = Some(ima.committed.clone());
         state.keep_learned(&ima.learned);
@@ -523,10 +538,15 @@ impl Settled {
 
 fn pass(state: &mut AgentState, judged: &Judged, judging: &Judging, now: Now) {
     note(state, judged.verdict, None, judged, now);
-    // A policy failure ends when the agent passes under another policy. (L07)
-    let by_other_policy =
-        |failure: &Failure| failure.under_policy.is_some() && failure.under_policy != judged.policy;
-    let ends = |failure: &Failure| judging.group.auto_recover || by_other_policy(failure);
+    let group = &judging.group;
+    let ends = |failure: &Failure| match ends_by(failure.code) {
+        _ if group.auto_recover => true,
+        EndsBy::Waiver => !group.require_boot_log,
+        EndsBy::OtherPolicy => {
+            failure.under_policy.is_some() && failure.under_policy != judged.policy
+        }
+        EndsBy::Nothing => false,
+    };
     if state.failure.as_ref().is_some_and(ends) {
         state.failure = None;
     }
@@ -550,10 +570,9 @@ fn note(state: &mut AgentState, kind: VerdictKind, said: Option<&Said>, judged: 
 fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
     state.passed_under = None;
     state.trusted_until_unix_ms = 0;
-    let by_policy = is_of_policy(said.code);
+    // A failure is replaced by one that is harder to end only.
     let known = state.failure.as_ref();
-    // A failure that a new policy would clear is replaced by one that it would not.
-    if known.is_some_and(|known| known.under_policy.is_none() || by_policy) {
+    if known.is_some_and(|known| ends_by(known.code) >= ends_by(said.code)) {
         return;
     }
     state.failure = Some(Failure {
@@ -563,7 +582,7 @@ fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
         path: said.path.clone(),
         digest: said.digest.clone(),
         at_unix_ms: now.unix_ms,
-        under_policy: enforced_digest(group).filter(|_| by_policy),
+        under_policy: enforced_digest(group).filter(|_| is_of_policy(said.code)),
     });
 }
 

@@ -336,16 +336,16 @@ impl Shard {
                 }),
             ..ImaOptions::default()
         };
+        let has_boot_log = submission.boot_log.is_some();
         agent.phase = Phase::Judging(Judging {
             challenge: challenge.id,
             issued,
             arrived_ms: now.mono_ms,
             jitter_ms,
             from_entry: submission.ima.as_ref().map(|ima| ima.from_entry),
-            has_boot_log: submission.boot_log.is_some(),
+            has_boot_log,
             group: std::sync::Arc::clone(&group),
         });
-        let is_explained = challenge.boot_log && submission.boot_log.is_some();
         let assignment = Assignment {
             agent: agent.record.id.clone(),
             session,
@@ -359,7 +359,7 @@ impl Shard {
                 bank: group.bank,
             },
             pcr_policy: group.pcr_policy.clone(),
-            boot_pcrs: is_explained.then_some(PcrSet::FIRMWARE),
+            boot_pcrs: has_boot_log.then_some(PcrSet::FIRMWARE),
             judge,
             ima: options,
             start,

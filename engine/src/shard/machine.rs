@@ -313,9 +313,10 @@ impl Shard {
 
     fn put_group(&mut self, group: Arc<Group>, now: Now) {
         let slug = group.slug.clone();
-        let new = enforced_digest(&group);
+        let demanded = |group: &Group| (enforced_digest(group), group.require_boot_log);
+        let new = demanded(&group);
         let old = self.groups.insert(slug.clone(), group);
-        let is_changed = old.is_none_or(|old| enforced_digest(&old) != new);
+        let is_changed = old.is_none_or(|old| demanded(&old) != new);
         for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
             let Some(agent) = self.agent_mut(place) else {
                 continue;

@@ -90,7 +90,7 @@ pub struct Group {
     pub bypass: bool,
     /// True: every agent is reported as blocked.
     pub block: bool,
-    /// Whether a boot must be explained by a boot log.
+    /// Whether a boot must be explained by a boot log before anything of it is trusted. (T02)
     pub require_boot_log: bool,
     /// Whether violations of the measurement list are accepted.
     pub accept_violations: bool,

@@ -156,7 +156,8 @@ codes! {
 
     UefiLogMissing "uefi.log_missing" Channel
         "PCRs are to be explained by a boot log and none was sent."
-        "Send the boot log; check that the kernel exposes binary_bios_measurements.";
+        "Check that the kernel exposes binary_bios_measurements and that the agent may read it. \
+         Where firmware writes none: ratd group set GROUP --require-boot-log false.";
     UefiMalformed "uefi.malformed" Channel
         "The boot log is not a TCG event log."
         "Send binary_bios_measurements unchanged.";

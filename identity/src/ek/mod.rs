@@ -21,9 +21,9 @@ use thiserror::Error;
 
 pub use load::TrustError;
 
+use crate::x509::LibraryError;
 use crate::x509::certificate::{Certificate, without_nv_padding};
 use crate::x509::chain::{Anchors, ChainFault};
-use crate::x509::{LibraryError, sha256, subject_public_key_info};
 
 /// The CAs and lists that an operator named.
 #[derive(Debug, Default)]
@@ -114,7 +114,7 @@ impl<'a> EndorsementKey<'a> {
             other => EkError::Attributes(other),
         })?;
         let key = VerifyingKey::from_tpm(&public).map_err(EkError::Key)?;
-        let sha256 = sha256(&subject_public_key_info(key.material())?);
+        let sha256 = key.spki_sha256().map_err(|_| LibraryError)?;
         Ok(Self {
             public,
             key,

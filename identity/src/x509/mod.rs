@@ -60,8 +60,3 @@ fn public_key(material: &KeyMaterial) -> Result<PKey<Public>, ErrorStack> {
         }
     }
 }
-
-/// The canonical DER `SubjectPublicKeyInfo` of a key.
-pub(crate) fn subject_public_key_info(material: &KeyMaterial) -> Result<Vec<u8>, LibraryError> {
-    Ok(public_key(material)?.public_key_to_der()?)
-}

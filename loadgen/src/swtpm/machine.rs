@@ -26,6 +26,7 @@ use crate::measured::Entry;
 pub struct SimulatedMachine {
     name: AgentId,
     directory: PathBuf,
+    kind: KeyKind,
     state: StateDir,
     kernel: Kernel,
     process: Process,
@@ -39,11 +40,17 @@ struct RunningAgent {
 }
 
 impl SimulatedMachine {
-    /// Makes the machine's TPM when there is none, and boots it. Blocks.
+    /// Makes the machine's TPM when there is none, and boots it. Its agent uses keys of this type.
+    /// Blocks.
     ///
     /// # Errors
     /// When swtpm fails, or files cannot be written.
-    pub fn boot(name: AgentId, directory: &Path, manufacturer: &Manufacturer) -> Result<Self> {
+    pub fn boot(
+        name: AgentId,
+        kind: KeyKind,
+        directory: &Path,
+        manufacturer: &Manufacturer,
+    ) -> Result<Self> {
         let tpm = directory.join("tpm");
         manufacturer.make(&tpm)?;
         let state = StateDir::open(&directory.join("state"))?;
@@ -53,6 +60,7 @@ impl SimulatedMachine {
         Ok(Self {
             name,
             directory: directory.to_path_buf(),
+            kind,
             state,
             kernel,
             process,
@@ -101,7 +109,7 @@ impl SimulatedMachine {
             server: server.clone(),
             agent: Some(self.name.clone()),
             hostname: self.name.to_string(),
-            kind: KeyKind::Rsa,
+            kind: self.kind,
         };
         let enrolled = enrol(&self.machine()?, &options, None)
             .await
@@ -149,7 +157,7 @@ impl SimulatedMachine {
     }
 
     fn machine(&self) -> Result<Machine> {
-        let settings = TpmSettings::new(self.process.tcti().clone(), KeyKind::Rsa);
+        let settings = TpmSettings::new(self.process.tcti().clone(), self.kind);
         let logs = KernelLogs::open(self.kernel.paths().clone(), self.state.path())?;
         Ok(Machine::new(Tpm::new(settings), logs))
     }

@@ -7,11 +7,13 @@ mod machine;
 mod process;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rat_agent::device::{Device as _, KeyKind, Tpm, TpmSettings};
 use rat_agent::https::ServerUrl;
 use rat_agent::run::Event;
 use rat_agent::token::Token;
@@ -29,12 +31,17 @@ pub use process::{Manufacturer, Process};
 /// Which machines.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Machines {
-    /// Where the machines live: TPMs, lists and agents' states; ek-ca.pem is written there
+    /// Where the machines live: TPMs, lists and agents' states; ek-ca.pem and ek-list are written
+    /// there
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// How many
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub machines: usize,
+    /// How many of them, the last ones, have P-256 keys. Their endorsement keys have no
+    /// certificate: ek-list names them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub ecc: usize,
     /// First part of their names
     #[arg(long, value_name = "PREFIX", default_value = "m")]
     pub prefix: String,
@@ -63,30 +70,66 @@ pub struct SwtpmOptions {
     pub control: Option<PathBuf>,
 }
 
+/// Machines that were made, and the files by which a server knows them.
+#[derive(Debug)]
+pub struct Manufactured {
+    /// Who made them.
+    pub manufacturer: Manufacturer,
+    /// The CA of their endorsement keys' certificates, for `identity.ek_ca`.
+    pub ek_ca: PathBuf,
+    /// Their endorsement keys without a certificate, for `identity.ek_list`; `None` without any.
+    pub ek_list: Option<PathBuf>,
+}
+
 impl Machines {
-    fn names(&self) -> Result<Vec<AgentId>> {
-        (1..=self.machines)
-            .map(|nth| {
-                let name = format!("{}{nth}", self.prefix);
-                AgentId::parse(&name).with_context(|| name.clone())
+    /// Names and types of keys.
+    fn each(&self) -> Result<Vec<(AgentId, KeyKind)>> {
+        let rsa = self.machines.checked_sub(self.ecc);
+        let rsa = rsa.context("--ecc is larger than --machines")?;
+        (0..self.machines)
+            .map(|index| {
+                let name = format!("{}{}", self.prefix, index.saturating_add(1));
+                let kind = if index < rsa {
+                    KeyKind::Rsa
+                } else {
+                    KeyKind::Ecc
+                };
+                let id = AgentId::parse(&name).with_context(|| name.clone())?;
+                Ok((id, kind))
             })
             .collect()
     }
 
-    /// Makes the machines' TPMs and writes `ek-ca.pem`, so that a server can be told of it before
-    /// the machines start. Blocks.
+    /// Makes the machines' TPMs and writes `ek-ca.pem` and `ek-list`, so that a server can be told
+    /// of them before the machines start. The machines must be off. Blocks.
     ///
     /// # Errors
-    /// When swtpm_setup fails.
-    pub fn manufacture(&self) -> Result<(Manufacturer, PathBuf)> {
+    /// When swtpm_setup or swtpm fails.
+    pub fn manufacture(&self) -> Result<Manufactured> {
         let manufacturer = Manufacturer::new(&self.dir.join("ek-ca"))?;
-        for name in self.names()? {
-            let directory = machine::directory(&self.dir, &name)?;
-            manufacturer.make(&directory.join("tpm"))?;
+        let mut list = String::new();
+        for (name, kind) in self.each()? {
+            let tpm = machine::directory(&self.dir, &name)?.join("tpm");
+            manufacturer.make(&tpm)?;
+            if kind == KeyKind::Ecc {
+                let process = Process::start(&tpm)?;
+                let settings = TpmSettings::new(process.tcti().clone(), kind);
+                let sha256 = Tpm::new(settings).endorsement()?.sha256()?;
+                Firmware::new(process.tcti()).shut_down()?;
+                list.push_str(&format!("{}  # {name}\n", hex::encode(sha256)));
+            }
         }
-        let chain = self.dir.join("ek-ca.pem");
-        manufacturer.write_chain(&chain)?;
-        Ok((manufacturer, chain))
+        let ek_ca = self.dir.join("ek-ca.pem");
+        manufacturer.write_chain(&ek_ca)?;
+        let ek_list = (!list.is_empty()).then(|| self.dir.join("ek-list"));
+        if let Some(path) = &ek_list {
+            fs::write(path, list)?;
+        }
+        Ok(Manufactured {
+            manufacturer,
+            ek_ca,
+            ek_list,
+        })
     }
 }
 
@@ -133,15 +176,18 @@ pub async fn run(options: SwtpmOptions) -> Result<()> {
 
 async fn start(options: &SwtpmOptions) -> Result<Running> {
     let wanted = options.machines.clone();
-    let (manufacturer, chain) = spawn_blocking(move || wanted.manufacture()).await??;
-    emit(&json!({"event": "ek_ca", "path": chain.display().to_string()}));
+    let made = spawn_blocking(move || wanted.manufacture()).await??;
+    emit(&json!({"event": "ek_ca", "path": made.ek_ca.display().to_string()}));
+    if let Some(list) = &made.ek_list {
+        emit(&json!({"event": "ek_list", "path": list.display().to_string()}));
+    }
     let mut booting = JoinSet::new();
-    for name in options.machines.names()? {
+    for (name, kind) in options.machines.each()? {
         let (root, runs) = (options.machines.dir.clone(), options.runs.clone());
-        let manufacturer = manufacturer.clone();
+        let manufacturer = made.manufacturer.clone();
         booting.spawn_blocking(move || {
             let directory = machine::directory(&root, &name)?;
-            let machine = SimulatedMachine::boot(name, &directory, &manufacturer)?;
+            let machine = SimulatedMachine::boot(name, kind, &directory, &manufacturer)?;
             for path in &runs {
                 machine.run_file(path, path.as_bytes())?;
             }

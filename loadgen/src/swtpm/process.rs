@@ -53,7 +53,8 @@ impl Manufacturer {
         Ok(Self { directory })
     }
 
-    /// Makes a TPM with an RSA endorsement key and its certificate, unless it was made before.
+    /// Makes a TPM with a certificate of its RSA endorsement key, unless it was made before. Of a
+    /// P-256 key swtpm_setup makes no certificate.
     ///
     /// # Errors
     /// When swtpm_setup is not there or fails.

@@ -3,11 +3,20 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rat_agent::device::KeyKind;
+use rat_agent::enrol::{EnrolOptions, enrol};
+use rat_agent::logs::{LogError, Logs, Measurements};
+use rat_agent::machine::Machine;
+use rat_agent::run::Agent;
+use rat_engine::agent_id::AgentId;
+use rat_engine::ima::LogFormat;
 use rat_load::fleet::{self, FleetOptions};
-use rat_load::keys::EkCa;
+use rat_load::keys::{EkCa, SoftwareKey};
+use rat_load::measured::Entry;
+use rat_load::software_tpm::{Boot, Keys, SoftwareLogs, SoftwareTpm};
 use rat_load::swtpm::{self, Machines, SwtpmOptions};
 use serde_json::Value;
 
@@ -127,11 +136,14 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
     let machines = Machines {
         dir: home.path("machines"),
         machines: 3,
+        ecc: 1,
         prefix: "m".into(),
     };
-    let (_, chain) = machines.manufacture().unwrap();
-    let ca = ek_ca(&chain);
-    let mut ratd = home.start(&[&INTERVAL[..], &[&ca]].concat());
+    // m3 has P-256 keys; no certificate says whose its TPM is.
+    let made = machines.manufacture().unwrap();
+    let ca = ek_ca(&made.ek_ca);
+    let list = format!("identity.ek_list={:?}", [made.ek_list.unwrap()]);
+    let mut ratd = home.start(&[&INTERVAL[..], &[&ca, &list]].concat());
     let baseline = home.ok(&["token", "create", "--group", "web", "--baseline"]);
     let standard = home.ok(&["token", "create", "--group", "web"]);
     let control = home.path("control");
@@ -147,6 +159,11 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
     for machine in ["m1", "m2", "m3"] {
         eventually(machine, || status(&ratd, machine) == "trusted");
     }
+    let algorithms = ["m1", "m2", "m3"].map(|machine| {
+        let algorithm = &evidence(&ratd, machine)["attestation"]["sign_alg"];
+        algorithm.as_str().unwrap().to_owned()
+    });
+    assert_eq!(algorithms, ["rsassa", "rsassa", "ecdsa"]);
 
     fleet.tell("run m2 /tmp/implant");
     eventually("m2 is caught", || status(&ratd, "m2") == "untrusted");
@@ -173,7 +190,7 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
         format!("core.listen={core}"),
         format!("evidence.listen={quic}"),
     ];
-    let set = [&listen[0][..], &listen[1], &ca];
+    let set = [&listen[0][..], &listen[1], &ca, &list];
     for option in set.iter().chain(&INTERVAL) {
         command.arg("--set").arg(option);
     }
@@ -187,5 +204,75 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
     });
     assert_eq!(status(&ratd, "m2"), "untrusted");
     fleet.stop();
+    assert_eq!(ratd.stop().code(), Some(0));
+}
+
+/// The logs of a machine whose firmware writes none.
+#[derive(Debug)]
+struct WithoutBootLog(SoftwareLogs);
+
+impl Logs for WithoutBootLog {
+    fn format(&self) -> LogFormat {
+        self.0.format()
+    }
+
+    fn count(&mut self) -> Result<u64, LogError> {
+        self.0.count()
+    }
+
+    fn measurements(&mut self, from_entry: u64) -> Result<Measurements, LogError> {
+        self.0.measurements(from_entry)
+    }
+
+    fn ascii(&mut self) -> Result<Vec<u8>, LogError> {
+        self.0.ascii()
+    }
+
+    fn boot_log(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn t02_a_machine_without_a_boot_log_fails_until_its_group_demands_none() {
+    let home = Home::new();
+    let authority = home.path("ek-ca");
+    let ek_ca_keys = EkCa::open(&authority).unwrap();
+    let ca = ek_ca(&EkCa::paths(&authority).0);
+    let ratd = home.start(&[&INTERVAL[..], &[&ca]].concat());
+    let baseline = home.ok(&["token", "create", "--group", "bios", "--baseline"]);
+    let shown = home.ok(&["group", "show", "bios"]);
+    assert!(shown.contains("\"require_boot_log\":true"), "{shown}");
+    let key = || SoftwareKey::generate(KeyKind::Ecc).unwrap();
+    let keys = Arc::new(Keys::new(key(), key(), &ek_ca_keys).unwrap());
+    let mut boot = Boot::first();
+    boot.measure(&Entry::file("/usr/bin/init", b"init"));
+    let boot = Arc::new(Mutex::new(boot));
+    let device = SoftwareTpm::new(keys, Arc::clone(&boot));
+    let machine = Machine::new(device, WithoutBootLog(SoftwareLogs::new(boot)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let options = EnrolOptions {
+        token: baseline.parse().unwrap(),
+        server: url(&ratd),
+        agent: Some(AgentId::parse("old").unwrap()),
+        hostname: "old".into(),
+        kind: KeyKind::Ecc,
+    };
+    let enrolled = runtime.block_on(enrol(&machine, &options, None)).unwrap();
+    let agent = Agent::new(machine, enrolled, None, Arc::new(|_| {}));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let running = runtime.spawn(agent.run(stopped));
+
+    eventually("it fails", || status(&ratd, "old") == "untrusted");
+    let failed = failure(&ratd, "old");
+    assert_eq!(failed["code"], "uefi.log_missing", "{failed}");
+    let group = home.ok(&["group", "show", "bios"]);
+    assert!(group.contains("\"enforced_version\":null"), "{group}");
+
+    home.ok(&["group", "set", "bios", "--require-boot-log", "false"]);
+    eventually("it is trusted", || status(&ratd, "old") == "trusted");
+    assert_eq!(failure(&ratd, "old"), Value::Null);
+    stop.send(true).unwrap();
+    runtime.block_on(running).unwrap();
     assert_eq!(ratd.stop().code(), Some(0));
 }

@@ -4,7 +4,7 @@ use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Binding, Challenge, ImaUpload, Submission, qualifying_data};
 use rat_engine::shard::BootEpoch;
 use rat_engine::tpm::Public;
-use rat_tests::evidence::Machine;
+use rat_tests::evidence::{Machine, boot_log};
 use rat_tests::measured::{self, Measured};
 
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl SimMachine {
             quote: made.quote,
             signature: made.signature,
             pcr_values: made.values,
-            boot_log: None,
+            boot_log: challenge.boot_log.then(boot_log),
             ima: Some(ImaUpload {
                 from_entry: from,
                 format: made.format,

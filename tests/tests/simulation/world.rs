@@ -696,7 +696,7 @@ fn group() -> Group {
         protected: true,
         bypass: false,
         block: false,
-        require_boot_log: false,
+        require_boot_log: true,
         accept_violations: false,
         auto_recover: false,
     }

@@ -71,19 +71,51 @@ pub(super) fn endorsement_key(
     handle: PersistentTpmHandle,
 ) -> Result<LoadedKey, DeviceError> {
     if !connection.is_defined(handle.into())? {
-        let template = endorsement_template(kind)?;
-        let created = connection.run_with_password("TPM2_CreatePrimary", |context| {
-            context.create_primary(
-                Hierarchy::Endorsement,
-                template.clone(),
-                None,
-                None,
-                None,
-                None,
-            )
-        })?;
-        persist(connection, created.key_handle.into(), handle)?;
+        let transient = create_endorsement_key(connection, kind)?;
+        persist(connection, transient.into(), handle)?;
     }
+    endorsement_key_at(connection, kind, handle)
+}
+
+/// `TPMT_PUBLIC` of the key that [`endorsement_key`] gives. Where the handle is free it stays so:
+/// the key is made from the TPM's seed, the same each time, and flushed.
+pub(super) fn endorsement_public(
+    connection: &mut Connection,
+    kind: KeyKind,
+    handle: PersistentTpmHandle,
+) -> Result<Vec<u8>, DeviceError> {
+    if connection.is_defined(handle.into())? {
+        return Ok(endorsement_key_at(connection, kind, handle)?.public);
+    }
+    let transient = create_endorsement_key(connection, kind)?;
+    let key = LoadedKey::read(connection, transient);
+    flush(connection, transient.into())?;
+    Ok(key?.public)
+}
+
+fn create_endorsement_key(
+    connection: &mut Connection,
+    kind: KeyKind,
+) -> Result<KeyHandle, TpmError> {
+    let template = endorsement_template(kind)?;
+    let created = connection.run_with_password("TPM2_CreatePrimary", |context| {
+        context.create_primary(
+            Hierarchy::Endorsement,
+            template.clone(),
+            None,
+            None,
+            None,
+            None,
+        )
+    })?;
+    Ok(created.key_handle)
+}
+
+fn endorsement_key_at(
+    connection: &mut Connection,
+    kind: KeyKind,
+    handle: PersistentTpmHandle,
+) -> Result<LoadedKey, DeviceError> {
     let object = connection.persistent(handle)?;
     let key = LoadedKey::read(connection, object.into())?;
     let fits = key.is_of(kind)
@@ -217,6 +249,10 @@ fn persist(
         context.evict_control(Provision::Owner, object, Persistent::Persistent(handle))
     })?;
     // The transient copy is not needed, and a TPM without a resource manager has few places.
+    flush(connection, object)
+}
+
+fn flush(connection: &mut Connection, object: ObjectHandle) -> Result<(), TpmError> {
     connection.run("TPM2_FlushContext", |context| context.flush_context(object))
 }
 

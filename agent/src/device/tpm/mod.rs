@@ -18,7 +18,7 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 
 use super::{Device, DeviceError, Endorsement, KeyKind, Quoted, SealedSecret};
 use connection::Connection;
-use endorsement::{attestation_key, certificate, endorsement_key};
+use endorsement::{attestation_key, certificate, endorsement_key, endorsement_public};
 
 /// How a TPM is reached: `device:/dev/tpmrm0`, `tabrmd:…`, `swtpm:…`, `mssim:…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,12 +231,17 @@ impl Tpm {
         Ok(self.open()?.is_defined(handle.into())?)
     }
 
-    /// The vendor's certificate of the EK, if the TPM holds one; without making the EK.
+    /// What [`Device::endorsement`] gives, without keeping the EK in the TPM.
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn endorsement_certificate(&mut self) -> Result<Option<Vec<u8>>, DeviceError> {
-        Ok(certificate(&mut self.open()?, self.settings.kind)?)
+    pub fn endorsement_unkept(&mut self) -> Result<Endorsement, DeviceError> {
+        let mut connection = self.open()?;
+        let kind = self.settings.kind;
+        Ok(Endorsement {
+            public: endorsement_public(&mut connection, kind, self.settings.ek()?)?,
+            certificate: certificate(&mut connection, kind)?,
+        })
     }
 
     fn open(&self) -> Result<Connection, TpmError> {

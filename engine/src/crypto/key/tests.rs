@@ -271,3 +271,13 @@ fn keys_have_one_encoding() {
         .unwrap();
     assert_eq!(VerifyingKey::from_spki_der(&other), Err(KeyError::Type));
 }
+
+#[test]
+fn a_key_is_called_by_the_hash_of_its_canonical_spki() {
+    let curves = Curve::ALL.map(|curve| ec(reference::nid(curve)));
+    for key in [&*RSA].into_iter().chain(&curves) {
+        let spki = key.public_key_to_der().unwrap();
+        let expected = openssl::sha::sha256(&spki);
+        assert_eq!(verifying(key).spki_sha256(), Ok(expected));
+    }
+}
