@@ -67,9 +67,9 @@ fn budget(target: &str) -> Budget {
         // Trees of 24 PCRs, and violations of each.
         "tpm_policy" => (32 << 10, 64),
         // Two trees of values, each a few dozen bytes for two of input, and both written again.
-        "core_json" => (64 << 10, 512),
+        "core_json" => (8 << 10, 160),
         // What each step is answered with: evidence, its appraisal and a tick.
-        "shard_sequences" => (1 << 20, 64 << 10),
+        "shard_sequences" => (64 << 10, 64 << 10),
         // Ten copies with a preamble; for those that decode, the values and their encodings.
         "wire_frame" => (64 << 10, 128),
         other => panic!("no budget for {other}"),
