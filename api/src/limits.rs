@@ -13,8 +13,6 @@ rat_engine::limits! {
         "Open connections of one listener: a file descriptor and tens of KiB each.";
     CONNECTIONS_PER_ADDRESS_MAX = 128, "connections",
         "Open connections from one address (one /64 of IPv6): a site behind one address enrols in turns.";
-    HANDSHAKES_MAX = 512, "handshakes",
-        "TLS handshakes under way on one listener: each costs some 400 microseconds of one core.";
     HANDSHAKE_MS_MAX = 10_000, "milliseconds",
         "From accept to the end of the TLS handshake; real ones take a few round trips.";
     HEADER_MS_MAX = 10_000, "milliseconds",
@@ -34,6 +32,10 @@ rat_engine::limits! {
         "Header fields of one request.";
     CONCURRENT_REQUESTS_MAX = 512, "requests",
         "Requests in work on one surface.";
+    BODIES_AT_ONCE_MAX = 512, "bodies",
+        "Request bodies that are on their way on one surface; those in work count elsewhere.";
+    BODIES_PER_ADDRESS_MAX = 32, "bodies",
+        "Of these, from one address: a sixteenth, so that no single one keeps others out.";
     REQUESTS_PER_ADDRESS_PER_SECOND = 50, "requests per second",
         "Steady rate of one address (one /64 of IPv6); what is saved up is four seconds' worth.";
     TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE = 20, "failures per minute",

@@ -115,7 +115,6 @@ impl Listener {
             router,
             stop: stop.clone(),
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
             by_address: OpenConnections::default(),
         });
         let tasks = TaskTracker::new();
@@ -154,14 +153,12 @@ struct Shared {
     router: Router,
     stop: Stop,
     connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
     by_address: OpenConnections,
 }
 
 /// What an open connection holds of the limits.
 struct Admitted {
     address: SocketAddr,
-    handshake: OwnedSemaphorePermit,
     _connection: OwnedSemaphorePermit,
     _of_address: OpenConnection,
     _gauge: OpenGauge,
@@ -193,11 +190,9 @@ impl Shared {
             metrics::limit_rejected("CONNECTIONS_PER_ADDRESS_MAX");
         }
         let of_address = of_address?;
-        let handshake = acquire(&self.handshakes, "HANDSHAKES_MAX")?;
         ::metrics::gauge!(metrics::CONNECTIONS, "listener" => self.name).increment(1.0);
         Some(Admitted {
             address,
-            handshake,
             _connection: connection,
             _of_address: of_address,
             _gauge: OpenGauge(self.name),
@@ -213,7 +208,6 @@ impl Shared {
             certificate: None,
         };
         let Security::Tls(acceptor) = &self.security else {
-            drop(admitted.handshake);
             return self.serve(stream, peer, Protocol::Http1).await;
         };
         let handshake = TlsAcceptor::from(acceptor.config()).accept(stream);
@@ -223,7 +217,6 @@ impl Shared {
             () = self.stop.force.cancelled() => return,
             ended = timeout(time, handshake) => ended,
         };
-        drop(admitted.handshake);
         let (result, stream) = match ended {
             Ok(Ok(stream)) => ("done", Some(stream)),
             Ok(Err(_)) => ("failed", None),

@@ -17,7 +17,7 @@ use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::Semaphore;
 
-use crate::address::RequestRate;
+use crate::address::{OpenConnections, RequestRate};
 use crate::auth::{Gate, Peer, Permission};
 use crate::error::ApiError;
 use crate::limits;
@@ -76,6 +76,8 @@ pub struct Shared {
     gate: Gate,
     rate: RequestRate,
     in_work: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+    bodies_by_address: OpenConnections,
 }
 
 impl Shared {
@@ -89,6 +91,8 @@ impl Shared {
             gate,
             rate: RequestRate::new(per_second),
             in_work: Arc::new(Semaphore::new(limits::CONCURRENT_REQUESTS_MAX)),
+            bodies: Arc::new(Semaphore::new(limits::BODIES_AT_ONCE_MAX)),
+            bodies_by_address: OpenConnections::default(),
         })
     }
 
@@ -130,9 +134,11 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
             Method::PATCH => MethodFilter::PATCH,
             _ => MethodFilter::GET,
         };
-        let at_once = route
-            .at_once
-            .map(|(name, max)| (name, Arc::new(Semaphore::new(max))));
+        let at_once = route.at_once.map(|(name, max)| AtOnce {
+            name,
+            permits: Arc::new(Semaphore::new(max)),
+            by_address: OpenConnections::default(),
+        });
         let entrance = Entrance {
             route: route.clone(),
             shared: Arc::clone(&self.shared),
@@ -168,12 +174,21 @@ pub fn join(routers: impl IntoIterator<Item = Router>) -> Router {
 struct Entrance {
     route: Route,
     shared: Arc<Shared>,
-    at_once: Option<(&'static str, Arc<Semaphore>)>,
+    at_once: Option<AtOnce>,
+}
+
+/// How many requests of one route are taken at once, from one address at most one.
+struct AtOnce {
+    name: &'static str,
+    permits: Arc<Semaphore>,
+    by_address: OpenConnections,
 }
 
 /// Admits a request, reads its body and lets the handler work.
 ///
-/// The order is by cost: rate, permission, capacity, body. The handler runs in a task of its own:
+/// The order is by cost: rate, permission, body, capacity. Capacity comes last, so that whoever
+/// sends a body slowly holds none of what others work with, and each address has but a share of the
+/// bodies that are read at once. (X04) The handler runs in a task of its own:
 /// a client that goes away cannot stop it between two steps, and a panic ends as an answer.
 async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Next) -> Response {
     let method = entrance.route.method.clone();
@@ -202,15 +217,27 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Permit
     shared
         .gate
         .admit(route.permission, &peer, request.headers())?;
-    let mut permits = vec![permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?];
-    if let Some((name, semaphore)) = at_once {
-        permits.push(permit(semaphore, name)?);
-    }
+    let mut permits = Vec::new();
+    let _share = match at_once {
+        Some(at_once) => {
+            permits.push(permit(&at_once.permits, at_once.name)?);
+            let share = at_once.by_address.open(peer.address.ip(), 1);
+            Some(share.ok_or_else(|| ApiError::limited(at_once.name, 1))?)
+        }
+        None => None,
+    };
     let (parts, body) = request.into_parts();
     let body = match route.body {
         BodyLimit::None => Bytes::new(),
-        BodyLimit::Bytes(name, max) => read(&parts.headers, body, name, max).await?,
+        BodyLimit::Bytes(name, max) => {
+            let _reading = permit(&shared.bodies, "BODIES_AT_ONCE_MAX")?;
+            let most = limits::BODIES_PER_ADDRESS_MAX;
+            let share = shared.bodies_by_address.open(peer.address.ip(), most);
+            let _share = share.ok_or_else(|| ApiError::limited("BODIES_PER_ADDRESS_MAX", 1))?;
+            read(&parts.headers, body, name, max).await?
+        }
     };
+    permits.push(permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?);
     Ok((Request::from_parts(parts, Body::from(body)), permits))
 }
 

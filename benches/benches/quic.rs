@@ -53,6 +53,10 @@ impl Intake for AtOnce {
         Ok(())
     }
 
+    fn logs_arrive(&self, _: SessionId, _: &AgentId, _: ChallengeId, _: u64) -> Result<(), Busy> {
+        Ok(())
+    }
+
     fn evidence(&self, session: SessionId, _: &AgentId, got: Submission) -> Result<(), Busy> {
         let answer = Answer {
             status: EffectiveStatus::Trusted,

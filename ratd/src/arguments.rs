@@ -151,7 +151,8 @@ pub(crate) enum GroupCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct GroupOptions {
-    /// The PCR bank that quotes must cover: sha1, sha256, sha384 or sha512
+    /// The PCR bank that quotes must cover: sha1, sha256, sha384 or sha512; machines whose kernel
+    /// measured boot_aggregate in another bank fail
     #[arg(long)]
     pub(crate) bank: Option<String>,
     /// Whether a boot must be explained by a boot log; false is for machines whose firmware writes
@@ -191,11 +192,20 @@ pub(crate) enum CaCommand {
     Rotate,
 }
 
+/// A machine and the group that it may enrol into.
+#[derive(Debug, Args)]
+pub(crate) struct EkInGroup {
+    /// 64 hexadecimal digits
+    pub(crate) ek_sha256: String,
+    /// The group's slug
+    #[arg(long)]
+    pub(crate) group: String,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum EkCommand {
-    /// Approves a machine by the SHA-256 that the refusal of its enrolment names
-    Approve {
-        /// 64 hexadecimal digits
-        ek_sha256: String,
-    },
+    /// Lets a machine into a group, by the SHA-256 that the refusal of its enrolment names
+    Approve(EkInGroup),
+    /// Takes an approval back; a machine that enrolled stays enrolled
+    Withdraw(EkInGroup),
 }

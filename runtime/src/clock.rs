@@ -4,10 +4,11 @@
     reason = "somebody has to read the time that the engine takes as an argument"
 )]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rat_engine::evidence::NonceSource;
 use rat_engine::time::Now;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + 'static {
@@ -15,17 +16,18 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Now;
 }
 
-/// The operating system's clocks. The monotonic one starts at 0.
+/// The operating system's clocks. The monotonic one starts at 0, and goes on while the machine is
+/// suspended: trust must not outlive a night's sleep of its verifier.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
-    started: Instant,
+    started_ms: u64,
 }
 
 impl SystemClock {
     /// A clock that starts now.
     pub fn start() -> Self {
         Self {
-            started: Instant::now(),
+            started_ms: since_boot_ms(),
         }
     }
 }
@@ -34,11 +36,19 @@ impl Clock for SystemClock {
     fn now(&self) -> Now {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         Now {
-            mono_ms: whole_ms(self.started.elapsed()),
+            mono_ms: since_boot_ms().saturating_sub(self.started_ms),
             // A clock before 1970 has nothing to say; certificates are then not yet valid.
             unix_ms: since_epoch.map_or(0, whole_ms),
         }
     }
+}
+
+/// CLOCK_BOOTTIME.
+fn since_boot_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let ms = u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    seconds.saturating_mul(1_000).saturating_add(ms)
 }
 
 fn whole_ms(duration: Duration) -> u64 {

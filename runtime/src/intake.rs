@@ -79,6 +79,24 @@ impl Intake for Doors {
         )
     }
 
+    fn logs_arrive(
+        &self,
+        session: SessionId,
+        agent: &AgentId,
+        challenge: ChallengeId,
+        bytes: u64,
+    ) -> Result<(), Busy> {
+        self.ask(
+            agent,
+            Request::Arriving {
+                session,
+                agent: agent.clone(),
+                challenge,
+                bytes,
+            },
+        )
+    }
+
     fn log_piece(
         &self,
         session: SessionId,

@@ -25,6 +25,12 @@ pub(crate) enum Request {
         agent: AgentId,
         submission: Box<Submission>,
     },
+    Arriving {
+        session: SessionId,
+        agent: AgentId,
+        challenge: ChallengeId,
+        bytes: u64,
+    },
     Piece {
         session: SessionId,
         agent: AgentId,
@@ -57,6 +63,7 @@ impl Request {
         match self {
             Self::Connected { session, .. }
             | Self::Evidence { session, .. }
+            | Self::Arriving { session, .. }
             | Self::Piece { session, .. } => Some(*session),
             _ => None,
         }

@@ -240,6 +240,21 @@ impl Worker {
                 };
                 self.give(shard, input, now);
             }
+            Request::Arriving {
+                session,
+                agent,
+                challenge,
+                bytes,
+            } => {
+                let shard = agent.shard();
+                let input = Input::Arriving {
+                    session,
+                    agent,
+                    challenge,
+                    bytes,
+                };
+                self.give(shard, input, now);
+            }
             Request::Piece {
                 session,
                 agent,

@@ -245,6 +245,20 @@ impl Store {
         Ok(Ok(activated))
     }
 
+    /// An agent as a shard takes it up: its record, and what it proved last.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when one of them cannot be read.
+    pub async fn enrolled_agent(&self, agent: &AgentId) -> Result<Option<StoredAgent>, StoreError> {
+        let mut tx = self.pools().write().await?;
+        let Some(record) = enrolled(&mut tx, agent).await? else {
+            return Ok(None);
+        };
+        let state = current_state(&mut tx, agent).await?;
+        tx.commit().await?;
+        Ok(Some(StoredAgent { record, state }))
+    }
+
     /// The attestation key that an agent wants to change to.
     ///
     /// # Errors

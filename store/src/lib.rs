@@ -8,6 +8,7 @@
 //! there, and says so by type. It reads no clock; the time is an argument.
 
 mod agents;
+mod approvals;
 mod audit;
 mod backup;
 mod chain;

@@ -291,6 +291,10 @@ impl Intake for Verifier {
         Ok(())
     }
 
+    fn logs_arrive(&self, _: SessionId, _: &AgentId, _: ChallengeId, _: u64) -> Result<(), Busy> {
+        Ok(())
+    }
+
     fn evidence(
         &self,
         session: SessionId,

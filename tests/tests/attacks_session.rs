@@ -12,6 +12,8 @@
 mod boot;
 #[path = "attacks_session/freshness.rs"]
 mod freshness;
+#[path = "attacks_session/load.rs"]
+mod load;
 #[path = "attacks_session/policy.rs"]
 mod policy;
 #[path = "attacks_session/state.rs"]

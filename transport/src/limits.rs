@@ -33,6 +33,8 @@ rat_engine::limits! {
         "What the engine takes of a measurement list.";
     WHOLE_LIST_BYTES_MAX: u64 = 64 * 1024, "bytes",
         "A list up to this size is handed over with its evidence; longer ones follow in pieces.";
+    PROMPT_LOG_BYTES_MAX: u64 = 16 * 1024, "bytes",
+        "Logs up to this size are here a second after their evidence; the shard is told of longer ones.";
     PIECE_BYTES_MAX: usize = 64 * 1024, "bytes",
         "How much of a list or boot log is read at once.";
     BUFFERED_BYTES_MAX: usize = 256 * 1024 * 1024, "bytes",

@@ -1,5 +1,8 @@
 //! `/agents/{id}/activate`: the proof that a machine's keys are in one TPM, and its certificate.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::Path;
@@ -12,10 +15,11 @@ use rat_identity::enrolment;
 use rat_identity::limits::ACTIVATION_TRIES_MAX;
 use rat_identity::pem;
 use rat_store::{
-    Activated, AuditEntry, Conflict as StoreConflict, Registration, StoredAgent, TryResult,
+    Activated, AuditEntry, Conflict as StoreConflict, Registration, Store, StoredAgent, TryResult,
 };
 
 use super::enrolment::{answer, approve};
+use super::fleet::Fleet;
 use super::pending::PendingEnrolment;
 use super::{Core, State, wire};
 use crate::auth::Peer;
@@ -58,10 +62,14 @@ async fn activated(
     // nothing is lost: shards refuse a certificate whose key no record names.
     let issued = issue(core, &enrolment).await?;
     let stored = store(core, peer, id, &enrolment).await?;
-    // The agent is durable. Shards that do not answer now load it when they start again, so that
-    // the client may have its certificate all the same.
+    // The agent is durable, so the client may have its certificate whatever the shards say.
     if let Err(error) = core.fleet.enrolled(stored).await {
-        tracing::error!(%agent, %error, "an enrolled agent is not served yet");
+        tracing::warn!(%agent, %error, "an enrolled agent is not served yet");
+        tokio::spawn(serve_later(
+            core.store.clone(),
+            Arc::clone(&core.fleet),
+            agent,
+        ));
     }
     Ok(wire::Activated {
         certificate: to_pem(&issued.chain_der),
@@ -80,6 +88,28 @@ async fn activated(
             mode: core.mode.as_str(),
         },
     })
+}
+
+/// How long to wait before the shards are asked again to serve an agent.
+const SERVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Has an enrolled agent served as soon as the shards can: as it is by then, because it may enrol
+/// again or be removed meanwhile.
+async fn serve_later(store: Store, fleet: Arc<dyn Fleet>, agent: AgentId) {
+    loop {
+        tokio::time::sleep(SERVE_RETRY).await;
+        let stored = match store.enrolled_agent(&agent).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%agent, %error, "an enrolled agent cannot be read");
+                continue;
+            }
+        };
+        if fleet.enrolled(stored).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// The pending enrolment that this proof answers.
@@ -130,7 +160,7 @@ async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiEr
 }
 
 async fn issue(core: &Core, enrolment: &PendingEnrolment) -> Result<IssuedToAgent, ApiError> {
-    let ca = std::sync::Arc::clone(&core.ca);
+    let ca = Arc::clone(&core.ca);
     let (csr, agent) = (
         enrolment.pending.csr.clone(),
         enrolment.pending.agent.clone(),

@@ -1,6 +1,5 @@
 //! R4 and R5: a machine's claims, checked, and the secret that it must release to prove them.
 
-use std::io;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -202,30 +201,18 @@ pub(super) async fn approve(
             code: "ek.not_listed",
             detail: "this group takes only TPMs on the operator's list".to_owned(),
         }),
-        Decision::AskOperator => {
-            let approvals = core.approvals.clone();
-            let approved = compute(move || Ok(approvals.contains(&ek_sha256))).await?;
-            approved_or_not(approved, &ek_sha256)
+        Decision::AskOperator if core.store.is_ek_approved(&group.slug, &ek_sha256).await? => {
+            Ok(())
         }
-    }
-}
-
-fn approved_or_not(approved: io::Result<bool>, ek_sha256: &[u8; 32]) -> Result<(), ApiError> {
-    let ek = hex::encode(ek_sha256);
-    match approved {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            tracing::info!(ek_sha256 = %ek, "a machine waits for an operator's approval");
+        Decision::AskOperator => {
+            let (group, ek) = (&group.slug, hex::encode(ek_sha256));
+            tracing::info!(%group, ek_sha256 = %ek, "a machine waits for an operator's approval");
             Err(ApiError::Refused {
                 code: "ek.not_approved",
                 detail: format!(
                     "this group takes machines that an operator approves one by one, by {ek}"
                 ),
             })
-        }
-        Err(error) => {
-            tracing::error!(%error, "the approved machines cannot be read");
-            Err(ApiError::Unavailable("the approvals cannot be read"))
         }
     }
 }

@@ -6,7 +6,6 @@
 
 mod activation;
 mod agents;
-pub mod approvals;
 pub mod baseline;
 pub mod claims;
 mod enrolment;
@@ -29,7 +28,6 @@ use crate::error::ApiError;
 use crate::limits;
 use crate::surface::{BodyLimit, Route, Shared, Surface};
 
-use approvals::Approvals;
 use fleet::Fleet;
 
 /// What clients are told of where things are.
@@ -73,8 +71,6 @@ pub struct Core {
     pub ca: Arc<Ca>,
     /// Which TPMs are known.
     pub trust: Arc<EkTrust>,
-    /// Which machines an operator let in one by one.
-    pub approvals: Approvals,
     /// The agents, as they are served now.
     pub fleet: Arc<dyn Fleet>,
     /// What clients are told.

@@ -189,6 +189,19 @@ pub trait Intake: Send + Sync {
     /// [`Busy`].
     fn connected(&self, session: SessionId, hello: Hello, peer: Box<dyn Peer>) -> Result<(), Busy>;
 
+    /// Evidence arrived whose logs, of this length, are still on their way: the challenge's deadline
+    /// is met, and [`evidence`](Self::evidence) follows when they are here.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    fn logs_arrive(
+        &self,
+        session: SessionId,
+        agent: &AgentId,
+        challenge: ChallengeId,
+        bytes: u64,
+    ) -> Result<(), Busy>;
+
     /// Evidence arrived. When its list follows in pieces, wait for [`ToAgent::More`] before each.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::record::{AgentPath, AgentRecord, Group};
+use super::pacing::Slot;
+use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
 use super::state::{AgentState, BootEpoch, EffectiveStatus, VerdictKind};
 use super::tick::KeptEvidence;
 use crate::crypto::VerifyingKey;
@@ -23,6 +24,8 @@ pub(super) struct Agent {
     pub(super) key: Key,
     pub(super) session: Option<Live>,
     pub(super) phase: Phase,
+    /// What its challenge counts as with the pacer, until it is over.
+    pub(super) slot: Option<Slot>,
     /// When the next challenge is due, on the monotonic clock.
     pub(super) due_ms: u64,
     /// The end of trust on the monotonic clock.
@@ -97,6 +100,8 @@ pub(super) struct Outstanding {
     pub(super) challenge: Challenge,
     pub(super) issued: Now,
     pub(super) jitter_ms: u64,
+    /// When logs that are on their way must have arrived.
+    pub(super) arriving_until_ms: Option<u64>,
     /// What it will be judged by, whatever happens to the group meanwhile. (L05)
     pub(super) group: Arc<Group>,
     pub(super) judge: Option<Arc<Judge>>,
@@ -108,8 +113,12 @@ pub(super) struct Judging {
     pub(super) challenge: ChallengeId,
     pub(super) issued: Now,
     pub(super) arrived_ms: u64,
+    /// When it has taken too long.
+    pub(super) ends_ms: u64,
     pub(super) jitter_ms: u64,
     pub(super) from_entry: Option<u64>,
+    /// Whether it began with the list that the agent's baseline was made of.
+    pub(super) covers_baseline: bool,
     pub(super) has_boot_log: bool,
     pub(super) group: Arc<Group>,
 }
@@ -132,6 +141,7 @@ impl Agent {
             key: Key::NotParsed,
             session: None,
             phase: Phase::Idle,
+            slot: None,
             due_ms: now.mono_ms,
             trusted_until_ms,
             seen_ms: None,
@@ -176,6 +186,13 @@ impl Agent {
             Some(policy) => Some(Arc::clone(&policy.judge)),
             None => self.candidate.clone(),
         }
+    }
+
+    /// The list that this agent enrolled with, while the group has no policy of its own: every
+    /// challenge asks for it from the start, until a quote proves it. (L08)
+    pub(super) fn unproven_baseline(&self, group: &Group) -> Option<&BaselineCandidate> {
+        let candidate = self.record.baseline.as_ref();
+        candidate.filter(|_| group.enforced.is_none() && !group.bypass)
     }
 
     /// What this agent amounts to now.

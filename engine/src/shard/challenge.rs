@@ -6,6 +6,7 @@ use super::agent::{Agent, Outstanding, Phase};
 use super::input::Action;
 use super::intake::jitter_ms;
 use super::machine::{Driver, Shard};
+use super::pacing::Slot;
 use super::record::Group;
 use crate::evidence::{Challenge, ChallengeId, Nonce, ToAgent};
 use crate::ima::judge::Judge;
@@ -22,6 +23,9 @@ impl Shard {
             self.arm(place);
             if action.is_some() {
                 driver.pacer.opened();
+                if let Some(agent) = self.agent_mut(place) {
+                    agent.slot = Some(Slot::Open);
+                }
                 return action;
             }
         }
@@ -53,14 +57,15 @@ impl Shard {
             id: ChallengeId(id),
             nonce: Nonce(nonce),
             selection: selection(&group)?,
-            ima_from_entry: Some(next_entry(agent, judge.as_deref())),
-            boot_log: wants_boot_log(agent),
+            ima_from_entry: Some(next_entry(agent, &group, judge.as_deref())),
+            boot_log: wants_boot_log(agent, &group),
             deadline_ms: settings.challenge_deadline_ms,
         };
         agent.phase = Phase::Challenged(Box::new(Outstanding {
             challenge,
             issued: now,
             jitter_ms,
+            arriving_until_ms: None,
             group,
             judge,
         }));
@@ -83,14 +88,16 @@ fn selection(group: &Group) -> Option<PcrSelection> {
 
 /// The first entry that was not proven and judged yet; 0 when everything has to be judged again,
 /// or when nothing shows that it is still the same list.
-fn next_entry(agent: &Agent, judge: Option<&Judge>) -> u64 {
+fn next_entry(agent: &Agent, group: &Group, judge: Option<&Judge>) -> u64 {
     let state = &agent.state;
-    let is_same_boot = state.boot.is_some() && state.boot == agent.session.map(|live| live.claimed);
+    if agent.unproven_baseline(group).is_some() {
+        return 0;
+    }
     let wanted = judge.map(|judge| judge.policy().compiled().digest());
     let is_judged = wanted.is_none() || state.passed_under == wanted;
     match &state.ima {
         Some(committed)
-            if is_same_boot
+            if is_known_boot(agent, group)
                 && is_judged
                 && agent.second_look.is_none()
                 && state.learned_keys().is_ok() =>
@@ -102,8 +109,14 @@ fn next_entry(agent: &Agent, judge: Option<&Judge>) -> u64 {
 }
 
 /// Until one explained the boot PCRs of this boot, and whenever the agent is asked once more.
-fn wants_boot_log(agent: &Agent) -> bool {
+fn wants_boot_log(agent: &Agent, group: &Group) -> bool {
+    let is_explained = is_known_boot(agent, group) && agent.state.boot_log_seen;
+    !is_explained || agent.second_look.is_some()
+}
+
+/// Whether the machine says that it is still in the boot that is known of it, in this bank.
+fn is_known_boot(agent: &Agent, group: &Group) -> bool {
     let state = &agent.state;
-    let is_same_boot = state.boot.is_some() && state.boot == agent.session.map(|live| live.claimed);
-    !is_same_boot || !state.boot_log_seen || agent.second_look.is_some()
+    let claimed = agent.session.map(|live| live.claimed);
+    state.boot.is_some() && state.boot == claimed && state.knows_bank(group.bank)
 }

@@ -129,7 +129,7 @@ impl Shard {
             return;
         };
         let took_ms = now.mono_ms.saturating_sub(provisional.arrived_ms);
-        self.closed.push(Some(took_ms));
+        self.end_challenge(provisional.place, Some(took_ms));
         let Some(agent) = self.agent(provisional.place) else {
             return;
         };
@@ -165,9 +165,7 @@ impl Shard {
         self.seq = seq.saturating_sub(1);
         self.head = in_flight.before;
         for provisional in in_flight.outcomes {
-            if provisional.challenge.is_some() {
-                self.closed.push(None);
-            }
+            self.end_challenge(provisional.place, None);
             if let Some(agent) = self.agent_mut(provisional.place) {
                 agent.phase = Phase::Idle;
                 agent.due_ms = now.mono_ms;

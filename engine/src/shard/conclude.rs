@@ -51,6 +51,8 @@ struct Settled {
     kept: Vec<KeptEvidence>,
     /// Whether boot, clock and position advanced.
     is_advanced: bool,
+    /// Whether it failed otherwise than last time: then its evidence is kept.
+    is_news: bool,
     trusted_until_ms: Option<u64>,
     due_ms: u64,
 }
@@ -144,12 +146,12 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), follows));
         }
         agent.wrong_boot_rounds = 0;
-        let is_first_of_boot = follows != Follows::SameBoot || !agent.state.boot_log_seen;
-        if is_first_of_boot && judging.group.require_boot_log && !judging.has_boot_log {
+        let is_known = follows == Follows::SameBoot && agent.state.knows_bank(judging.group.bank);
+        let is_explained = is_known && agent.state.boot_log_seen;
+        if !is_explained && judging.group.require_boot_log && !judging.has_boot_log {
             return failed(Code::UefiLogMissing, follows);
         }
-        let pinned = &agent.state.boot_pcrs;
-        if follows == Follows::SameBoot && !pinned.is_empty() && *pinned != judged.boot_pcrs {
+        if is_known && agent.state.boot_pcrs != judged.boot_pcrs {
             return failed(Code::PcrBootChanged, follows);
         }
         let conclusion = match first {
@@ -230,7 +232,7 @@ impl Shard {
 
     /// Asks again, about the boot that the machine is in now.
     fn ask_again(&mut self, place: u32, judged: &Judged, now: Now) {
-        self.closed.push(None);
+        self.end_challenge(place, None);
         if let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) {
             agent.phase = Phase::Idle;
             agent.due_ms = now.mono_ms;
@@ -251,15 +253,13 @@ impl Shard {
         follows: Follows,
         now: Now,
     ) {
-        let baseline = self.proven_baseline(place, &conclusion, &judged);
+        let baseline = self.proven_baseline(place, judging, &conclusion, &judged);
         let settings = self.settings;
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
-        let last_pass = agent.last_pass.as_deref();
-        let before = (&agent.state, last_pass);
         let mut settled = settle(
-            before,
+            &agent.state,
             judging,
             &judged,
             &conclusion,
@@ -267,6 +267,13 @@ impl Shard {
             &settings,
             now,
         );
+        if settled.is_news {
+            // What passed before goes with the failure that it came before, and with no other.
+            settled
+                .kept
+                .extend(agent.last_pass.take().map(|kept| *kept));
+            settled.kept.push(keep(&judged, Retention::Failure, now));
+        }
         if let Some(until_ms) = settled.trusted_until_ms {
             let left = until_ms.saturating_sub(now.mono_ms);
             settled.state.trusted_until_unix_ms = match left {
@@ -312,13 +319,17 @@ impl Shard {
     }
 
     /// The candidate that this pass makes its group's policy. (L08)
+    ///
+    /// Only where the list began with the one that it was made of: its judge alone would pass any
+    /// list that the candidate happens to cover.
     fn proven_baseline(
         &self,
         place: u32,
+        judging: &Judging,
         conclusion: &Conclusion,
         judged: &Judged,
     ) -> Option<Digest> {
-        let is_passed = matches!(conclusion, Conclusion::Passed);
+        let is_passed = matches!(conclusion, Conclusion::Passed) && judging.covers_baseline;
         let agent = self.agent(place)?;
         let candidate = agent.record.baseline.as_ref()?;
         let has_policy = self.group_of(agent).and_then(enforced_digest).is_some();
@@ -346,11 +357,10 @@ impl Shard {
             Phase::Challenged(outstanding) => {
                 let id = outstanding.challenge.id;
                 self.open.remove(&id);
-                self.closed.push(None);
             }
-            Phase::Judging(_) => self.closed.push(None),
-            Phase::Idle | Phase::Ready => {}
+            Phase::Judging(_) | Phase::Idle | Phase::Ready => {}
         }
+        self.end_challenge(place, None);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -392,7 +402,7 @@ impl Shard {
 
 /// What follows from a conclusion for state, trust, cadence and what is kept.
 fn settle(
-    (state, last_pass): (&AgentState, Option<&KeptEvidence>),
+    state: &AgentState,
     judging: &Judging,
     judged: &Judged,
     conclusion: &Conclusion,
@@ -406,6 +416,7 @@ fn settle(
         state: state.clone(),
         kept: Vec::new(),
         is_advanced: false,
+        is_news: false,
         trusted_until_ms: None,
         due_ms: issued_ms.saturating_add(settings.interval_ms),
     };
@@ -434,6 +445,9 @@ fn settle(
         }
         Conclusion::Failed(said) => {
             let is_genuine = is_of_policy(said.code);
+            let last = state.verdict.as_ref();
+            settled.is_news = last
+                .is_none_or(|last| last.code != Some(said.code) || last.detail != describe(said));
             if is_genuine {
                 settled.advance(judged, judging, follows);
             }
@@ -453,8 +467,6 @@ fn settle(
                 settled.trusted_until_ms = Some(0);
                 settled.due_ms = issued_ms.saturating_add(settings.failed_interval_ms);
             }
-            settled.kept.extend(last_pass.cloned());
-            settled.kept.push(keep(judged, Retention::Failure, now));
         }
     }
     settled
@@ -494,14 +506,16 @@ fn epoch_of(facts: &QuoteFacts) -> BootEpoch {
     }
 }
 
-/// What the last accepted quote said. How long ago that was is told by the monotonic clock, and
-/// by the other only for a quote before this process.
+/// What the last accepted quote said. How long ago that was is told by both of our clocks, and the
+/// longer time counts: one of them stands still while a virtual machine is paused. Nothing is known
+/// of a quote before this process, because the time may have been set since. (T04)
 fn seen_before(state: &AgentState, seen_ms: Option<u64>, now: Now) -> Option<Seen> {
     let (boot, clock) = (state.boot?, state.clock?);
-    let ago_ms = match seen_ms {
-        Some(seen_ms) => now.mono_ms.checked_sub(seen_ms),
-        None => now.unix_ms.checked_sub(clock.seen_unix_ms),
-    };
+    let by_unix_ms = now.unix_ms.saturating_sub(clock.seen_unix_ms);
+    let ago_ms = seen_ms.and_then(|seen_ms| {
+        let by_mono_ms = now.mono_ms.checked_sub(seen_ms)?;
+        Some(by_mono_ms.max(by_unix_ms))
+    });
     Some(Seen {
         boot,
         clock_ms: clock.clock_ms,
@@ -522,9 +536,9 @@ impl Settled {
             firmware_version: facts.firmware_version,
             seen_unix_ms: judging.issued.unix_ms,
         });
+        let is_known = follows == Follows::SameBoot && state.knows_bank(judging.group.bank);
+        state.boot_log_seen = judged.boot_log_explained || (is_known && state.boot_log_seen);
         state.boot_pcrs = judged.boot_pcrs.clone();
-        state.boot_log_seen =
-            judged.boot_log_explained || (follows == Follows::SameBoot && state.boot_log_seen);
         let Some(ima) = &judged.ima else { return };
         state.ima = Some(ima.committed.clone());
         state.keep_learned(&ima.learned);
@@ -543,7 +557,9 @@ fn pass(state: &mut AgentState, judged: &Judged, judging: &Judging, now: Now) {
         _ if group.auto_recover => true,
         EndsBy::Waiver => !group.require_boot_log,
         EndsBy::OtherPolicy => {
-            failure.under_policy.is_some() && failure.under_policy != judged.policy
+            // Without a policy nothing was judged.
+            let is_other = failure.under_policy != judged.policy;
+            failure.under_policy.is_some() && judged.policy.is_some() && is_other
         }
         EndsBy::Nothing => false,
     };
@@ -622,7 +638,8 @@ fn keep(judged: &Judged, reason: Retention, now: Now) -> KeptEvidence {
             .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
             .collect(),
         preimage: parts.preimage.clone(),
-        boot_log: parts.boot_log.clone(),
+        // One that nobody asked for explains nothing.
+        boot_log: parts.boot_log.clone().filter(|_| judged.challenge.boot_log),
         ima_entries: judged
             .ima
             .as_ref()

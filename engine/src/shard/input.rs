@@ -67,6 +67,18 @@ pub enum Input {
         /// Its number.
         seq: u64,
     },
+    /// Logs that answer a challenge are on their way: its deadline holds for the evidence, which
+    /// is here, and not for them.
+    Arriving {
+        /// Over which connection.
+        session: SessionId,
+        /// Whose.
+        agent: AgentId,
+        /// The challenge that they answer.
+        challenge: ChallengeId,
+        /// How long they are said to be.
+        bytes: u64,
+    },
     /// The tick with this number is not in the store and never will be. (S17)
     CommitFailed {
         /// Its number.

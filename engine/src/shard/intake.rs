@@ -3,15 +3,15 @@
 use super::agent::{Judging, Live, Outstanding, Phase};
 use super::input::{Action, Event};
 use super::machine::{Driver, Shard};
-use super::record::AgentPath;
-use super::settings::Settings;
-use super::state::BootEpoch;
+use super::record::{AgentPath, BaselineCandidate};
+use super::state::{AgentState, BootEpoch};
 use super::task::Assignment;
 use crate::agent_id::AgentId;
 use crate::appraisal::Rules;
 use crate::evidence::{
     Answer, Binding, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
 };
+use crate::hash::HashAlg;
 use crate::ima::{Committed, ImaOptions, LearnedKeys, Start};
 use crate::pcr::PcrSet;
 use crate::quote::Quote;
@@ -21,13 +21,8 @@ use crate::verdict::Code;
 impl Outstanding {
     pub(super) fn deadline_ms(&self) -> u64 {
         let within = u64::from(self.challenge.deadline_ms);
-        self.issued.mono_ms.saturating_add(within)
-    }
-}
-
-impl Judging {
-    pub(super) const fn ends_ms(&self, settings: &Settings) -> u64 {
-        self.arrived_ms.saturating_add(settings.appraisal_ms_max)
+        self.arriving_until_ms
+            .unwrap_or_else(|| self.issued.mono_ms.saturating_add(within))
     }
 }
 
@@ -145,7 +140,7 @@ impl Shard {
                 agent.due_ms = now.mono_ms;
                 agent.phase = Phase::Idle;
                 self.open.remove(&id);
-                self.closed.push(None);
+                self.end_challenge(place, None);
             }
             Phase::Ready => {
                 agent.phase = Phase::Idle;
@@ -153,6 +148,41 @@ impl Shard {
             }
             Phase::Idle | Phase::Judging(_) | Phase::Committing | Phase::Clearing => {}
         }
+        self.arm(place);
+    }
+
+    /// Gives logs that are on their way the time that they need, once, when their evidence came in
+    /// time. (X04)
+    pub(super) fn logs_arrive(
+        &mut self,
+        session: SessionId,
+        agent: &AgentId,
+        challenge: ChallengeId,
+        bytes: u64,
+        now: Now,
+    ) {
+        let settings = self.settings;
+        let Some(place) = self.place(agent) else {
+            return;
+        };
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        let is_its_own = agent.session.is_some_and(|live| live.id == session);
+        let Phase::Challenged(outstanding) = &mut agent.phase else {
+            return;
+        };
+        let is_open = outstanding.challenge.id == challenge
+            && outstanding.arriving_until_ms.is_none()
+            && now.mono_ms <= outstanding.deadline_ms();
+        if !is_its_own || !is_open {
+            return;
+        }
+        let needed = settings
+            .upload_ms(bytes)
+            .saturating_add(u64::from(settings.challenge_deadline_ms));
+        outstanding.arriving_until_ms = Some(now.mono_ms.saturating_add(needed));
+        self.arriving.push(place);
         self.arm(place);
     }
 
@@ -225,7 +255,7 @@ impl Shard {
         if !on_time {
             agent.due_ms = now.mono_ms;
             self.open.remove(&id);
-            self.closed.push(None);
+            self.end_challenge(place, None);
             self.arm(place);
             return Err(Code::QuoteStale);
         }
@@ -309,18 +339,26 @@ impl Shard {
             challenge,
             issued,
             jitter_ms,
+            arriving_until_ms: _,
             group,
             judge,
         } = outstanding;
         let Some((key, ak_name)) = agent.key() else {
             // Enrolment refuses such keys; a record that holds one was damaged.
             agent.due_ms = now.mono_ms.saturating_add(settings.interval_ms);
-            self.closed.push(None);
+            self.end_challenge(place, None);
             return self.turn_away(place, session, challenge.id, Code::AkNotAllowed, now);
         };
-        let baseline = agent.record.baseline.as_ref();
-        let baseline = baseline.filter(|_| group.enforced.is_none());
-        let start = start_of(&agent.state, baseline, &submission);
+        let baseline = agent.unproven_baseline(&group);
+        let from_entry = submission.ima.as_ref().map(|ima| ima.from_entry);
+        let covers_baseline = baseline.is_some() && from_entry == Some(0);
+        let start = start_of(&agent.state, group.bank, baseline, &submission);
+        let to_come = submission.ima.as_ref();
+        let to_come = to_come.filter(|ima| ima.whole.is_none());
+        let to_come = to_come.map_or(0, |ima| ima.length);
+        let longest_ms = settings
+            .appraisal_ms_max
+            .saturating_add(settings.upload_ms(to_come));
         let options = ImaOptions {
             format: submission
                 .ima
@@ -341,8 +379,10 @@ impl Shard {
             challenge: challenge.id,
             issued,
             arrived_ms: now.mono_ms,
+            ends_ms: now.mono_ms.saturating_add(longest_ms),
             jitter_ms,
-            from_entry: submission.ima.as_ref().map(|ima| ima.from_entry),
+            from_entry,
+            covers_baseline,
             has_boot_log,
             group: std::sync::Arc::clone(&group),
         });
@@ -368,6 +408,9 @@ impl Shard {
         };
         self.actions
             .push_back(Action::Appraise(Box::new(assignment)));
+        if to_come > 0 {
+            self.arriving.push(place);
+        }
         self.arm(place);
     }
 }
@@ -375,8 +418,9 @@ impl Shard {
 /// What the list in a submission continues, going by what the quote says of its boot. That is not
 /// authenticated yet; a false claim fails with the signature, or with the clock's rules.
 fn start_of(
-    state: &super::state::AgentState,
-    baseline: Option<&super::record::BaselineCandidate>,
+    state: &AgentState,
+    bank: HashAlg,
+    baseline: Option<&BaselineCandidate>,
     submission: &Submission,
 ) -> Start {
     let claimed = Quote::parse(&submission.quote).ok().map(|quote| {
@@ -387,12 +431,13 @@ fn start_of(
         }
     });
     let from = submission.ima.as_ref().map_or(0, |ima| ima.from_entry);
-    let Some(committed) = state.ima.clone() else {
+    if let (Some(candidate), 0) = (baseline, from) {
         // The list that a baseline was made of must be the beginning of this one. (L08)
-        return match baseline {
-            Some(candidate) => Start::AgainInBoot(candidate.covers.clone()),
-            None => Start::First,
-        };
+        return Start::AgainInBoot(candidate.covers.clone());
+    }
+    let known = state.ima.clone().filter(|_| state.knows_bank(bank));
+    let Some(committed) = known else {
+        return Start::First;
     };
     let is_same_boot = state.boot.is_some() && state.boot == claimed;
     match (from, is_same_boot) {
@@ -402,7 +447,7 @@ fn start_of(
     }
 }
 
-fn continued(state: &super::state::AgentState, committed: Committed) -> Start {
+fn continued(state: &AgentState, committed: Committed) -> Start {
     // Without the keys that it learned, a list cannot be judged from here: nothing passes.
     let (learned, passed_under) = match state.learned_keys() {
         Ok(learned) => (learned, state.passed_under),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::agent::{Agent, Phase, enforced_digest};
 use super::commit::{InFlight, Provisional};
 use super::input::{Abandon, Action, AgentView, Event, Input, Operation};
-use super::pacing::Pacer;
+use super::pacing::{Pacer, Slot};
 use super::record::{AgentRecord, Group};
 use super::settings::Settings;
 use super::state::{AgentState, EffectiveStatus};
@@ -55,7 +55,9 @@ pub struct Shard {
     /// Agents that are due, in the order in which they became so.
     pub(super) ready: VecDeque<u32>,
     /// Challenges that ended since the last poll, with the time their evidence took.
-    pub(super) closed: Vec<Option<u64>>,
+    pub(super) closed: Vec<(Slot, Option<u64>)>,
+    /// Agents whose logs began to arrive since the last poll.
+    pub(super) arriving: Vec<u32>,
     pub(super) provisional: Vec<Provisional>,
     pub(super) in_flight: Option<InFlight>,
     pub(super) seq: u64,
@@ -87,6 +89,7 @@ impl Shard {
             greetings: VecDeque::new(),
             ready: VecDeque::new(),
             closed: Vec::new(),
+            arriving: Vec::new(),
             provisional: Vec::new(),
             in_flight: None,
             seq,
@@ -113,6 +116,12 @@ impl Shard {
                 agent,
                 submission,
             } => self.evidence(session, &agent, *submission, now),
+            Input::Arriving {
+                session,
+                agent,
+                challenge,
+                bytes,
+            } => self.logs_arrive(session, &agent, challenge, bytes, now),
             Input::Judged(judged) => self.judged(*judged, now),
             Input::Abandoned {
                 agent,
@@ -128,8 +137,13 @@ impl Shard {
 
     /// The next thing to be done, if there is one now.
     pub fn poll(&mut self, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
-        for service_ms in self.closed.drain(..) {
-            driver.pacer.closed(service_ms, now.mono_ms);
+        for (slot, service_ms) in self.closed.drain(..) {
+            driver.pacer.closed(slot, service_ms, now.mono_ms);
+        }
+        for place in std::mem::take(&mut self.arriving) {
+            if let Some(slot) = self.agent_mut(place).and_then(|agent| agent.slot.as_mut()) {
+                *slot = driver.pacer.receive(*slot);
+            }
         }
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
@@ -262,6 +276,12 @@ impl Shard {
         self.arm(place);
     }
 
+    /// The challenge of an agent is over; `service_ms` when its evidence was judged and committed.
+    pub(super) fn end_challenge(&mut self, place: u32, service_ms: Option<u64>) {
+        let slot = self.agent_mut(place).and_then(|agent| agent.slot.take());
+        self.closed.extend(slot.map(|slot| (slot, service_ms)));
+    }
+
     fn remove(&mut self, agent: &AgentId) {
         if let Some(place) = self.place(agent) {
             self.refuse_session(place, Refusal::UnknownAgent, self.settings.retry_after_ms);
@@ -279,13 +299,9 @@ impl Shard {
             return;
         };
         self.places.remove(&agent.record.id);
-        match &agent.phase {
-            Phase::Challenged(outstanding) => {
-                self.open.remove(&outstanding.challenge.id);
-                self.closed.push(None);
-            }
-            Phase::Judging(_) | Phase::Committing => self.closed.push(None),
-            Phase::Idle | Phase::Ready | Phase::Clearing => {}
+        self.closed.extend(agent.slot.map(|slot| (slot, None)));
+        if let Phase::Challenged(outstanding) = &agent.phase {
+            self.open.remove(&outstanding.challenge.id);
         }
         self.greetings.retain(|(_, waiting)| *waiting != place);
         self.ready.retain(|waiting| *waiting != place);
@@ -380,7 +396,7 @@ impl Shard {
         agent.phase = Phase::Idle;
         agent.due_ms = now.mono_ms.saturating_add(settings.interval_ms);
         let id = agent.record.id.clone();
-        self.closed.push(None);
+        self.end_challenge(place, None);
         let event = Event::Abandoned { agent: id, why };
         self.actions.push_back(Action::Event(event));
         self.arm(place);
@@ -419,9 +435,9 @@ impl Shard {
                 agent.due_ms = issued_ms.saturating_add(settings.interval_ms);
                 agent.phase = Phase::Idle;
                 self.open.remove(&id);
-                self.closed.push(None);
+                self.end_challenge(place, None);
             }
-            Phase::Judging(judging) if judging.ends_ms(&settings) <= now_ms => {
+            Phase::Judging(judging) if judging.ends_ms <= now_ms => {
                 let (agent, challenge) = (agent.record.id.clone(), judging.challenge);
                 self.abandoned(&agent, challenge, Abandon::Timeout, now);
             }
@@ -470,7 +486,7 @@ impl Shard {
         let step = match &agent.phase {
             Phase::Idle => agent.session.map(|_| agent.due_ms),
             Phase::Challenged(outstanding) => Some(outstanding.deadline_ms()),
-            Phase::Judging(judging) => Some(judging.ends_ms(&settings)),
+            Phase::Judging(judging) => Some(judging.ends_ms),
             Phase::Ready | Phase::Committing | Phase::Clearing => None,
         };
         let ends = match agent.shown {

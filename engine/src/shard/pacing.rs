@@ -4,11 +4,14 @@
 ///
 /// The number of open challenges follows the time that evidence takes from its arrival to its
 /// commit: it grows while that is short and shrinks when it is long, so that agents which behave
-/// cannot overload the server. (S07, S08)
+/// cannot overload the server. Evidence whose logs are long has a place of its own while it
+/// arrives, and its time does not count: how fast an agent sends must not slow down others.
+/// (S07, S08)
 #[derive(Debug, Clone)]
 pub struct Pacer {
     limit_milli: u64,
     open: u64,
+    receiving: u64,
     shrunk_at_ms: u64,
     admitted: u64,
     admitted_at_ms: u64,
@@ -22,6 +25,8 @@ pub struct PacerSettings {
     pub open_min: u64,
     /// Challenges that may ever be open.
     pub open_max: u64,
+    /// Agents whose logs may be on their way beside the open challenges.
+    pub receiving_max: u64,
     /// The service time that is aimed at, in milliseconds.
     pub service_ms_target: u64,
     /// Connections admitted each second.
@@ -33,10 +38,20 @@ impl Default for PacerSettings {
         Self {
             open_min: 16,
             open_max: 4_096,
+            receiving_max: 256,
             service_ms_target: 250,
             admissions_per_second_max: 2_000,
         }
     }
+}
+
+/// What a challenge counts as until it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// One of the open challenges.
+    Open,
+    /// One of those whose logs are on their way.
+    Receiving,
 }
 
 const MILLI: u64 = 1_000;
@@ -47,6 +62,7 @@ impl Pacer {
         Self {
             limit_milli: settings.open_min.saturating_mul(4).saturating_mul(MILLI),
             open: 0,
+            receiving: 0,
             shrunk_at_ms: 0,
             admitted: 0,
             admitted_at_ms: 0,
@@ -73,8 +89,25 @@ impl Pacer {
         self.open = self.open.saturating_add(1);
     }
 
+    /// Logs of a challenge are on their way: it counts as an open one no more, unless
+    /// too many arrive already. Returns what it counts as from now on.
+    pub(super) const fn receive(&mut self, slot: Slot) -> Slot {
+        match slot {
+            Slot::Open if self.receiving < self.settings.receiving_max => {
+                self.open = self.open.saturating_sub(1);
+                self.receiving = self.receiving.saturating_add(1);
+                Slot::Receiving
+            }
+            slot => slot,
+        }
+    }
+
     /// A challenge is over; `service_ms` when its evidence was judged and committed.
-    pub(super) fn closed(&mut self, service_ms: Option<u64>, now_ms: u64) {
+    pub(super) fn closed(&mut self, slot: Slot, service_ms: Option<u64>, now_ms: u64) {
+        if slot == Slot::Receiving {
+            self.receiving = self.receiving.saturating_sub(1);
+            return;
+        }
         self.open = self.open.saturating_sub(1);
         let Some(service_ms) = service_ms else { return };
         let PacerSettings {
@@ -122,13 +155,13 @@ mod tests {
         let start = pacer.limit();
         for _ in 0..10_000 {
             pacer.opened();
-            pacer.closed(Some(1), 0);
+            pacer.closed(Slot::Open, Some(1), 0);
         }
         let grown = pacer.limit();
         assert!(grown > start && grown <= 4_096, "{grown}");
         for nth in 0..100 {
             pacer.opened();
-            pacer.closed(Some(10_000), nth * 1_000);
+            pacer.closed(Slot::Open, Some(10_000), nth * 1_000);
         }
         assert_eq!(pacer.limit(), 16);
     }
@@ -142,8 +175,30 @@ mod tests {
             opened += 1;
         }
         assert_eq!(opened, pacer.limit());
-        pacer.closed(None, 0);
+        pacer.closed(Slot::Open, None, 0);
         assert!(pacer.may_open());
+    }
+
+    #[test]
+    fn s07_logs_on_their_way_hold_nobody_up() {
+        let mut pacer = Pacer::new(PacerSettings {
+            receiving_max: 2,
+            ..PacerSettings::default()
+        });
+        let (start, limit) = (pacer.open(), pacer.limit());
+        let slots = [(); 3].map(|()| {
+            pacer.opened();
+            pacer.receive(Slot::Open)
+        });
+        assert_eq!(slots, [Slot::Receiving, Slot::Receiving, Slot::Open]);
+        assert_eq!(pacer.open(), start + 1);
+        assert_eq!(slots.map(|slot| pacer.receive(slot)), slots, "counted once");
+        for slot in slots {
+            pacer.closed(slot, (slot == Slot::Receiving).then_some(600_000), 0);
+        }
+        assert_eq!((pacer.open(), pacer.limit()), (start, limit));
+        pacer.opened();
+        assert_eq!(pacer.receive(Slot::Open), Slot::Receiving);
     }
 
     #[test]

@@ -9,8 +9,11 @@ pub struct Settings {
     pub challenge_deadline_ms: u32,
     /// From a challenge's issue to the end of the trust that its evidence earned. (Q14)
     pub max_age_ms: u64,
-    /// The longest appraisal, upload included; after it the evidence counts as abandoned. (S01)
+    /// The longest appraisal, beside the upload of logs; after it the evidence counts as
+    /// abandoned. (S01)
     pub appraisal_ms_max: u64,
+    /// The least rate at which logs arrive, by which uploads have their time. (X04)
+    pub upload_bytes_per_second_min: u64,
     /// How often agents that failed are asked again.
     pub failed_interval_ms: u64,
     /// A boot takes at least this long; a TPM that was reset faster was reset alone. (T08)
@@ -35,6 +38,13 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// How long logs of this length may take to arrive.
+    pub(super) fn upload_ms(&self, bytes: u64) -> u64 {
+        let ms = bytes.saturating_mul(1_000);
+        ms.checked_div(self.upload_bytes_per_second_min)
+            .unwrap_or(0)
+    }
+
     /// The defaults for this interval: the age is three intervals, as is Keylime's patience.
     pub const fn with_interval(interval_ms: u64) -> Self {
         Self {
@@ -42,6 +52,7 @@ impl Settings {
             challenge_deadline_ms: 5_000,
             max_age_ms: interval_ms.saturating_mul(3),
             appraisal_ms_max: 600_000,
+            upload_bytes_per_second_min: 16 * 1024,
             failed_interval_ms: interval_ms.saturating_mul(6),
             boot_gap_ms_min: 1_000,
             no_progress_rounds_max: 5,

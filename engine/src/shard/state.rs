@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hash::Digest;
+use crate::hash::{Digest, HashAlg};
 use crate::ima::boot_aggregate::Form;
 use crate::ima::{BankScheme, Committed};
 use crate::pcr::PcrValues;
@@ -122,6 +122,13 @@ pub struct AgentState {
     pub passed: u64,
     /// When the newest passed.
     pub last_passed_unix_ms: u64,
+}
+
+impl AgentState {
+    /// Whether boot PCRs and list were proven in this bank; another one has to be proven anew.
+    pub fn knows_bank(&self, bank: HashAlg) -> bool {
+        self.boot_pcrs.iter().any(|(known, ..)| known == bank)
+    }
 }
 
 /// What relying parties see.

@@ -10,7 +10,7 @@ use crate::data_dir::{admin_token_in, ca_in, make_private, write_private};
 use crate::failure::{Exit, Failure, Means};
 
 /// What a backup holds beside the database, as paths in the data directory.
-const FILES: [&str; 4] = ["ca/ca.key", "ca/ca.pem", "admin.token", "approved-ek"];
+const FILES: [&str; 3] = ["ca/ca.key", "ca/ca.pem", "admin.token"];
 /// The database in a backup.
 const DATABASE: &str = "database";
 

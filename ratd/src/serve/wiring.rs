@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context;
 use rat_api::auth::{AdminToken, Gate};
 use rat_api::clock::unix_ms;
-use rat_api::core::approvals::Approvals;
 use rat_api::core::{self, Core};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
@@ -78,7 +77,6 @@ impl Parts {
             store: store.clone(),
             ca: Arc::clone(&ca),
             trust: Arc::new(trust),
-            approvals: Approvals::in_directory(&config.data_dir),
             fleet: Arc::new(shards.clone()),
             addresses,
             interval_ms: config.attestation.interval_ms,

@@ -482,7 +482,13 @@ fn n12_a_group_decides_whom_it_takes() {
     assert_eq!(answer.status, 403);
     assert!(answer.detail().starts_with("ek.not_approved"));
     assert!(answer.detail().contains(&machine.listed()));
-    world.home.ok(&["ek", "approve", &machine.listed()]);
+    // Being let into one group says nothing about another.
+    world.home.ok(&["group", "create", "other"]);
+    let ek = machine.listed();
+    world.home.ok(&["ek", "approve", &ek, "--group", "other"]);
+    let answer = world.client.post("/agents/enroll", &machine.claims(&token));
+    assert_eq!(answer.status, 403);
+    world.home.ok(&["ek", "approve", &ek, "--group", "fleet"]);
     let answer = world.client.post("/agents/enroll", &machine.claims(&token));
     assert_eq!(answer.status, 200, "{}", answer.json());
     let asked = machine.release(&token, "fleet", &answer);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rat_engine::evidence::{SessionId, Submission};
+use rat_engine::hash::HashAlg;
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::shard::{AgentState, EffectiveStatus, Event, Group, Input};
 use rat_engine::verdict::Code;
@@ -32,6 +33,26 @@ fn attest_with(
     let mut submission = stage.answer(agent, session, &challenge);
     change(&mut submission);
     stage.submit(agent, session, submission).unwrap().code
+}
+
+#[test]
+fn p07_another_bank_is_asked_for_from_the_start() {
+    let (mut stage, mut agent, session) = trusted();
+    let mut group = group_of(&agent.machine);
+    group.bank = HashAlg::Sha384;
+    stage.handle(Input::Group(Arc::new(group)));
+    let pcrs = agent.machine.banks[0].1;
+    agent.machine.banks = vec![(HashAlg::Sha384, pcrs)];
+    let challenge = stage.challenge(session);
+    assert_eq!(
+        (challenge.ima_from_entry, challenge.boot_log),
+        (Some(0), true)
+    );
+    let submission = stage.answer(&agent, session, &challenge);
+    // Nothing is compared with values of the other bank. What is left to find is that this list
+    // begins with a boot_aggregate of a bank that is not quoted any more.
+    let code = stage.submit(&agent, session, submission).unwrap().code;
+    assert_eq!(code, Some(Code::ImaBootAggregateUnverifiable));
 }
 
 fn without_boot_log(submission: &mut Submission) {

@@ -180,6 +180,43 @@ fn l08_a_list_that_is_not_the_submitted_one_proves_no_baseline() {
 }
 
 #[test]
+fn l08_a_baseline_of_a_machine_that_is_known_already_needs_a_covering_quote_too() {
+    let submitted = Machine::valid().with(|machine| {
+        machine
+            .list
+            .push(Measured::file("/usr/bin/implant", b"implant"));
+    });
+    let (mut stage, baseline, candidate) = baseline_stage(&submitted);
+    let agent = stage.enrol("machine-1", Machine::valid());
+    let session = stage.connect(&agent);
+    // Its list is proven, in a group that has no policy.
+    assert_eq!(
+        stage.attest(&agent, session).code,
+        Some(Code::PolicyMissing)
+    );
+    stage.disconnect(&agent, session);
+    let mut record = (*stage.view(&agent).record).clone();
+    record.baseline = Some(baseline);
+    stage.handle(Input::Agent {
+        record: Box::new(record),
+        state: Box::new(stage.view(&agent).state),
+        candidate: Some(candidate.judge),
+    });
+    let session = stage.connect(&agent);
+    for _ in 0..3 {
+        let challenge = stage.challenge(session);
+        assert_eq!(challenge.ima_from_entry, Some(0));
+        let submission = stage.answer(&agent, session, &challenge);
+        assert_ne!(
+            stage.submit(&agent, session, submission).unwrap().code,
+            None
+        );
+    }
+    let is_proven = |event: &Event| matches!(event, Event::BaselineProven { .. });
+    assert!(!stage.events.iter().any(is_proven));
+}
+
+#[test]
 fn l12_detection_mode_reports_and_does_not_trust() {
     let machine = Machine::valid();
     let mut group = group_of(&machine);

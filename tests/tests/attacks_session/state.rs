@@ -222,6 +222,38 @@ fn s09_the_first_failure_is_the_one_that_is_kept() {
 }
 
 #[test]
+fn s07_a_failure_is_kept_once_however_often_it_is_shown() {
+    let (mut stage, mut agent, session) = trusted();
+    agent
+        .machine
+        .list
+        .push(Measured::file("/usr/bin/implant", b"implant"));
+    for _ in 0..4 {
+        let code = stage.attest(&agent, session).code;
+        assert_eq!(code, Some(Code::ImaPathNotListed));
+    }
+    let kept = |stage: &Stage| {
+        let outcomes = stage.ticks.iter().flat_map(|tick| &tick.outcomes);
+        outcomes.map(|outcome| outcome.kept.len()).sum::<usize>()
+    };
+    // The first pass of the boot; then the failure, and the pass before it.
+    assert_eq!(kept(&stage), 3);
+    // A boot log that nobody asked for is not kept either.
+    agent
+        .machine
+        .list
+        .push(Measured::file("/usr/bin/other", b"other"));
+    let challenge = stage.challenge(session);
+    assert!(!challenge.boot_log);
+    let mut submission = stage.answer(&agent, session, &challenge);
+    submission.boot_log = Some(vec![7; 4096]);
+    stage.submit(&agent, session, submission);
+    let last = stage.ticks.last().unwrap();
+    let logs = last.outcomes.iter().flat_map(|outcome| &outcome.kept);
+    assert!(logs.clone().all(|kept| kept.boot_log.is_none()));
+}
+
+#[test]
 fn s14_a_silent_agent_becomes_overdue_and_is_reported_once() {
     let (mut stage, agent, session) = trusted();
     stage.disconnect(&agent, session);

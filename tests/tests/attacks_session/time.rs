@@ -3,6 +3,7 @@
 use rat_engine::shard::{BootEpoch, EffectiveStatus, Input, Operation};
 use rat_engine::verdict::Code;
 use rat_tests::measured::Measured;
+use rat_tests::stage::{Stage, group_of};
 
 use super::{trusted, unchanged};
 
@@ -107,6 +108,34 @@ fn t04_our_own_wall_clock_may_jump() {
     stage.now.unix_ms += 7_200_000;
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Trusted);
     assert_eq!(stage.attest(&agent, session).code, None);
+}
+
+#[test]
+fn t04_a_verifier_that_was_paused_accuses_nobody() {
+    // Our machine stood still for ten minutes: its clocks know, except the monotonic one.
+    let (mut stage, mut agent, session) = trusted();
+    let challenge = stage.challenge(session);
+    stage.now.unix_ms += 600_000;
+    agent.clock_ms = Some(stage.now.mono_ms + 600_000);
+    let submission = stage.answer(&agent, session, &challenge);
+    let answer = stage.submit(&agent, session, submission).unwrap();
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Trusted)
+    );
+}
+
+#[test]
+fn t04_a_verifier_that_starts_with_a_clock_that_is_behind_accuses_nobody() {
+    let (stage, agent, _) = trusted();
+    let state = stage.view(&agent).state;
+    let mut later = Stage::new(group_of(&agent.machine));
+    // An hour passed, of which our clock says a minute.
+    later.now.unix_ms = stage.now.unix_ms + 60_000;
+    let mut agent = later.enrol_with("machine-1", agent.machine, state, |_| {});
+    agent.clock_ms = Some(stage.now.mono_ms + 3_600_000);
+    let session = later.connect(&agent);
+    assert_eq!(later.attest(&agent, session).code, None);
 }
 
 #[test]

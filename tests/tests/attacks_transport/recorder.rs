@@ -239,6 +239,10 @@ impl Intake for Recorder {
         Ok(())
     }
 
+    fn logs_arrive(&self, _: SessionId, _: &AgentId, _: ChallengeId, _: u64) -> Result<(), Busy> {
+        Ok(())
+    }
+
     fn evidence(
         &self,
         session: SessionId,

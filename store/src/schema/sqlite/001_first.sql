@@ -172,6 +172,15 @@ CREATE TABLE token (
     revoked_unix_ms INTEGER
 ) STRICT, WITHOUT ROWID;
 
+-- Machines that an operator let into a group one by one. (N12)
+CREATE TABLE approved_ek (
+    slug             TEXT    NOT NULL REFERENCES policy_group (slug),
+    ek_sha256        BLOB    NOT NULL CHECK (length(ek_sha256) = 32),
+    approved_by      TEXT    NOT NULL,
+    approved_unix_ms INTEGER NOT NULL,
+    PRIMARY KEY (slug, ek_sha256)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE pending (
     id              TEXT    NOT NULL PRIMARY KEY,
     agent           TEXT    NOT NULL,

@@ -56,6 +56,11 @@ impl Upload<'_> {
         let evidence = self.evidence(stream).await?;
         self.check_announced(&evidence)?;
         let id = evidence.challenge;
+        let list = evidence.ima;
+        let is_whole = list.is_none_or(|list| list.length <= limits::WHOLE_LIST_BYTES_MAX);
+        let list_bytes = list.filter(|_| is_whole).map_or(0, |list| list.length);
+        let boot_log_bytes = evidence.boot_log_bytes.unwrap_or(0);
+        self.logs_arrive(id, boot_log_bytes.saturating_add(list_bytes))?;
         let (boot_log, _held_boot_log) = match evidence.boot_log_bytes {
             Some(bytes) => {
                 let (log, held) = self.collect(stream, bytes).await?;
@@ -63,8 +68,6 @@ impl Upload<'_> {
             }
             None => (None, Vec::new()),
         };
-        let list = evidence.ima;
-        let is_whole = list.is_none_or(|list| list.length <= limits::WHOLE_LIST_BYTES_MAX);
         let (whole, _held_list) = match list {
             Some(list) if is_whole => {
                 let (whole, held) = self.collect(stream, list.length).await?;
@@ -88,6 +91,17 @@ impl Upload<'_> {
             Some(list) if !is_whole => self.pieces(stream, id, list.length).await,
             _ => Ok(()),
         }
+    }
+
+    /// Tells the shard of logs that may take longer than the deadline leaves.
+    fn logs_arrive(&self, id: ChallengeId, bytes: u64) -> Result<(), UploadEnd> {
+        if bytes <= limits::PROMPT_LOG_BYTES_MAX {
+            return Ok(());
+        }
+        let (session, intake) = (self.session, &self.session.shared.intake);
+        intake
+            .logs_arrive(session.id, &session.client.agent, id, bytes)
+            .map_err(|busy| UploadEnd::Refused(self.busy(busy)))
     }
 
     /// The evidence frame, within its challenge's deadline.

@@ -1,0 +1,107 @@
+//! Machines that an operator let into a group one by one. (N12)
+
+use crate::Store;
+use crate::audit::{self, AuditEntry};
+use crate::database::number;
+use crate::error::StoreError;
+use crate::groups;
+
+impl Store {
+    /// Lets the machine with this endorsement key into a group; false when it was let in before.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] without such a group.
+    ///
+    /// # Security
+    /// For this group alone: another one, whose token the machine may hold too, asks again.
+    pub async fn approve_ek(
+        &self,
+        slug: &str,
+        ek_sha256: &[u8; 32],
+        actor: &str,
+        now_unix_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.pools().write().await?;
+        groups::require(&mut tx, slug).await?;
+        let made = sqlx::query(
+            "INSERT INTO approved_ek (slug, ek_sha256, approved_by, approved_unix_ms)
+             VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        )
+        .bind(slug)
+        .bind(&ek_sha256[..])
+        .bind(actor)
+        .bind(number(now_unix_ms)?)
+        .execute(&mut *tx)
+        .await?;
+        if made.rows_affected() == 0 {
+            return Ok(false);
+        }
+        audit(&mut tx, "ek.approve", slug, ek_sha256, actor, now_unix_ms).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Takes an approval back; false when there was none. An agent that enrolled stays enrolled.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] without such a group.
+    pub async fn withdraw_ek(
+        &self,
+        slug: &str,
+        ek_sha256: &[u8; 32],
+        actor: &str,
+        now_unix_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.pools().write().await?;
+        groups::require(&mut tx, slug).await?;
+        let gone = sqlx::query("DELETE FROM approved_ek WHERE slug = $1 AND ek_sha256 = $2")
+            .bind(slug)
+            .bind(&ek_sha256[..])
+            .execute(&mut *tx)
+            .await?;
+        if gone.rows_affected() == 0 {
+            return Ok(false);
+        }
+        audit(&mut tx, "ek.withdraw", slug, ek_sha256, actor, now_unix_ms).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Whether an operator let this machine into this group.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_ek_approved(
+        &self,
+        slug: &str,
+        ek_sha256: &[u8; 32],
+    ) -> Result<bool, StoreError> {
+        let found: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM approved_ek WHERE slug = $1 AND ek_sha256 = $2",
+        )
+        .bind(slug)
+        .bind(&ek_sha256[..])
+        .fetch_one(self.pools().read())
+        .await?;
+        Ok(found > 0)
+    }
+}
+
+async fn audit(
+    tx: &mut crate::database::Connection,
+    action: &str,
+    slug: &str,
+    ek_sha256: &[u8; 32],
+    actor: &str,
+    at_unix_ms: u64,
+) -> Result<(), StoreError> {
+    let entry = AuditEntry {
+        at_unix_ms,
+        actor,
+        action,
+        target: slug,
+        detail: &hex::encode(ek_sha256),
+    };
+    audit::append(tx, entry).await?;
+    Ok(())
+}
