@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use rat_tests::http_client::read;
+use serde_json::json;
 
 use crate::process::{Home, drain, eventually, metric};
 
@@ -85,6 +86,38 @@ fn x01_a_body_that_never_comes_is_408() {
     let head = "POST /tokens/validate HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"tok";
     stream.write_all(head.as_bytes()).unwrap();
     assert_eq!(read(&mut stream).status, 408);
+}
+
+#[test]
+fn x04_slow_bodies_of_one_address_hold_up_nobody() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let client = ratd.client();
+    let begin = |path: &str, length: usize| {
+        let mut stream = client.tls();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{{");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let held: Vec<_> = (0..32).map(|_| begin("/tokens/validate", 100)).collect();
+    eventually("an address has its share of bodies, and no more", || {
+        client.post("/tokens/validate", &json!({})).status == 429
+    });
+    // Whoever sends no body needs no place for one.
+    assert_eq!(client.get("/livez", None).status, 200);
+    let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
+    let labels = ["limit=\"BODIES_PER_ADDRESS_MAX\""];
+    assert!(metric(&text, "attest_limit_rejections_total", &labels) >= 1.0);
+    drop(held);
+    // And of the longest bodies an address has one.
+    let slow = begin("/agents/enroll-baseline", 1 << 20);
+    eventually("a second list is put off", || {
+        client.post("/agents/enroll-baseline", &json!({})).status == 429
+    });
+    drop(slow);
+    eventually("there is room again", || {
+        client.post("/agents/enroll-baseline", &json!({})).status == 422
+    });
 }
 
 #[test]
