@@ -15,6 +15,14 @@ use super::firmware::Firmware;
 const START_TRIES: u32 = 10;
 const ANSWER_TRIES: u32 = 100;
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
+/// Becomes the program that is named, with nothing open but its standard streams. The TSS lets its
+/// sockets pass to every child; a swtpm that held another one's would keep that waiting for a
+/// client who has left.
+const WITHOUT_OUR_FILES: &str = r#"for fd in /proc/self/fd/*; do
+    fd=${fd##*/}
+    ((fd > 2)) && eval "exec $fd>&-"
+done
+exec "$0" "$@""#;
 const MISSING: &str = "install the packages swtpm and swtpm-tools";
 
 /// Where the CA that signs the EK certificates of all machines is.
@@ -114,7 +122,8 @@ impl Process {
             let Some((port, control)) = free_pair()? else {
                 continue;
             };
-            let child = Command::new("swtpm")
+            let child = Command::new("bash")
+                .args(["-c", WITHOUT_OUR_FILES, "swtpm"])
                 .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
                 .arg("--tpmstate")
                 .arg(format!("dir={}", tpm.display()))
@@ -126,14 +135,14 @@ impl Process {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .with_context(|| format!("swtpm cannot be started; {MISSING}"))?;
+                .context("bash cannot be started")?;
             let tcti = format!("swtpm:host=127.0.0.1,port={port}").parse()?;
             let mut process = Self { child, tcti };
             if process.answers()? {
                 return Ok(process);
             }
         }
-        bail!("swtpm does not answer")
+        bail!("swtpm does not answer; {MISSING}")
     }
 
     /// The way to it.
@@ -170,4 +179,30 @@ fn free_pair() -> Result<Option<(u16, u16)>> {
         .filter(|next| TcpListener::bind(("127.0.0.1", *next)).is_ok())
         .map(|next| (port, next));
     Ok(pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The files that `ls` has open when this shell script starts it.
+    fn open_files(script: &str) -> Vec<String> {
+        let output = Command::new("bash")
+            .args(["-c", script, WITHOUT_OUR_FILES])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let listed = String::from_utf8(output.stdout).unwrap();
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_tpm_gets_nothing_that_we_have_open() {
+        let inherited = open_files("exec 7</dev/null 42</dev/null; exec ls /proc/self/fd");
+        assert!(inherited.contains(&"7".into()) && inherited.contains(&"42".into()));
+        let left =
+            open_files("exec 7</dev/null 42</dev/null; exec bash -c \"$0\" ls /proc/self/fd");
+        // The fourth is the folder that it lists.
+        assert_eq!(left, ["0", "1", "2", "3"]);
+    }
 }
