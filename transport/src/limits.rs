@@ -52,6 +52,10 @@ rat_engine::limits! {
         "Each costs 0.4 ms of a core: more would time out in the queue.";
     HANDSHAKES_UNVALIDATED_MAX: usize = 128, "handshakes",
         "With more open, a peer must show that it receives at its address before it costs anything.";
+    HANDSHAKES_PER_ADDRESS_MAX: usize = 128, "handshakes",
+        "An eighth of all: peers of one address that begin and fall silent keep nobody else out.";
+    HANDSHAKES_UNVALIDATED_PER_ADDRESS_MAX: usize = 16, "handshakes",
+        "First packets with a forged address can take no more of the share of whose address it is.";
     HANDSHAKE_MS_MAX: u64 = 5_000, "milliseconds",
         "From the first packet to a verified client certificate.";
     HELLO_MS_MAX: u64 = 5_000, "milliseconds",

@@ -53,6 +53,10 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
             "evidence.connections_per_address",
             config.evidence.connections_per_address,
         ),
+        (
+            "evidence.handshakes_per_address",
+            config.evidence.handshakes_per_address,
+        ),
     ];
     for (key, _) in places.iter().filter(|(_, places)| *places == 0) {
         fault(key, "must be 1 or more".to_owned());
