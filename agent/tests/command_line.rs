@@ -10,6 +10,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -60,6 +61,8 @@ impl Machine {
             paths.boot_id
         );
         fs::write(at("settings.toml"), settings)?;
+        // Whatever the umask is: what others can write is refused.
+        fs::set_permissions(at("settings.toml"), fs::Permissions::from_mode(0o600))?;
         Ok(Self {
             directory,
             kernel,
