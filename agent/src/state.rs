@@ -133,7 +133,7 @@ pub enum StateError {
         path: PathBuf,
     },
     /// This machine is not enrolled.
-    #[error("{path} holds no enrolment; run rat-agent enroll <token> --server <url>")]
+    #[error("{path} holds no enrolment; run rat-agent enroll - --server <url>")]
     NotEnrolled {
         /// The directory.
         path: PathBuf,
