@@ -11,11 +11,12 @@
 )]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use rat_agent::device::KeyKind;
+use rat_agent::device::{Device, DeviceError, Endorsement, KeyKind, Quoted, SealedSecret};
 use rat_agent::enrol::{EnrolOptions, enrol};
 use rat_agent::keys::{ClientKey, certificates, to_pem, validity};
 use rat_agent::machine::Machine;
@@ -23,6 +24,9 @@ use rat_agent::run::{Agent, Event, Watcher};
 use rat_agent::state::{Enrolled, Mode, StateDir};
 use rat_agent::unix_ms;
 use rat_engine::agent_id::AgentId;
+use rat_engine::hash::HashAlg;
+use rat_engine::pcr::PcrSet;
+use rat_engine::tpm::{ClockInfo, PcrSelection};
 use rat_engine::verdict::Code;
 use rat_identity::ek::EkTrust;
 use rat_load::keys::{EkCa, SoftwareKey};
@@ -53,6 +57,7 @@ struct Fixture {
     verifier: Arc<Verifier>,
     core: Arc<Core>,
     machine: Machine,
+    keys: Arc<Keys>,
     boot: SharedBoot,
     enrolled: Enrolled,
     heard: Arc<Mutex<Vec<String>>>,
@@ -70,7 +75,7 @@ async fn fixture() -> Result<(Fixture, rat_transport::quic::server::Server)> {
     let keys = Arc::new(Keys::new(key()?, key()?, &ek_ca)?);
     let boot = Arc::new(Mutex::new(Boot::first()));
     let machine = Machine::new(
-        SoftwareTpm::new(keys, Arc::clone(&boot)),
+        SoftwareTpm::new(Arc::clone(&keys), Arc::clone(&boot)),
         SoftwareLogs::new(Arc::clone(&boot)),
     );
     let address = core.serve().await?;
@@ -88,6 +93,7 @@ async fn fixture() -> Result<(Fixture, rat_transport::quic::server::Server)> {
         verifier,
         core,
         machine,
+        keys,
         boot,
         enrolled,
         heard,
@@ -101,6 +107,14 @@ impl Fixture {
         let watcher: Watcher = Arc::new(move |event: Event<'_>| {
             heard.lock().unwrap().push(format!("{event:?}"));
         });
+        self.start_with(state, watcher)
+    }
+
+    fn start_with(
+        &self,
+        state: Option<StateDir>,
+        watcher: Watcher,
+    ) -> (watch::Sender<bool>, JoinHandle<()>) {
         let agent = Agent::new(self.machine.clone(), self.enrolled.clone(), state, watcher);
         let (stop, stopped) = watch::channel(false);
         (stop, tokio::spawn(agent.run(stopped)))
@@ -277,6 +291,87 @@ async fn an_agent_that_leaves_comes_back_for_each_attestation() -> Result<()> {
         rounds.iter().all(|round| round.codes.is_empty()),
         "{rounds:?}"
     );
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+/// A device that is asked for what it does not have, until it has it.
+struct Unable {
+    device: SoftwareTpm,
+    able: Arc<AtomicBool>,
+}
+
+impl Device for Unable {
+    fn endorsement(&mut self) -> Result<Endorsement, DeviceError> {
+        self.device.endorsement()
+    }
+    fn attestation_key(&mut self) -> Result<Vec<u8>, DeviceError> {
+        self.device.attestation_key()
+    }
+    fn activate(&mut self, sealed: &SealedSecret) -> Result<Vec<u8>, DeviceError> {
+        self.device.activate(sealed)
+    }
+    fn quote(&mut self, data: &[u8; 32], selection: &PcrSelection) -> Result<Quoted, DeviceError> {
+        if self.able.load(Ordering::SeqCst) {
+            return self.device.quote(data, selection);
+        }
+        Err(DeviceError::SelectionNotQuoted {
+            asked: *selection,
+            quoted: PcrSelection::new([(HashAlg::Sha256, PcrSet::BOOT)]).unwrap(),
+        })
+    }
+    fn clock(&mut self) -> Result<ClockInfo, DeviceError> {
+        self.device.clock()
+    }
+    fn banks(&mut self) -> Result<Vec<HashAlg>, DeviceError> {
+        self.device.banks()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s08_an_agent_that_leaves_and_cannot_answer_comes_back_ever_later() -> Result<()> {
+    let (mut fixture, _server) = fixture().await?;
+    fixture.enrolled.mode = Mode::Leave;
+    let able = Arc::new(AtomicBool::new(false));
+    let device = Unable {
+        device: SoftwareTpm::new(Arc::clone(&fixture.keys), Arc::clone(&fixture.boot)),
+        able: Arc::clone(&able),
+    };
+    let logs = SoftwareLogs::new(Arc::clone(&fixture.boot));
+    fixture.machine = Machine::new(device, logs);
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&waits);
+    let watcher: Watcher = Arc::new(move |event: Event<'_>| {
+        if let Event::Away { error, wait } = event {
+            heard.lock().unwrap().push((error.is_some(), wait));
+        }
+    });
+    let (stop, running) = fixture.start_with(None, watcher);
+    // The first wait is a second at most, and each further one at most twice as long. It is
+    // random: what would never happen is that one of them is longer than the first may be.
+    let first = Duration::from_secs(1);
+    until("a longer wait", || {
+        waits.lock().unwrap().iter().any(|(_, wait)| *wait > first)
+    })
+    .await;
+    assert!(fixture.verifier.hellos().len() >= 2);
+    assert_eq!(fixture.rounds(), []);
+    // It was welcome each time, and there is a verdict as soon as it can answer.
+    able.store(true, Ordering::SeqCst);
+    until("a verdict", || !fixture.rounds().is_empty()).await;
+    // After a verdict it comes back when it is due.
+    fixture.rounds_after(2).await;
+    let known = waits.lock().unwrap().len();
+    able.store(false, Ordering::SeqCst);
+    until("a failure", || {
+        let waits = waits.lock().unwrap();
+        waits[known..].iter().any(|(failed, _)| *failed)
+    })
+    .await;
+    let waits = waits.lock().unwrap();
+    let failure = waits[known..].iter().find(|(failed, _)| *failed).unwrap();
+    assert!(failure.1 <= first, "{waits:?}");
     stop.send(true)?;
     running.await?;
     Ok(())

@@ -79,7 +79,6 @@ impl Session<'_> {
         };
         let welcome = connection.hello(hello).await?;
         self.adopt(&welcome.ca_set)?;
-        self.backoff.reset();
         let entries = facts.entries;
         (self.watcher)(Event::Connected { address, entries });
         let answering = Answering {
@@ -123,7 +122,12 @@ impl Session<'_> {
                 incoming = connection.next_challenge() => incoming?,
             };
             let next_after = match self.answer(incoming, &mut answering).await {
-                Ok(next_after) => next_after,
+                Ok(next_after) => {
+                    // Not before: a Welcome is no sign that this machine can answer, and one that
+                    // leaves would come back for the next failure at once.
+                    self.backoff.reset();
+                    next_after
+                }
                 // The server may have refused this answer alone; the next wait tells.
                 Err(RunError::Client(ClientError::Lost)) => continue,
                 Err(error) => {
