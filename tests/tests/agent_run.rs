@@ -40,6 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const ANYWHERE: &str = "127.0.0.1:0";
+const DAY_MS: u64 = 24 * 3600 * 1000;
 /// How long a condition may take to come true on a machine that does ten other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -228,11 +229,17 @@ async fn an_agent_survives_its_server_and_tells_new_from_old() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
-    const DAY_MS: u64 = 24 * 3600 * 1000;
-    let (mut fixture, _server) = fixture().await?;
-    // A CA that is as old as the certificate of this machine: three of its four weeks are over.
+/// An installation whose machine has three of its certificate's four weeks behind it.
+struct Old {
+    fixture: Fixture,
+    key: ClientKey,
+    state: StateDir,
+    _server: rat_transport::quic::server::Server,
+}
+
+async fn old_certificate() -> Result<Old> {
+    let (mut fixture, _) = fixture().await?;
+    // A CA that is as old as the certificate of this machine.
     let old = unix_ms() - 23 * DAY_MS;
     let folder = fixture.directory.path().join("old-ca");
     std::fs::create_dir(&folder)?;
@@ -252,30 +259,79 @@ async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
     let issued = core
         .ca
         .issue_agent(&key.certificate_request(&agent)?, &agent, old)?;
-    let core = Arc::new(core);
-    fixture.verifier = Verifier::new(Arc::clone(&core));
+    fixture.core = Arc::new(core);
+    fixture.verifier = Verifier::new(Arc::clone(&fixture.core));
     let server = fixture.verifier.bind(ANYWHERE.parse()?)?;
     fixture.enrolled.evidence_addresses = vec![server.local_addr()?.to_string()];
     fixture.enrolled.certificate_pem = to_pem(&issued.chain_der)?;
-    fixture.enrolled.ca_pem = vec![to_pem(&core.ca.certificates()[..1])?];
-
+    fixture.enrolled.ca_pem = vec![to_pem(&fixture.core.ca.certificates()[..1])?];
     let state = StateDir::open(&fixture.directory.path().join("state"))?;
     state.save_enrolled(&fixture.enrolled)?;
-    let (stop, running) = fixture.start(Some(state.clone()));
-    until("a renewal", || {
-        let heard = fixture.heard.lock().unwrap();
-        heard.iter().any(|event| event.starts_with("Renewed"))
+    Ok(Old {
+        fixture,
+        key,
+        state,
+        _server: server,
     })
-    .await;
+}
+
+impl Old {
+    /// When the certificate in the state directory is to be renewed.
+    fn saved_until(&self) -> Result<u64> {
+        let saved = self.state.enrolled()?.unwrap();
+        assert_eq!(saved.key_pem, self.fixture.enrolled.key_pem);
+        let leaf = certificates(&saved.certificate_pem)?.remove(0);
+        Ok(validity(&leaf, &self.key)?.renewal_unix_ms())
+    }
+
+    async fn renewed(&self) {
+        until("a renewal", || {
+            let heard = self.fixture.heard.lock().unwrap();
+            heard.iter().any(|event| event.starts_with("Renewed"))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
+    let old = old_certificate().await?;
+    let fixture = &old.fixture;
+    let (stop, running) = fixture.start(Some(old.state.clone()));
+    old.renewed().await;
     stop.send(true)?;
     running.await?;
     assert_eq!(fixture.verifier.renewals(), 1);
-    let saved = state.enrolled()?.unwrap();
-    assert_eq!(saved.key_pem, fixture.enrolled.key_pem);
-    let leaf = certificates(&saved.certificate_pem)?.remove(0);
-    assert!(validity(&leaf, &key)?.renewal_unix_ms() > unix_ms());
+    assert!(old.saved_until()? > unix_ms());
     // The Welcome told the next CA too, and it was kept.
-    assert_eq!(saved.ca_pem.len(), core.ca.certificates().len());
+    let saved = old.state.enrolled()?.unwrap();
+    assert_eq!(saved.ca_pem.len(), fixture.core.ca.certificates().len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s03_what_a_full_disk_did_not_take_is_saved_when_it_does() -> Result<()> {
+    let old = old_certificate().await?;
+    let fixture = &old.fixture;
+    // Where the new file would be written stands a directory that cannot be replaced by it.
+    let obstacle = old.state.path().join("identity.json.new");
+    std::fs::create_dir(&obstacle)?;
+    let (stop, running) = fixture.start(Some(old.state.clone()));
+    // Neither the CA set nor the certificate can be saved, and the agent works all the same.
+    old.renewed().await;
+    fixture.rounds_after(2).await;
+    assert!(old.saved_until()? < unix_ms());
+    let heard = fixture.heard.lock().unwrap().clone();
+    assert!(heard.iter().any(|event| event.contains("identity.json")));
+    assert!(!heard.iter().any(|event| event.starts_with("Away")));
+    std::fs::remove_dir(&obstacle)?;
+    until("the certificate is saved", || {
+        old.saved_until().unwrap() > unix_ms()
+    })
+    .await;
+    assert_eq!(fixture.verifier.renewals(), 1, "the CA signed again");
+    stop.send(true)?;
+    running.await?;
     Ok(())
 }
 
