@@ -21,7 +21,7 @@ use rat_agent::enrol::{EnrolOptions, enrol};
 use rat_agent::keys::{ClientKey, certificates, to_pem, validity};
 use rat_agent::machine::Machine;
 use rat_agent::run::{Agent, Event, Watcher};
-use rat_agent::state::{Enrolled, Mode, StateDir};
+use rat_agent::state::{CaChange, Enrolled, Mode, StateDir};
 use rat_agent::unix_ms;
 use rat_engine::agent_id::AgentId;
 use rat_engine::hash::HashAlg;
@@ -303,9 +303,63 @@ async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
     running.await?;
     assert_eq!(fixture.verifier.renewals(), 1);
     assert!(old.saved_until()? > unix_ms());
-    // The Welcome told the next CA too, and it was kept.
-    let saved = old.state.enrolled()?.unwrap();
-    assert_eq!(saved.ca_pem.len(), fixture.core.ca.certificates().len());
+    Ok(())
+}
+
+/// The certificates in PEM texts.
+fn der(pems: impl IntoIterator<Item = String>) -> Vec<Vec<u8>> {
+    let of = |pem: String| certificates(&pem).unwrap();
+    pems.into_iter().flat_map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n14_a_ca_that_one_server_certificate_told_is_remembered_and_not_pinned() -> Result<()> {
+    let (mut fixture, _server) = fixture().await?;
+    let cas = fixture.core.ca.certificates();
+    fixture.enrolled.ca_pem.truncate(1);
+    assert_eq!(der(fixture.enrolled.ca_pem.clone()), cas[..1]);
+    fixture.enrolled.mode = Mode::Leave;
+    let state = StateDir::open(&fixture.directory.path().join("state"))?;
+    state.save_enrolled(&fixture.enrolled)?;
+    let before = unix_ms();
+    let (stop, running) = fixture.start(Some(state.clone()));
+    // However often it is told: each visit is a Welcome.
+    until("three visits", || fixture.verifier.hellos().len() >= 3).await;
+    fixture.rounds_after(1).await;
+    stop.send(true)?;
+    running.await?;
+    let saved = state.enrolled()?.unwrap();
+    assert_eq!(der(saved.ca_pem), cas[..1]);
+    let [change] = &saved.ca_changes[..] else {
+        panic!("{:?}", saved.ca_changes)
+    };
+    assert_eq!(der([change.certificate_pem.clone()]), cas[1..]);
+    assert!((before..=unix_ms()).contains(&change.since_unix_ms));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n14_a_ca_that_was_told_before_the_servers_certificate_was_issued_is_pinned() -> Result<()>
+{
+    let (mut fixture, _server) = fixture().await?;
+    let cas = fixture.core.ca.certificates();
+    fixture.enrolled.ca_pem.truncate(1);
+    // What an earlier certificate of the server told, and a CA that no server tells any more.
+    let change = |der: &Vec<u8>| CaChange {
+        certificate_pem: to_pem([der]).unwrap(),
+        since_unix_ms: unix_ms() - DAY_MS,
+    };
+    let other = tempfile::tempdir()?;
+    let other = rat_identity::ca::Ca::open(other.path(), unix_ms())?.certificates();
+    fixture.enrolled.ca_changes = vec![change(&cas[1]), change(&other[0])];
+    let state = StateDir::open(&fixture.directory.path().join("state"))?;
+    state.save_enrolled(&fixture.enrolled)?;
+    let (stop, running) = fixture.start(Some(state.clone()));
+    fixture.rounds_after(1).await;
+    stop.send(true)?;
+    running.await?;
+    let saved = state.enrolled()?.unwrap();
+    assert_eq!((der(saved.ca_pem), saved.ca_changes), (cas, Vec::new()));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod answer;
 mod backoff;
 mod memory;
+mod pins;
 mod session;
 
 use std::net::SocketAddr;
@@ -245,18 +246,23 @@ impl std::fmt::Debug for Agent {
 /// [`RunError`] when a key or certificate cannot be used.
 pub fn client(enrolled: &Enrolled, sockets: Sockets) -> Result<Client, RunError> {
     let key = ClientKey::from_pem(&enrolled.key_pem)?;
-    let mut ca_set = Vec::new();
-    for pem in &enrolled.ca_pem {
-        ca_set.extend(keys::certificates(pem)?);
-    }
     let options = ClientOptions {
-        ca_set,
+        ca_set: ca_set(enrolled)?,
         certificate_chain: keys::certificates(&enrolled.certificate_pem)?,
         key_pkcs8: key.to_pkcs8_der()?,
         // Quiet for longer than an interval is not what the server promised.
         keep_alive_ms: enrolled.interval_ms,
     };
     Ok(Client::sharing(sockets, options)?)
+}
+
+/// The CAs that an enrolment pins, in DER.
+fn ca_set(enrolled: &Enrolled) -> Result<Vec<Vec<u8>>, KeysError> {
+    let mut ca_set = Vec::new();
+    for pem in &enrolled.ca_pem {
+        ca_set.extend(keys::certificates(pem)?);
+    }
+    Ok(ca_set)
 }
 
 /// Connects to the first of the server's addresses that answers.

@@ -11,11 +11,12 @@ use tokio::time::{Instant, sleep_until};
 use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
 use super::memory::Memory;
-use super::{Event, RunError, Watcher, connect, stopped};
+use super::pins::{Change, Pins, Telling};
+use super::{Event, RunError, Watcher, ca_set, connect, stopped};
 use crate::device::DeviceError;
 use crate::keys::{self, ClientKey};
 use crate::machine::{Machine, Parts};
-use crate::state::Mode;
+use crate::state::{CaChange, Enrolled, Mode};
 use crate::unix_ms;
 
 /// An agent that leaves between attestations stays this long for a challenge that is due soon.
@@ -60,6 +61,23 @@ fn facts(parts: &mut Parts) -> Result<Facts, RunError> {
     })
 }
 
+/// What an enrolment pins.
+fn pins(enrolled: &Enrolled) -> Result<Pins, RunError> {
+    let mut pins = Pins {
+        ca_set: ca_set(enrolled)?,
+        changes: Vec::new(),
+    };
+    for change in &enrolled.ca_changes {
+        for certificate in keys::certificates(&change.certificate_pem)? {
+            pins.changes.push(Change {
+                certificate,
+                since_unix_ms: change.since_unix_ms,
+            });
+        }
+    }
+    Ok(pins)
+}
+
 impl Session<'_> {
     pub(super) async fn run(mut self, client: &Client) -> Result<Left, RunError> {
         let facts = self.machine.with(facts).await??;
@@ -78,7 +96,7 @@ impl Session<'_> {
             entry_count: facts.entries,
         };
         let welcome = connection.hello(hello).await?;
-        let adopted = self.adopt(&welcome.ca_set);
+        let adopted = self.adopt(&connection, &welcome.ca_set);
         self.report(adopted);
         let entries = facts.entries;
         (self.watcher)(Event::Connected { address, entries });
@@ -171,16 +189,35 @@ impl Session<'_> {
         Ok(Duration::from_millis(answer.next_after_ms.into()))
     }
 
-    /// Keeps the CA set that the server told. It came over a channel that the old set vouched for.
-    fn adopt(&mut self, ca_set: &[Vec<u8>]) -> Result<(), RunError> {
-        let told: Vec<String> = ca_set
-            .iter()
-            .map(|der| keys::to_pem([der]))
-            .collect::<Result<_, _>>()?;
-        if told.is_empty() || told == self.memory.enrolled().ca_pem {
+    /// Takes from the CA set that the server told what [`Pins::after`] allows, and saves it.
+    fn adopt(&mut self, connection: &Connection, ca_set: &[Vec<u8>]) -> Result<(), RunError> {
+        let server = connection
+            .server_certificate()
+            .ok_or(keys::KeysError::NoCertificate)?;
+        let before = pins(self.memory.enrolled())?;
+        let after = before.after(&Telling {
+            ca_set,
+            issued_unix_ms: keys::issued_unix_ms(&server)?,
+            now_unix_ms: unix_ms(),
+            trusted_under: &|cas: &[Vec<u8>]| connection.is_trusted_under(cas),
+        });
+        if after == before {
             return Ok(());
         }
-        Ok(self.memory.change(|enrolled| enrolled.ca_pem = told)?)
+        let pem = |der: &Vec<u8>| keys::to_pem([der]);
+        let ca_pem = after.ca_set.iter().map(pem).collect::<Result<_, _>>()?;
+        let mut ca_changes = Vec::new();
+        for change in &after.changes {
+            ca_changes.push(CaChange {
+                certificate_pem: pem(&change.certificate)?,
+                since_unix_ms: change.since_unix_ms,
+            });
+        }
+        let saved = self.memory.change(|enrolled| {
+            enrolled.ca_pem = ca_pem;
+            enrolled.ca_changes = ca_changes;
+        });
+        Ok(saved?)
     }
 
     /// Says what went wrong, and goes on.
