@@ -213,27 +213,24 @@ impl Kept {
         }
     }
 
-    /// The one offset from which on the copy, its last entry included, is what the list begins
-    /// with.
+    /// The offset from which on the copy, its last entry included, is what the list begins with.
     ///
-    /// `None` also when there are two such offsets, as with violations that are all the same: how
-    /// many entries follow the copy cannot be told then.
+    /// Of several the first: the list then repeats nothing that it dropped. Violations can be all
+    /// the same, so that this is the likely offset and not a proven one; the replay tells.
     fn continuation(&self, list: &File, head: &[u8]) -> Result<Option<u64>, LogError> {
         let mut at = self.trimmed_bytes;
         let mut entries = Entries::new(&self.file, self.format, at);
-        let mut found = None;
         while at < self.bytes {
             let Some(entry) = entries.next(&self.path)? else {
                 break;
             };
-            if entry == head && self.same(list, at, at, self.bytes)? && found.replace(at).is_some()
-            {
-                return Ok(None);
+            if entry == head && self.same(list, at, at, self.bytes)? {
+                return Ok(Some(at));
             }
             let length = length_of(entry);
             at = at.saturating_add(length);
         }
-        Ok(found)
+        Ok(None)
     }
 
     const fn extent(&self) -> Extent {
@@ -493,17 +490,18 @@ mod tests {
     }
 
     #[test]
-    fn i29_a_list_that_belongs_to_two_places_is_lost() {
+    fn i29_a_list_that_could_begin_at_two_places_begins_at_the_first() {
         let (_directory, mut kept, path) = five();
         let violation = "10 00 ima-ng sha256:00 /var/log/same\n";
-        let all = lines(0..5) + &violation.repeat(3);
+        let all = [&lines(0..2), violation, &lines(2..4), violation].concat();
         fs::write(&path, &all).unwrap();
         let list = File::open(&path).unwrap();
         kept.follow(&list, &path, false).unwrap();
-        // Two of the three known ones, or one of them and a new one.
-        fs::write(&path, violation.repeat(2)).unwrap();
-        let lost = kept.follow(&list, &path, false);
-        assert!(matches!(lost, Err(LogError::Trimmed { .. })), "{lost:?}");
         assert_eq!(copied(&kept), all);
+        // The first violation, with all that follows it; not the second, with entries repeated.
+        let rest = [violation, &lines(2..4), violation, &lines(4..5)].concat();
+        fs::write(&path, &rest).unwrap();
+        kept.follow(&list, &path, false).unwrap();
+        assert_eq!(copied(&kept), all + &lines(4..5));
     }
 }
