@@ -479,7 +479,7 @@ async fn s08_an_agent_that_leaves_and_cannot_answer_comes_back_ever_later() -> R
         waits[known..].iter().any(|(failed, _)| *failed)
     })
     .await;
-    let waits = waits.lock().unwrap();
+    let waits = waits.lock().unwrap().clone();
     let failure = waits[known..].iter().find(|(failed, _)| *failed).unwrap();
     assert!(failure.1 <= first, "{waits:?}");
     stop.send(true)?;
