@@ -1,14 +1,22 @@
 //! The command line.
 
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use rat_engine::agent_id::AgentId;
+use thiserror::Error;
 
+use crate::access::{self, AccessError};
 use crate::device::KeyKind;
 use crate::https::ServerUrl;
 use crate::settings::Settings;
-use crate::token::Token;
+use crate::token::{Token, TokenError};
+
+/// A token has 118 characters at most; a little more is read, so that one that is too long is
+/// called so.
+const TOKEN_LINE_BYTES_MAX: usize = 256;
 
 /// Proves to a ratd server what this machine booted and runs.
 #[derive(Debug, Parser)]
@@ -46,8 +54,13 @@ pub enum Command {
 /// Arguments of `enroll`.
 #[derive(Debug, Args)]
 pub struct Enroll {
-    /// The token; it says whether this machine's list becomes its group's baseline
-    pub token: Token,
+    /// The token, or `-` to read it from standard input: other users see arguments of programs.
+    /// It says whether this machine's list becomes its group's baseline
+    #[arg(required_unless_present = "token_file")]
+    pub token: Option<TokenArgument>,
+    /// File that holds the token, and that nobody else can read
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
     /// The server, as https://host:port
     #[arg(long, value_name = "URL")]
     pub server: ServerUrl,
@@ -57,6 +70,64 @@ pub struct Enroll {
     /// The machine's name, for people; without it the kernel's
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+}
+
+/// A token, or where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenArgument {
+    /// This one.
+    Here(Token),
+    /// On standard input.
+    StandardInput,
+}
+
+impl FromStr for TokenArgument {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "-" {
+            return Ok(Self::StandardInput);
+        }
+        text.parse().map(Self::Here)
+    }
+}
+
+/// Why there is no token.
+#[derive(Debug, Error)]
+pub enum NoToken {
+    /// The file, or who else can read it. (A07)
+    #[error("the token's file: {0}")]
+    File(#[from] AccessError),
+    /// Standard input cannot be read.
+    #[error("the token cannot be read from standard input: {0}")]
+    StandardInput(#[from] io::Error),
+    /// What is there is no token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Neither a token nor a file was given.
+    #[error("give a token, - or --token-file")]
+    Missing,
+}
+
+impl Enroll {
+    /// The token: as given, or the one line in its file or on `input`.
+    ///
+    /// # Errors
+    /// [`NoToken`].
+    pub fn token(&self, input: impl Read) -> Result<Token, NoToken> {
+        let text = match (&self.token, &self.token_file) {
+            (Some(TokenArgument::Here(token)), _) => return Ok(token.clone()),
+            (Some(TokenArgument::StandardInput), _) => {
+                let most = u64::try_from(TOKEN_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+                let mut line = Vec::new();
+                BufReader::new(input.take(most)).read_until(b'\n', &mut line)?;
+                line
+            }
+            (None, Some(path)) => access::read_secret(path, TOKEN_LINE_BYTES_MAX)?,
+            (None, None) => return Err(NoToken::Missing),
+        };
+        Ok(String::from_utf8_lossy(&text).trim_ascii_end().parse()?)
+    }
 }
 
 /// Settings that every command takes.
@@ -101,5 +172,74 @@ fn handle(text: &str) -> Result<u32, std::num::ParseIntError> {
     match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn token() -> String {
+        format!("esp_{}", "a".repeat(112))
+    }
+
+    fn enroll(arguments: &[&str]) -> Result<Enroll, clap::Error> {
+        let server = ["--server", "https://localhost"];
+        let words = [&["rat-agent", "enroll"], arguments, &server].concat();
+        match Arguments::try_parse_from(words)?.command {
+            Command::Enroll(enroll) => Ok(enroll),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a03_a_token_need_not_be_an_argument() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let file = ["--token-file", path.to_str().unwrap()];
+        let unread = || io::empty();
+        let given = enroll(&[&token()]).unwrap().token(unread()).unwrap();
+        assert_eq!(given.as_str(), token());
+        for end in ["", "\n", "\r\n"] {
+            let line = format!("{}{end}", token());
+            let read = enroll(&["-"]).unwrap().token(line.as_bytes()).unwrap();
+            assert_eq!(read, given);
+            fs::write(&path, &line).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(enroll(&file).unwrap().token(unread()).unwrap(), given);
+        }
+        // One line is read, and what follows is left alone.
+        let lines = format!("{}\nmore", token());
+        let read = enroll(&["-"]).unwrap().token(lines.as_bytes()).unwrap();
+        assert_eq!(read, given);
+    }
+
+    #[test]
+    fn a03_a_token_is_given_once_and_whole() {
+        for both in [&["-", "--token-file", "x"][..], &[]] {
+            assert!(enroll(both).is_err(), "{both:?}");
+        }
+        let long = format!("{}{}", token(), "a".repeat(1 << 20));
+        for text in ["", "\n", "esp_1", &long] {
+            let read = enroll(&["-"]).unwrap().token(text.as_bytes());
+            assert!(matches!(read, Err(NoToken::Token(_))), "{text:.20}");
+        }
+    }
+
+    #[test]
+    fn a07_a_token_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, token()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let enroll = enroll(&["--token-file", path.to_str().unwrap()]).unwrap();
+        let refused = enroll.token(io::empty());
+        let Err(NoToken::File(AccessError::Readable(named))) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(named, path);
     }
 }

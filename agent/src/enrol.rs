@@ -321,6 +321,7 @@ fn checked(
         key_pem: applicant.key.to_pem()?,
         certificate_pem: activated.certificate,
         ca_pem: activated.ca,
+        ca_changes: Vec::new(),
         kind: options.kind,
         ak_name: hex::encode(&applicant.ak_name),
         interval_ms: activated.settings.interval_ms,

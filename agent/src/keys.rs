@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use openssl::asn1::Asn1Time;
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
@@ -162,15 +162,6 @@ pub fn validity(certificate_der: &[u8], key: &ClientKey) -> Result<Validity, Key
     if !is_ours {
         return Err(KeysError::OtherKey);
     }
-    let unix_ms = |time: &openssl::asn1::Asn1TimeRef| -> Result<u64, ErrorStack> {
-        let since = Asn1Time::from_unix(0)?.diff(time)?;
-        let days = u64::try_from(since.days).unwrap_or(0);
-        let seconds = u64::try_from(since.secs).unwrap_or(0);
-        Ok(days
-            .saturating_mul(86_400)
-            .saturating_add(seconds)
-            .saturating_mul(1000))
-    };
     let read = || {
         Ok(Validity {
             not_before_unix_ms: unix_ms(certificate.not_before())?,
@@ -178,6 +169,25 @@ pub fn validity(certificate_der: &[u8], key: &ClientKey) -> Result<Validity, Key
         })
     };
     read().map_err(failed("reading the dates of a certificate"))
+}
+
+/// The first moment of the validity of a certificate in DER, in milliseconds since 1970.
+///
+/// # Errors
+/// [`KeysError::Library`].
+pub fn issued_unix_ms(certificate_der: &[u8]) -> Result<u64, KeysError> {
+    let read = || unix_ms(X509::from_der(certificate_der)?.not_before());
+    read().map_err(failed("reading the dates of a certificate"))
+}
+
+fn unix_ms(time: &Asn1TimeRef) -> Result<u64, ErrorStack> {
+    let since = Asn1Time::from_unix(0)?.diff(time)?;
+    let days = u64::try_from(since.days).unwrap_or(0);
+    let seconds = u64::try_from(since.secs).unwrap_or(0);
+    Ok(days
+        .saturating_mul(86_400)
+        .saturating_add(seconds)
+        .saturating_mul(1000))
 }
 
 /// The certificates of a PEM text, in DER.

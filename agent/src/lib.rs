@@ -8,6 +8,7 @@
     )
 )]
 
+pub mod access;
 pub mod arguments;
 pub mod device;
 pub mod doctor;

@@ -59,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
+    let token = enroll.token(std::io::stdin())?;
     let state = StateDir::open(&settings.state_dir())?;
     let _running = state.lock()?;
     let before = state.enrolled()?;
@@ -72,7 +73,7 @@ async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
             .to_owned(),
     };
     let options = EnrolOptions {
-        token: enroll.token.clone(),
+        token,
         server: enroll.server.clone(),
         agent: enroll.agent_id.clone(),
         hostname,

@@ -277,3 +277,28 @@ fn trouble(known: &mut LastKnown, text: String) -> bool {
     known.trouble = Some(text);
     true
 }
+
+#[cfg(test)]
+mod tests {
+    const UNIT: &str = include_str!("../../deploy/systemd/rat-agent.service");
+
+    fn values<'u>(key: &'u str) -> impl Iterator<Item = &'u str> {
+        let value = move |line: &'u str| line.strip_prefix(key)?.strip_prefix('=');
+        UNIT.lines().filter_map(value)
+    }
+
+    #[test]
+    fn a_tpm_that_comes_after_the_agents_start_is_not_denied() {
+        // systemd looks a path up once, and allows nothing when there is nothing yet.
+        let allowed: Vec<_> = values("DeviceAllow").collect();
+        assert_eq!(allowed, ["char-tpm rw"]);
+        let after: Vec<_> = values("After").flat_map(str::split_whitespace).collect();
+        let wanted: Vec<_> = values("Wants").flat_map(str::split_whitespace).collect();
+        assert!(after.contains(&"dev-tpmrm0.device"), "{after:?}");
+        // The class has a number once the kernel's TPM core is loaded.
+        assert!(after.contains(&"modprobe@tpm.service"), "{after:?}");
+        assert!(wanted.contains(&"modprobe@tpm.service"), "{wanted:?}");
+        // A machine whose TPM is away still has an agent that says so.
+        assert_eq!(values("Requires").count(), 0);
+    }
+}

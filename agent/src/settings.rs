@@ -1,7 +1,6 @@
 //! Settings of the agent: a TOML file, then `RAT_AGENT_*`, then flags.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
@@ -9,6 +8,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::access::{self, AccessError};
 use crate::device::{Authorizations, KeyKind, Tcti, TpmSettings};
 use crate::logs::LogPaths;
 
@@ -65,23 +65,9 @@ pub enum SettingsError {
     /// File or environment.
     #[error("{0}")]
     Read(Box<figment::Error>),
-    /// A file that was named is not there.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Others can read a file with a secret. (A07)
-    #[error("{0} can be read by others; run chmod 600 {0}")]
-    Mode(PathBuf),
-    /// A secret that no TPM takes.
-    #[error("{path} holds more than {AUTHORIZATION_BYTES_MAX} bytes")]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-    },
+    /// A file that is not there, or to which others have access. (A07)
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The TCTI.
     #[error("tcti {text:?}: {source}")]
     Tcti {
@@ -97,16 +83,19 @@ impl Settings {
     ///
     /// # Errors
     /// [`SettingsError`], also for keys that nobody knows.
+    ///
+    /// # Security
+    /// Who writes the file chooses the TPM and the logs that are believed: a file that others than
+    /// its owner can write is refused. (A07)
     pub fn load(file: Option<&Path>, flags: &Self) -> Result<Self, SettingsError> {
-        if let Some(path) = file {
-            fs::metadata(path).map_err(|source| SettingsError::File {
-                path: path.into(),
-                source,
-            })?;
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match access::require_unwritable(path) {
+            Err(AccessError::File { source, .. })
+                if file.is_none() && source.kind() == ErrorKind::NotFound => {}
+            checked => checked?,
         }
-        let file = file.unwrap_or(Path::new(DEFAULT_FILE));
         Figment::new()
-            .merge(Toml::file_exact(file))
+            .merge(Toml::file_exact(path))
             .merge(Env::prefixed(ENVIRONMENT))
             .merge(Serialized::defaults(flags))
             .extract()
@@ -163,24 +152,19 @@ impl Settings {
 }
 
 /// An authorization value; a newline at its end is an editor's.
-fn secret(path: Option<&Path>) -> Result<Vec<u8>, SettingsError> {
+fn secret(path: Option<&Path>) -> Result<Vec<u8>, AccessError> {
     let Some(path) = path else {
         return Ok(Vec::new());
     };
-    let failed = |source| SettingsError::File {
-        path: path.into(),
-        source,
-    };
-    let metadata = fs::metadata(path).map_err(failed)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(SettingsError::Mode(path.into()));
-    }
-    let mut value = fs::read(path).map_err(failed)?;
+    let mut value = access::read_secret(path, AUTHORIZATION_BYTES_MAX.saturating_add(1))?;
     if value.last() == Some(&b'\n') {
         value.pop();
     }
     if value.len() > AUTHORIZATION_BYTES_MAX {
-        return Err(SettingsError::TooLong { path: path.into() });
+        return Err(AccessError::TooLong {
+            path: path.into(),
+            max_bytes: AUTHORIZATION_BYTES_MAX,
+        });
     }
     Ok(value)
 }
@@ -188,6 +172,8 @@ fn secret(path: Option<&Path>) -> Result<Vec<u8>, SettingsError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -228,5 +214,65 @@ mod tests {
         for default in defaults.chain(paths.map(|path| format!("`{}`", path.display()))) {
             assert!(page.contains(&default), "{default}");
         }
+    }
+
+    fn file(directory: &Path, content: &str, mode: u32) -> PathBuf {
+        let path = directory.join("file");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a07_settings_that_others_can_write_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let content = "boot_log = \"/somewhere\"\n";
+        for mode in [0o600, 0o400, 0o640, 0o644] {
+            let path = file(directory.path(), content, mode);
+            let settings = Settings::load(Some(&path), &Settings::default()).unwrap();
+            assert_eq!(settings.boot_log, Some("/somewhere".into()), "{mode:o}");
+        }
+        for mode in [0o660, 0o664, 0o602, 0o646, 0o666, 0o620] {
+            let path = file(directory.path(), content, mode);
+            let refused = Settings::load(Some(&path), &Settings::default());
+            let Err(SettingsError::Access(AccessError::Writable(named))) = refused else {
+                panic!("{mode:o} was taken: {refused:?}")
+            };
+            assert_eq!(named, path);
+        }
+    }
+
+    #[test]
+    fn a07_authorization_values_that_others_can_read_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let longest = "x".repeat(AUTHORIZATION_BYTES_MAX);
+        let path = file(directory.path(), &format!("{longest}\n"), 0o600);
+        assert_eq!(secret(Some(&path)).unwrap(), longest.as_bytes());
+        for content in [format!("{longest}x"), format!("{longest}x\n")] {
+            let path = file(directory.path(), &content, 0o600);
+            let refused = secret(Some(&path));
+            assert!(matches!(refused, Err(AccessError::TooLong { .. })));
+        }
+        for mode in [0o640, 0o604, 0o620] {
+            let path = file(directory.path(), "secret", mode);
+            let refused = secret(Some(&path));
+            assert!(matches!(refused, Err(AccessError::Readable(_))), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there_and_faults_name_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        let refused = Settings::load(Some(&missing), &Settings::default());
+        let Err(SettingsError::Access(AccessError::File { path, .. })) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(path, missing);
+        let path = file(directory.path(), "colour = \"red\"\n", 0o600);
+        let refused = Settings::load(Some(&path), &Settings::default()).unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains("colour"), "{said}");
+        assert!(said.contains(&path.display().to_string()), "{said}");
     }
 }

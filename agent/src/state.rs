@@ -50,6 +50,9 @@ pub struct Enrolled {
     pub certificate_pem: String,
     /// The CAs that a server may have its certificate from, in PEM.
     pub ca_pem: Vec<String>,
+    /// CAs that servers told to pin or to drop, and that are not confirmed yet.
+    #[serde(default)]
+    pub ca_changes: Vec<CaChange>,
     /// The type of the TPM's keys.
     pub kind: KeyKind,
     /// The Name of the attestation key that was enrolled, in hexadecimal.
@@ -58,6 +61,15 @@ pub struct Enrolled {
     pub interval_ms: u64,
     /// How to stay in touch.
     pub mode: Mode,
+}
+
+/// A CA that is to be pinned if it is not, and dropped if it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaChange {
+    /// Its certificate, in PEM.
+    pub certificate_pem: String,
+    /// When a server told it first.
+    pub since_unix_ms: u64,
 }
 
 /// What the running agent last knew, for `rat-agent status`.
@@ -133,7 +145,7 @@ pub enum StateError {
         path: PathBuf,
     },
     /// This machine is not enrolled.
-    #[error("{path} holds no enrolment; run rat-agent enroll <token> --server <url>")]
+    #[error("{path} holds no enrolment; run rat-agent enroll - --server <url>")]
     NotEnrolled {
         /// The directory.
         path: PathBuf,

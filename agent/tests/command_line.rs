@@ -10,6 +10,8 @@
 )]
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -60,6 +62,8 @@ impl Machine {
             paths.boot_id
         );
         fs::write(at("settings.toml"), settings)?;
+        // Whatever the umask is: what others can write is refused.
+        fs::set_permissions(at("settings.toml"), fs::Permissions::from_mode(0o600))?;
         Ok(Self {
             directory,
             kernel,
@@ -82,6 +86,19 @@ impl Machine {
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {
         Ok(self.command(arguments).output()?)
+    }
+
+    /// With a line on standard input.
+    fn run_with(&self, arguments: &[&str], line: &str) -> Result<Output> {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // Dropped at the end of the statement: the program reads to the line's end or this one.
+        writeln!(child.stdin.take().unwrap(), "{line}")?;
+        Ok(child.wait_with_output()?)
     }
 }
 
@@ -249,7 +266,8 @@ fn a_machine_enrols_attests_reports_and_ends() -> Result<()> {
     })?;
     let url = format!("https://localhost:{}", address.port());
     let token = core.token(true);
-    let enrolled = machine.run(&["enroll", token.as_str(), "--server", &url])?;
+    // From standard input, where no other user sees it.
+    let enrolled = machine.run_with(&["enroll", "-", "--server", &url], token.as_str())?;
     let said = text(&enrolled.stdout);
     assert!(enrolled.status.success(), "{}", text(&enrolled.stderr));
     assert!(

@@ -283,6 +283,60 @@ fn i29_a_front_that_was_trimmed_unseen_is_said() {
     ));
 }
 
+/// Each file in the state directory, with its content.
+fn state(machine: &Machine) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(machine.directory.path().join("state")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn i29_what_was_measured_and_trimmed_while_the_agent_was_away_is_said_and_not_skipped() {
+    for format in [LogFormat::Binary, LogFormat::Ascii] {
+        let mut machine = Machine::new(format);
+        machine.measure(10);
+        let mut logs = machine.logs();
+        machine.check(&mut logs, 0);
+        drop(logs);
+        let before = state(&machine);
+        machine.measure(10);
+        // Of the copy nothing is left in the list, and entries 11 to 14 are in neither; nor can
+        // the agent know that there are none, when the list begins right after its copy.
+        for trimmed in [15, 11] {
+            machine.trimmed = trimmed;
+            machine.show();
+            let mut logs = machine.logs();
+            for _ in 0..2 {
+                assert!(matches!(logs.count(), Err(LogError::Trimmed { .. })));
+                for from in [0, 5, 11] {
+                    let refused = logs.measurements(from);
+                    assert!(matches!(refused, Err(LogError::Trimmed { .. })));
+                }
+            }
+            assert_eq!(state(&machine), before);
+        }
+        // An empty list shows no more of it.
+        machine.trimmed = machine.entries.len();
+        machine.show();
+        let refused = machine.logs().count();
+        assert!(matches!(refused, Err(LogError::Trimmed { .. })));
+        assert_eq!(state(&machine), before);
+        // As long as the last entry of the copy is there, nothing is missing.
+        machine.trimmed = 10;
+        machine.show();
+        let mut logs = machine.logs();
+        machine.check(&mut logs, 0);
+        // After a reboot there is a list from its begin again.
+        machine.entries.truncate(1);
+        machine.trimmed = 0;
+        machine.boot("2");
+        machine.measure(3);
+        machine.check(&mut logs, 0);
+    }
+}
+
 #[test]
 fn i17_lengths_that_no_kernel_writes_are_an_error_with_its_place() {
     let mut machine = Machine::new(LogFormat::Binary);

@@ -11,18 +11,22 @@
 )]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use rat_agent::device::KeyKind;
+use rat_agent::device::{Device, DeviceError, Endorsement, KeyKind, Quoted, SealedSecret};
 use rat_agent::enrol::{EnrolOptions, enrol};
 use rat_agent::keys::{ClientKey, certificates, to_pem, validity};
 use rat_agent::machine::Machine;
 use rat_agent::run::{Agent, Event, Watcher};
-use rat_agent::state::{Enrolled, Mode, StateDir};
+use rat_agent::state::{CaChange, Enrolled, Mode, StateDir};
 use rat_agent::unix_ms;
 use rat_engine::agent_id::AgentId;
+use rat_engine::hash::HashAlg;
+use rat_engine::pcr::PcrSet;
+use rat_engine::tpm::{ClockInfo, PcrSelection};
 use rat_engine::verdict::Code;
 use rat_identity::ek::EkTrust;
 use rat_load::keys::{EkCa, SoftwareKey};
@@ -36,6 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const ANYWHERE: &str = "127.0.0.1:0";
+const DAY_MS: u64 = 24 * 3600 * 1000;
 /// How long a condition may take to come true on a machine that does ten other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +58,7 @@ struct Fixture {
     verifier: Arc<Verifier>,
     core: Arc<Core>,
     machine: Machine,
+    keys: Arc<Keys>,
     boot: SharedBoot,
     enrolled: Enrolled,
     heard: Arc<Mutex<Vec<String>>>,
@@ -70,7 +76,7 @@ async fn fixture() -> Result<(Fixture, rat_transport::quic::server::Server)> {
     let keys = Arc::new(Keys::new(key()?, key()?, &ek_ca)?);
     let boot = Arc::new(Mutex::new(Boot::first()));
     let machine = Machine::new(
-        SoftwareTpm::new(keys, Arc::clone(&boot)),
+        SoftwareTpm::new(Arc::clone(&keys), Arc::clone(&boot)),
         SoftwareLogs::new(Arc::clone(&boot)),
     );
     let address = core.serve().await?;
@@ -88,6 +94,7 @@ async fn fixture() -> Result<(Fixture, rat_transport::quic::server::Server)> {
         verifier,
         core,
         machine,
+        keys,
         boot,
         enrolled,
         heard,
@@ -101,6 +108,14 @@ impl Fixture {
         let watcher: Watcher = Arc::new(move |event: Event<'_>| {
             heard.lock().unwrap().push(format!("{event:?}"));
         });
+        self.start_with(state, watcher)
+    }
+
+    fn start_with(
+        &self,
+        state: Option<StateDir>,
+        watcher: Watcher,
+    ) -> (watch::Sender<bool>, JoinHandle<()>) {
         let agent = Agent::new(self.machine.clone(), self.enrolled.clone(), state, watcher);
         let (stop, stopped) = watch::channel(false);
         (stop, tokio::spawn(agent.run(stopped)))
@@ -214,11 +229,17 @@ async fn an_agent_survives_its_server_and_tells_new_from_old() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
-    const DAY_MS: u64 = 24 * 3600 * 1000;
-    let (mut fixture, _server) = fixture().await?;
-    // A CA that is as old as the certificate of this machine: three of its four weeks are over.
+/// An installation whose machine has three of its certificate's four weeks behind it.
+struct Old {
+    fixture: Fixture,
+    key: ClientKey,
+    state: StateDir,
+    _server: rat_transport::quic::server::Server,
+}
+
+async fn old_certificate() -> Result<Old> {
+    let (mut fixture, _) = fixture().await?;
+    // A CA that is as old as the certificate of this machine.
     let old = unix_ms() - 23 * DAY_MS;
     let folder = fixture.directory.path().join("old-ca");
     std::fs::create_dir(&folder)?;
@@ -238,30 +259,133 @@ async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
     let issued = core
         .ca
         .issue_agent(&key.certificate_request(&agent)?, &agent, old)?;
-    let core = Arc::new(core);
-    fixture.verifier = Verifier::new(Arc::clone(&core));
+    fixture.core = Arc::new(core);
+    fixture.verifier = Verifier::new(Arc::clone(&fixture.core));
     let server = fixture.verifier.bind(ANYWHERE.parse()?)?;
     fixture.enrolled.evidence_addresses = vec![server.local_addr()?.to_string()];
     fixture.enrolled.certificate_pem = to_pem(&issued.chain_der)?;
-    fixture.enrolled.ca_pem = vec![to_pem(&core.ca.certificates()[..1])?];
-
+    fixture.enrolled.ca_pem = vec![to_pem(&fixture.core.ca.certificates()[..1])?];
     let state = StateDir::open(&fixture.directory.path().join("state"))?;
     state.save_enrolled(&fixture.enrolled)?;
-    let (stop, running) = fixture.start(Some(state.clone()));
-    until("a renewal", || {
-        let heard = fixture.heard.lock().unwrap();
-        heard.iter().any(|event| event.starts_with("Renewed"))
+    Ok(Old {
+        fixture,
+        key,
+        state,
+        _server: server,
     })
-    .await;
+}
+
+impl Old {
+    /// When the certificate in the state directory is to be renewed.
+    fn saved_until(&self) -> Result<u64> {
+        let saved = self.state.enrolled()?.unwrap();
+        assert_eq!(saved.key_pem, self.fixture.enrolled.key_pem);
+        let leaf = certificates(&saved.certificate_pem)?.remove(0);
+        Ok(validity(&leaf, &self.key)?.renewal_unix_ms())
+    }
+
+    async fn renewed(&self) {
+        until("a renewal", || {
+            let heard = self.fixture.heard.lock().unwrap();
+            heard.iter().any(|event| event.starts_with("Renewed"))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_for_the_same_key_and_saved() -> Result<()> {
+    let old = old_certificate().await?;
+    let fixture = &old.fixture;
+    let (stop, running) = fixture.start(Some(old.state.clone()));
+    old.renewed().await;
     stop.send(true)?;
     running.await?;
     assert_eq!(fixture.verifier.renewals(), 1);
+    assert!(old.saved_until()? > unix_ms());
+    Ok(())
+}
+
+/// The certificates in PEM texts.
+fn der(pems: impl IntoIterator<Item = String>) -> Vec<Vec<u8>> {
+    let of = |pem: String| certificates(&pem).unwrap();
+    pems.into_iter().flat_map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n14_a_ca_that_one_server_certificate_told_is_remembered_and_not_pinned() -> Result<()> {
+    let (mut fixture, _server) = fixture().await?;
+    let cas = fixture.core.ca.certificates();
+    fixture.enrolled.ca_pem.truncate(1);
+    assert_eq!(der(fixture.enrolled.ca_pem.clone()), cas[..1]);
+    fixture.enrolled.mode = Mode::Leave;
+    let state = StateDir::open(&fixture.directory.path().join("state"))?;
+    state.save_enrolled(&fixture.enrolled)?;
+    let before = unix_ms();
+    let (stop, running) = fixture.start(Some(state.clone()));
+    // However often it is told: each visit is a Welcome.
+    until("three visits", || fixture.verifier.hellos().len() >= 3).await;
+    fixture.rounds_after(1).await;
+    stop.send(true)?;
+    running.await?;
     let saved = state.enrolled()?.unwrap();
-    assert_eq!(saved.key_pem, fixture.enrolled.key_pem);
-    let leaf = certificates(&saved.certificate_pem)?.remove(0);
-    assert!(validity(&leaf, &key)?.renewal_unix_ms() > unix_ms());
-    // The Welcome told the next CA too, and it was kept.
-    assert_eq!(saved.ca_pem.len(), core.ca.certificates().len());
+    assert_eq!(der(saved.ca_pem), cas[..1]);
+    let [change] = &saved.ca_changes[..] else {
+        panic!("{:?}", saved.ca_changes)
+    };
+    assert_eq!(der([change.certificate_pem.clone()]), cas[1..]);
+    assert!((before..=unix_ms()).contains(&change.since_unix_ms));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n14_a_ca_that_was_told_before_the_servers_certificate_was_issued_is_pinned() -> Result<()>
+{
+    let (mut fixture, _server) = fixture().await?;
+    let cas = fixture.core.ca.certificates();
+    fixture.enrolled.ca_pem.truncate(1);
+    // What an earlier certificate of the server told, and a CA that no server tells any more.
+    let change = |der: &Vec<u8>| CaChange {
+        certificate_pem: to_pem([der]).unwrap(),
+        since_unix_ms: unix_ms() - DAY_MS,
+    };
+    let other = tempfile::tempdir()?;
+    let other = rat_identity::ca::Ca::open(other.path(), unix_ms())?.certificates();
+    fixture.enrolled.ca_changes = vec![change(&cas[1]), change(&other[0])];
+    let state = StateDir::open(&fixture.directory.path().join("state"))?;
+    state.save_enrolled(&fixture.enrolled)?;
+    let (stop, running) = fixture.start(Some(state.clone()));
+    fixture.rounds_after(1).await;
+    stop.send(true)?;
+    running.await?;
+    let saved = state.enrolled()?.unwrap();
+    assert_eq!((der(saved.ca_pem), saved.ca_changes), (cas, Vec::new()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s03_what_a_full_disk_did_not_take_is_saved_when_it_does() -> Result<()> {
+    let old = old_certificate().await?;
+    let fixture = &old.fixture;
+    // Where the new file would be written stands a directory that cannot be replaced by it.
+    let obstacle = old.state.path().join("identity.json.new");
+    std::fs::create_dir(&obstacle)?;
+    let (stop, running) = fixture.start(Some(old.state.clone()));
+    // Neither the CA set nor the certificate can be saved, and the agent works all the same.
+    old.renewed().await;
+    fixture.rounds_after(2).await;
+    assert!(old.saved_until()? < unix_ms());
+    let heard = fixture.heard.lock().unwrap().clone();
+    assert!(heard.iter().any(|event| event.contains("identity.json")));
+    assert!(!heard.iter().any(|event| event.starts_with("Away")));
+    std::fs::remove_dir(&obstacle)?;
+    until("the certificate is saved", || {
+        old.saved_until().unwrap() > unix_ms()
+    })
+    .await;
+    assert_eq!(fixture.verifier.renewals(), 1, "the CA signed again");
+    stop.send(true)?;
+    running.await?;
     Ok(())
 }
 
@@ -277,6 +401,87 @@ async fn an_agent_that_leaves_comes_back_for_each_attestation() -> Result<()> {
         rounds.iter().all(|round| round.codes.is_empty()),
         "{rounds:?}"
     );
+    stop.send(true)?;
+    running.await?;
+    Ok(())
+}
+
+/// A device that is asked for what it does not have, until it has it.
+struct Unable {
+    device: SoftwareTpm,
+    able: Arc<AtomicBool>,
+}
+
+impl Device for Unable {
+    fn endorsement(&mut self) -> Result<Endorsement, DeviceError> {
+        self.device.endorsement()
+    }
+    fn attestation_key(&mut self) -> Result<Vec<u8>, DeviceError> {
+        self.device.attestation_key()
+    }
+    fn activate(&mut self, sealed: &SealedSecret) -> Result<Vec<u8>, DeviceError> {
+        self.device.activate(sealed)
+    }
+    fn quote(&mut self, data: &[u8; 32], selection: &PcrSelection) -> Result<Quoted, DeviceError> {
+        if self.able.load(Ordering::SeqCst) {
+            return self.device.quote(data, selection);
+        }
+        Err(DeviceError::SelectionNotQuoted {
+            asked: *selection,
+            quoted: PcrSelection::new([(HashAlg::Sha256, PcrSet::BOOT)]).unwrap(),
+        })
+    }
+    fn clock(&mut self) -> Result<ClockInfo, DeviceError> {
+        self.device.clock()
+    }
+    fn banks(&mut self) -> Result<Vec<HashAlg>, DeviceError> {
+        self.device.banks()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s08_an_agent_that_leaves_and_cannot_answer_comes_back_ever_later() -> Result<()> {
+    let (mut fixture, _server) = fixture().await?;
+    fixture.enrolled.mode = Mode::Leave;
+    let able = Arc::new(AtomicBool::new(false));
+    let device = Unable {
+        device: SoftwareTpm::new(Arc::clone(&fixture.keys), Arc::clone(&fixture.boot)),
+        able: Arc::clone(&able),
+    };
+    let logs = SoftwareLogs::new(Arc::clone(&fixture.boot));
+    fixture.machine = Machine::new(device, logs);
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&waits);
+    let watcher: Watcher = Arc::new(move |event: Event<'_>| {
+        if let Event::Away { error, wait } = event {
+            heard.lock().unwrap().push((error.is_some(), wait));
+        }
+    });
+    let (stop, running) = fixture.start_with(None, watcher);
+    // The first wait is a second at most, and each further one at most twice as long. It is
+    // random: what would never happen is that one of them is longer than the first may be.
+    let first = Duration::from_secs(1);
+    until("a longer wait", || {
+        waits.lock().unwrap().iter().any(|(_, wait)| *wait > first)
+    })
+    .await;
+    assert!(fixture.verifier.hellos().len() >= 2);
+    assert_eq!(fixture.rounds(), []);
+    // It was welcome each time, and there is a verdict as soon as it can answer.
+    able.store(true, Ordering::SeqCst);
+    until("a verdict", || !fixture.rounds().is_empty()).await;
+    // After a verdict it comes back when it is due.
+    fixture.rounds_after(2).await;
+    let known = waits.lock().unwrap().len();
+    able.store(false, Ordering::SeqCst);
+    until("a failure", || {
+        let waits = waits.lock().unwrap();
+        waits[known..].iter().any(|(failed, _)| *failed)
+    })
+    .await;
+    let waits = waits.lock().unwrap().clone();
+    let failure = waits[known..].iter().find(|(failed, _)| *failed).unwrap();
+    assert!(failure.1 <= first, "{waits:?}");
     stop.send(true)?;
     running.await?;
     Ok(())

@@ -54,6 +54,10 @@ rat_engine::limits! {
         "Each costs 0.4 ms of a core: more would time out in the queue.";
     HANDSHAKES_UNVALIDATED_MAX: usize = 128, "handshakes",
         "With more open, a peer must show that it receives at its address before it costs anything.";
+    HANDSHAKES_PER_ADDRESS_MAX: usize = 128, "handshakes",
+        "An eighth of all: peers of one address that begin and fall silent keep nobody else out.";
+    HANDSHAKES_UNVALIDATED_PER_ADDRESS_MAX: usize = 16, "handshakes",
+        "First packets with a forged address can take no more of the share of whose address it is.";
     HANDSHAKE_MS_MAX: u64 = 5_000, "milliseconds",
         "From the first packet to a verified client certificate.";
     HELLO_MS_MAX: u64 = 5_000, "milliseconds",
@@ -82,7 +86,9 @@ rat_engine::limits! {
         "How long agents of a server that stops are sent away: they find it started again.";
     // Renewal of certificates
     RENEWALS_PER_HOUR_MAX: usize = 4, "renewals",
-        "Certificates live for days; each renewal costs a signature of the CA.";
+        "Of one agent: certificates live for days, and each renewal costs a signature of the CA.";
+    RENEWALS_REMEMBERED_MAX: usize = 65_536, "renewals",
+        "Of the last hour, of all agents, about 150 bytes each: a million agents need 2,100 an hour.";
     RENEWALS_AT_ONCE_MAX: usize = 8, "renewals",
         "Each holds a thread while the CA signs.";
     RENEW_MS_MAX: u64 = 10_000, "milliseconds",

@@ -1,8 +1,9 @@
 //! The agent's own copy of the measurement list of this boot.
 //!
 //! The copy is what lets the agent read only what is new, and what holds entries that the kernel
-//! has trimmed since. It starts at entry 0 and only grows; the kernel's list must continue it, or
-//! it is made anew.
+//! has trimmed since. It starts at entry 0 and only grows. The kernel's list must continue it: a
+//! list that is another one is read anew, and one that begins after the copy's end is an error,
+//! because what was between the two is lost.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -17,6 +18,28 @@ use super::{LogError, record};
 const PIECE_BYTES: usize = 64 * 1024;
 /// Of every so many entries the offset is remembered.
 const MARK_EVERY: u64 = 1024;
+/// How often a list is looked at that changes its front each time.
+const LOOKS_MAX: usize = 8;
+
+/// Where the kernel's list belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Its first entry is the copy's at this offset.
+    At(u64),
+    /// It begins like every list, and is not the one that was copied.
+    OtherList,
+    /// It begins with neither.
+    Unknown,
+}
+
+/// How much of a list is copied.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    entries: u64,
+    bytes: u64,
+    last_at: u64,
+    marks: usize,
+}
 
 /// A list of whole entries in a file.
 #[derive(Debug)]
@@ -72,28 +95,64 @@ impl Kept {
     /// Brings the copy up to date with the kernel's list.
     ///
     /// `whole` compares every byte that both hold, instead of the first and last entry.
+    ///
+    /// # Errors
+    /// [`LogError::Trimmed`] when entries may be missing between copy and list. The copy is left
+    /// as it was: a list with a hole explains no PCR, and would fail an honest machine for good.
     pub(super) fn follow(&mut self, list: &File, path: &Path, whole: bool) -> Result<(), LogError> {
-        if self.entries > 0 && !self.is_continued_by(list, self.trimmed_bytes, whole)? {
-            match self.continuation(list)? {
-                Some(at) => {
-                    tracing::warn!(
-                        trimmed_bytes = at,
-                        "the kernel trimmed its measurement list"
-                    );
-                    self.trimmed_bytes = at;
+        for _ in 0..LOOKS_MAX {
+            let Some(head) = entry_at(list, self.format, 0, path)? else {
+                // A list without any entry is one before the first, or one that lost all.
+                return match self.entries {
+                    0 => Ok(()),
+                    _ => Err(LogError::Trimmed { path: path.into() }),
+                };
+            };
+            let place = self.place(list, &head, whole)?;
+            if self.take(list, path, &head, place)? {
+                return Ok(());
+            }
+        }
+        Err(LogError::Unsteady { path: path.into() })
+    }
+
+    /// Does what follows from the list's place; false when there is more to do: the list was not
+    /// the one that was copied, or its front was trimmed meanwhile.
+    fn take(
+        &mut self,
+        list: &File,
+        path: &Path,
+        head: &[u8],
+        place: Place,
+    ) -> Result<bool, LogError> {
+        let before = self.extent();
+        let taken = match place {
+            Place::At(at) => {
+                let from = self.bytes.saturating_sub(at);
+                self.take_entries(list, from, path, true)
+            }
+            Place::OtherList | Place::Unknown => Ok(()),
+        };
+        // All of it was found at offsets, and those move when the front is trimmed.
+        if entry_at(list, self.format, 0, path)?.as_deref() != Some(head) {
+            self.return_to(before)?;
+            return Ok(false);
+        }
+        match place {
+            Place::At(at) => {
+                if at > self.trimmed_bytes {
+                    tracing::warn!(trimmed_bytes = at, "the kernel trimmed its list");
                 }
-                None => self.start_again(list)?,
+                self.trimmed_bytes = at;
+                taken.map(|()| true)
             }
-        }
-        if self.entries == 0 {
-            match entry_at(list, self.format, 0, path)? {
-                Some(first) if record::is_first_of_list(&first) => {}
-                Some(_) => return Err(LogError::Trimmed { path: path.into() }),
-                None => return Ok(()),
+            Place::OtherList => {
+                tracing::info!("the list is another one than was kept; reading it anew");
+                self.clear()?;
+                Ok(false)
             }
+            Place::Unknown => Err(LogError::Trimmed { path: path.into() }),
         }
-        let from = self.bytes.saturating_sub(self.trimmed_bytes);
-        self.take_entries(list, from, path, true)
     }
 
     /// The copy from this entry on, and its length.
@@ -138,36 +197,61 @@ impl Kept {
         Ok(true)
     }
 
-    /// The offset in the copy at which the kernel's list now starts.
+    /// Where the kernel's list, which begins with this entry, belongs.
+    fn place(&self, list: &File, head: &[u8], whole: bool) -> Result<Place, LogError> {
+        let begins = record::is_first_of_list(head);
+        if self.entries == 0 {
+            return Ok(if begins { Place::At(0) } else { Place::Unknown });
+        }
+        if self.is_continued_by(list, self.trimmed_bytes, whole)? {
+            return Ok(Place::At(self.trimmed_bytes));
+        }
+        match self.continuation(list, head)? {
+            Some(at) => Ok(Place::At(at)),
+            None if begins => Ok(Place::OtherList),
+            None => Ok(Place::Unknown),
+        }
+    }
+
+    /// The offset from which on the copy, its last entry included, is what the list begins with.
     ///
-    /// The end of the copy, when nothing of it is left in the list: whether entries are missing
-    /// between the two, only a replay against the PCR can tell.
-    fn continuation(&self, list: &File) -> Result<Option<u64>, LogError> {
-        let Some(first) = entry_at(list, self.format, 0, &self.path)? else {
-            return Ok(Some(self.bytes));
-        };
-        let size = length_of(&first);
+    /// Of several the first: the list then repeats nothing that it dropped. Violations can be all
+    /// the same, so that this is the likely offset and not a proven one; the replay tells.
+    fn continuation(&self, list: &File, head: &[u8]) -> Result<Option<u64>, LogError> {
         let mut at = self.trimmed_bytes;
         let mut entries = Entries::new(&self.file, self.format, at);
-        while let Some(entry) = entries.next(&self.path)? {
-            if entry == first.as_slice() && self.same(list, at, at, self.bytes)? {
+        while at < self.bytes {
+            let Some(entry) = entries.next(&self.path)? else {
+                break;
+            };
+            if entry == head && self.same(list, at, at, self.bytes)? {
                 return Ok(Some(at));
             }
             let length = length_of(entry);
             at = at.saturating_add(length);
         }
-        let is_new_list = record::is_first_of_list(&first);
-        // Bytes from 0 on are the first entry of both: then the copy is wrong, not the list.
-        let same_start = self.same(list, 0, 0, size)?;
-        Ok((!is_new_list && !same_start).then_some(self.bytes))
+        Ok(None)
     }
 
-    fn start_again(&mut self, list: &File) -> Result<(), LogError> {
-        let first = entry_at(list, self.format, 0, &self.path)?;
-        if first.is_some_and(|first| record::is_first_of_list(&first)) {
-            tracing::info!("the measurement list is another one than was kept; reading it anew");
+    const fn extent(&self) -> Extent {
+        Extent {
+            entries: self.entries,
+            bytes: self.bytes,
+            last_at: self.last_at,
+            marks: self.marks.len(),
         }
-        self.clear()
+    }
+
+    /// Forgets what was appended since.
+    fn return_to(&mut self, extent: Extent) -> Result<(), LogError> {
+        self.file
+            .set_len(extent.bytes)
+            .map_err(failed(&self.path))?;
+        self.entries = extent.entries;
+        self.bytes = extent.bytes;
+        self.last_at = extent.last_at;
+        self.marks.truncate(extent.marks);
+        Ok(())
     }
 
     fn clear(&mut self) -> Result<(), LogError> {
@@ -339,4 +423,85 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> LogError {
     let path = path.to_path_buf();
     |source| LogError::File { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn lines(range: std::ops::Range<u32>) -> String {
+        let line = |nth| match nth {
+            0 => "10 00 ima-ng sha256:00 boot_aggregate\n".to_owned(),
+            nth => format!("10 {nth:02} ima-ng sha256:00 /usr/bin/tool-{nth}\n"),
+        };
+        range.map(line).collect()
+    }
+
+    /// A copy of five entries, and the path of the list that it follows.
+    fn five() -> (tempfile::TempDir, Kept, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("list");
+        fs::write(&path, lines(0..5)).unwrap();
+        let copy = directory.path().join("copy");
+        let mut kept = Kept::open(copy, LogFormat::Ascii).unwrap();
+        let list = File::open(&path).unwrap();
+        kept.follow(&list, &path, false).unwrap();
+        assert_eq!(kept.entries(), 5);
+        (directory, kept, path)
+    }
+
+    fn copied(kept: &Kept) -> String {
+        fs::read_to_string(&kept.path).unwrap()
+    }
+
+    #[test]
+    fn i29_a_front_that_is_trimmed_while_the_list_is_read_appends_nothing() {
+        let (_directory, mut kept, path) = five();
+        fs::write(&path, lines(0..20)).unwrap();
+        let list = File::open(&path).unwrap();
+        let head = entry_at(&list, LogFormat::Ascii, 0, &path).unwrap();
+        let head = head.unwrap();
+        let place = kept.place(&list, &head, false).unwrap();
+        assert_eq!(place, Place::At(0));
+        // Between the look at its front and the reading of what is new.
+        fs::write(&path, lines(3..20)).unwrap();
+        assert!(!kept.take(&list, &path, &head, place).unwrap());
+        assert_eq!((kept.entries(), copied(&kept)), (5, lines(0..5)));
+        // The next look finds its place.
+        kept.follow(&list, &path, false).unwrap();
+        assert_eq!((kept.entries(), copied(&kept)), (20, lines(0..20)));
+    }
+
+    #[test]
+    fn i29_a_copy_is_not_given_up_for_a_list_that_moved_meanwhile() {
+        let (_directory, mut kept, path) = five();
+        let list = File::open(&path).unwrap();
+        let head = entry_at(&list, LogFormat::Ascii, 0, &path).unwrap();
+        let head = head.unwrap();
+        fs::write(&path, lines(3..8)).unwrap();
+        for place in [Place::OtherList, Place::Unknown] {
+            assert!(!kept.take(&list, &path, &head, place).unwrap());
+            assert_eq!((kept.entries(), copied(&kept)), (5, lines(0..5)));
+        }
+        kept.follow(&list, &path, false).unwrap();
+        assert_eq!(copied(&kept), lines(0..8));
+    }
+
+    #[test]
+    fn i29_a_list_that_could_begin_at_two_places_begins_at_the_first() {
+        let (_directory, mut kept, path) = five();
+        let violation = "10 00 ima-ng sha256:00 /var/log/same\n";
+        let all = [&lines(0..2), violation, &lines(2..4), violation].concat();
+        fs::write(&path, &all).unwrap();
+        let list = File::open(&path).unwrap();
+        kept.follow(&list, &path, false).unwrap();
+        assert_eq!(copied(&kept), all);
+        // The first violation, with all that follows it; not the second, with entries repeated.
+        let rest = [violation, &lines(2..4), violation, &lines(4..5)].concat();
+        fs::write(&path, &rest).unwrap();
+        kept.follow(&list, &path, false).unwrap();
+        assert_eq!(copied(&kept), all + &lines(4..5));
+    }
 }

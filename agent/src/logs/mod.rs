@@ -116,12 +116,18 @@ pub enum LogError {
         /// The limit.
         max_bytes: u64,
     },
-    /// The kernel dropped the front of the list before the agent had seen it.
+    /// The kernel dropped entries before the agent had seen them.
     #[error(
-        "{path} does not begin with boot_aggregate: its front was trimmed before this agent first \
-         read it, and cannot be proven until the next boot"
+        "{path} was trimmed of entries that this agent has not read, and cannot be proven until \
+         the next boot: reboot, and let nothing trim it before or while the agent is away"
     )]
     Trimmed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel dropped entries each time that the list was read.
+    #[error("{path} is trimmed while it is read, again and again")]
+    Unsteady {
         /// The file.
         path: PathBuf,
     },

@@ -31,7 +31,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Things work again.
+    /// Things work again: there was a verdict.
     pub const fn reset(&mut self) {
         self.failures = 0;
     }

@@ -2,6 +2,8 @@
 
 mod answer;
 mod backoff;
+mod memory;
+mod pins;
 mod session;
 
 use std::net::SocketAddr;
@@ -18,6 +20,7 @@ use tokio::time::{sleep, timeout};
 
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
+use memory::Memory;
 use session::{Left, Session};
 
 use crate::device::DeviceError;
@@ -48,7 +51,7 @@ pub enum Event<'a> {
         /// Entries in its measurement list, when it was asked for.
         entries: Option<u64>,
     },
-    /// It could not answer a challenge.
+    /// It could not answer a challenge, renew its certificate or save what it is to remember.
     Unanswered(&'a RunError),
     /// Its certificate was renewed, until then.
     Renewed {
@@ -132,9 +135,7 @@ impl RunError {
 /// An enrolled agent.
 pub struct Agent {
     machine: Machine,
-    enrolled: Enrolled,
-    /// Where renewed certificates and CA sets are kept; `None` for agents that live in memory.
-    state: Option<StateDir>,
+    memory: Memory,
     sockets: Sockets,
     watcher: Watcher,
 }
@@ -149,8 +150,7 @@ impl Agent {
     ) -> Self {
         Self {
             machine,
-            enrolled,
-            state,
+            memory: Memory::new(enrolled, state),
             sockets: Sockets::default(),
             watcher,
         }
@@ -174,10 +174,12 @@ impl Agent {
                 () = stopped(&mut stop) => {
                     // It closes its connection, or what it waits for is not worth waiting for.
                     let _ = timeout(GOODBYE, visiting).await;
+                    self.memory.save_again();
                     return;
                 }
             };
             drop(visiting);
+            self.memory.save_again();
             let wait = self.wait(&visit, &mut backoff);
             let error = visit.as_ref().err();
             (self.watcher)(Event::Away { error, wait });
@@ -195,7 +197,7 @@ impl Agent {
             Err(error) => match error.advice() {
                 // A server that restarts loses all its agents at once.
                 Advice::Reconnect => {
-                    let interval = Duration::from_millis(self.enrolled.interval_ms);
+                    let interval = Duration::from_millis(self.memory.enrolled().interval_ms);
                     let spread = below(interval.min(Duration::from_secs(10)), dice);
                     spread.saturating_add(backoff.after_failure(Duration::ZERO, dice))
                 }
@@ -213,12 +215,11 @@ impl Agent {
         backoff: &mut Backoff,
         stop: watch::Receiver<bool>,
     ) -> Result<Left, RunError> {
-        let key = ClientKey::from_pem(&self.enrolled.key_pem)?;
-        let client = client(&self.enrolled, self.sockets.clone())?;
+        let key = ClientKey::from_pem(&self.memory.enrolled().key_pem)?;
+        let client = client(self.memory.enrolled(), self.sockets.clone())?;
         let ended = Session {
             machine: &self.machine,
-            enrolled: &mut self.enrolled,
-            state: self.state.as_ref(),
+            memory: &mut self.memory,
             watcher: &self.watcher,
             key,
             backoff,
@@ -234,7 +235,7 @@ impl Agent {
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agent")
-            .field("agent", &self.enrolled.agent)
+            .field("agent", &self.memory.enrolled().agent)
             .finish_non_exhaustive()
     }
 }
@@ -245,18 +246,23 @@ impl std::fmt::Debug for Agent {
 /// [`RunError`] when a key or certificate cannot be used.
 pub fn client(enrolled: &Enrolled, sockets: Sockets) -> Result<Client, RunError> {
     let key = ClientKey::from_pem(&enrolled.key_pem)?;
-    let mut ca_set = Vec::new();
-    for pem in &enrolled.ca_pem {
-        ca_set.extend(keys::certificates(pem)?);
-    }
     let options = ClientOptions {
-        ca_set,
+        ca_set: ca_set(enrolled)?,
         certificate_chain: keys::certificates(&enrolled.certificate_pem)?,
         key_pkcs8: key.to_pkcs8_der()?,
         // Quiet for longer than an interval is not what the server promised.
         keep_alive_ms: enrolled.interval_ms,
     };
     Ok(Client::sharing(sockets, options)?)
+}
+
+/// The CAs that an enrolment pins, in DER.
+fn ca_set(enrolled: &Enrolled) -> Result<Vec<Vec<u8>>, KeysError> {
+    let mut ca_set = Vec::new();
+    for pem in &enrolled.ca_pem {
+        ca_set.extend(keys::certificates(pem)?);
+    }
+    Ok(ca_set)
 }
 
 /// Connects to the first of the server's addresses that answers.

@@ -10,11 +10,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
-use super::{Event, RunError, Watcher, connect, stopped};
+use super::memory::Memory;
+use super::pins::{Change, Pins, Telling};
+use super::{Event, RunError, Watcher, ca_set, connect, stopped};
 use crate::device::DeviceError;
 use crate::keys::{self, ClientKey};
 use crate::machine::{Machine, Parts};
-use crate::state::{Enrolled, Mode, StateDir};
+use crate::state::{CaChange, Enrolled, Mode};
 use crate::unix_ms;
 
 /// An agent that leaves between attestations stays this long for a challenge that is due soon.
@@ -31,8 +33,7 @@ pub(super) struct Left {
 
 pub(super) struct Session<'a> {
     pub(super) machine: &'a Machine,
-    pub(super) enrolled: &'a mut Enrolled,
-    pub(super) state: Option<&'a StateDir>,
+    pub(super) memory: &'a mut Memory,
     pub(super) watcher: &'a Watcher,
     pub(super) key: ClientKey,
     pub(super) backoff: &'a mut Backoff,
@@ -60,17 +61,34 @@ fn facts(parts: &mut Parts) -> Result<Facts, RunError> {
     })
 }
 
+/// What an enrolment pins.
+fn pins(enrolled: &Enrolled) -> Result<Pins, RunError> {
+    let mut pins = Pins {
+        ca_set: ca_set(enrolled)?,
+        changes: Vec::new(),
+    };
+    for change in &enrolled.ca_changes {
+        for certificate in keys::certificates(&change.certificate_pem)? {
+            pins.changes.push(Change {
+                certificate,
+                since_unix_ms: change.since_unix_ms,
+            });
+        }
+    }
+    Ok(pins)
+}
+
 impl Session<'_> {
     pub(super) async fn run(mut self, client: &Client) -> Result<Left, RunError> {
         let facts = self.machine.with(facts).await??;
         let found = hex::encode(&facts.ak_name);
-        if found != self.enrolled.ak_name {
-            let enrolled = self.enrolled.ak_name.clone();
+        if found != self.memory.enrolled().ak_name {
+            let enrolled = self.memory.enrolled().ak_name.clone();
             return Err(RunError::OtherKey { found, enrolled });
         }
-        let (connection, address) = connect(client, self.enrolled).await?;
+        let (connection, address) = connect(client, self.memory.enrolled()).await?;
         let hello = Hello {
-            agent: self.enrolled.agent.clone(),
+            agent: self.memory.enrolled().agent.clone(),
             log_formats: vec![facts.format],
             banks: facts.banks,
             reset_count: facts.epoch.reset_count,
@@ -78,17 +96,17 @@ impl Session<'_> {
             entry_count: facts.entries,
         };
         let welcome = connection.hello(hello).await?;
-        self.adopt(&welcome.ca_set)?;
-        self.backoff.reset();
+        let adopted = self.adopt(&connection, &welcome.ca_set);
+        self.report(adopted);
         let entries = facts.entries;
         (self.watcher)(Event::Connected { address, entries });
         let answering = Answering {
-            agent: self.enrolled.agent.clone(),
+            agent: self.memory.enrolled().agent.clone(),
             ak_name: facts.ak_name,
             told: facts.epoch,
         };
         let next_after = Duration::from_millis(welcome.next_after_ms.into());
-        if self.enrolled.mode == Mode::Leave && next_after > WORTH_WAITING {
+        if self.memory.enrolled().mode == Mode::Leave && next_after > WORTH_WAITING {
             self.renew_if_due(&connection).await;
             connection.close();
             return Ok(Left { next_after });
@@ -123,18 +141,24 @@ impl Session<'_> {
                 incoming = connection.next_challenge() => incoming?,
             };
             let next_after = match self.answer(incoming, &mut answering).await {
-                Ok(next_after) => next_after,
+                Ok(next_after) => {
+                    // Not before: a Welcome is no sign that this machine can answer, and one that
+                    // leaves would come back for the next failure at once.
+                    self.backoff.reset();
+                    self.memory.save_again();
+                    next_after
+                }
                 // The server may have refused this answer alone; the next wait tells.
                 Err(RunError::Client(ClientError::Lost)) => continue,
                 Err(error) => {
                     (self.watcher)(Event::Unanswered(&error));
-                    if self.enrolled.mode == Mode::Leave {
+                    if self.memory.enrolled().mode == Mode::Leave {
                         return Err(error);
                     }
                     continue;
                 }
             };
-            if self.enrolled.mode == Mode::Leave {
+            if self.memory.enrolled().mode == Mode::Leave {
                 self.renew_if_due(connection).await;
                 connection.close();
                 return Ok(Left { next_after });
@@ -165,17 +189,42 @@ impl Session<'_> {
         Ok(Duration::from_millis(answer.next_after_ms.into()))
     }
 
-    /// Keeps the CA set that the server told. It came over a channel that the old set vouched for.
-    fn adopt(&mut self, ca_set: &[Vec<u8>]) -> Result<(), RunError> {
-        let told: Vec<String> = ca_set
-            .iter()
-            .map(|der| keys::to_pem([der]))
-            .collect::<Result<_, _>>()?;
-        if told.is_empty() || told == self.enrolled.ca_pem {
+    /// Takes from the CA set that the server told what [`Pins::after`] allows, and saves it.
+    fn adopt(&mut self, connection: &Connection, ca_set: &[Vec<u8>]) -> Result<(), RunError> {
+        let server = connection
+            .server_certificate()
+            .ok_or(keys::KeysError::NoCertificate)?;
+        let before = pins(self.memory.enrolled())?;
+        let after = before.after(&Telling {
+            ca_set,
+            issued_unix_ms: keys::issued_unix_ms(&server)?,
+            now_unix_ms: unix_ms(),
+            trusted_under: &|cas: &[Vec<u8>]| connection.is_trusted_under(cas),
+        });
+        if after == before {
             return Ok(());
         }
-        self.enrolled.ca_pem = told;
-        self.save()
+        let pem = |der: &Vec<u8>| keys::to_pem([der]);
+        let ca_pem = after.ca_set.iter().map(pem).collect::<Result<_, _>>()?;
+        let mut ca_changes = Vec::new();
+        for change in &after.changes {
+            ca_changes.push(CaChange {
+                certificate_pem: pem(&change.certificate)?,
+                since_unix_ms: change.since_unix_ms,
+            });
+        }
+        let saved = self.memory.change(|enrolled| {
+            enrolled.ca_pem = ca_pem;
+            enrolled.ca_changes = ca_changes;
+        });
+        Ok(saved?)
+    }
+
+    /// Says what went wrong, and goes on.
+    fn report(&self, result: Result<(), RunError>) {
+        if let Err(error) = result {
+            (self.watcher)(Event::Unanswered(&error));
+        }
     }
 
     /// Renews the certificate when two thirds of its life are over; gives the time to look again.
@@ -201,27 +250,26 @@ impl Session<'_> {
     }
 
     async fn renew(&mut self, connection: &Connection) -> Result<u64, RunError> {
-        let request = self.key.certificate_request(&self.enrolled.agent)?;
+        let request = self
+            .key
+            .certificate_request(&self.memory.enrolled().agent)?;
         let chain = connection.renew(request).await?;
         let leaf = chain.first().ok_or(keys::KeysError::NoCertificate)?;
         let until = keys::validity(leaf, &self.key)?.not_after_unix_ms;
-        self.enrolled.certificate_pem = keys::to_pem(&chain)?;
-        self.save()?;
+        let pem = keys::to_pem(&chain)?;
+        // The certificate is there, saved or not: asking for another one would not help.
+        let saved = self
+            .memory
+            .change(|enrolled| enrolled.certificate_pem = pem);
+        self.report(saved.map_err(RunError::from));
         Ok(until)
     }
 
     fn until_renewal(&self) -> Result<Duration, RunError> {
-        let chain = keys::certificates(&self.enrolled.certificate_pem)?;
+        let chain = keys::certificates(&self.memory.enrolled().certificate_pem)?;
         let leaf = chain.first().ok_or(keys::KeysError::NoCertificate)?;
         let due = keys::validity(leaf, &self.key)?.renewal_unix_ms();
         let left = Duration::from_millis(due.saturating_sub(unix_ms()));
         Ok(left.min(LONGEST_SLEEP))
-    }
-
-    fn save(&self) -> Result<(), RunError> {
-        match self.state {
-            Some(state) => Ok(state.save_enrolled(self.enrolled)?),
-            None => Ok(()),
-        }
     }
 }

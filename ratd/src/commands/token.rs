@@ -51,7 +51,7 @@ async fn create(config: &Config, options: &TokenOptions) -> Result<(), Failure> 
     let url = check::addresses(config, config.core.listen.port(), 0).core_url;
     writeln!(
         io::stderr(),
-        "ratd: shown this once. On the machine: rat-agent enroll TOKEN --server {url}"
+        "ratd: shown this once. On the machine: rat-agent enroll - --server {url}"
     )?;
     Ok(())
 }

@@ -43,18 +43,7 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
             );
         }
     }
-    let places = [
-        (
-            "core.requests_per_address_per_second",
-            config.core.requests_per_address_per_second,
-        ),
-        ("evidence.connections", config.evidence.connections),
-        (
-            "evidence.connections_per_address",
-            config.evidence.connections_per_address,
-        ),
-    ];
-    for (key, _) in places.iter().filter(|(_, places)| *places == 0) {
+    for (key, _) in places(config).iter().filter(|(_, places)| *places == 0) {
         fault(key, "must be 1 or more".to_owned());
     }
     let attestation = &config.attestation;
@@ -75,6 +64,25 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         fault("log.level", "is no level".to_owned());
     }
     faults
+}
+
+/// How many of something there may be, of which nothing works without one.
+const fn places(config: &Config) -> [(&'static str, usize); 4] {
+    [
+        (
+            "core.requests_per_address_per_second",
+            config.core.requests_per_address_per_second,
+        ),
+        ("evidence.connections", config.evidence.connections),
+        (
+            "evidence.connections_per_address",
+            config.evidence.connections_per_address,
+        ),
+        (
+            "evidence.handshakes_per_address",
+            config.evidence.handshakes_per_address,
+        ),
+    ]
 }
 
 /// What clients are told of where things are, with these ports bound.

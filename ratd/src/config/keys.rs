@@ -47,6 +47,9 @@ keys! {
         preference. Empty: `address` and the port of `evidence.listen`.";
     "evidence.connections": "Agents that may be connected at once, at about 31 KiB each.";
     "evidence.connections_per_address": "Of these, from one address (IPv6: one /64 network).";
+    "evidence.handshakes_per_address": "Handshakes that may be under way at once from one address \
+        (IPv6: one /64 network); more are refused. Raise it where a large fleet behind one address \
+        connects at once.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -44,6 +44,7 @@ pub(crate) struct Evidence {
     pub(crate) addresses: Vec<String>,
     pub(crate) connections: usize,
     pub(crate) connections_per_address: usize,
+    pub(crate) handshakes_per_address: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -139,6 +140,7 @@ impl Default for Evidence {
             addresses: Vec::new(),
             connections: rat_transport::limits::CONNECTIONS_MAX,
             connections_per_address: rat_transport::limits::CONNECTIONS_PER_ADDRESS_MAX,
+            handshakes_per_address: rat_transport::limits::HANDSHAKES_PER_ADDRESS_MAX,
         }
     }
 }

@@ -60,6 +60,7 @@ pub(super) fn bind(
         limits: ServerLimits {
             connections_max: config.evidence.connections,
             connections_per_address_max: config.evidence.connections_per_address,
+            handshakes_per_address_max: config.evidence.handshakes_per_address,
             ..ServerLimits::default()
         },
         reset_secret: data_dir::reset_secret(&config.data_dir).means(Exit::Unusable)?,

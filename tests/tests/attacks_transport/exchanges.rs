@@ -350,32 +350,39 @@ async fn a_session_that_the_server_lets_go_ends_as_draining() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn welcomes_extend_the_pinned_set_and_never_lock_the_agent_out() {
+async fn n14_a_welcome_tells_cas_and_pins_none() {
     let world = World::new();
     let next = Authority::new("next authority");
     let client = world.client("pins");
-    let both = vec![world.authority.der(), next.der()];
+    let (current, both) = (
+        vec![world.authority.der()],
+        vec![world.authority.der(), next.der()],
+    );
     *world.ca_set.lock().unwrap() = both.clone();
     let connection = client.connect(world.address, SERVER_NAME).await.unwrap();
     let welcome = connection.hello(hello("pins")).await.unwrap();
-    assert_eq!(
-        (welcome.ca_set, client.ca_set()),
-        (both.clone(), both.clone())
-    );
-    // A set that would not trust the very server that tells it is not taken.
-    *world.ca_set.lock().unwrap() = vec![next.der()];
-    let connection = client.connect(world.address, SERVER_NAME).await.unwrap();
-    let welcome = connection.hello(hello("pins")).await.unwrap();
-    assert_eq!((welcome.ca_set, client.ca_set()), (both.clone(), both));
-    // The next authority takes over, and the agent follows.
-    let server = world.server();
-    server
+    assert_eq!(welcome.ca_set, both);
+    // What a change of the set would mean can be asked.
+    assert!(connection.is_trusted_under(&both));
+    assert!(connection.is_trusted_under(&current));
+    assert!(!connection.is_trusted_under(&[next.der()]));
+    assert!(!connection.is_trusted_under(&[]));
+    assert!(!connection.is_trusted_under(&[b"no certificate".to_vec()]));
+    let server = connection.server_certificate().unwrap();
+    assert_ne!(server, world.authority.der());
+    // A server of the CA that was told is refused all the same.
+    world
+        .server()
         .set_tls(&next.server(&[&world.authority, &next]))
         .unwrap();
-    let connection = client.connect(world.address, SERVER_NAME).await.unwrap();
-    let welcome = connection.hello(hello("pins")).await.unwrap();
-    assert_eq!(welcome.ca_set, [next.der()]);
-    assert_eq!(client.ca_set(), [next.der()]);
+    let error = client
+        .connect(world.address, SERVER_NAME)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ClientError::ServerUntrusted { .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

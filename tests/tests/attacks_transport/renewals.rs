@@ -67,6 +67,32 @@ async fn refused_renewals_are_typed_limited_and_leave_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s13_an_agent_that_comes_back_has_no_more_renewals_than_one_that_stays() {
+    let world = World::new();
+    *world.renewal.lock().unwrap() = Ok(vec![b"leaf".to_vec()]);
+    for _ in 0..limits::RENEWALS_PER_HOUR_MAX {
+        let agent = world.agent("returns").await;
+        agent.connection.renew(b"request".to_vec()).await.unwrap();
+        agent.connection.close();
+        world.recorder.gone("returns").await;
+    }
+    let before = metric(measures::RENEWALS, None);
+    let agent = world.agent("returns").await;
+    let error = agent
+        .connection
+        .renew(b"request".to_vec())
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&error), Reason::Renew(RenewRefused::TooOften));
+    assert_eq!(metric(measures::RENEWALS, None), before);
+    assert_eq!(rejections("RENEWALS_PER_HOUR_MAX"), 1.0);
+    assert_eq!(agent.attest(&world.recorder, parts()).await.detail, "taken");
+    // Nobody else waits for it.
+    let other = world.agent("other").await;
+    other.connection.renew(b"request".to_vec()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_of_the_authority_is_unavailable_and_nothing_more() {
     let world = World::new();
     let agent = world.agent("survives").await;

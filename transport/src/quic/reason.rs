@@ -15,7 +15,7 @@ pub enum RenewRefused {
     NotEnrolled,
     /// The CA cannot sign at the moment.
     Unavailable,
-    /// This connection renewed often enough.
+    /// This agent renewed often enough, or all agents together did.
     TooOften,
 }
 

@@ -1,6 +1,5 @@
 //! One connection to a server.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -9,7 +8,7 @@ use tokio::time::timeout;
 
 use super::answer::Incoming;
 use super::error::{ClientError, connection_error, said_no};
-use super::tls::Trust;
+use super::tls::verify;
 use super::{CLOSE, Hello, UploadLimits, Welcome};
 use crate::limits;
 use crate::quic::Reason;
@@ -20,7 +19,6 @@ use crate::quic::wire::{Frame, WireError};
 #[derive(Debug)]
 pub struct Connection {
     quic: quinn::Connection,
-    trust: Arc<Trust>,
     server_name: String,
     limits: std::sync::OnceLock<UploadLimits>,
     // The server serves one renewal at a time.
@@ -28,37 +26,48 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(quic: quinn::Connection, trust: Arc<Trust>, server_name: String) -> Self {
+    pub(super) fn new(quic: quinn::Connection, server_name: String) -> Self {
         Self {
             quic,
-            trust,
             server_name,
             limits: std::sync::OnceLock::new(),
             renewing: Mutex::new(()),
         }
     }
 
-    /// Introduces the agent. The CA set of the answer is what the client pins from now on: save
-    /// it.
+    /// Introduces the agent. The answer tells the server's CA set; the client pins what it was
+    /// made with.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::advice`] says what to do.
+    ///
+    /// # Security
+    /// The CA set is told by whoever holds the key of the server's certificate, which is less than
+    /// a CA: what is told must not be pinned for that reason alone. (N14)
     pub async fn hello(&self, hello: Hello) -> Result<Welcome, ClientError> {
         let frame = self.request(&Frame::Hello(hello)).await?;
-        let Frame::Welcome(mut welcome) = frame else {
+        let Frame::Welcome(welcome) = frame else {
             return Err(said_no(frame));
         };
-        let chain = self
-            .quic
-            .peer_identity()
-            .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
-            .unwrap_or_default();
-        if let Err(error) = self.trust.adopt(&welcome.ca_set, &chain, &self.server_name) {
-            tracing::warn!(%error, "the server's new CA set would not trust the server: not pinned");
-        }
-        welcome.ca_set = self.trust.ca_set();
         let _ = self.limits.set(welcome.limits);
         Ok(welcome)
+    }
+
+    /// The certificate, in DER, whose key the server has shown to hold.
+    pub fn server_certificate(&self) -> Option<Vec<u8>> {
+        self.server_chain().first().map(|leaf| leaf.to_vec())
+    }
+
+    /// Whether the server would be trusted, by its name and now, if these CAs alone were pinned.
+    pub fn is_trusted_under(&self, ca_set: &[Vec<u8>]) -> bool {
+        verify(ca_set, &self.server_chain(), &self.server_name).is_ok()
+    }
+
+    fn server_chain(&self) -> Vec<CertificateDer<'static>> {
+        self.quic
+            .peer_identity()
+            .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+            .map_or_else(Vec::new, |chain| *chain)
     }
 
     /// Waits for the next challenge. Dropping what it returns without an answer declines it.

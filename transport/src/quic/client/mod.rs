@@ -6,7 +6,6 @@
 //! let client = Client::new(options)?;
 //! let connection = client.connect("192.0.2.1:8882".parse().unwrap(), "ratd.example").await?;
 //! let welcome = connection.hello(hello).await?;
-//! // Save `welcome.ca_set`: it is what to pin from now on.
 //! let challenge = connection.next_challenge().await?;
 //! // Quote over `qualifying_data(&challenge.challenge, &Binding::Channel(challenge.binding), …)`.
 //! let answer = challenge.answer(parts).await?;
@@ -26,7 +25,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::Endpoint;
+use quinn::{ClientConfig, Endpoint};
 
 pub use super::wire::{Hello, UploadLimits, Welcome};
 pub use answer::{EvidenceParts, Incoming, ListParts, ListSource};
@@ -35,7 +34,7 @@ pub use error::{ClientError, TlsError};
 
 use crate::limits;
 use error::handshake_error;
-use tls::Trust;
+use tls::client_config;
 
 /// How long connections that were closed may take to be confirmed.
 const CLOSE: Duration = Duration::from_secs(1);
@@ -91,10 +90,10 @@ impl Sockets {
 
 /// One agent: it connects as often as it likes.
 ///
-/// After a renewal of its certificate make a new one.
+/// After a renewal of its certificate, or a change of what it pins, make a new one.
 #[derive(Debug)]
 pub struct Client {
-    trust: Arc<Trust>,
+    config: ClientConfig,
     sockets: Sockets,
 }
 
@@ -112,13 +111,8 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn sharing(sockets: Sockets, options: ClientOptions) -> Result<Self, ClientError> {
-        let trust = Arc::new(Trust::new(options)?);
-        Ok(Self { trust, sockets })
-    }
-
-    /// The CAs that it pins now, in DER: those it was made with, or the newest Welcome's.
-    pub fn ca_set(&self) -> Vec<Vec<u8>> {
-        self.trust.ca_set()
+        let config = client_config(options)?;
+        Ok(Self { config, sockets })
     }
 
     /// Connects to a server that proves to be `server_name` under a pinned CA.
@@ -132,18 +126,14 @@ impl Client {
         server_name: &str,
     ) -> Result<Connection, ClientError> {
         let endpoint = self.sockets.endpoint(server)?;
-        let connecting = endpoint.connect_with(self.trust.config(), server, server_name)?;
+        let connecting = endpoint.connect_with(self.config.clone(), server, server_name)?;
         let limit = Duration::from_millis(limits::HANDSHAKE_MS_MAX);
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(handshake_error(error)),
             Err(_) => return Err(ClientError::Unreachable),
         };
-        Ok(Connection::new(
-            connection,
-            Arc::clone(&self.trust),
-            server_name.to_owned(),
-        ))
+        Ok(Connection::new(connection, server_name.to_owned()))
     }
 
     /// Waits, for a second at most, until closed connections have told their servers so.

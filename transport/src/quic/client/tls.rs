@@ -1,6 +1,6 @@
 //! Whom an agent trusts, and how it shows who it is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -15,88 +15,16 @@ use crate::limits;
 use crate::quic::ALPN;
 use crate::quic::roots::{provider, root_store};
 
-/// The pinned CA set, and the configuration made of it.
-pub(super) struct Trust {
-    certificate_chain: Vec<Vec<u8>>,
-    key_pkcs8: Vec<u8>,
-    keep_alive: Duration,
-    pinned: Mutex<Pinned>,
-}
-
-struct Pinned {
-    ca_set: Vec<Vec<u8>>,
-    config: ClientConfig,
-}
-
-impl std::fmt::Debug for Trust {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trust").finish_non_exhaustive()
-    }
-}
-
-impl Trust {
-    pub(super) fn new(options: ClientOptions) -> Result<Self, TlsError> {
-        let ClientOptions {
-            ca_set,
-            certificate_chain,
-            key_pkcs8,
-            keep_alive_ms,
-        } = options;
-        let keep_alive = Duration::from_millis(keep_alive_ms.clamp(
-            limits::KEEP_ALIVE_MS_MIN,
-            limits::IDLE_MS_MAX.wrapping_div(3),
-        ));
-        let config = client_config(&ca_set, &certificate_chain, &key_pkcs8, keep_alive)?;
-        let pinned = Mutex::new(Pinned { ca_set, config });
-        Ok(Self {
-            certificate_chain,
-            key_pkcs8,
-            keep_alive,
-            pinned,
-        })
-    }
-
-    pub(super) fn config(&self) -> ClientConfig {
-        self.pinned().config.clone()
-    }
-
-    pub(super) fn ca_set(&self) -> Vec<Vec<u8>> {
-        self.pinned().ca_set.clone()
-    }
-
-    /// Pins the set that a server told, when that server's own chain holds under it.
-    ///
-    /// # Security
-    /// The server has proven itself under the set pinned before, so it may extend it. A set under
-    /// which it would not be trusted itself would lock this agent out, and is not taken.
-    pub(super) fn adopt(
-        &self,
-        told: &[Vec<u8>],
-        chain: &[CertificateDer<'_>],
-        server_name: &str,
-    ) -> Result<(), TlsError> {
-        if self.pinned().ca_set == told {
-            return Ok(());
-        }
-        let (leaf, above) = chain.split_first().ok_or(TlsError::ServerUnknown)?;
-        let name = ServerName::try_from(server_name).map_err(|_| TlsError::ServerUnknown)?;
-        verifier(told)?.verify_server_cert(leaf, above, &name, &[], UnixTime::now())?;
-        let config = client_config(
-            told,
-            &self.certificate_chain,
-            &self.key_pkcs8,
-            self.keep_alive,
-        )?;
-        *self.pinned() = Pinned {
-            ca_set: told.to_vec(),
-            config,
-        };
-        Ok(())
-    }
-
-    fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Whether a server with this chain is trusted under these CAs now.
+pub(super) fn verify(
+    ca_set: &[Vec<u8>],
+    chain: &[CertificateDer<'_>],
+    server_name: &str,
+) -> Result<(), TlsError> {
+    let (leaf, above) = chain.split_first().ok_or(TlsError::ServerUnknown)?;
+    let name = ServerName::try_from(server_name).map_err(|_| TlsError::ServerUnknown)?;
+    verifier(ca_set)?.verify_server_cert(leaf, above, &name, &[], UnixTime::now())?;
+    Ok(())
 }
 
 fn verifier(ca_set: &[Vec<u8>]) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
@@ -105,17 +33,22 @@ fn verifier(ca_set: &[Vec<u8>]) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
 }
 
 /// TLS 1.3 under the pinned CAs, without resumption or early data. (Q12)
-fn client_config(
-    ca_set: &[Vec<u8>],
-    certificate_chain: &[Vec<u8>],
-    key_pkcs8: &[u8],
-    keep_alive: Duration,
-) -> Result<ClientConfig, TlsError> {
-    let chain = certificate_chain.iter().cloned().map(CertificateDer::from);
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key_pkcs8.to_vec()));
+pub(super) fn client_config(options: ClientOptions) -> Result<ClientConfig, TlsError> {
+    let ClientOptions {
+        ca_set,
+        certificate_chain,
+        key_pkcs8,
+        keep_alive_ms,
+    } = options;
+    let keep_alive = Duration::from_millis(keep_alive_ms.clamp(
+        limits::KEEP_ALIVE_MS_MIN,
+        limits::IDLE_MS_MAX.wrapping_div(3),
+    ));
+    let chain = certificate_chain.into_iter().map(CertificateDer::from);
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key_pkcs8));
     let mut crypto = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_webpki_verifier(verifier(ca_set)?)
+        .with_webpki_verifier(verifier(&ca_set)?)
         .with_client_auth_cert(chain.collect(), key)?;
     crypto.alpn_protocols = vec![ALPN.to_vec()];
     crypto.resumption = Resumption::disabled();

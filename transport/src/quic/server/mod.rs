@@ -12,6 +12,7 @@
 //! | `exchange` | one challenge and its answer |
 //! | `upload` | evidence and logs as they arrive |
 //! | `renewal` | new certificates for agents |
+//! | `renewed` | how often they had one |
 //! | `reset` | how agents learn that a server was started again |
 
 mod admission;
@@ -21,6 +22,7 @@ mod memory;
 mod options;
 mod outbox;
 mod renewal;
+mod renewed;
 mod reset;
 mod session;
 mod tls;
@@ -45,6 +47,7 @@ pub use tls::TlsError;
 use admission::Admission;
 use end::End;
 use memory::Memory;
+use renewed::Renewed;
 
 use crate::limits;
 use crate::quic::wire::Refused;
@@ -85,6 +88,7 @@ struct Shared {
     admission: Admission,
     memory: Memory,
     renewals: Semaphore,
+    renewed: Renewed,
     sessions: AtomicU64,
     draining: watch::Sender<bool>,
     tasks: TaskTracker,
@@ -128,6 +132,7 @@ impl Server {
             admission: Admission::new(&limits),
             memory: Memory::new(limits.buffered_bytes_max),
             renewals: Semaphore::new(limits::RENEWALS_AT_ONCE_MAX),
+            renewed: Renewed::default(),
             limits,
             sessions: AtomicU64::new(0),
             draining: watch::Sender::new(false),

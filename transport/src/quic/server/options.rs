@@ -62,6 +62,10 @@ pub struct ServerLimits {
     pub handshakes_max: usize,
     /// Open handshakes from which on addresses are validated first.
     pub handshakes_unvalidated_max: usize,
+    /// Open handshakes from one IPv4 address or IPv6 /64 network. From
+    /// [`limits::HANDSHAKES_UNVALIDATED_PER_ADDRESS_MAX`] on, or half of this if that is less,
+    /// its addresses are validated first.
+    pub handshakes_per_address_max: usize,
     /// Milliseconds for a handshake.
     pub handshake_ms_max: u64,
     /// Milliseconds for a Hello.
@@ -87,6 +91,7 @@ impl Default for ServerLimits {
             connections_per_address_max: limits::CONNECTIONS_PER_ADDRESS_MAX,
             handshakes_max: limits::HANDSHAKES_MAX,
             handshakes_unvalidated_max: limits::HANDSHAKES_UNVALIDATED_MAX,
+            handshakes_per_address_max: limits::HANDSHAKES_PER_ADDRESS_MAX,
             handshake_ms_max: limits::HANDSHAKE_MS_MAX,
             hello_ms_max: limits::HELLO_MS_MAX,
             idle_ms_max: limits::IDLE_MS_MAX,

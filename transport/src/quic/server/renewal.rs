@@ -1,6 +1,5 @@
 //! New certificates for agents, on streams that they open.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use rat_engine::evidence::Refusal;
 use tokio::time::{Instant, timeout};
 
 use super::end::End;
+use super::renewed::TooOften;
 use super::session::Session;
 use crate::limits;
 use crate::measures;
@@ -16,18 +16,15 @@ use crate::quic::streams::{read_end, read_frame};
 use crate::quic::wire::{Frame, FrameType, Refused, WireError};
 use crate::quic::{Reason, RenewRefused};
 
-const HOUR: Duration = Duration::from_secs(3600);
-
 /// Serves one request after another until the connection is to end.
 pub(super) async fn run(session: &Session<'_>) -> End {
-    let mut renewed = VecDeque::new();
     loop {
         let streams = match session.connection.accept_bi().await {
             Ok(streams) => streams,
             Err(error) => return error.into(),
         };
         // Boxed, so that a connection that renews nothing does not carry room for it.
-        if let Err(end) = Box::pin(serve(session, &mut renewed, streams)).await {
+        if let Err(end) = Box::pin(serve(session, streams)).await {
             return end;
         }
     }
@@ -35,7 +32,6 @@ pub(super) async fn run(session: &Session<'_>) -> End {
 
 async fn serve(
     session: &Session<'_>,
-    renewed: &mut VecDeque<Instant>,
     (mut send, mut receive): (SendStream, RecvStream),
 ) -> Result<(), End> {
     let limit = Duration::from_millis(limits::RENEW_MS_MAX);
@@ -46,12 +42,14 @@ async fn serve(
             return Err(End::refused(Refusal::Timeout.into(), limits::BUSY_RETRY_MS));
         }
     };
-    let answer = match too_often(renewed) {
-        Some(retry_after_ms) => {
-            measures::limit("RENEWALS_PER_HOUR_MAX");
-            Err((RenewRefused::TooOften, retry_after_ms))
+    let shared = session.shared;
+    let answer = match shared.renewed.count(&session.client.agent, Instant::now()) {
+        Err(TooOften { limit, wait }) => {
+            measures::limit(limit);
+            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            Err((RenewRefused::TooOften, wait_ms))
         }
-        None => renew(session, csr)
+        Ok(()) => renew(session, csr)
             .await
             .map_err(|refused| (refused, limits::BUSY_RETRY_MS)),
     };
@@ -81,18 +79,6 @@ async fn request(stream: &mut RecvStream) -> Result<Vec<u8>, End> {
     };
     read_end(stream, FrameType::Renew).await?;
     Ok(csr)
-}
-
-/// Counts this request; gives the time to wait when the last hour had enough of them.
-fn too_often(renewed: &mut VecDeque<Instant>) -> Option<u32> {
-    renewed.retain(|at| at.elapsed() < HOUR);
-    if renewed.len() >= limits::RENEWALS_PER_HOUR_MAX {
-        let oldest = renewed.front().map_or(HOUR, Instant::elapsed);
-        let wait = HOUR.saturating_sub(oldest).as_millis();
-        return Some(u32::try_from(wait).unwrap_or(u32::MAX));
-    }
-    renewed.push_back(Instant::now());
-    None
 }
 
 /// Has the CA sign, on a thread that may block.
