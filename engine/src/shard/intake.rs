@@ -3,7 +3,7 @@
 use super::agent::{Judging, Live, Outstanding, Phase};
 use super::input::{Action, Event};
 use super::machine::{Driver, Shard};
-use super::record::{AgentPath, BaselineCandidate};
+use super::record::{AgentPath, BaselineCandidate, Group};
 use super::state::{AgentState, BootEpoch};
 use super::task::Assignment;
 use crate::agent_id::AgentId;
@@ -12,6 +12,7 @@ use crate::evidence::{
     Answer, Binding, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
 };
 use crate::hash::HashAlg;
+use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaOptions, LearnedKeys, Start};
 use crate::pcr::PcrSet;
 use crate::quote::Quote;
@@ -353,27 +354,11 @@ impl Shard {
         let from_entry = submission.ima.as_ref().map(|ima| ima.from_entry);
         let covers_baseline = baseline.is_some() && from_entry == Some(0);
         let start = start_of(&agent.state, group.bank, baseline, &submission);
-        let to_come = submission.ima.as_ref();
-        let to_come = to_come.filter(|ima| ima.whole.is_none());
-        let to_come = to_come.map_or(0, |ima| ima.length);
+        let to_come = bytes_to_come(&submission);
         let longest_ms = settings
             .appraisal_ms_max
             .saturating_add(settings.upload_ms(to_come));
-        let options = ImaOptions {
-            format: submission
-                .ima
-                .as_ref()
-                .map_or(ImaOptions::default().format, |ima| ima.format),
-            scheme: agent.state.scheme,
-            boot_aggregate: agent.state.boot_aggregate,
-            accept_violations: group.accept_violations,
-            log_hash: judge
-                .as_ref()
-                .map_or(ImaOptions::default().log_hash, |judge| {
-                    judge.policy().compiled().log_hash_alg()
-                }),
-            ..ImaOptions::default()
-        };
+        let options = options(&agent.state, &group, judge.as_deref(), &submission);
         let has_boot_log = submission.boot_log.is_some();
         agent.phase = Phase::Judging(Judging {
             challenge: challenge.id,
@@ -412,6 +397,34 @@ impl Shard {
             self.arriving.push(place);
         }
         self.arm(place);
+    }
+}
+
+/// Bytes of the list that follow the evidence.
+fn bytes_to_come(submission: &Submission) -> u64 {
+    let list = submission.ima.as_ref();
+    let list = list.filter(|list| list.whole.is_none());
+    list.map_or(0, |list| list.length)
+}
+
+/// How the list is read and judged.
+fn options(
+    state: &AgentState,
+    group: &Group,
+    judge: Option<&Judge>,
+    submission: &Submission,
+) -> ImaOptions {
+    let usual = ImaOptions::default();
+    let list = submission.ima.as_ref();
+    ImaOptions {
+        format: list.map_or(usual.format, |list| list.format),
+        scheme: state.scheme,
+        boot_aggregate: state.boot_aggregate,
+        accept_violations: group.accept_violations,
+        log_hash: judge.map_or(usual.log_hash, |judge| {
+            judge.policy().compiled().log_hash_alg()
+        }),
+        ..usual
     }
 }
 

@@ -15,6 +15,7 @@ mod machine;
 mod pacing;
 mod record;
 mod settings;
+mod settle;
 mod state;
 mod task;
 mod tick;
