@@ -139,9 +139,11 @@ CREATE TABLE ak_candidate (
     FOREIGN KEY (shard, agent) REFERENCES agent (shard, id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 
--- Failures of machines whose agent was removed: they fail again when they come back. (S16)
+-- Failures of machines whose agent was removed: they fail again when they come back, and they
+-- come back to the group that they failed in. (S16)
 CREATE TABLE ek_failure (
     ek_sha256  BLOB    NOT NULL PRIMARY KEY CHECK (length(ek_sha256) = 32),
+    slug       TEXT    NOT NULL,
     agent      TEXT    NOT NULL,
     at_unix_ms INTEGER NOT NULL,
     packed     BLOB    NOT NULL
@@ -152,6 +154,7 @@ CREATE TABLE removed_agent (
     shard           INTEGER NOT NULL,
     id              TEXT    NOT NULL,
     ek_sha256       BLOB    NOT NULL,
+    slug            TEXT    NOT NULL,
     removed_unix_ms INTEGER NOT NULL,
     removed_seq     INTEGER NOT NULL,
     PRIMARY KEY (shard, id)
