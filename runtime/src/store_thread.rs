@@ -7,7 +7,7 @@ use std::time::Duration;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ChallengeId;
 use rat_engine::shard::Tick;
-use rat_store::{CommitResult, LogPiece, RetentionPolicy, Store, StoreError};
+use rat_store::{CommitResult, LogPiece, RetentionPolicy, Staged, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -124,6 +124,8 @@ impl StoreThread {
         let mut folded_at = Instant::now();
         let mut retained_at = folded_at;
         let mut is_behind = false;
+        // What became due while nobody ran.
+        let mut keeps_too_much = true;
         loop {
             let pause = Duration::from_millis(FOLD_INTERVAL_MS);
             let arrived = timeout(pause, jobs.recv_many(&mut received, TICKS_PER_COMMIT_MAX)).await;
@@ -144,11 +146,10 @@ impl StoreThread {
                 is_behind = self.fold(&jobs).await;
                 folded_at = Instant::now();
             }
-            if retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS) {
+            let is_due = retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS);
+            if keeps_too_much || is_due {
+                keeps_too_much = self.retain(&jobs).await;
                 retained_at = Instant::now();
-                let now = self.clock.now().unix_ms;
-                let retaining = self.store.retention(now, &self.retention);
-                self.housekeeping("retention", retaining.await.map(drop));
             }
         }
     }
@@ -214,6 +215,7 @@ impl StoreThread {
             let staged: Vec<_> = group
                 .iter()
                 .map(|piece| LogPiece {
+                    agent: &piece.agent,
                     upload: piece.challenge,
                     piece: piece.piece,
                     bytes: &piece.bytes,
@@ -222,8 +224,10 @@ impl StoreThread {
             let outcome = self
                 .until_known("stage", || self.store.stage_log(&staged, now))
                 .await;
-            if matches!(outcome, Outcome::GivenUp) {
-                return;
+            match outcome {
+                Outcome::Known(results) => results.into_iter().for_each(count_staged),
+                Outcome::Refused => {}
+                Outcome::GivenUp => return,
             }
             // What could not be staged is a gap in what is kept, and no reason to hold a verdict.
             for piece in group {
@@ -246,6 +250,22 @@ impl StoreThread {
             self.housekeeping("fold", folded.map(drop));
             if !is_behind || !jobs.is_empty() {
                 return is_behind;
+            }
+        }
+    }
+
+    /// Drops what is due in small steps, like [`fold`](Self::fold): until nothing is due or somebody
+    /// waits, and then one step after every commit. Says whether more is due.
+    async fn retain(&self, jobs: &mpsc::UnboundedReceiver<Job>) -> bool {
+        loop {
+            let now = self.clock.now().unix_ms;
+            let began = Instant::now();
+            let dropped = self.store.retention(now, &self.retention).await;
+            measures::store_duration("retention", began.elapsed().as_secs_f64());
+            let is_more_due = dropped.as_ref().is_ok_and(|dropped| dropped.more);
+            self.housekeeping("retention", dropped.map(drop));
+            if !is_more_due || !jobs.is_empty() {
+                return is_more_due;
             }
         }
     }
@@ -304,6 +324,14 @@ impl StoreThread {
             measures::store_failed(operation);
             tracing::warn!(%error, operation, "the store's housekeeping failed");
         }
+    }
+}
+
+fn count_staged(result: Staged) {
+    match result {
+        Staged::Kept => {}
+        Staged::AgentFull => measures::limit_rejection("staged_agent_bytes_max"),
+        Staged::Full => measures::limit_rejection("staged_bytes_max"),
     }
 }
 

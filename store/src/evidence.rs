@@ -63,8 +63,9 @@ pub(crate) async fn insert(
     let log = logs::newest(tx, &outcome.agent).await?;
     for (kept, packed) in outcome.kept.iter().zip(packed) {
         sqlx::query(
-            "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes, packed)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes,
+                                   is_of_newest, packed)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $6 IS NOT NULL, $8)",
         )
         .bind(i64::from(outcome.agent.shard().get()))
         .bind(outcome.agent.as_str())

@@ -43,7 +43,7 @@ pub use evidence::{LogReader, StoredEvidence, StoredLog};
 pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
-pub use logs::LogPiece;
+pub use logs::{LogPiece, Staged};
 pub use packed::Fault;
 pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
 pub use retention::{Dropped, RetentionPolicy};

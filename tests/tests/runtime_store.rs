@@ -249,6 +249,48 @@ async fn ticks(driven: &Driven) -> i64 {
     query.fetch_one(&mut database(driven).await).await.unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn s07_what_is_due_goes_at_once_however_much_it_is_and_commits_go_on() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let agent = agent_of(0, 0);
+    driven.enrol(&machine, &agent).await;
+    let steps = 40;
+    let rows = steps * i64::from(settings().retention.rows_max);
+    let fill = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < $1)
+        INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes, is_of_newest,
+                              packed)
+        SELECT 0, 'gone-' || n, 1, 'failure', n, NULL, 0, 0, zeroblob(1000) FROM n";
+    sqlx::query(fill)
+        .bind(rows)
+        .execute(&mut database(&driven).await)
+        .await
+        .unwrap();
+    let driven = driven.restart(settings()).await;
+    let due = "SELECT count(*) FROM evidence WHERE at_unix_ms < 1000000";
+    let connected = driven.connect(1, &machine, &agent);
+    let mut challenge = connected.challenged();
+    let dropping = async {
+        loop {
+            driven.answer(&connected, &challenge);
+            let left: i64 = sqlx::query_scalar(due)
+                .fetch_one(&mut database(&driven).await)
+                .await
+                .unwrap();
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let recheck = driven.runtime.operate(agent.clone(), Operation::Recheck);
+            recheck.await.unwrap();
+            challenge = connected.next_challenge();
+        }
+    };
+    let dropped = tokio::time::timeout(PATIENCE, dropping).await;
+    dropped.expect("forty steps take less than as many minutes");
+    driven.runtime.drain(PATIENCE).await;
+}
+
 /// Rounds of attestations: together more ticks than three steps of the folder move.
 const ROUNDS: u64 = 100;
 

@@ -1,7 +1,7 @@
 //! Measurement lists and kept evidence.
 
 use rat_engine::shard::{KeptEvidence, KeptLog, Outcome, Retention};
-use rat_store::{Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, StoreError};
+use rat_store::{Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, Staged, StoreError, limits};
 use rat_tests::fleet;
 
 use super::Fixture;
@@ -24,16 +24,28 @@ fn with_log(number: u64, attestation: u64, log: KeptLog) -> Outcome {
     }
 }
 
-async fn stage(fixture: &Fixture, upload: u64, bytes: &[u8], piece_bytes: usize) {
+async fn stage(fixture: &Fixture, upload: u64, bytes: &[u8], piece_bytes: usize) -> Vec<Staged> {
+    stage_as(fixture, upload, upload, bytes, piece_bytes).await
+}
+
+async fn stage_as(
+    fixture: &Fixture,
+    number: u64,
+    upload: u64,
+    bytes: &[u8],
+    piece_bytes: usize,
+) -> Vec<Staged> {
+    let agent = fleet::agent(number);
     let pieces: Vec<LogPiece<'_>> = (0..)
         .zip(bytes.chunks(piece_bytes))
         .map(|(piece, bytes)| LogPiece {
+            agent: &agent,
             upload: fleet::challenge(upload),
             piece,
             bytes,
         })
         .collect();
-    fixture.store.stage_log(&pieces, 1_000).await.unwrap();
+    fixture.store.stage_log(&pieces, 1_000).await.unwrap()
 }
 
 async fn count(fixture: &Fixture, sql: &'static str) -> i64 {
@@ -210,8 +222,10 @@ async fn s06_a_damaged_list_holds_up_no_verdict() {
 async fn pieces_have_limits() {
     let fixture = Fixture::new().await;
     let long = vec![0; CHUNK + 1];
+    let agent = fleet::agent(1);
     for (piece, bytes) in [(0, &long[..]), (0, &[][..]), (16_384, &[1][..])] {
         let piece = LogPiece {
+            agent: &agent,
             upload: fleet::challenge(1),
             piece,
             bytes,
@@ -220,6 +234,80 @@ async fn pieces_have_limits() {
         assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
     }
     assert_eq!(count(&fixture, "SELECT count(*) FROM staged").await, 0);
+}
+
+/// What the store counts as staged under this name.
+async fn staged_use(fixture: &Fixture, agent: &str) -> i64 {
+    let used = sqlx::query_scalar("SELECT raw_bytes FROM staged_use WHERE agent = $1");
+    let used = used.bind(agent.to_owned());
+    let mut connection = fixture.vandal().await;
+    used.fetch_optional(&mut connection)
+        .await
+        .unwrap()
+        .unwrap_or(0)
+}
+
+#[tokio::test]
+async fn s07_who_stages_too_much_is_refused_and_others_are_not() {
+    let cases = [
+        (
+            fleet::agent(1).as_str().to_owned(),
+            limits::STAGED_AGENT_BYTES_MAX,
+            Staged::AgentFull,
+            Staged::Kept,
+        ),
+        (
+            String::new(),
+            limits::STAGED_BYTES_MAX,
+            Staged::Full,
+            Staged::Full,
+        ),
+    ];
+    for (name, max, refusal, others) in cases {
+        let fixture = Fixture::with_agents(1..3).await;
+        let list = fleet::list_bytes(1, 3 * CHUNK);
+        stage_as(&fixture, 1, 1, &list[..CHUNK], CHUNK).await;
+        // As if it had staged so much more that one piece, but not two, has room.
+        sqlx::query("UPDATE staged_use SET raw_bytes = $1 WHERE agent = $2")
+            .bind(i64::try_from(max).unwrap() - CHUNK as i64)
+            .bind(name.clone())
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let staged = stage_as(&fixture, 1, 2, &list, CHUNK).await;
+        assert_eq!(staged, [Staged::Kept, refusal, refusal]);
+        assert_eq!(
+            staged_use(&fixture, &name).await,
+            i64::try_from(max).unwrap()
+        );
+        let other = stage_as(&fixture, 2, 3, &list[..CHUNK], CHUNK).await;
+        assert_eq!(other, [others]);
+        // The verdict is committed all the same; its list says what it lacks.
+        let log = fleet::staged_log(0, 300, list.len() as u64, fleet::challenge(2));
+        fixture.commit(vec![with_log(1, 1, log)]).await;
+        let reader = fixture.store.log_of(&fleet::agent(1)).await.unwrap();
+        assert_eq!(reader.unwrap().log().gap_at_entry, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn s07_what_is_staged_is_counted_until_it_goes() {
+    let fixture = Fixture::with_agents(1..3).await;
+    let list = fleet::list_bytes(1, 3 * CHUNK);
+    let (agent, other) = (fleet::agent(1), fleet::agent(2));
+    stage_as(&fixture, 1, 1, &list, CHUNK).await;
+    stage_as(&fixture, 1, 1, &list[..CHUNK], CHUNK).await;
+    stage_as(&fixture, 2, 2, &list[..100], CHUNK).await;
+    let all = 3 * CHUNK as i64;
+    assert_eq!(staged_use(&fixture, agent.as_str()).await, all);
+    assert_eq!(staged_use(&fixture, other.as_str()).await, 100);
+    assert_eq!(staged_use(&fixture, "").await, all + 100);
+    let log = fleet::staged_log(0, 300, 3 * CHUNK as u64, fleet::challenge(1));
+    fixture.commit(vec![with_log(1, 1, log)]).await;
+    assert_eq!(staged_use(&fixture, agent.as_str()).await, 0);
+    assert_eq!(staged_use(&fixture, "").await, 100);
+    fixture.store.retention(2_000, &all_due(100)).await.unwrap();
+    assert_eq!(count(&fixture, "SELECT count(*) FROM staged_use").await, 0);
 }
 
 #[tokio::test]
