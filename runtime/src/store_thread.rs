@@ -1,5 +1,6 @@
 //! The store thread: groups what all workers want durable, and answers when it is.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -155,8 +156,9 @@ impl StoreThread {
     }
 
     /// Commits the ticks of all shards together, and the same again until it is known what became
-    /// of them. (S03)
-    async fn commit(&self, ticks: Vec<Tick>, owners: Vec<Arc<Mailbox>>) {
+    /// of them. (S03) A tick that can never be stored is found by halves, and refused: one damaged
+    /// row, or one bad tick, holds up nobody else's. (S06)
+    async fn commit(&self, mut ticks: Vec<Tick>, mut owners: Vec<Arc<Mailbox>>) {
         if ticks.is_empty() {
             return;
         }
@@ -169,16 +171,17 @@ impl StoreThread {
                     self.answer(tick, owner, result);
                 }
             }
-            // One of them is at fault: each for itself.
             Outcome::Refused if ticks.len() > 1 => {
-                for (tick, owner) in ticks.into_iter().zip(owners) {
-                    Box::pin(self.commit(vec![tick], vec![owner])).await;
-                }
+                let half = ticks.len().div_ceil(2);
+                let (later, later_owners) = (ticks.split_off(half), owners.split_off(half));
+                Box::pin(self.commit(ticks, owners)).await;
+                Box::pin(self.commit(later, later_owners)).await;
             }
             Outcome::Refused => {
                 for (tick, owner) in ticks.iter().zip(&owners) {
                     tracing::error!(shard = tick.shard.get(), "a tick cannot be stored");
                     measures::ticks("refused");
+                    self.pulse.is_failing.store(true, Ordering::Release);
                     owner.tell(Notice::CommitFailed {
                         shard: tick.shard,
                         seq: tick.seq,
@@ -212,22 +215,8 @@ impl StoreThread {
     async fn stage(&self, pieces: Vec<Piece>) {
         let now = self.clock.now().unix_ms;
         for group in pieces.chunks(PIECES_PER_STAGING_MAX) {
-            let staged: Vec<_> = group
-                .iter()
-                .map(|piece| LogPiece {
-                    agent: &piece.agent,
-                    upload: piece.challenge,
-                    piece: piece.piece,
-                    bytes: &piece.bytes,
-                })
-                .collect();
-            let outcome = self
-                .until_known("stage", || self.store.stage_log(&staged, now))
-                .await;
-            match outcome {
-                Outcome::Known(results) => results.into_iter().for_each(count_staged),
-                Outcome::Refused => {}
-                Outcome::GivenUp => return,
+            if self.stage_group(group, now).await.is_break() {
+                return;
             }
             // What could not be staged is a gap in what is kept, and no reason to hold a verdict.
             for piece in group {
@@ -237,6 +226,34 @@ impl StoreThread {
                 });
             }
         }
+    }
+
+    /// Stages these pieces together, or, when one of them is refused, by halves. Breaks when the
+    /// process ends first.
+    async fn stage_group(&self, group: &[Piece], now: u64) -> ControlFlow<()> {
+        let staged: Vec<_> = group
+            .iter()
+            .map(|piece| LogPiece {
+                agent: &piece.agent,
+                upload: piece.challenge,
+                piece: piece.piece,
+                bytes: &piece.bytes,
+            })
+            .collect();
+        let outcome = self
+            .until_known("stage", || self.store.stage_log(&staged, now))
+            .await;
+        match outcome {
+            Outcome::Known(results) => results.into_iter().for_each(count_staged),
+            Outcome::Refused if group.len() > 1 => {
+                for half in group.chunks(group.len().div_ceil(2)) {
+                    Box::pin(self.stage_group(half, now)).await?;
+                }
+            }
+            Outcome::Refused => {}
+            Outcome::GivenUp => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
     }
 
     /// Folds in small steps until all is folded or somebody waits; says whether ticks are left.
@@ -300,8 +317,9 @@ impl StoreThread {
                     self.pulse.is_failing.store(false, Ordering::Release);
                     return Outcome::Known(known);
                 }
-                Err(StoreError::TooLarge { .. } | StoreError::Pack | StoreError::Number(_)) => {
+                Err(error) if error.is_lasting() => {
                     measures::store_failed(operation);
+                    tracing::error!(%error, operation, "the store refuses");
                     return Outcome::Refused;
                 }
                 Err(error) => {

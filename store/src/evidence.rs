@@ -60,7 +60,14 @@ pub(crate) async fn insert(
     if packed.is_empty() {
         return Ok(());
     }
-    let log = logs::newest(tx, &outcome.agent).await?;
+    let log = match logs::newest(tx, &outcome.agent).await {
+        // A verdict does not wait for a list that is damaged. (S06)
+        Err(error) if error.is_lasting() => {
+            tracing::error!(agent = %outcome.agent, %error, "evidence is kept without its list");
+            None
+        }
+        log => log?,
+    };
     for (kept, packed) in outcome.kept.iter().zip(packed) {
         sqlx::query(
             "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes,

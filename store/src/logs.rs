@@ -249,9 +249,14 @@ pub(crate) async fn append(
     entries: &NewEntries<'_>,
 ) -> Result<(), StoreError> {
     let log = entries.log;
-    let mut head = match newest(tx, &outcome.agent).await? {
-        Some(head) if log.from_entry != 0 => head,
-        older => begin(tx, outcome, log.format, older).await?,
+    let older = match log.from_entry {
+        // What was before does not matter, and may be damaged. (S06)
+        0 => None,
+        _ => newest(tx, &outcome.agent).await?,
+    };
+    let mut head = match older {
+        Some(head) => head,
+        None => begin(tx, outcome, log.format).await?,
     };
     let continues = head.gap_at_entry.is_none()
         && head.to_entry == log.from_entry
@@ -306,14 +311,12 @@ async fn begin(
     tx: &mut Connection,
     outcome: &Outcome,
     format: LogFormat,
-    older: Option<LogHead>,
 ) -> Result<LogHead, StoreError> {
-    if let Some(older) = older {
-        sqlx::query("UPDATE log SET is_newest = 0 WHERE id = $1")
-            .bind(older.id)
-            .execute(&mut *tx)
-            .await?;
-    }
+    sqlx::query("UPDATE log SET is_newest = 0 WHERE shard = $1 AND agent = $2 AND is_newest = 1")
+        .bind(i64::from(outcome.agent.shard().get()))
+        .bind(outcome.agent.as_str())
+        .execute(&mut *tx)
+        .await?;
     let boot = outcome.state.boot;
     let id = sqlx::query_scalar(
         "INSERT INTO log (shard, agent, is_newest, needs_trim, format, reset_count, restart_count,

@@ -291,6 +291,63 @@ async fn s07_what_is_due_goes_at_once_however_much_it_is_and_commits_go_on() {
     driven.runtime.drain(PATIENCE).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn s06_damaged_rows_of_some_agents_stop_no_other_agents_commits() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let agents = [agent_of(0, 0), agent_of(1, 0), agent_of(0, 1)];
+    let [listless, lost, well] = &agents;
+    let mut connections = Vec::new();
+    for (nth, agent) in agents.iter().enumerate() {
+        driven.enrol(&machine, agent).await;
+        let (connected, answer) = driven.attest(nth as u64, &machine, agent);
+        assert_eq!(answer.status, EffectiveStatus::Trusted);
+        connections.push(connected);
+    }
+    let shard = i64::from(lost.shard().get());
+    let mut vandal = database(&driven).await;
+    sqlx::query("UPDATE log SET format = 'torn' WHERE agent = $1")
+        .bind(listless.as_str().to_owned())
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE shard SET epoch = -1 WHERE id = $1")
+        .bind(shard)
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    let again = async |nth: usize| {
+        let recheck = Operation::Recheck;
+        let asked = driven.runtime.operate(agents[nth].clone(), recheck);
+        asked.await.unwrap();
+        connections[nth].next_challenge()
+    };
+    let challenge = again(1).await;
+    let answer = connections[1].answer(&challenge);
+    driven.deliver(&connections[1], answer).unwrap();
+    for _ in 0..3 {
+        for nth in [0, 2] {
+            let challenge = again(nth).await;
+            let answer = driven.answer(&connections[nth], &challenge);
+            assert_eq!(answer.status, EffectiveStatus::Trusted);
+        }
+    }
+    // Whose verdict cannot be stored is told none, and is asked again.
+    match connections[1].next() {
+        ToAgent::Challenge(newer) => assert_ne!(newer.id, challenge.id),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(driven.view(lost).await.state.attestations, 1);
+    assert_eq!(driven.view(well).await.state.attestations, 4);
+    // The shard's row is mended: its agents go on.
+    sqlx::query("UPDATE shard SET epoch = (SELECT max(epoch) FROM shard) WHERE id = $1")
+        .bind(shard)
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    driven.runtime.drain(PATIENCE).await;
+}
+
 /// Rounds of attestations: together more ticks than three steps of the folder move.
 const ROUNDS: u64 = 100;
 

@@ -1,7 +1,10 @@
 //! Measurement lists and kept evidence.
 
 use rat_engine::shard::{KeptEvidence, KeptLog, Outcome, Retention};
-use rat_store::{Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, Staged, StoreError, limits};
+use rat_store::{
+    CommitResult, Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, Staged, StoreError,
+    limits,
+};
 use rat_tests::fleet;
 
 use super::Fixture;
@@ -216,6 +219,47 @@ async fn s06_a_damaged_list_holds_up_no_verdict() {
     let read = reader.next().await;
     assert!(matches!(read, Err(StoreError::Unreadable { .. })));
     assert_eq!(fixture.load().await.agents[0].state, fleet::state(1, 2));
+}
+
+#[tokio::test]
+async fn s06_a_damaged_row_of_a_list_holds_up_no_verdict_and_no_evidence() {
+    for damage in [
+        "UPDATE log SET format = 'torn' WHERE agent = $1",
+        "UPDATE log SET to_entry = -1 WHERE agent = $1",
+    ] {
+        let fixture = Fixture::with_agents(1..3).await;
+        for number in 1..3 {
+            let log = fleet::whole_log(0, 50, b"the first entries");
+            fixture.commit(vec![with_log(number, 1, log)]).await;
+        }
+        sqlx::query(damage)
+            .bind(fleet::agent(1).as_str().to_owned())
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let mut ticks = Vec::new();
+        for number in 1..3 {
+            let mut outcome = with_log(number, 2, fleet::whole_log(50, 60, b"more"));
+            outcome.kept = vec![kept(Retention::Failure, 2, 60)];
+            ticks.push(fixture.tick(vec![outcome]).await);
+        }
+        let results = fixture.store.commit(&ticks).await.unwrap();
+        assert_eq!(results, [CommitResult::Committed; 2], "{damage}");
+        let evidence = async |number| {
+            let agent = fleet::agent(number);
+            let found = fixture.store.evidence(&agent, None, 10).await;
+            found.unwrap().pop().unwrap()
+        };
+        let of_damaged = evidence(1).await;
+        assert_eq!(of_damaged.evidence, kept(Retention::Failure, 2, 60));
+        assert_eq!(of_damaged.log, None);
+        assert_eq!(evidence(2).await.log.unwrap().entries, 60);
+        // A list from its beginning needs nothing of the damaged one.
+        let log = fleet::whole_log(0, 3, b"new");
+        fixture.commit(vec![with_log(1, 3, log)]).await;
+        let reader = fixture.store.log_of(&fleet::agent(1)).await.unwrap();
+        assert_eq!(bytes_of(reader.unwrap()).await, b"new");
+    }
 }
 
 #[tokio::test]

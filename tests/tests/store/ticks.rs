@@ -189,6 +189,37 @@ async fn s06_one_damaged_row_is_one_unreadable_agent() {
 }
 
 #[tokio::test]
+async fn s06_a_damaged_shard_refuses_its_own_ticks_for_good_and_takes_no_others_along() {
+    let (fixture, one, _, far) = enrolled_neighbours().await;
+    let bad = fixture.tick(vec![fleet::outcome(one, 2)]).await;
+    let good = fixture.tick(vec![fleet::outcome(far, 2)]).await;
+    let mut vandal = fixture.vandal().await;
+    let shard = i64::from(bad.shard.get());
+    let damage = sqlx::query("UPDATE shard SET epoch = -1 WHERE id = $1").bind(shard);
+    damage.execute(&mut vandal).await.unwrap();
+    for ticks in [vec![bad.clone(), good.clone()], vec![bad]] {
+        let refused = fixture.store.commit(&ticks).await.unwrap_err();
+        assert!(refused.is_lasting(), "{refused}");
+    }
+    let results = fixture.store.commit(std::slice::from_ref(&good)).await;
+    assert_eq!(results.unwrap(), [CommitResult::Committed]);
+    // A row that breaks a constraint stays one; a database that is gone may come back.
+    sqlx::query("INSERT INTO tick VALUES ($1, $2, 1, zeroblob(32), zeroblob(32), x'00')")
+        .bind(i64::from(good.shard.get()))
+        .bind(good.seq as i64 + 1)
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    let next = fixture.tick(vec![fleet::outcome(far, 3)]).await;
+    let refused = fixture.store.commit(std::slice::from_ref(&next)).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.is_lasting(), "{refused}");
+    fixture.store.clone().close().await;
+    let gone = fixture.store.commit(&[next]).await.unwrap_err();
+    assert!(!gone.is_lasting(), "{gone}");
+}
+
+#[tokio::test]
 async fn s06_an_unknown_version_is_named() {
     let (fixture, one, _, _) = enrolled_neighbours().await;
     fixture.fold_all().await;
