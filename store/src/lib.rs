@@ -109,6 +109,14 @@ impl Store {
         Self::opened(pools, None, checked).await
     }
 
+    /// Whether this directory holds a database. It is not opened.
+    ///
+    /// # Errors
+    /// When that cannot be seen.
+    pub fn is_in(directory: &Path) -> std::io::Result<bool> {
+        directory::database_in(directory).try_exists()
+    }
+
     async fn opened(
         pools: Pools,
         lock: Option<directory::DirectoryLock>,

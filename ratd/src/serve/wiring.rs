@@ -45,6 +45,7 @@ impl Parts {
     /// Opens the data directory, binds the listeners and serves.
     pub(super) async fn start(config: &Config, stop: &Stop) -> Result<Self, Failure> {
         let recorder = rat_api::metrics::install()?;
+        data_dir::require_whole(&config.data_dir)?;
         let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
         let ca = Arc::new(data_dir::open_ca(&config.data_dir)?);
         let trust = ek_trust(config)?;

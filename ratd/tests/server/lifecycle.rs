@@ -223,6 +223,94 @@ fn a_backup_of_a_running_server_starts_elsewhere() {
 }
 
 #[test]
+fn a_backup_without_its_ca_is_neither_made_nor_restored() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    let error = home.fails(1, &["backup", named]);
+    assert!(error.contains("ca.key is missing"), "{error}");
+    assert!(!backup.exists());
+    home.ok(&["ca", "fingerprint"]);
+    home.ok(&["backup", named]);
+    for needed in ["ca/ca.key", "database"] {
+        let (path, aside) = (backup.join(needed), backup.join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        let elsewhere = Home::new();
+        let error = elsewhere.fails(1, &["restore", named]);
+        assert!(error.contains("no whole backup"), "{error}");
+        assert!(!elsewhere.data().exists());
+        std::fs::rename(&aside, &path).unwrap();
+    }
+}
+
+#[test]
+fn a_restore_that_fails_leaves_the_directory_empty() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    home.ok(&["backup", named]);
+    for broken in ["database", "ca/ca.key"] {
+        let path = backup.join(broken);
+        let good = std::fs::read(&path).unwrap();
+        std::fs::write(&path, b"torn").unwrap();
+        let elsewhere = Home::new();
+        elsewhere.fails(4, &["restore", named]);
+        let left = std::fs::read_dir(elsewhere.data()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "lock"), "{broken}: {left:?}");
+        // With the backup whole again, it is restored to the same place.
+        std::fs::write(&path, good).unwrap();
+        elsewhere.ok(&["restore", named]);
+        assert_eq!(elsewhere.ok(&["ca", "fingerprint"]), fingerprint);
+    }
+}
+
+#[test]
+fn s18_a_restore_that_is_cut_short_is_no_server_and_is_begun_anew() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    home.ok(&["backup", named]);
+    // As after a loss of power: some files and the mark are there, the database is not.
+    let cut = Home::new();
+    std::fs::create_dir_all(cut.data().join("ca")).unwrap();
+    for folder in ["", "ca"] {
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(cut.data().join(folder), private).unwrap();
+    }
+    for (file, contents) in [("restore.unfinished", ""), ("ca/ca.key", "half of a k")] {
+        std::fs::write(cut.data().join(file), contents).unwrap();
+    }
+    let commands: [&[&str]; 4] = [
+        &["--set", "core.listen=127.0.0.1:0"],
+        &["ca", "fingerprint"],
+        &["group", "create", "fleet"],
+        &["backup", "elsewhere"],
+    ];
+    for arguments in commands {
+        let error = cut.fails(4, arguments);
+        assert!(error.contains("a restore was cut short"), "{error}");
+        assert!(!cut.data().join("ratd.db").exists());
+    }
+    cut.ok(&["restore", named]);
+    assert!(!cut.data().join("restore.unfinished").exists());
+    assert_eq!(cut.ok(&["ca", "fingerprint"]), fingerprint);
+    let groups = cut.ok(&["group", "show"]);
+    assert_eq!(groups.lines().count(), 1);
+    // With the database everything is there: only the mark was left.
+    std::fs::write(cut.data().join("restore.unfinished"), "").unwrap();
+    assert_eq!(cut.ok(&["ca", "fingerprint"]), fingerprint);
+    assert!(!cut.data().join("restore.unfinished").exists());
+    let error = cut.fails(1, &["restore", named]);
+    assert!(error.contains("in use"), "{error}");
+}
+
+#[test]
 fn groups_and_tokens_need_sense() {
     let home = Home::new();
     for slug in ["", "A", "a b", "../x", &"x".repeat(64)] {

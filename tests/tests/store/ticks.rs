@@ -261,9 +261,10 @@ async fn s06_a_damaged_tick_hides_its_shard_until_newer_ticks_say_more() {
         let seq = head(&fixture.store, fleet::agent(one).shard()).await.seq;
         assert_eq!(loaded.unreadable[0].fault, Fault::NewerTick { seq });
     }
-    // The damaged tick is kept, and the chain says that it is missing.
-    let chain = fixture.store.verify_chain(fleet::agent(one).shard()).await;
-    assert!(chain.unwrap().is_err());
+    // The damaged tick is kept, and the chain goes on around it, and says so.
+    let shard = fleet::agent(one).shard();
+    let chain = fixture.store.verify_chain(shard).await.unwrap().unwrap();
+    assert_eq!(chain.unreadable, 1);
     // A newer outcome of an agent says all about it.
     fixture.commit(vec![fleet::outcome(one, 3)]).await;
     for fold in [false, true] {
@@ -310,6 +311,44 @@ async fn s18_an_edited_or_missing_verdict_breaks_the_chain() {
             .unwrap();
         let broken = fixture.store.verify_chain(shard).await.unwrap();
         assert!(broken.is_err(), "{edit}: {broken:?}");
+    }
+}
+
+#[tokio::test]
+async fn s18_a_tick_set_aside_hides_no_edit() {
+    // Whoever moves a verdict aside must leave it as it was, or break the chain.
+    let edits = [
+        ("UPDATE unreadable_tick SET before = zeroblob(32)", false),
+        ("UPDATE unreadable_tick SET after = zeroblob(32)", false),
+        ("DELETE FROM unreadable_tick", false),
+        ("UPDATE unreadable_tick SET seq = seq + 1", false),
+        (
+            "UPDATE unreadable_tick SET packed = (SELECT packed FROM tick)",
+            false,
+        ),
+        ("UPDATE unreadable_tick SET packed = x'02'", true),
+    ];
+    for (edit, is_whole) in edits {
+        let (fixture, one, _, _) = enrolled_neighbours().await;
+        let shard = fleet::agent(one).shard();
+        fixture.fold_all().await;
+        fixture.commit(vec![fleet::outcome(one, 2)]).await;
+        sqlx::query("UPDATE tick SET packed = x'01'")
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        fixture.fold_all().await;
+        fixture.commit(vec![fleet::outcome(one, 3)]).await;
+        fixture.fold_all().await;
+        fixture.commit(vec![fleet::outcome(one, 4)]).await;
+        let chain = fixture.store.verify_chain(shard).await.unwrap().unwrap();
+        assert_eq!((chain.unreadable, chain.outcomes), (1, 4), "{edit}");
+        sqlx::query(edit)
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let chain = fixture.store.verify_chain(shard).await.unwrap();
+        assert_eq!(chain.is_ok(), is_whole, "{edit}: {chain:?}");
     }
 }
 
