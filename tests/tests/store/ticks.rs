@@ -203,6 +203,9 @@ async fn s06_a_damaged_shard_refuses_its_own_ticks_for_good_and_takes_no_others_
     }
     let results = fixture.store.commit(std::slice::from_ref(&good)).await;
     assert_eq!(results.unwrap(), [CommitResult::Committed]);
+    let mend = sqlx::query("UPDATE shard SET epoch = $2 WHERE id = $1");
+    let mend = mend.bind(shard).bind(fixture.epoch.0 as i64);
+    mend.execute(&mut vandal).await.unwrap();
     // A row that breaks a constraint stays one; a database that is gone may come back.
     sqlx::query("INSERT INTO tick VALUES ($1, $2, 1, zeroblob(32), zeroblob(32), x'00')")
         .bind(i64::from(good.shard.get()))
