@@ -15,9 +15,9 @@ use rat_api::core::baseline;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ToAgent;
 use rat_engine::hash::HashAlg;
-use rat_engine::shard::{BaselineCandidate, EffectiveStatus, Event, Operation};
+use rat_engine::shard::{AgentView, BaselineCandidate, EffectiveStatus, Event, Operation};
 use rat_engine::verdict::Code;
-use rat_runtime::{Runtime, StoreHealth, SystemClock};
+use rat_runtime::{Reloaded, Runtime, StoreHealth, SystemClock};
 use rat_store::{DirectoryError, Precondition, Store, StoreError};
 use rat_tests::driven::{
     Connected, Driven, GROUP, PATIENCE, activate, agent_of, data, event, put_policy, settings,
@@ -346,6 +346,42 @@ async fn s06_damaged_rows_of_some_agents_stop_no_other_agents_commits() {
         .await
         .unwrap();
     driven.runtime.drain(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l01_stricter_settings_hold_even_when_the_policy_cannot_be_read() {
+    let machine = Machine::valid();
+    for is_blocked in [true, false] {
+        let driven = Driven::new(&machine, settings()).await;
+        let agent = agent_of(0, 0);
+        driven.enrol(&machine, &agent).await;
+        let (connected, answer) = driven.attest(1, &machine, &agent);
+        assert_eq!(answer.status, EffectiveStatus::Trusted);
+        let damage = "DROP TRIGGER policy_blob_is_immutable; UPDATE policy_blob SET packed = x'01'";
+        let mut vandal = database(&driven).await;
+        sqlx::raw_sql(damage).execute(&mut vandal).await.unwrap();
+        let mut stricter = driven.store.group(GROUP).await.unwrap().unwrap().settings;
+        stricter.block = is_blocked;
+        let updated = driven.store.update_group(GROUP, &stricter, "ann", 1).await;
+        updated.unwrap();
+        let reloaded = driven.runtime.reload_group(GROUP).await.unwrap();
+        assert!(matches!(reloaded, Reloaded::WithoutPolicies(_)));
+        if is_blocked {
+            let blocked = |view: &AgentView| view.status == EffectiveStatus::Blocked;
+            driven.until_view(&agent, blocked).await;
+        } else {
+            let lost = |view: &AgentView| view.status != EffectiveStatus::Trusted;
+            driven.until_view(&agent, lost).await;
+            let challenge = connected.next_challenge();
+            let answer = driven.answer(&connected, &challenge);
+            assert_ne!(answer.status, EffectiveStatus::Trusted);
+        }
+        // The store that is gone is asked again: the group stays as it was until it answers.
+        driven.store.clone().close().await;
+        let later = driven.runtime.reload_group(GROUP).await;
+        assert!(later.is_err(), "{later:?}");
+        driven.runtime.drain(std::time::Duration::ZERO).await;
+    }
 }
 
 /// Rounds of attestations: together more ticks than three steps of the folder move.
