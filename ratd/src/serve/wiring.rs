@@ -20,6 +20,7 @@ use rat_identity::ek::EkTrust;
 use rat_store::Store;
 use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use super::evidence;
 use super::shards::Shards;
@@ -116,19 +117,35 @@ impl Parts {
 
     /// Stops in the order that loses nothing: no longer ready; agents answer what they were asked;
     /// requests end; what was begun is committed; the store is closed. Whether all of it ended.
+    ///
+    /// Listeners have half of the time: a peer that does not come to an end must not take from the
+    /// shards the time in which they commit what others have sent.
     pub(super) async fn drain(self, stop: &Stop, deadline: Duration) -> bool {
+        let begun = Instant::now();
         self.readiness.start_draining();
         stop.drain.cancel();
-        // The task that renews certificates lets go of it when draining begins.
-        if let Some(evidence) = sole(self.evidence).await {
-            evidence.shutdown(deadline).await;
-        }
-        if let Err(error) = self.http.await {
-            tracing::error!(%error, "the listener failed");
-        }
-        let finished = self.shards.drain(deadline).await;
+        let for_listeners = deadline.checked_div(2).unwrap_or_default();
+        let evidence = async {
+            // The task that renews certificates lets go of it when draining begins.
+            if let Some(evidence) = sole(self.evidence).await {
+                evidence.shutdown(for_listeners).await;
+            }
+        };
+        let ((), http) = tokio::join!(evidence, timeout(for_listeners, self.http));
+        let requests_ended = match http {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the listener failed");
+                true
+            }
+            Err(_) => false,
+        };
+        stop.force.cancel();
+        let left = deadline.saturating_sub(begun.elapsed());
+        let is_committed = self.shards.drain(left).await;
+        tracing::info!(is_committed, requests_ended, "the shards ended");
         self.store.close().await;
-        finished
+        is_committed && requests_ended
     }
 }
 
