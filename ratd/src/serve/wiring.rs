@@ -1,6 +1,6 @@
 //! The parts of a server, joined.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,16 +175,22 @@ fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
     Ok(trust)
 }
 
-/// The admin token; a new one is printed, this once.
+/// The admin token. A new one is shown to whoever started the server at a terminal, this once; what
+/// is not a terminal is a journal or a file, which keeps what it gets.
 fn open_admin_token(config: &Config) -> Result<AdminToken, Failure> {
     let (token, made) = admin_token::open(&config.data_dir).means(Exit::Unusable)?;
     if let Some(text) = made {
         let path: PathBuf = data_dir::admin_token_in(&config.data_dir);
-        writeln!(
-            io::stdout(),
-            "admin token, shown this once (it is in {}):\n{text}",
-            path.display()
-        )?;
+        let mut out = io::stdout();
+        if out.is_terminal() {
+            let path = path.display();
+            writeln!(
+                out,
+                "admin token, shown this once (it is in {path}):\n{text}"
+            )?;
+        } else {
+            writeln!(out, "admin token: in {}", path.display())?;
+        }
     }
     Ok(token)
 }

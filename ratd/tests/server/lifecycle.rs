@@ -12,11 +12,10 @@ use rat_tests::workspace_root;
 use crate::process::{Home, eventually};
 
 #[test]
-fn the_first_start_makes_what_it_needs_and_says_the_token_once() {
+fn the_first_start_makes_what_it_needs() {
     let home = Home::new();
     let ratd = home.start(&[]);
-    let printed = ratd.printed_token.clone().unwrap();
-    assert_eq!(printed, ratd.admin());
+    let printed = ratd.admin();
     assert!(ratd.core.ip().is_loopback() && ratd.evidence.ip().is_loopback());
     let mode = |name: &str| {
         let metadata = std::fs::metadata(home.data().join(name)).unwrap();
@@ -29,9 +28,41 @@ fn the_first_start_makes_what_it_needs_and_says_the_token_once() {
     let fingerprint = home.ok(&["ca", "fingerprint"]);
     assert_eq!(ratd.stop().code(), Some(0));
     let again = home.start(&[]);
-    assert_eq!(again.printed_token, None);
     assert_eq!(again.admin(), printed);
     assert_eq!(home.ok(&["ca", "fingerprint"]), fingerprint);
+}
+
+/// An address that no machine has: the start ends there, after the token was made.
+const NOWHERE: &str = "core.listen=192.0.2.1:1";
+
+#[test]
+fn a03_the_token_is_shown_at_a_terminal_once_and_put_into_no_journal() {
+    let home = Home::new();
+    let output = home.run(&["--set", NOWHERE]);
+    assert_eq!(output.status.code(), Some(4));
+    let token = std::fs::read_to_string(home.data().join("admin.token")).unwrap();
+    let (token, path) = (token.trim(), home.data().join("admin.token"));
+    let printed = [&output.stdout[..], &output.stderr].concat();
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(!printed.contains("rat_admin_"), "{printed}");
+    assert!(printed.contains(path.to_str().unwrap()), "{printed}");
+    let at_a_terminal = || {
+        let command = home.command();
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+        let line = format!("{} --set {NOWHERE}", words.join(" "));
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .stdin(Stdio::null())
+            .output();
+        String::from_utf8(output.expect("script, of util-linux").stdout).unwrap()
+    };
+    let printed = at_a_terminal();
+    assert!(!printed.contains(token), "only when it is new: {printed}");
+    std::fs::remove_file(&path).unwrap();
+    let printed = at_a_terminal();
+    let token = std::fs::read_to_string(&path).unwrap();
+    assert!(printed.contains(token.trim()), "{printed}");
 }
 
 #[test]
