@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use rat_api::clock::unix_ms;
 use rat_identity::ca::Ca;
-use rat_store::{DirectoryError, Store, StoreError};
+use rat_store::{DirectoryError, Store, StoreError, give_to_owner_of};
 
 use crate::failure::{Exit, Failure, Means};
 
@@ -29,13 +29,18 @@ pub(crate) fn admin_token_in(directory: &Path) -> PathBuf {
 
 /// Makes a folder that only its owner can enter, unless it is there.
 pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-    {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    match (builder.create(directory), directory.parent()) {
+        (Ok(()), Some(parent)) if parent.components().count() > 0 => {
+            give_to_owner_of(parent, &File::open(directory)?)
+        }
+        (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            make_private(parent)?;
+            make_private(directory)
+        }
+        (made, _) => made,
     }
 }
 
@@ -100,6 +105,9 @@ pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
+    if let Some(directory) = path.parent() {
+        give_to_owner_of(directory, &file)?;
+    }
     file.write_all(contents)?;
     file.sync_all()
 }

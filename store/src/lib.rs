@@ -37,6 +37,7 @@ pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
 pub use commit::CommitResult;
+pub use directory::give_to_owner_of;
 pub use enrolment::{Activated, Conflict, NewPending, Pending, TryResult};
 pub use error::{DatabaseError, DirectoryError, RowName, SchemaError, StoreError};
 pub use evidence::{LogReader, StoredEvidence, StoredLog};

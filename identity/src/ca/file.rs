@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use rat_engine::crypto::{Curve, KeyMaterial};
@@ -159,6 +159,17 @@ fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<(), CaE
 }
 
 /// One certificate and its key, each in a PEM text of its own.
+/// Gives a file that was made just now to the owner of its folder, when root made it: after an
+/// operator's command the service must be able to read its CA.
+fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
+    const ROOT: u32 = 0;
+    let (owner, maker) = (fs::metadata(folder)?, made.metadata()?.uid());
+    if maker != ROOT || owner.uid() == ROOT {
+        return Ok(());
+    }
+    fchown(made, Some(owner.uid()), Some(owner.gid()))
+}
+
 pub(crate) fn authority(certificate_pem: &str, key_pem: &str) -> Result<Authority, CaError> {
     let certificates = pem::blocks(certificate_pem)?;
     let keys = pem::blocks(key_pem)?;

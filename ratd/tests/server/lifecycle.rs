@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -274,6 +274,47 @@ fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
         let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
         text.contains("attest_http_requests_in_flight 2")
     });
+/// A user that is not root, by number; it need not have a name.
+const SERVICE: u32 = 61_234;
+
+#[test]
+fn a07_what_root_writes_into_a_services_directory_belongs_to_the_service() {
+    let home = Home::new();
+    std::fs::create_dir(home.data()).unwrap();
+    if std::fs::metadata(home.data()).unwrap().uid() != 0 {
+        eprintln!("not run by root: files cannot be given away, and nothing is tested");
+        return;
+    }
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(home.data(), private).unwrap();
+    std::os::unix::fs::chown(home.data(), Some(SERVICE), Some(SERVICE)).unwrap();
+    let others = |folder: &std::path::Path| {
+        let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        let others = entries.filter(|entry| entry.metadata().unwrap().uid() != SERVICE);
+        others.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let all_belong = || {
+        for folder in [home.data(), home.data().join("ca")] {
+            let others = others(&folder);
+            assert!(others.is_empty(), "{others:?}");
+        }
+    };
+    home.ok(&["group", "create", "fleet"]);
+    home.ok(&["ca", "fingerprint"]);
+    all_belong();
+    home.ok(&["ca", "rotate"]);
+    home.start(&[]).stop();
+    all_belong();
+    // A restore into a service's directory, too.
+    let backup = home.path("backup");
+    home.ok(&["backup", backup.to_str().unwrap()]);
+    std::fs::remove_dir_all(home.data()).unwrap();
+    std::fs::create_dir(home.data()).unwrap();
+    std::os::unix::fs::chown(home.data(), Some(SERVICE), Some(SERVICE)).unwrap();
+    home.ok(&["restore", backup.to_str().unwrap()]);
+    all_belong();
+}
+
     ratd.signal("TERM");
     assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
     let log = ratd.log();
