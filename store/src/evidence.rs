@@ -84,6 +84,34 @@ pub(crate) async fn insert(
         .bind(packed)
         .execute(&mut *tx)
         .await?;
+        drop_oldest(tx, outcome, kept.reason).await?;
+    }
+    Ok(())
+}
+
+/// Drops the oldest evidence of this agent and reason beyond what may be kept. (S07)
+async fn drop_oldest(
+    tx: &mut Connection,
+    outcome: &Outcome,
+    reason: Retention,
+) -> Result<(), StoreError> {
+    let dropped: Vec<Option<i64>> = sqlx::query_scalar(
+        "DELETE FROM evidence WHERE id IN (
+             SELECT id FROM evidence WHERE shard = $1 AND agent = $2 AND reason = $3
+             ORDER BY id DESC LIMIT -1 OFFSET $4
+         ) RETURNING log",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .bind(reason_text(reason))
+    .bind(limits::EVIDENCE_PER_REASON_MAX)
+    .fetch_all(&mut *tx)
+    .await?;
+    for log in dropped.into_iter().flatten() {
+        sqlx::query("UPDATE log SET needs_trim = 1 WHERE id = $1")
+            .bind(log)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(())
 }

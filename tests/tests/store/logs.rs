@@ -431,6 +431,57 @@ async fn earlier_boots_keep_what_their_evidence_needs() {
 }
 
 #[tokio::test]
+async fn s07_of_each_agent_and_reason_the_newest_evidence_is_kept() {
+    let fixture = Fixture::with_agents(1..3).await;
+    let max = u64::from(limits::EVIDENCE_PER_REASON_MAX);
+    // An earlier boot's list, which nothing but the first evidence needs.
+    let list = fleet::list_bytes(1, CHUNK);
+    for (attestation, list) in [(1, &list[..]), (2, b"the next boot's")] {
+        let log = fleet::whole_log(0, 10, list);
+        let mut outcome = with_log(1, attestation, log);
+        outcome.kept = vec![kept(Retention::Failure, attestation, 10)];
+        fixture.commit(vec![outcome]).await;
+    }
+    let mut other = fleet::outcome(2, 1);
+    other.kept = vec![kept(Retention::Failure, 1, 0)];
+    fixture.commit(vec![other]).await;
+    let mut first = fleet::outcome(1, 3);
+    first.kept = vec![kept(Retention::FirstPass, 3, 10)];
+    fixture.commit(vec![first]).await;
+    for attestation in 4..=max + 3 {
+        let mut outcome = fleet::outcome(1, attestation);
+        outcome.kept = vec![
+            kept(Retention::Failure, attestation, 10),
+            kept(Retention::BeforeFailure, attestation, 10),
+        ];
+        fixture.commit(vec![outcome]).await;
+    }
+    let evidence = fixture.store.evidence(&fleet::agent(1), None, 100).await;
+    let evidence = evidence.unwrap();
+    let of = |reason| {
+        let all = evidence.iter().map(|stored| &stored.evidence);
+        let of_reason = all.filter(|kept| kept.reason == reason);
+        of_reason.map(|kept| kept.at_unix_ms).collect::<Vec<_>>()
+    };
+    let newest: Vec<u64> = (4..=max + 3).rev().collect();
+    assert_eq!(of(Retention::Failure), newest);
+    assert_eq!(of(Retention::BeforeFailure), newest);
+    assert_eq!(of(Retention::FirstPass), [3]);
+    let others = fixture.store.evidence(&fleet::agent(2), None, 100).await;
+    assert_eq!(others.unwrap().len(), 1);
+    // What only the dropped evidence needed goes with it.
+    assert_eq!(count(&fixture, "SELECT count(*) FROM log").await, 2);
+    while fixture
+        .store
+        .retention(5, &all_due(100))
+        .await
+        .unwrap()
+        .more
+    {}
+    assert_eq!(count(&fixture, "SELECT count(*) FROM log").await, 1);
+}
+
+#[tokio::test]
 async fn n08_a_removed_agents_list_is_not_its_successors() {
     let fixture = Fixture::with_agents(1..2).await;
     let agent = fleet::agent(1);

@@ -276,6 +276,7 @@ CREATE TABLE evidence (
     packed        BLOB    NOT NULL
 ) STRICT;
 CREATE INDEX evidence_by_agent ON evidence (shard, agent, id);
+CREATE INDEX evidence_by_reason ON evidence (shard, agent, reason, id);
 CREATE INDEX evidence_by_log ON evidence (log);
 CREATE INDEX evidence_by_age ON evidence (at_unix_ms) WHERE is_of_newest = 0;
 CREATE TRIGGER log_is_superseded AFTER UPDATE OF is_newest ON log WHEN NEW.is_newest = 0
