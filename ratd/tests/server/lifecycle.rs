@@ -232,6 +232,27 @@ fn a_second_signal_and_the_deadline_end_it_at_once() {
 }
 
 #[test]
+fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
+    let home = Home::new();
+    let mut ratd = home.start(&["drain.deadline_ms=3000"]);
+    let client = ratd.client();
+    let mut open = client.tls();
+    let head = "POST /tokens/validate HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+    open.write_all(head.as_bytes()).unwrap();
+    eventually("the request is under way", || {
+        let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
+        text.contains("attest_http_requests_in_flight 2")
+    });
+    ratd.signal("TERM");
+    assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
+    let log = ratd.log();
+    let ended = log.lines().find(|line| line.contains("the shards ended"));
+    let ended = ended.unwrap_or_else(|| panic!("{log}"));
+    assert!(ended.contains("is_committed=true"), "{ended}");
+    assert!(ended.contains("requests_ended=false"), "{ended}");
+}
+
+#[test]
 fn a_backup_of_a_running_server_starts_elsewhere() {
     let home = Home::new();
     let ratd = home.start(&[]);
@@ -253,27 +274,6 @@ fn a_backup_of_a_running_server_starts_elsewhere() {
     assert!(groups.contains("\"bank\":\"sha384\""), "{groups}");
 }
 
-#[test]
-fn a_backup_without_its_ca_is_neither_made_nor_restored() {
-    let home = Home::new();
-    home.ok(&["group", "create", "fleet"]);
-    let backup = home.path("backup");
-    let named = backup.to_str().unwrap();
-    let error = home.fails(1, &["backup", named]);
-    assert!(error.contains("ca.key is missing"), "{error}");
-    assert!(!backup.exists());
-#[test]
-fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
-    let home = Home::new();
-    let mut ratd = home.start(&["drain.deadline_ms=3000"]);
-    let client = ratd.client();
-    let mut open = client.tls();
-    let head = "POST /tokens/validate HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
-    open.write_all(head.as_bytes()).unwrap();
-    eventually("the request is under way", || {
-        let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
-        text.contains("attest_http_requests_in_flight 2")
-    });
 /// A user that is not root, by number; it need not have a name.
 const SERVICE: u32 = 61_234;
 
@@ -315,15 +315,15 @@ fn a07_what_root_writes_into_a_services_directory_belongs_to_the_service() {
     all_belong();
 }
 
-    ratd.signal("TERM");
-    assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
-    let log = ratd.log();
-    let ended = log.lines().find(|line| line.contains("the shards ended"));
-    let ended = ended.unwrap_or_else(|| panic!("{log}"));
-    assert!(ended.contains("is_committed=true"), "{ended}");
-    assert!(ended.contains("requests_ended=false"), "{ended}");
-}
-
+#[test]
+fn a_backup_without_its_ca_is_neither_made_nor_restored() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    let error = home.fails(1, &["backup", named]);
+    assert!(error.contains("ca.key is missing"), "{error}");
+    assert!(!backup.exists());
     home.ok(&["ca", "fingerprint"]);
     home.ok(&["backup", named]);
     for needed in ["ca/ca.key", "database"] {
