@@ -85,8 +85,8 @@ const fn remedy(error: &HttpError) -> &'static str {
             }
             404 => "; is this a ratd server of this version?",
             409 => {
-                "; the id or the TPM is enrolled already: an operator can remove it, or approve \
-                 the new key"
+                "; the id or the TPM is enrolled already: an operator can remove it, move it to \
+                 another group, or approve the new key"
             }
             422 => "; the server names what it cannot take",
             _ => "",

@@ -101,6 +101,11 @@ pub enum Conflict {
     /// The endorsement key is enrolled already, under another id. (N06)
     #[error("this endorsement key is enrolled under another agent id")]
     EkTaken,
+    /// The machine belongs to another group, or failed in one: a token does not move it. (S16)
+    #[error(
+        "agent.other_group: this machine belongs to another group: an operator must move the agent"
+    )]
+    OtherGroup,
     /// The endorsement key is known, the attestation key is new: an operator decides.
     #[error("this agent has another attestation key: an operator must approve a new one")]
     NewAk,

@@ -128,6 +128,8 @@ catalogue! {
         "Events that a slow listener missed.";
     WORKER_DEATHS = "attest_worker_deaths_total", Counter, Count, [],
         "Worker threads that died. Their agents are not served until the next start.";
+    GROUPS_WITHOUT_POLICIES = "attest_groups_without_policies_total", Counter, Count, [],
+        "Groups that were loaded without their policies, because these cannot be used: nobody in them is trusted.";
     LANE_PANICS = "attest_lane_panics_total", Counter, Count, [],
         "Appraisals that ended in a defect of the program; their agents are asked again.";
     TICKS = "attest_ticks_total", Counter, Count, ["result": "a fixed word"],

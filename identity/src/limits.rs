@@ -19,6 +19,8 @@ rat_engine::limits! {
         "The largest fleet twice.";
     CA_FILE_BYTES_MAX = 64 * 1024, "bytes",
         "Two keys and three certificates are under 16 KiB.";
+    CARRIED_CERTIFICATE_BYTES_MAX = 4096, "bytes",
+        "What a frame of the evidence protocol carries: ratd's CA certificates and what it issues.";
     SERVER_NAMES_MAX = 64, "names",
         "Names and addresses of one server.";
     SERVER_NAME_BYTES_MAX = 253, "bytes",

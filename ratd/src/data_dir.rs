@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use rat_api::clock::unix_ms;
 use rat_identity::ca::Ca;
-use rat_store::{DirectoryError, Store, StoreError};
+use rat_store::{DirectoryError, Store, StoreError, give_to_owner_of};
 
 use crate::failure::{Exit, Failure, Means};
 
@@ -17,6 +17,11 @@ pub(crate) fn ca_in(directory: &Path) -> PathBuf {
     directory.join("ca")
 }
 
+/// The CA's keys, in the data directory.
+pub(crate) const CA_KEY: &str = "ca/ca.key";
+/// Is there while a restore is under way, and after one that was cut short.
+const RESTORING: &str = "restore.unfinished";
+
 /// The file with the admin token.
 pub(crate) fn admin_token_in(directory: &Path) -> PathBuf {
     directory.join("admin.token")
@@ -24,13 +29,71 @@ pub(crate) fn admin_token_in(directory: &Path) -> PathBuf {
 
 /// Makes a folder that only its owner can enter, unless it is there.
 pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-    {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    match (builder.create(directory), directory.parent()) {
+        (Ok(()), Some(parent)) if parent.components().count() > 0 => {
+            give_to_owner_of(parent, &File::open(directory)?)
+        }
+        (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            make_private(parent)?;
+            make_private(directory)
+        }
+        (made, _) => made,
+    }
+}
+
+/// What a restore has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestoreState {
+    /// Nothing, or all that it should bring.
+    None,
+    /// Files without the database.
+    CutShort,
+}
+
+/// Whether a restore was cut short. The database comes last, so that with it all is there.
+pub(crate) fn restore_state(directory: &Path) -> io::Result<RestoreState> {
+    if !directory.join(RESTORING).try_exists()? {
+        return Ok(RestoreState::None);
+    }
+    if Store::is_in(directory)? {
+        end_restore(directory)?;
+        return Ok(RestoreState::None);
+    }
+    Ok(RestoreState::CutShort)
+}
+
+/// Marks the directory, which is made if it is not there: a restore is under way.
+pub(crate) fn begin_restore(directory: &Path) -> io::Result<()> {
+    make_private(directory)?;
+    match write_private(&directory.join(RESTORING), b"") {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
+    }?;
+    File::open(directory)?.sync_all()
+}
+
+/// Takes the mark away.
+pub(crate) fn end_restore(directory: &Path) -> io::Result<()> {
+    std::fs::remove_file(directory.join(RESTORING))?;
+    File::open(directory)?.sync_all()
+}
+
+/// Refuses a directory with a part of a backup in it: started on that, a server would begin with a
+/// CA that no agent knows, or without its agents.
+pub(crate) fn require_whole(directory: &Path) -> Result<(), Failure> {
+    let state = restore_state(directory)
+        .with_context(|| directory.display().to_string())
+        .means(Exit::Unusable)?;
+    match state {
+        RestoreState::None => Ok(()),
+        RestoreState::CutShort => Err(anyhow::anyhow!(
+            "{} holds a part of a backup: a restore was cut short; run `ratd restore` again",
+            directory.display()
+        ))
+        .means(Exit::Unusable),
     }
 }
 
@@ -42,6 +105,9 @@ pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
+    if let Some(directory) = path.parent() {
+        give_to_owner_of(directory, &file)?;
+    }
     file.write_all(contents)?;
     file.sync_all()
 }
@@ -78,6 +144,7 @@ pub(crate) fn reset_secret(directory: &Path) -> anyhow::Result<[u8; 32]> {
 
 /// The CA of this data directory, made if there is none.
 pub(crate) fn open_ca(directory: &Path) -> Result<Ca, Failure> {
+    require_whole(directory)?;
     let folder = ca_in(directory);
     make_private(&folder).means(Exit::Unusable)?;
     Ca::open(&folder, unix_ms())
@@ -87,6 +154,7 @@ pub(crate) fn open_ca(directory: &Path) -> Result<Ca, Failure> {
 
 /// The records, for a short command beside a running server, or before its first start.
 pub(crate) async fn open_beside(directory: &Path) -> Result<Store, Failure> {
+    require_whole(directory)?;
     match Store::open_shared(directory).await {
         Err(StoreError::Directory(DirectoryError::Empty(_))) => {}
         Err(StoreError::Directory(DirectoryError::Io { source, .. }))

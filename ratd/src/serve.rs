@@ -17,6 +17,9 @@ use crate::signals::Signals;
 
 use wiring::Parts;
 
+/// How long threads and connections to the store may take to end after the deadline.
+const ENDING: Duration = Duration::from_secs(5);
+
 /// Serves until a signal, then drains.
 pub(crate) async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
@@ -28,8 +31,10 @@ pub(crate) async fn run(config: &Config) -> Result<ExitCode, Failure> {
     tracing::info!(signal, "stopping");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let deadline = Duration::from_millis(config.drain.deadline_ms);
+    // Each part of it keeps to the deadline; what ends the parts themselves takes a moment more.
+    let at_most = deadline.saturating_add(ENDING);
     let drained = tokio::select! {
-        drained = timeout(deadline, parts.drain(&stop, deadline)) => drained.unwrap_or(false),
+        drained = timeout(at_most, parts.drain(&stop, deadline)) => drained.unwrap_or(false),
         signal = signals.next() => {
             tracing::warn!(signal, "stopping at once");
             false

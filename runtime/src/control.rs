@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::groups::{self, GroupError};
 use crate::mailbox::{NotTaken, Notice, Request};
+use crate::measures;
 use crate::runtime::Runtime;
 
 /// Why a call was not answered.
@@ -26,6 +27,18 @@ pub enum ControlError {
     /// A policy cannot be used.
     #[error(transparent)]
     Group(#[from] GroupError),
+}
+
+/// What the shards were told of a group.
+#[derive(Debug)]
+#[must_use]
+pub enum Reloaded {
+    /// All that is stored.
+    Whole,
+    /// Its settings without its policies, which cannot be used: nobody is trusted by it.
+    WithoutPolicies(GroupError),
+    /// Nothing: there is no such group.
+    Absent,
 }
 
 impl Runtime {
@@ -78,16 +91,29 @@ impl Runtime {
         }
     }
 
-    /// The same, read from the store.
+    /// The same, read from the store. What is stored takes effect even when its policies cannot be
+    /// used: then nobody is trusted by the group, and its other settings hold. (L01)
     ///
     /// # Errors
-    /// [`ControlError::Group`]; the group stays as it was.
-    pub async fn reload_group(&self, slug: &str) -> Result<(), ControlError> {
+    /// [`ControlError::Group`] when the store does not answer: the group stays as it was, and this
+    /// is to be tried again.
+    pub async fn reload_group(&self, slug: &str) -> Result<Reloaded, ControlError> {
         let stored = self.store.group(slug).await.map_err(GroupError::from)?;
-        if let Some(stored) = stored {
-            self.group_changed(groups::load_group(&self.store, &stored, self.seed).await?);
+        let Some(stored) = stored else {
+            return Ok(Reloaded::Absent);
+        };
+        match groups::load_group(&self.store, &stored, self.seed).await {
+            Ok(group) => {
+                self.group_changed(group);
+                Ok(Reloaded::Whole)
+            }
+            Err(error) if error.is_lasting() => {
+                measures::group_without_policies();
+                self.group_changed(groups::without_policies(&stored));
+                Ok(Reloaded::WithoutPolicies(error))
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// One agent, as it is committed.

@@ -49,6 +49,17 @@ pub enum GroupError {
     Panicked(Digest),
 }
 
+impl GroupError {
+    /// Whether another try would end in the same way: the policy is at fault, or what is stored of
+    /// it, and not the store.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_lasting(),
+            _ => true,
+        }
+    }
+}
+
 /// The group, with its enforced policy compiled. `seed` keeps submitted policies from being made
 /// slow on purpose; it is random.
 ///

@@ -29,7 +29,7 @@ mod upload;
 mod worker;
 
 pub use clock::{Clock, OsNonces, SystemClock};
-pub use control::ControlError;
+pub use control::{ControlError, Reloaded};
 pub use events::{EventStream, Lost};
 pub use groups::{GroupError, load_group};
 pub use health::{Health, StoreHealth, WorkerHealth};

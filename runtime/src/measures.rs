@@ -27,6 +27,10 @@ pub(crate) fn worker_died() {
     counter!("attest_worker_deaths_total").increment(1);
 }
 
+pub(crate) fn group_without_policies() {
+    counter!("attest_groups_without_policies_total").increment(1);
+}
+
 pub(crate) fn lane_panicked() {
     counter!("attest_lane_panics_total").increment(1);
 }

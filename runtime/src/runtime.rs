@@ -19,6 +19,7 @@ use crate::health::{Health, Pulse, StorePulse};
 use crate::intake::{Doors, worker_of};
 use crate::lanes::Lanes;
 use crate::mailbox::{Mailbox, Notice};
+use crate::measures;
 use crate::settings::Settings;
 use crate::store_thread::{self, Job, StoreDoor, StoreThread};
 use crate::worker::{Turn, Worker};
@@ -285,6 +286,7 @@ async fn load(store: &Store, seed: u64) -> Result<Loaded, StoreError> {
             Ok(group) => group,
             Err(error) => {
                 tracing::error!(group = stored.slug, %error, "nobody in this group is trusted");
+                measures::group_without_policies();
                 groups::without_policies(&stored)
             }
         };

@@ -1,5 +1,6 @@
 //! The store thread: groups what all workers want durable, and answers when it is.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ChallengeId;
 use rat_engine::shard::Tick;
-use rat_store::{CommitResult, LogPiece, RetentionPolicy, Store, StoreError};
+use rat_store::{CommitResult, LogPiece, RetentionPolicy, Staged, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -124,6 +125,8 @@ impl StoreThread {
         let mut folded_at = Instant::now();
         let mut retained_at = folded_at;
         let mut is_behind = false;
+        // What became due while nobody ran.
+        let mut keeps_too_much = true;
         loop {
             let pause = Duration::from_millis(FOLD_INTERVAL_MS);
             let arrived = timeout(pause, jobs.recv_many(&mut received, TICKS_PER_COMMIT_MAX)).await;
@@ -144,18 +147,18 @@ impl StoreThread {
                 is_behind = self.fold(&jobs).await;
                 folded_at = Instant::now();
             }
-            if retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS) {
+            let is_due = retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS);
+            if keeps_too_much || is_due {
+                keeps_too_much = self.retain(&jobs).await;
                 retained_at = Instant::now();
-                let now = self.clock.now().unix_ms;
-                let retaining = self.store.retention(now, &self.retention);
-                self.housekeeping("retention", retaining.await.map(drop));
             }
         }
     }
 
     /// Commits the ticks of all shards together, and the same again until it is known what became
-    /// of them. (S03)
-    async fn commit(&self, ticks: Vec<Tick>, owners: Vec<Arc<Mailbox>>) {
+    /// of them. (S03) A tick that can never be stored is found by halves, and refused: one damaged
+    /// row, or one bad tick, holds up nobody else's. (S06)
+    async fn commit(&self, mut ticks: Vec<Tick>, mut owners: Vec<Arc<Mailbox>>) {
         if ticks.is_empty() {
             return;
         }
@@ -168,16 +171,17 @@ impl StoreThread {
                     self.answer(tick, owner, result);
                 }
             }
-            // One of them is at fault: each for itself.
             Outcome::Refused if ticks.len() > 1 => {
-                for (tick, owner) in ticks.into_iter().zip(owners) {
-                    Box::pin(self.commit(vec![tick], vec![owner])).await;
-                }
+                let half = ticks.len().div_ceil(2);
+                let (later, later_owners) = (ticks.split_off(half), owners.split_off(half));
+                Box::pin(self.commit(ticks, owners)).await;
+                Box::pin(self.commit(later, later_owners)).await;
             }
             Outcome::Refused => {
                 for (tick, owner) in ticks.iter().zip(&owners) {
                     tracing::error!(shard = tick.shard.get(), "a tick cannot be stored");
                     measures::ticks("refused");
+                    self.pulse.is_failing.store(true, Ordering::Release);
                     owner.tell(Notice::CommitFailed {
                         shard: tick.shard,
                         seq: tick.seq,
@@ -211,18 +215,7 @@ impl StoreThread {
     async fn stage(&self, pieces: Vec<Piece>) {
         let now = self.clock.now().unix_ms;
         for group in pieces.chunks(PIECES_PER_STAGING_MAX) {
-            let staged: Vec<_> = group
-                .iter()
-                .map(|piece| LogPiece {
-                    upload: piece.challenge,
-                    piece: piece.piece,
-                    bytes: &piece.bytes,
-                })
-                .collect();
-            let outcome = self
-                .until_known("stage", || self.store.stage_log(&staged, now))
-                .await;
-            if matches!(outcome, Outcome::GivenUp) {
+            if self.stage_group(group, now).await.is_break() {
                 return;
             }
             // What could not be staged is a gap in what is kept, and no reason to hold a verdict.
@@ -233,6 +226,34 @@ impl StoreThread {
                 });
             }
         }
+    }
+
+    /// Stages these pieces together, or, when one of them is refused, by halves. Breaks when the
+    /// process ends first.
+    async fn stage_group(&self, group: &[Piece], now: u64) -> ControlFlow<()> {
+        let staged: Vec<_> = group
+            .iter()
+            .map(|piece| LogPiece {
+                agent: &piece.agent,
+                upload: piece.challenge,
+                piece: piece.piece,
+                bytes: &piece.bytes,
+            })
+            .collect();
+        let outcome = self
+            .until_known("stage", || self.store.stage_log(&staged, now))
+            .await;
+        match outcome {
+            Outcome::Known(results) => results.into_iter().for_each(count_staged),
+            Outcome::Refused if group.len() > 1 => {
+                for half in group.chunks(group.len().div_ceil(2)) {
+                    Box::pin(self.stage_group(half, now)).await?;
+                }
+            }
+            Outcome::Refused => {}
+            Outcome::GivenUp => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
     }
 
     /// Folds in small steps until all is folded or somebody waits; says whether ticks are left.
@@ -246,6 +267,22 @@ impl StoreThread {
             self.housekeeping("fold", folded.map(drop));
             if !is_behind || !jobs.is_empty() {
                 return is_behind;
+            }
+        }
+    }
+
+    /// Drops what is due in small steps, like [`fold`](Self::fold): until nothing is due or somebody
+    /// waits, and then one step after every commit. Says whether more is due.
+    async fn retain(&self, jobs: &mpsc::UnboundedReceiver<Job>) -> bool {
+        loop {
+            let now = self.clock.now().unix_ms;
+            let began = Instant::now();
+            let dropped = self.store.retention(now, &self.retention).await;
+            measures::store_duration("retention", began.elapsed().as_secs_f64());
+            let is_more_due = dropped.as_ref().is_ok_and(|dropped| dropped.more);
+            self.housekeeping("retention", dropped.map(drop));
+            if !is_more_due || !jobs.is_empty() {
+                return is_more_due;
             }
         }
     }
@@ -280,8 +317,9 @@ impl StoreThread {
                     self.pulse.is_failing.store(false, Ordering::Release);
                     return Outcome::Known(known);
                 }
-                Err(StoreError::TooLarge { .. } | StoreError::Pack | StoreError::Number(_)) => {
+                Err(error) if error.is_lasting() => {
                     measures::store_failed(operation);
+                    tracing::error!(%error, operation, "the store refuses");
                     return Outcome::Refused;
                 }
                 Err(error) => {
@@ -304,6 +342,14 @@ impl StoreThread {
             measures::store_failed(operation);
             tracing::warn!(%error, operation, "the store's housekeeping failed");
         }
+    }
+}
+
+fn count_staged(result: Staged) {
+    match result {
+        Staged::Kept => {}
+        Staged::AgentFull => measures::limit_rejection("staged_agent_bytes_max"),
+        Staged::Full => measures::limit_rejection("staged_bytes_max"),
     }
 }
 

@@ -60,8 +60,7 @@ pub(crate) struct Turn {
     is_held: Vec<bool>,
     deadlines: BinaryHeap<Reverse<(u64, usize)>>,
     next_deadline: Vec<Option<u64>>,
-    /// The status that metrics count each agent with.
-    counted: HashMap<AgentId, EffectiveStatus>,
+    counted: Counted,
     stops: bool,
 }
 
@@ -80,7 +79,7 @@ impl Turn {
             is_held: vec![false; shards],
             deadlines: BinaryHeap::new(),
             next_deadline: vec![None; shards],
-            counted: HashMap::new(),
+            counted: Counted::default(),
             stops: false,
         }
     }
@@ -149,6 +148,29 @@ impl Turn {
         let uploads = self.uploads.values().map(Upload::deadline_ms).min();
         let soonest = next.into_iter().chain(uploads).min().unwrap_or(u64::MAX);
         soonest.saturating_sub(now_ms).min(HEARTBEAT_MS)
+    }
+}
+
+/// The status that metrics count each agent with. Agents of a worker that is gone, however it went,
+/// are counted no more: nobody knows what they are. (S14)
+#[derive(Default)]
+struct Counted(HashMap<AgentId, EffectiveStatus>);
+
+impl Counted {
+    fn set(&mut self, agent: AgentId, to: Option<EffectiveStatus>) {
+        let from = match to {
+            Some(to) => self.0.insert(agent, to),
+            None => self.0.remove(&agent),
+        };
+        measures::status(from, to);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        for from in self.0.values() {
+            measures::status(Some(*from), None);
+        }
     }
 }
 
@@ -298,11 +320,7 @@ impl Worker {
     }
 
     fn count(&mut self, agent: AgentId, to: Option<EffectiveStatus>) {
-        let from = match to {
-            Some(to) => self.turn.counted.insert(agent, to),
-            None => self.turn.counted.remove(&agent),
-        };
-        measures::status(from, to);
+        self.turn.counted.set(agent, to);
     }
 
     fn connected(
@@ -452,5 +470,39 @@ impl Worker {
                 self.lanes.give(work, &self.mailbox);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn s14_agents_of_a_worker_that_dies_are_counted_no_more() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = recorder.handle();
+        let agent = |name| AgentId::parse(name).unwrap();
+        let trusted = format!(
+            "attest_agents{{state=\"{}\"}}",
+            EffectiveStatus::Trusted.as_str()
+        );
+        metrics::with_local_recorder(&recorder, || {
+            let mut others = Counted::default();
+            others.set(agent("kept"), Some(EffectiveStatus::Trusted));
+            let dies = std::panic::AssertUnwindSafe(|| {
+                let mut counted = Counted::default();
+                for name in ["one", "two", "gone"] {
+                    counted.set(agent(name), Some(EffectiveStatus::Trusted));
+                }
+                counted.set(agent("gone"), None);
+                assert!(shown.render().contains(&format!("{trusted} 3")));
+                panic!("a worker that panics, in a test");
+            });
+            assert!(std::panic::catch_unwind(dies).is_err());
+            assert!(shown.render().contains(&format!("{trusted} 1")));
+        });
     }
 }

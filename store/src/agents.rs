@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::Store;
 use crate::audit::{self, AuditEntry};
 use crate::database::{Connection, natural, number, shard_index};
-use crate::enrolment;
+use crate::enrolment::{self, FailedMachine};
 use crate::error::{RowName, StoreError};
 use crate::groups;
 use crate::limits;
@@ -283,14 +283,19 @@ impl Store {
     ) -> Result<Option<Removed>, StoreError> {
         let mut tx = self.pools().write().await?;
         let shard = i64::from(id.shard().get());
-        let ek: Option<Vec<u8>> =
-            sqlx::query_scalar("SELECT ek_sha256 FROM agent WHERE shard = $1 AND id = $2")
+        let bound: Option<(Vec<u8>, String)> =
+            sqlx::query_as("SELECT ek_sha256, slug FROM agent WHERE shard = $1 AND id = $2")
                 .bind(shard)
                 .bind(id.as_str())
                 .fetch_optional(&mut *tx)
                 .await?;
-        let Some(ek_sha256) = ek else {
+        let Some((ek_sha256, group)) = bound else {
             return Ok(None);
+        };
+        let machine = FailedMachine {
+            ek_sha256: &ek_sha256,
+            group: &group,
+            agent: id,
         };
         let record = readable(enrolment::enrolled(&mut tx, id).await)?.flatten();
         let state = readable(enrolment::current_state(&mut tx, id).await)?;
@@ -304,9 +309,9 @@ impl Store {
             }
         };
         if let Some(failure) = &kept {
-            enrolment::keep_failure(&mut tx, &ek_sha256, id, failure).await?;
+            enrolment::keep_failure(&mut tx, &machine, failure).await?;
         }
-        delete(&mut tx, id, &ek_sha256, now_unix_ms).await?;
+        delete(&mut tx, &machine, now_unix_ms).await?;
         let detail = match (failure, &kept) {
             (OnRemoval::ClearFailure, _) => "failure cleared",
             (OnRemoval::KeepFailure, Some(_)) => "failure kept with the machine",
@@ -339,10 +344,10 @@ fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
 
 async fn delete(
     tx: &mut Connection,
-    id: &AgentId,
-    ek_sha256: &[u8],
+    machine: &FailedMachine<'_>,
     now_unix_ms: u64,
 ) -> Result<(), StoreError> {
+    let id = machine.agent;
     let shard = i64::from(id.shard().get());
     for sql in [
         "DELETE FROM agent WHERE shard = $1 AND id = $2",
@@ -356,12 +361,13 @@ async fn delete(
             .await?;
     }
     sqlx::query(
-        "INSERT INTO removed_agent (shard, id, ek_sha256, removed_unix_ms, removed_seq)
-         SELECT id, $2, $3, $4, seq FROM shard WHERE id = $1",
+        "INSERT INTO removed_agent (shard, id, ek_sha256, slug, removed_unix_ms, removed_seq)
+         SELECT id, $2, $3, $4, $5, seq FROM shard WHERE id = $1",
     )
     .bind(shard)
     .bind(id.as_str())
-    .bind(ek_sha256)
+    .bind(machine.ek_sha256)
+    .bind(machine.group)
     .bind(number(now_unix_ms)?)
     .execute(&mut *tx)
     .await?;

@@ -22,6 +22,9 @@ const RESTORING: &str = "ratd.db.restoring";
 pub struct Restored {
     /// Outcomes whose hash chain was verified.
     pub outcomes: u64,
+    /// Ticks that the server had set aside because they cannot be read. Their place in the chain
+    /// was verified, their outcomes are lost.
+    pub unreadable_ticks: u64,
     /// Entries of the audit log.
     pub audit_entries: u64,
     /// The audit log's head: compare it with one that was noted elsewhere.
@@ -161,10 +164,13 @@ async fn check(store: &Store) -> Result<Restored, RestoreError> {
             return Err(StoreError::from(SchemaError::Damaged(found)).into());
         }
     }
-    let mut outcomes = 0_u64;
+    let (mut outcomes, mut unreadable_ticks) = (0_u64, 0_u64);
     for shard in ShardIndex::all() {
         match store.verify_chain(shard).await? {
-            Ok(chain) => outcomes = outcomes.saturating_add(chain.outcomes),
+            Ok(chain) => {
+                outcomes = outcomes.saturating_add(chain.outcomes);
+                unreadable_ticks = unreadable_ticks.saturating_add(chain.unreadable);
+            }
             Err(fault) => return Err(RestoreError::Chain { shard, fault }),
         }
     }
@@ -174,6 +180,7 @@ async fn check(store: &Store) -> Result<Restored, RestoreError> {
         .map_err(|seq| RestoreError::Audit { seq })?;
     Ok(Restored {
         outcomes,
+        unreadable_ticks,
         audit_entries,
         audit_head,
     })

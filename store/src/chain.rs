@@ -42,6 +42,8 @@ pub struct VerifiedChain {
     pub head: ChainHash,
     /// Outcomes that were hashed again.
     pub outcomes: u64,
+    /// Ticks that were set aside because they cannot be read: of them only the heads are known.
+    pub unreadable: u64,
 }
 
 /// Where a chain does not verify.
@@ -153,6 +155,14 @@ struct Walk {
     seq: u64,
     head: ChainHash,
     outcomes: u64,
+    unreadable: u64,
+}
+
+/// What a row of the chain says that its ticks were.
+enum Content {
+    Ticks(Result<Ticks, Fault>),
+    /// A tick that was set aside; as long as its heads fit, the chain goes on after it. (S06)
+    SetAside,
 }
 
 impl Walk {
@@ -161,7 +171,7 @@ impl Walk {
         &mut self,
         (from, to): (u64, u64),
         (before, after): (ChainHash, ChainHash),
-        ticks: Result<Ticks, Fault>,
+        content: Content,
     ) -> Result<(), ChainFault> {
         if self.seq.checked_add(1) != Some(from) {
             return Err(ChainFault::Sequence { seq: from });
@@ -169,7 +179,16 @@ impl Walk {
         if before != self.head {
             return Err(ChainFault::Before { seq: from });
         }
-        let ticks = ticks.map_err(|fault| ChainFault::Unreadable { seq: from, fault })?;
+        let ticks = match content {
+            Content::Ticks(ticks) => {
+                ticks.map_err(|fault| ChainFault::Unreadable { seq: from, fault })?
+            }
+            Content::SetAside => {
+                self.unreadable = self.unreadable.saturating_add(1);
+                (self.seq, self.head) = (to, after);
+                return Ok(());
+            }
+        };
         let span = to.checked_sub(from).and_then(|span| span.checked_add(1));
         if span != u64::try_from(ticks.len()).ok() {
             return Err(ChainFault::Outcomes { seq: from });
@@ -305,6 +324,7 @@ pub(crate) async fn verify(
         seq: kept_seq,
         head: chain_hash(row.try_get(3)?).map_err(unreadable)?,
         outcomes: 0,
+        unreadable: 0,
     };
     for source in [BLOCKS, TICKS] {
         if let Err(fault) = walk_rows(connection, shard, source, &mut walk).await? {
@@ -325,6 +345,7 @@ pub(crate) async fn verify(
         seq: walk.seq,
         head,
         outcomes: walk.outcomes,
+        unreadable: walk.unreadable,
     }))
 }
 
@@ -334,16 +355,33 @@ struct Source {
     read: fn(&[u8]) -> Result<Ticks, Fault>,
 }
 
+/// History, and between its blocks the ticks that were set aside.
 const BLOCKS: Source = Source {
-    sql: "SELECT from_seq, to_seq, before, after, packed FROM history
-          WHERE shard = $1 AND from_seq > $2 ORDER BY from_seq LIMIT $3",
+    sql: "SELECT from_seq, to_seq, before, after, packed, 0 FROM history
+          WHERE shard = $1 AND from_seq > $2
+          UNION ALL
+          SELECT seq, seq, before, after, packed, 1 FROM unreadable_tick
+          WHERE shard = $1 AND seq > $2
+          ORDER BY 1 LIMIT $3",
     read: |bytes| packed::unpack(bytes),
 };
 const TICKS: Source = Source {
-    sql: "SELECT seq, seq, before, after, packed FROM tick
+    sql: "SELECT seq, seq, before, after, packed, 0 FROM tick
           WHERE shard = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-    read: |bytes| facts_of(bytes).map(|facts| vec![facts]),
+    read: read_tick,
 };
+
+fn read_tick(bytes: &[u8]) -> Result<Ticks, Fault> {
+    facts_of(bytes).map(|facts| vec![facts])
+}
+
+/// A tick that was set aside and can be read all the same is checked like any other.
+fn read_set_aside(bytes: &[u8]) -> Content {
+    match read_tick(bytes) {
+        Ok(ticks) => Content::Ticks(Ok(ticks)),
+        Err(_) => Content::SetAside,
+    }
+}
 
 async fn walk_rows(
     connection: &mut Connection,
@@ -369,12 +407,16 @@ async fn walk_rows(
             let step = || -> Result<_, sqlx::Error> {
                 let span = (natural(row.try_get(0)?), natural(row.try_get(1)?));
                 let heads = (chain_hash(row.try_get(2)?), chain_hash(row.try_get(3)?));
-                Ok((span, heads, (source.read)(row.try_get(4)?)))
+                let content = match row.try_get::<i64, _>(5)? {
+                    0 => Content::Ticks((source.read)(row.try_get(4)?)),
+                    _ => read_set_aside(row.try_get(4)?),
+                };
+                Ok((span, heads, content))
             };
-            let (span, heads, ticks) = step()?;
+            let (span, heads, content) = step()?;
             let step = match (span, heads) {
                 ((Ok(from), Ok(to)), (Ok(before), Ok(after))) => {
-                    walk.row((from, to), (before, after), ticks)
+                    walk.row((from, to), (before, after), content)
                 }
                 _ => Err(read(Fault::Content)),
             };

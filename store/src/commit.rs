@@ -39,8 +39,9 @@ impl Store {
     /// does not keep the others from being committed.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] before anything is done. Any other error means that it is unknown
-    /// whether the ticks are durable: call again with the same ticks. (S03)
+    /// One that [lasts](StoreError::is_lasting) means that nothing was done, and that one of the
+    /// ticks, or a row that it needs, is at fault: the others go through without it. Any other error
+    /// means that it is unknown whether the ticks are durable: call again with the same ticks. (S03)
     ///
     /// # Cost
     /// One synchronous write of the log for all ticks together.
@@ -91,13 +92,13 @@ async fn keep(tx: &mut Connection, seq: u64, kept: &Kept<'_>) -> Result<(), Stor
         let mut step = tx.begin().await?;
         match logs::append(&mut step, kept.outcome, log).await {
             Ok(()) => step.commit().await?,
-            Err(StoreError::Database(error)) => return Err(StoreError::Database(error)),
             // A verdict does not wait for a list that cannot be continued: the list notes it.
-            Err(error) => {
+            Err(error) if error.is_lasting() => {
                 step.rollback().await?;
                 tracing::error!(agent = %kept.outcome.agent, %error, "log entries are not kept");
                 logs::note_gap(tx, kept.outcome).await?;
             }
+            Err(error) => return Err(error),
         }
     }
     evidence::insert(tx, kept.outcome, seq, &kept.evidence).await

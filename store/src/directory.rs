@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::error::DirectoryError;
@@ -39,14 +39,7 @@ pub(crate) fn lock(directory: &Path) -> Result<DirectoryLock, DirectoryError> {
         .map_err(DirectoryError::at(directory))?;
     check(directory)?;
     let path = directory.join(LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(DirectoryError::at(&path))?;
+    let mut file = open_lock(directory, &path).map_err(DirectoryError::at(&path))?;
     let owner = owner_of(directory)?;
     let lock_owner = owner_of(&path)?;
     if owner != lock_owner {
@@ -67,6 +60,37 @@ pub(crate) fn lock(directory: &Path) -> Result<DirectoryLock, DirectoryError> {
         }),
         Err(TryLockError::Error(source)) => Err(DirectoryError::Io { path, source }),
     }
+}
+
+fn open_lock(directory: &Path, path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    match options.clone().create_new(true).open(path) {
+        Ok(made) => {
+            give_to_owner_of(directory, &made)?;
+            Ok(made)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a file or folder that was made just now in this directory to the directory's owner, when
+/// root made it: an operator's command must leave nothing that the service cannot open.
+///
+/// # Errors
+/// What the operating system says.
+///
+/// # Security
+/// The file was made by this process and never followed to: a link that somebody put there would
+/// have root give away what it leads to.
+pub fn give_to_owner_of(directory: &Path, made: &File) -> io::Result<()> {
+    const ROOT: u32 = 0;
+    let (owner, maker) = (fs::metadata(directory)?, made.metadata()?.uid());
+    if maker != ROOT || owner.uid() == ROOT {
+        return Ok(());
+    }
+    fchown(made, Some(owner.uid()), Some(owner.gid()))
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {
@@ -140,7 +164,10 @@ pub(crate) fn create_private(path: &Path) -> Result<(), DirectoryError> {
         .mode(0o600)
         .open(path);
     match created {
-        Ok(_) => Ok(()),
+        Ok(made) => match path.parent() {
+            Some(directory) => give_to_owner_of(directory, &made).map_err(DirectoryError::at(path)),
+            None => Ok(()),
+        },
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(DirectoryError::Occupied(path.to_owned()))
         }

@@ -82,6 +82,11 @@ pub enum Conflict {
     /// The id is enrolled on another path. (S15)
     #[error("the id is enrolled on another path")]
     OtherPath,
+    /// The machine belongs to another group, or failed in one before it was removed: a token of
+    /// the new group does not move it, because what another group asks would end its failure.
+    /// Only [`Store::change_agent`] moves it. (S16)
+    #[error("the machine belongs to another group")]
+    OtherGroup,
 }
 
 impl Store {
@@ -199,7 +204,8 @@ impl Store {
     ///
     /// # Security
     /// The caller has checked the answer. Whatever the record says, a machine that failed is
-    /// failed again, and an attestation key is replaced only by [`Store::approve_ak`].
+    /// failed again, an attestation key is replaced only by [`Store::approve_ak`], and a group only
+    /// by [`Store::change_agent`].
     pub async fn activate(
         &self,
         activation_id: &str,
@@ -222,10 +228,14 @@ impl Store {
         let activated = match enrolled(&mut tx, &record.id).await? {
             None => match machine_id(&mut tx, &record.ek_sha256).await? {
                 Some(other) => return Ok(Err(Conflict::EkEnrolled(other))),
-                None => Activated::New(enrol(&mut tx, record, registration).await?),
+                None => match enrol(&mut tx, record, registration).await? {
+                    Ok(stored) => Activated::New(stored),
+                    Err(conflict) => return Ok(Err(conflict)),
+                },
             },
             Some(old) if old.ek_sha256 != record.ek_sha256 => return Ok(Err(Conflict::IdTaken)),
             Some(old) if old.path != record.path => return Ok(Err(Conflict::OtherPath)),
+            Some(old) if old.group != record.group => return Ok(Err(Conflict::OtherGroup)),
             Some(old) if old.ak_public != record.ak_public => {
                 propose_ak(&mut tx, record, registration.registered_unix_ms).await?;
                 Activated::NewAkNeedsOperator
@@ -233,6 +243,8 @@ impl Store {
             Some(old) => {
                 let record = AgentRecord {
                     ak_epoch: old.ak_epoch,
+                    relay_key_sha256: old.relay_key_sha256,
+                    baseline: record.baseline.clone().or(old.baseline),
                     ..record.clone()
                 };
                 agents::update(&mut tx, &record).await?;
@@ -297,9 +309,14 @@ impl Store {
         let (Some(stored), Some(old)) = (stored, enrolled(&mut tx, agent).await?) else {
             return Ok(None);
         };
+        let proposed = load::read_record(agent.as_str(), &stored)?;
+        // An operator may have changed the rest since the key was proposed.
         let record = AgentRecord {
             ak_epoch: old.ak_epoch.saturating_add(1),
-            ..load::read_record(agent.as_str(), &stored)?
+            group: old.group,
+            relay_key_sha256: old.relay_key_sha256,
+            baseline: proposed.baseline.clone().or(old.baseline),
+            ..proposed
         };
         agents::update(&mut tx, &record).await?;
         let state = AgentState {
@@ -361,7 +378,7 @@ async fn enrol(
     tx: &mut Connection,
     record: &AgentRecord,
     registration: &Registration,
-) -> Result<StoredAgent, StoreError> {
+) -> Result<Result<StoredAgent, Conflict>, StoreError> {
     // What is left of an earlier agent must be in its rows before this one's are made: its last
     // failure, and outcomes that must not be taken for this one's.
     let shard = record.id.shard();
@@ -371,25 +388,29 @@ async fn enrol(
         .bind(record.id.as_str())
         .execute(&mut *tx)
         .await?;
-    let failure: Option<Vec<u8>> =
-        sqlx::query_scalar("DELETE FROM ek_failure WHERE ek_sha256 = $1 RETURNING packed")
+    let failure: Option<(String, Vec<u8>)> =
+        sqlx::query_as("DELETE FROM ek_failure WHERE ek_sha256 = $1 RETURNING slug, packed")
             .bind(&record.ek_sha256[..])
             .fetch_optional(&mut *tx)
             .await?;
-    let failure = failure
-        .map(|packed| packed::unpack::<Failure>(&packed))
-        .transpose()
-        .map_err(|fault| StoreError::unreadable(RowName::EkFailure, fault))?;
+    let failure = match failure {
+        Some((group, _)) if group != record.group => return Ok(Err(Conflict::OtherGroup)),
+        Some((_, packed)) => Some(
+            packed::unpack::<Failure>(&packed)
+                .map_err(|fault| StoreError::unreadable(RowName::EkFailure, fault))?,
+        ),
+        None => None,
+    };
     let state = AgentState {
         failure,
         ..AgentState::default()
     };
     agents::insert(tx, record, registration).await?;
     put_state(tx, &record.id, &state).await?;
-    Ok(StoredAgent {
+    Ok(Ok(StoredAgent {
         record: record.clone(),
         state,
-    })
+    }))
 }
 
 async fn propose_ak(
@@ -473,34 +494,49 @@ pub(crate) async fn failed_after_removal(
     failure: &Failure,
 ) -> Result<(), StoreError> {
     let shard: ShardIndex = agent.shard();
-    let ek_sha256: Option<Vec<u8>> = sqlx::query_scalar(
-        "SELECT ek_sha256 FROM removed_agent WHERE shard = $1 AND id = $2 AND removed_seq < $3",
+    let machine: Option<(Vec<u8>, String)> = sqlx::query_as(
+        "SELECT ek_sha256, slug FROM removed_agent WHERE shard = $1 AND id = $2 AND removed_seq < $3",
     )
     .bind(i64::from(shard.get()))
     .bind(agent.as_str())
     .bind(number(seq)?)
     .fetch_optional(&mut *tx)
     .await?;
-    match ek_sha256 {
-        Some(ek_sha256) => keep_failure(tx, &ek_sha256, agent, failure).await,
+    match machine {
+        Some((ek_sha256, group)) => {
+            let machine = FailedMachine {
+                ek_sha256: &ek_sha256,
+                group: &group,
+                agent,
+            };
+            keep_failure(tx, &machine, failure).await
+        }
         None => Ok(()),
     }
+}
+
+/// A machine without an agent, and what it failed as.
+pub(crate) struct FailedMachine<'a> {
+    pub(crate) ek_sha256: &'a [u8],
+    pub(crate) group: &'a str,
+    pub(crate) agent: &'a AgentId,
 }
 
 /// Keeps a failure by machine, for when it comes back. (S16)
 pub(crate) async fn keep_failure(
     tx: &mut Connection,
-    ek_sha256: &[u8],
-    agent: &AgentId,
+    machine: &FailedMachine<'_>,
     failure: &Failure,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO ek_failure (ek_sha256, agent, at_unix_ms, packed) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (ek_sha256) DO UPDATE SET agent = excluded.agent,
+        "INSERT INTO ek_failure (ek_sha256, slug, agent, at_unix_ms, packed)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (ek_sha256) DO UPDATE SET slug = excluded.slug, agent = excluded.agent,
              at_unix_ms = excluded.at_unix_ms, packed = excluded.packed",
     )
-    .bind(ek_sha256)
-    .bind(agent.as_str())
+    .bind(machine.ek_sha256)
+    .bind(machine.group)
+    .bind(machine.agent.as_str())
     .bind(time(failure.at_unix_ms))
     .bind(packed::pack(failure)?)
     .execute(tx)

@@ -67,6 +67,28 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct DatabaseError(sqlx::Error);
 
+/// SQLite's primary result codes (sqlite.org/rescode.html) of statements that fail each time:
+/// CORRUPT, TOOBIG, CONSTRAINT and MISMATCH.
+const LASTING_SQLITE_CODES: [u32; 4] = [11, 18, 19, 20];
+/// Extended result codes have the primary one in their lowest byte.
+const PRIMARY_SQLITE_CODE: u32 = 0xff;
+
+impl DatabaseError {
+    fn is_lasting(&self) -> bool {
+        match &self.0 {
+            // A row whose columns are not what they were written as.
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::RowNotFound => true,
+            sqlx::Error::Database(error) => error
+                .code()
+                .and_then(|code| code.parse::<u32>().ok())
+                .is_some_and(|code| LASTING_SQLITE_CODES.contains(&(code & PRIMARY_SQLITE_CODE))),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for DatabaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -86,6 +108,24 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
+    /// Whether the same call would fail in the same way again: what was given, or a row that it
+    /// needs, is at fault. Nothing was changed. Any other error is worth another try, and leaves it
+    /// unknown whether the call took effect. (S03, S06)
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_lasting(),
+            Self::Directory(_) => false,
+            Self::Schema(_)
+            | Self::Unreadable { .. }
+            | Self::TooLarge { .. }
+            | Self::Number(_)
+            | Self::Pack
+            | Self::Exists(_)
+            | Self::Missing(_)
+            | Self::StateUnknown { .. } => true,
+        }
+    }
+
     pub(crate) const fn unreadable(row: RowName, fault: Fault) -> Self {
         Self::Unreadable { row, fault }
     }

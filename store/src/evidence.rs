@@ -60,11 +60,19 @@ pub(crate) async fn insert(
     if packed.is_empty() {
         return Ok(());
     }
-    let log = logs::newest(tx, &outcome.agent).await?;
+    let log = match logs::newest(tx, &outcome.agent).await {
+        // A verdict does not wait for a list that is damaged. (S06)
+        Err(error) if error.is_lasting() => {
+            tracing::error!(agent = %outcome.agent, %error, "evidence is kept without its list");
+            None
+        }
+        log => log?,
+    };
     for (kept, packed) in outcome.kept.iter().zip(packed) {
         sqlx::query(
-            "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes, packed)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes,
+                                   is_of_newest, packed)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $6 IS NOT NULL, $8)",
         )
         .bind(i64::from(outcome.agent.shard().get()))
         .bind(outcome.agent.as_str())
@@ -76,6 +84,34 @@ pub(crate) async fn insert(
         .bind(packed)
         .execute(&mut *tx)
         .await?;
+        drop_oldest(tx, outcome, kept.reason).await?;
+    }
+    Ok(())
+}
+
+/// Drops the oldest evidence of this agent and reason beyond what may be kept. (S07)
+async fn drop_oldest(
+    tx: &mut Connection,
+    outcome: &Outcome,
+    reason: Retention,
+) -> Result<(), StoreError> {
+    let dropped: Vec<Option<i64>> = sqlx::query_scalar(
+        "DELETE FROM evidence WHERE id IN (
+             SELECT id FROM evidence WHERE shard = $1 AND agent = $2 AND reason = $3
+             ORDER BY id DESC LIMIT -1 OFFSET $4
+         ) RETURNING log",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .bind(reason_text(reason))
+    .bind(limits::EVIDENCE_PER_REASON_MAX)
+    .fetch_all(&mut *tx)
+    .await?;
+    for log in dropped.into_iter().flatten() {
+        sqlx::query("UPDATE log SET needs_trim = 1 WHERE id = $1")
+            .bind(log)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(())
 }

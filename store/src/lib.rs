@@ -38,13 +38,14 @@ pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
 pub use commit::CommitResult;
+pub use directory::give_to_owner_of;
 pub use enrolment::{Activated, Conflict, NewPending, Pending, TryResult};
 pub use error::{DatabaseError, DirectoryError, RowName, SchemaError, StoreError};
 pub use evidence::{LogReader, StoredEvidence, StoredLog};
 pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
-pub use logs::LogPiece;
+pub use logs::{LogPiece, Staged};
 pub use packed::Fault;
 pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
 pub use retention::{Dropped, RetentionPolicy};
@@ -108,6 +109,14 @@ impl Store {
         let pools = Pools::open_sqlite(&path, Use::Serve).await?;
         let checked = schema::check(&pools).await;
         Self::opened(pools, None, checked).await
+    }
+
+    /// Whether this directory holds a database. It is not opened.
+    ///
+    /// # Errors
+    /// When that cannot be seen.
+    pub fn is_in(directory: &Path) -> std::io::Result<bool> {
+        directory::database_in(directory).try_exists()
     }
 
     async fn opened(

@@ -16,6 +16,13 @@ pub const POLICY_BYTES_MAX: usize = 64 << 20;
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Pieces of one staged list: 1 GiB.
 pub const STAGED_PIECES_MAX: u64 = 16_384;
+/// Bytes of pieces that one agent has staged: the longest list, and one that was given up. (S07)
+pub const STAGED_AGENT_BYTES_MAX: u64 = 2 << 30;
+/// Bytes of pieces that are staged in all.
+pub const STAGED_BYTES_MAX: u64 = 16 << 30;
+/// Pieces of evidence that are kept of one agent for one reason: the newest. A machine that fails
+/// again and again must not fill the disk. (S07)
+pub const EVIDENCE_PER_REASON_MAX: u32 = 16;
 /// Pending activations at once.
 pub const PENDING_MAX: usize = 100_000;
 /// Bytes of the caller's part of a pending activation.

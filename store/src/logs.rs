@@ -21,12 +21,26 @@ use crate::packed::{self, Fault};
 /// A piece of a list that is being judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPiece<'a> {
+    /// Whose list it is.
+    pub agent: &'a AgentId,
     /// The challenge that the list answers.
     pub upload: ChallengeId,
     /// Its place; the first is 0.
     pub piece: u64,
     /// Its bytes; not empty.
     pub bytes: &'a [u8],
+}
+
+/// What became of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staged {
+    /// It is kept.
+    Kept,
+    /// Its agent has staged as much as one may
+    /// ([`STAGED_AGENT_BYTES_MAX`](limits::STAGED_AGENT_BYTES_MAX)).
+    AgentFull,
+    /// As much as may be is staged in all ([`STAGED_BYTES_MAX`](limits::STAGED_BYTES_MAX)).
+    Full,
 }
 
 /// What a log of an agent is, without its bytes.
@@ -72,7 +86,8 @@ impl<'a> NewEntries<'a> {
 
 impl Store {
     /// Keeps pieces of lists that are being judged, all in one transaction, until the commit
-    /// that names their challenge or until retention drops them.
+    /// that names their challenge or until retention drops them. Says of each what became of it:
+    /// an agent that has staged too much does not keep others from it.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] for a piece that is empty, too long or too far, before anything
@@ -81,7 +96,7 @@ impl Store {
         &self,
         pieces: &[LogPiece<'_>],
         now_unix_ms: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Staged>, StoreError> {
         let mut chunks = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let bytes = piece.bytes.len();
@@ -96,7 +111,13 @@ impl Store {
             chunks.push(Chunk::new(piece.bytes));
         }
         let mut tx = self.pools().write().await?;
+        let mut results = Vec::with_capacity(pieces.len());
         for (piece, chunk) in pieces.iter().zip(chunks) {
+            let room = room_for(&mut tx, piece).await?;
+            results.push(room);
+            if room != Staged::Kept {
+                continue;
+            }
             chunk.insert(&mut tx).await?;
             // Replacing deletes: the trigger notes that the chunk lost a reference.
             sqlx::query("DELETE FROM staged WHERE upload = $1 AND piece = $2")
@@ -105,11 +126,12 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             sqlx::query(
-                "INSERT INTO staged (upload, piece, raw_bytes, digest, at_unix_ms)
-                 VALUES ($1, $2, $3, $4, $5)",
+                "INSERT INTO staged (upload, piece, agent, raw_bytes, digest, at_unix_ms)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
             )
             .bind(&piece.upload.0[..])
             .bind(number(piece.piece)?)
+            .bind(piece.agent.as_str())
             .bind(count(piece.bytes.len())?)
             .bind(&chunk.digest[..])
             .bind(number(now_unix_ms)?)
@@ -117,8 +139,32 @@ impl Store {
             .await?;
         }
         tx.commit().await?;
-        Ok(())
+        Ok(results)
     }
+}
+
+/// Whether both the piece's agent and the store have room for it.
+async fn room_for(tx: &mut Connection, piece: &LogPiece<'_>) -> Result<Staged, StoreError> {
+    let used: Vec<(String, i64)> =
+        sqlx::query_as("SELECT agent, raw_bytes FROM staged_use WHERE agent IN ('', $1)")
+            .bind(piece.agent.as_str())
+            .fetch_all(tx)
+            .await?;
+    let length = u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX);
+    let exceeds = |name: &str, max: u64| {
+        let used = used.iter().find(|(agent, _)| agent == name);
+        let used = used.map_or(0, |(_, bytes)| u64::try_from(*bytes).unwrap_or(0));
+        used.saturating_add(length) > max
+    };
+    Ok(
+        if exceeds(piece.agent.as_str(), limits::STAGED_AGENT_BYTES_MAX) {
+            Staged::AgentFull
+        } else if exceeds("", limits::STAGED_BYTES_MAX) {
+            Staged::Full
+        } else {
+            Staged::Kept
+        },
+    )
 }
 
 struct Chunk {
@@ -203,9 +249,14 @@ pub(crate) async fn append(
     entries: &NewEntries<'_>,
 ) -> Result<(), StoreError> {
     let log = entries.log;
-    let mut head = match newest(tx, &outcome.agent).await? {
-        Some(head) if log.from_entry != 0 => head,
-        older => begin(tx, outcome, log.format, older).await?,
+    let older = match log.from_entry {
+        // What was before does not matter, and may be damaged. (S06)
+        0 => None,
+        _ => newest(tx, &outcome.agent).await?,
+    };
+    let mut head = match older {
+        Some(head) => head,
+        None => begin(tx, outcome, log.format).await?,
     };
     let continues = head.gap_at_entry.is_none()
         && head.to_entry == log.from_entry
@@ -260,14 +311,12 @@ async fn begin(
     tx: &mut Connection,
     outcome: &Outcome,
     format: LogFormat,
-    older: Option<LogHead>,
 ) -> Result<LogHead, StoreError> {
-    if let Some(older) = older {
-        sqlx::query("UPDATE log SET is_newest = 0 WHERE id = $1")
-            .bind(older.id)
-            .execute(&mut *tx)
-            .await?;
-    }
+    sqlx::query("UPDATE log SET is_newest = 0 WHERE shard = $1 AND agent = $2 AND is_newest = 1")
+        .bind(i64::from(outcome.agent.shard().get()))
+        .bind(outcome.agent.as_str())
+        .execute(&mut *tx)
+        .await?;
     let boot = outcome.state.boot;
     let id = sqlx::query_scalar(
         "INSERT INTO log (shard, agent, is_newest, needs_trim, format, reset_count, restart_count,

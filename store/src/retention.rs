@@ -33,7 +33,7 @@ impl Default for RetentionPolicy {
             evidence_ms: 90 * DAY_MS,
             staged_ms: 15 * MINUTE_MS,
             removed_ms: DAY_MS,
-            rows_max: 1_000,
+            rows_max: 256,
         }
     }
 }
@@ -68,7 +68,8 @@ impl Dropped {
 }
 
 impl Store {
-    /// Drops what is older than the policy keeps, at most `rows_max` rows in each step.
+    /// Drops what is older than the policy keeps, at most `rows_max` rows of each kind. While
+    /// [`Dropped::more`] is set, call again: what comes in must go out as fast.
     ///
     /// # Errors
     /// [`StoreError`]; what earlier steps dropped stays dropped.
@@ -170,9 +171,8 @@ impl Store {
     }
 
     async fn drop_evidence(&self, before: i64, max: u32) -> Result<u64, StoreError> {
-        const DUE: &str = "SELECT e.id, e.log FROM evidence e LEFT JOIN log l ON l.id = e.log
-            WHERE e.at_unix_ms < $1 AND coalesce(l.is_newest, 0) = 0
-            ORDER BY e.at_unix_ms LIMIT $2";
+        const DUE: &str = "SELECT id, log FROM evidence INDEXED BY evidence_by_age
+            WHERE is_of_newest = 0 AND at_unix_ms < $1 ORDER BY at_unix_ms LIMIT $2";
         let mut tx = self.pools().write().await?;
         let due: Vec<(i64, Option<i64>)> = sqlx::query_as(DUE)
             .bind(before)
@@ -210,7 +210,10 @@ impl Store {
             rows_left = rows_left.saturating_sub(trim(&mut tx, *log, rows_left).await?);
         }
         tx.commit().await?;
-        Ok(u64::try_from(due.len()).unwrap_or(u64::MAX))
+        Ok(match rows_left {
+            0 => u64::from(max),
+            _ => u64::try_from(due.len()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Drops chunks that lost a reference and have no other.

@@ -429,3 +429,79 @@ fn n01_critical_extensions_that_nobody_knows() {
     let harmless = endorsement().with("1.2.3.4.5", false, sequence(&[]));
     assert_eq!(fault_of(&issue(&harmless)), None);
 }
+
+#[test]
+fn a07_trust_anchors_that_others_can_change_are_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let root = Authority::root(&Profile::authority("root"));
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("anchors");
+    std::fs::create_dir(&folder).unwrap();
+    let (cas, list) = (folder.join("root.pem"), folder.join("list"));
+    std::fs::write(&cas, pem(&[&root.certificate])).unwrap();
+    std::fs::write(&list, "00".repeat(32)).unwrap();
+    let set = |path: &std::path::Path, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, permissions).unwrap();
+    };
+    let load = || {
+        [
+            EkTrust::load(std::slice::from_ref(&cas), &[]),
+            EkTrust::load(std::slice::from_ref(&folder), &[]),
+            EkTrust::load(&[], std::slice::from_ref(&list)),
+        ]
+    };
+    let refused =
+        |at: &std::path::Path, wanted: u32, loaded: Result<EkTrust, TrustError>| match loaded {
+            Err(TrustError::WritableByOthers {
+                at: found, mode, ..
+            }) => {
+                assert_eq!((found.as_path(), mode), (at, wanted));
+            }
+            other => panic!("{wanted:o}: {other:?}"),
+        };
+    for mode in [0o644, 0o600, 0o444] {
+        for path in [&cas, &list] {
+            set(path, mode);
+        }
+        for folder_mode in [0o755, 0o700, 0o1777] {
+            set(&folder, folder_mode);
+            assert!(load().iter().all(Result::is_ok), "{mode:o} {folder_mode:o}");
+        }
+    }
+    for mode in [0o664, 0o646, 0o666] {
+        set(&folder, 0o755);
+        for path in [&cas, &list] {
+            set(path, mode);
+        }
+        let [file, in_folder, listed] = load();
+        refused(&cas, mode, file);
+        refused(&cas, mode, in_folder);
+        refused(&list, mode, listed);
+        // Nobody else comes near it.
+        set(&folder, 0o700);
+        assert!(load().iter().all(Result::is_ok), "{mode:o}");
+    }
+    for path in [&cas, &list] {
+        set(path, 0o644);
+    }
+    for mode in [0o775, 0o757, 0o777] {
+        set(&folder, mode);
+        for loaded in load() {
+            refused(&folder, mode, loaded);
+        }
+    }
+    // A link is as good as both ends.
+    let link = outer.path().join("link.pem");
+    symlink(&cas, &link).unwrap();
+    refused(
+        &folder,
+        0o777,
+        EkTrust::load(std::slice::from_ref(&link), &[]),
+    );
+    set(&folder, 0o755);
+    assert!(EkTrust::load(std::slice::from_ref(&link), &[]).is_ok());
+    set(outer.path(), 0o777);
+    refused(outer.path(), 0o777, EkTrust::load(&[link], &[]));
+}

@@ -15,9 +15,9 @@ use rat_api::core::baseline;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ToAgent;
 use rat_engine::hash::HashAlg;
-use rat_engine::shard::{BaselineCandidate, EffectiveStatus, Event, Operation};
+use rat_engine::shard::{AgentView, BaselineCandidate, EffectiveStatus, Event, Operation};
 use rat_engine::verdict::Code;
-use rat_runtime::{Runtime, StoreHealth, SystemClock};
+use rat_runtime::{Reloaded, Runtime, StoreHealth, SystemClock};
 use rat_store::{DirectoryError, Precondition, Store, StoreError};
 use rat_tests::driven::{
     Connected, Driven, GROUP, PATIENCE, activate, agent_of, data, event, put_policy, settings,
@@ -247,6 +247,141 @@ async fn database(driven: &Driven) -> SqliteConnection {
 async fn ticks(driven: &Driven) -> i64 {
     let query = sqlx::query_scalar("SELECT count(*) FROM tick");
     query.fetch_one(&mut database(driven).await).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s07_what_is_due_goes_at_once_however_much_it_is_and_commits_go_on() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let agent = agent_of(0, 0);
+    driven.enrol(&machine, &agent).await;
+    let steps = 40;
+    let rows = steps * i64::from(settings().retention.rows_max);
+    let fill = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < $1)
+        INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes, is_of_newest,
+                              packed)
+        SELECT 0, 'gone-' || n, 1, 'failure', n, NULL, 0, 0, zeroblob(1000) FROM n";
+    sqlx::query(fill)
+        .bind(rows)
+        .execute(&mut database(&driven).await)
+        .await
+        .unwrap();
+    let driven = driven.restart(settings()).await;
+    let due = "SELECT count(*) FROM evidence WHERE at_unix_ms < 1000000";
+    let connected = driven.connect(1, &machine, &agent);
+    let mut challenge = connected.challenged();
+    let dropping = async {
+        loop {
+            driven.answer(&connected, &challenge);
+            let left: i64 = sqlx::query_scalar(due)
+                .fetch_one(&mut database(&driven).await)
+                .await
+                .unwrap();
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let recheck = driven.runtime.operate(agent.clone(), Operation::Recheck);
+            recheck.await.unwrap();
+            challenge = connected.next_challenge();
+        }
+    };
+    let dropped = tokio::time::timeout(PATIENCE, dropping).await;
+    dropped.expect("forty steps take less than as many minutes");
+    driven.runtime.drain(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s06_damaged_rows_of_some_agents_stop_no_other_agents_commits() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let agents = [agent_of(0, 0), agent_of(1, 0), agent_of(0, 1)];
+    let [listless, lost, well] = &agents;
+    let mut connections = Vec::new();
+    for (nth, agent) in agents.iter().enumerate() {
+        driven.enrol(&machine, agent).await;
+        let (connected, answer) = driven.attest(nth as u64, &machine, agent);
+        assert_eq!(answer.status, EffectiveStatus::Trusted);
+        connections.push(connected);
+    }
+    let shard = i64::from(lost.shard().get());
+    let mut vandal = database(&driven).await;
+    sqlx::query("UPDATE log SET format = 'torn' WHERE agent = $1")
+        .bind(listless.as_str().to_owned())
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE shard SET epoch = -1 WHERE id = $1")
+        .bind(shard)
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    let again = async |nth: usize| {
+        let recheck = Operation::Recheck;
+        let asked = driven.runtime.operate(agents[nth].clone(), recheck);
+        asked.await.unwrap();
+        connections[nth].next_challenge()
+    };
+    let challenge = again(1).await;
+    let answer = connections[1].answer(&challenge);
+    driven.deliver(&connections[1], answer).unwrap();
+    for _ in 0..3 {
+        for nth in [0, 2] {
+            let challenge = again(nth).await;
+            let answer = driven.answer(&connections[nth], &challenge);
+            assert_eq!(answer.status, EffectiveStatus::Trusted);
+        }
+    }
+    // Whose verdict cannot be stored is told none, and is asked again.
+    match connections[1].next() {
+        ToAgent::Challenge(newer) => assert_ne!(newer.id, challenge.id),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(driven.view(lost).await.state.attestations, 1);
+    assert_eq!(driven.view(well).await.state.attestations, 4);
+    // The shard's row is mended: its agents go on.
+    sqlx::query("UPDATE shard SET epoch = (SELECT max(epoch) FROM shard) WHERE id = $1")
+        .bind(shard)
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    driven.runtime.drain(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l01_stricter_settings_hold_even_when_the_policy_cannot_be_read() {
+    let machine = Machine::valid();
+    for is_blocked in [true, false] {
+        let driven = Driven::new(&machine, settings()).await;
+        let agent = agent_of(0, 0);
+        driven.enrol(&machine, &agent).await;
+        let (connected, answer) = driven.attest(1, &machine, &agent);
+        assert_eq!(answer.status, EffectiveStatus::Trusted);
+        let damage = "DROP TRIGGER policy_blob_is_immutable; UPDATE policy_blob SET packed = x'01'";
+        let mut vandal = database(&driven).await;
+        sqlx::raw_sql(damage).execute(&mut vandal).await.unwrap();
+        let mut stricter = driven.store.group(GROUP).await.unwrap().unwrap().settings;
+        stricter.block = is_blocked;
+        let updated = driven.store.update_group(GROUP, &stricter, "ann", 1).await;
+        updated.unwrap();
+        let reloaded = driven.runtime.reload_group(GROUP).await.unwrap();
+        assert!(matches!(reloaded, Reloaded::WithoutPolicies(_)));
+        if is_blocked {
+            let blocked = |view: &AgentView| view.status == EffectiveStatus::Blocked;
+            driven.until_view(&agent, blocked).await;
+        } else {
+            let lost = |view: &AgentView| view.status != EffectiveStatus::Trusted;
+            driven.until_view(&agent, lost).await;
+            let challenge = connected.next_challenge();
+            let answer = driven.answer(&connected, &challenge);
+            assert_ne!(answer.status, EffectiveStatus::Trusted);
+        }
+        // The store that is gone is asked again: the group stays as it was until it answers.
+        driven.store.clone().close().await;
+        let later = driven.runtime.reload_group(GROUP).await;
+        assert!(later.is_err(), "{later:?}");
+        driven.runtime.drain(std::time::Duration::ZERO).await;
+    }
 }
 
 /// Rounds of attestations: together more ticks than three steps of the folder move.

@@ -220,6 +220,7 @@ async fn store(
         Err(StoreConflict::IdTaken | StoreConflict::OtherPath) => {
             return Err(ApiError::Conflict(Conflict::IdTaken));
         }
+        Err(StoreConflict::OtherGroup) => return Err(ApiError::Conflict(Conflict::OtherGroup)),
     };
     let entry = AuditEntry {
         at_unix_ms: now,

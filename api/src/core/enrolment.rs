@@ -160,11 +160,15 @@ async fn check(core: &Core, group: &StoredGroup, claims: Claims) -> Result<Appli
         identity::check(&trust, &request, unix_ms()).map_err(|error| refused(&error))
     })
     .await?;
-    if let Some(known) = core.store.agent(&applicant.agent).await?
-        && known.record.ek_sha256 != applicant.ek_sha256
-    {
-        // The transaction at activation decides; this saves the machine the work. (N06)
-        return Err(ApiError::Conflict(Conflict::IdTaken));
+    // The transaction at activation decides; this saves the machine the work, and a token that
+    // serves once. (N06, S16)
+    if let Some(known) = core.store.agent(&applicant.agent).await? {
+        if known.record.ek_sha256 != applicant.ek_sha256 {
+            return Err(ApiError::Conflict(Conflict::IdTaken));
+        }
+        if known.record.group != group.slug {
+            return Err(ApiError::Conflict(Conflict::OtherGroup));
+        }
     }
     approve(core, group, applicant.vouch, applicant.ek_sha256).await?;
     Ok(applicant)

@@ -57,6 +57,17 @@ pub enum CaError {
     /// The certificate is not that of a CA.
     #[error("the certificate is not that of a CA (basicConstraints)")]
     NotCa,
+    /// A certificate of the CA, or one that it would issue, is longer than frames carry.
+    #[error(
+        "{which} would have {found} bytes, and agents are sent at most {max}",
+        max = crate::limits::CARRIED_CERTIFICATE_BYTES_MAX
+    )]
+    CertificateTooLong {
+        /// Which certificate.
+        which: &'static str,
+        /// Its length.
+        found: usize,
+    },
     /// The certificate may not sign certificates.
     #[error("the certificate's key usage does not allow to sign certificates")]
     NotSigner,

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use rat_engine::crypto::{Curve, KeyMaterial};
 
-use crate::ca::{Authority, CaError};
+use crate::ca::{Authority, CaError, check_carried};
 use crate::limits;
 use crate::pem;
 use crate::x509::certificate::Certificate;
@@ -148,6 +148,7 @@ fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<(), CaE
             .mode(mode)
             .open(&beside)?;
         file.write_all(bytes)?;
+        give_to_owner_of(folder, &file)?;
         file.sync_all()?;
         fs::rename(&beside, folder.join(name))?;
         File::open(folder)?.sync_all()
@@ -156,6 +157,17 @@ fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<(), CaE
         path: folder.join(name),
         source,
     })
+}
+
+/// Gives a file that was made just now to the owner of its folder, when root made it: after an
+/// operator's command the service must be able to read its CA.
+fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
+    const ROOT: u32 = 0;
+    let (owner, maker) = (fs::metadata(folder)?, made.metadata()?.uid());
+    if maker != ROOT || owner.uid() == ROOT {
+        return Ok(());
+    }
+    fchown(made, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// One certificate and its key, each in a PEM text of its own.
@@ -193,6 +205,7 @@ fn pair(key: &[u8], certificate: &[u8]) -> Result<Authority, CaError> {
     if !fields.is_ca().map_err(FieldError::Der)? {
         return Err(CaError::NotCa);
     }
+    check_carried("the CA's certificate", certificate.der())?;
     let usage = fields.key_usage().map_err(FieldError::Der)?;
     if !usage.is_some_and(|usage| usage.key_cert_sign) {
         return Err(CaError::NotSigner);

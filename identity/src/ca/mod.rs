@@ -119,7 +119,8 @@ impl Ca {
     ///
     /// # Errors
     /// [`CaError`]: not one certificate and its key, not a CA's, not allowed to sign certificates,
-    /// weaker than 112 bits, or not valid now. Nothing is changed then.
+    /// weaker than 112 bits, not valid now, or so long that it, or an agent's certificate that names
+    /// it, fits into no frame. Nothing is changed then.
     pub fn import(
         folder: &Path,
         certificate_pem: &str,
@@ -128,6 +129,7 @@ impl Ca {
     ) -> Result<Self, CaError> {
         let authority = file::authority(certificate_pem, key_pem)?;
         check_valid(&authority.certificate, now_unix_ms)?;
+        check_largest_leaf(&authority, now_unix_ms)?;
         let contents = match file::read(folder)? {
             None => Contents {
                 current: authority,
@@ -214,6 +216,7 @@ impl Ca {
     ///
     /// # Errors
     /// [`CaError::ServerName`] for none, too many, or what is neither a DNS name nor an address;
+    /// [`CaError::CertificateTooLong`] for names that are too long together;
     /// [`CaError::Validity`] when the CA is not valid now.
     pub fn issue_server(&self, names: &[String], now_unix_ms: u64) -> Result<Issued, CaError> {
         let names = server_names(names)?;
@@ -233,6 +236,7 @@ impl Ca {
             Purpose::Server(&names),
             validity,
         )?;
+        check_carried("the server's certificate", &leaf)?;
         Ok(Issued {
             chain_der: vec![leaf, current.certificate.der().to_vec()],
             key_pkcs8_der: key.to_pkcs8_der()?,
@@ -298,6 +302,7 @@ impl Ca {
             validity,
         )
         .map_err(CaError::Library)?;
+        check_carried("the agent's certificate", &leaf)?;
         Ok(IssuedToAgent {
             chain_der: vec![leaf],
             key_sha256: request.key_sha256(),
@@ -344,6 +349,42 @@ fn check_valid(certificate: &Certificate, now_unix_ms: u64) -> Result<(), CaErro
         Some((start, end)) if (start..=end).contains(&now_unix_ms) => Ok(()),
         _ => Err(CaError::Validity),
     }
+}
+
+/// Whether frames carry this certificate.
+pub(crate) fn check_carried(which: &'static str, der: &[u8]) -> Result<(), CaError> {
+    if der.len() <= limits::CARRIED_CERTIFICATE_BYTES_MAX {
+        return Ok(());
+    }
+    let found = der.len();
+    Err(CaError::CertificateTooLong { which, found })
+}
+
+/// An RSA key of 4096 bits, the longest that requests may hold, as SubjectPublicKeyInfo.
+const SUBJECT_KEY_BYTES_MAX: usize = 550;
+
+/// Refuses a CA whose name is so long that agents could not be sent their certificates.
+fn check_largest_leaf(authority: &Authority, now_unix_ms: u64) -> Result<(), CaError> {
+    let key = authority.key.public_key_info()?;
+    let agent = "a".repeat(rat_engine::limits::AGENT_ID_BYTES_MAX);
+    let leaf = issue::leaf(
+        &authority.certificate,
+        &authority.key,
+        &key,
+        &agent,
+        Purpose::Client(&format!("{URI_PREFIX}{agent}")),
+        Validity {
+            not_before_unix_ms: now_unix_ms,
+            not_after_unix_ms: now_unix_ms,
+        },
+    )?;
+    let longer_by = SUBJECT_KEY_BYTES_MAX.saturating_sub(key.len());
+    let found = leaf.len().saturating_add(longer_by);
+    if found <= limits::CARRIED_CERTIFICATE_BYTES_MAX {
+        return Ok(());
+    }
+    let which = "an agent's certificate that names this CA";
+    Err(CaError::CertificateTooLong { which, found })
 }
 
 fn make_authority(now_unix_ms: u64) -> Result<Authority, CaError> {

@@ -248,3 +248,24 @@ fn server_names_are_names_or_addresses() {
         ));
     }
 }
+
+#[test]
+fn x04_what_the_ca_makes_itself_fits_into_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::open(folder.path(), NOW).unwrap();
+    let fits = |der: &Vec<u8>| der.len() <= limits::CARRIED_CERTIFICATE_BYTES_MAX;
+    assert!(ca.certificates().iter().all(fits));
+    let names = |bytes: usize, count: usize| -> Vec<String> {
+        let label = "n".repeat(60);
+        let long = [label.as_str(); 4].join(".");
+        let name = |nth| format!("{nth:02}{}", &long[..bytes - 2]);
+        (0..count).map(name).collect()
+    };
+    let issued = ca.issue_server(&names(20, 64), NOW).unwrap();
+    assert!(issued.chain_der.iter().all(fits));
+    let refused = ca.issue_server(&names(200, 64), NOW);
+    assert!(
+        matches!(refused, Err(CaError::CertificateTooLong { .. })),
+        "{refused:?}"
+    );
+}

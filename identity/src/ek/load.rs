@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -25,6 +26,19 @@ pub enum TrustError {
         path: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// Others than its owner can change what it says, and with it whom the server trusts. (A07)
+    #[error(
+        "{path}: others than its owner can change it; take the write permission for group and \
+         others from {at} (mode {mode:04o})"
+    )]
+    WritableByOthers {
+        /// The file that was named, or found in a folder that was.
+        path: PathBuf,
+        /// What they can write to: the file, or a folder that it lies in.
+        at: PathBuf,
+        /// The permission bits of that.
+        mode: u32,
     },
     /// Its length is over a limit.
     #[error("{path} has more than {max} bytes")]
@@ -118,7 +132,47 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, TrustError> {
     Ok(files)
 }
 
+const PERMISSIONS: u32 = 0o7777;
+const OTHERS_WRITE: u32 = 0o022;
+const OTHERS_ENTER: u32 = 0o011;
+/// In a folder with this bit only their owners can replace files.
+const STICKY: u32 = 0o1000;
+
+/// Refuses a trust anchor that others than its owner can change or replace: by writing to it, if
+/// they can enter its folder, or by writing to that folder. A link is as good as the folder that it
+/// lies in and the file that it leads to.
+fn refuse_writable(path: &Path, file: &File) -> Result<(), TrustError> {
+    let failed = |source| TrustError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let writable = |at: &Path, mode| TrustError::WritableByOthers {
+        path: path.to_owned(),
+        at: at.to_owned(),
+        mode,
+    };
+    let real = path.canonicalize().map_err(failed)?;
+    let own = file.metadata().map_err(failed)?.mode() & PERMISSIONS;
+    for place in [path, &real] {
+        let folder = match place.parent() {
+            Some(folder) if folder.components().count() > 0 => folder,
+            _ => Path::new("."),
+        };
+        let mode = folder.metadata().map_err(failed)?.mode() & PERMISSIONS;
+        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+            return Err(writable(folder, mode));
+        }
+        if place == real && own & OTHERS_WRITE != 0 && mode & OTHERS_ENTER != 0 {
+            return Err(writable(place, own));
+        }
+    }
+    Ok(())
+}
+
 /// Reads a whole file of at most `max` bytes.
+///
+/// # Security
+/// Whoever can write the file decides whom the server trusts: see [`TrustError::WritableByOthers`].
 pub(super) fn read(path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
     let failed = |source| TrustError::Io {
         path: path.to_owned(),
@@ -126,7 +180,9 @@ pub(super) fn read(path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
     };
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
-    let mut file = File::open(path).map_err(failed)?.take(limit);
+    let file = File::open(path).map_err(failed)?;
+    refuse_writable(path, &file)?;
+    let mut file = file.take(limit);
     file.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() > max {
         let path = path.to_owned();

@@ -1,46 +1,132 @@
 //! `ratd backup` and `ratd restore`: everything that a server needs to go on elsewhere.
 
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use rat_store::Store;
+use rat_api::clock::unix_ms;
+use rat_identity::ca::Ca;
+use rat_store::{Restored, Store};
 
 use crate::config::Config;
-use crate::data_dir::{admin_token_in, ca_in, make_private, write_private};
+use crate::data_dir::{
+    CA_KEY, RestoreState, begin_restore, ca_in, end_restore, make_private, require_whole,
+    restore_state, write_private,
+};
 use crate::failure::{Exit, Failure, Means};
 
-/// What a backup holds beside the database, as paths in the data directory.
-const FILES: [&str; 3] = ["ca/ca.key", "ca/ca.pem", "admin.token"];
+/// What a backup holds beside the database, as paths in the data directory. Without the first
+/// nothing of the rest is of use: agents believe no other CA.
+const FILES: [&str; 3] = [CA_KEY, "ca/ca.pem", "admin.token"];
 /// The database in a backup.
 const DATABASE: &str = "database";
 
 /// Copies the data directory into a new folder, consistently, beside a running server or not.
 pub(super) async fn backup(config: &Config, path: &Path) -> Result<(), Failure> {
+    let directory = &config.data_dir;
     require(!path.exists(), path, "exists; a backup never overwrites")?;
-    let store = Store::open_shared(&config.data_dir)
-        .await
-        .means(Exit::Unusable)?;
+    require_whole(directory)?;
+    let key = directory.join(CA_KEY);
+    require(key.exists(), &key, "is missing; agents believe no other CA")?;
+    let store = Store::open_shared(directory).await.means(Exit::Unusable)?;
     make_private(&ca_in(path))?;
-    store.backup(&path.join(DATABASE)).await?;
+    let made = store.backup(&path.join(DATABASE)).await;
     store.close().await;
-    copy(&config.data_dir, path)?;
+    let copied = made
+        .map_err(Failure::from)
+        .and_then(|()| Ok(copy(directory, path)?));
+    if copied.is_err() {
+        // A part of a backup is none.
+        fs::remove_dir_all(path).with_context(|| path.display().to_string())?;
+    }
+    copied
+}
+
+/// Fills an empty data directory: whole, or not at all.
+///
+/// The CA comes first and the database last, under a mark that no server starts with: a restore
+/// that was cut short is begun anew, and never taken for a server without a CA or without agents.
+pub(super) async fn restore(config: &Config, path: &Path) -> Result<(), Failure> {
+    let directory = &config.data_dir;
+    for needed in [CA_KEY, DATABASE] {
+        let needed = path.join(needed);
+        require(
+            needed.exists(),
+            &needed,
+            "is missing; this is no whole backup",
+        )?;
+    }
+    let is_empty = match restore_state(directory)? {
+        RestoreState::CutShort => {
+            forget(directory)?;
+            true
+        }
+        RestoreState::None => {
+            let has = |file: &str| directory.join(file).exists();
+            !FILES.iter().any(|file| has(file)) && !Store::is_in(directory)?
+        }
+    };
+    let otherwise = "is in use; restore into an empty data directory";
+    require(is_empty, directory, otherwise)?;
+    begin_restore(directory)?;
+    match fill(directory, path).await {
+        Ok(restored) => {
+            end_restore(directory)?;
+            Ok(report(&restored)?)
+        }
+        Err(failure) => {
+            forget(directory)?;
+            end_restore(directory)?;
+            Err(failure)
+        }
+    }
+}
+
+async fn fill(directory: &Path, backup: &Path) -> Result<Restored, Failure> {
+    make_private(&ca_in(directory))?;
+    copy(backup, directory)?;
+    Ca::open(&ca_in(directory), unix_ms())
+        .with_context(|| format!("the CA in {}", backup.display()))
+        .means(Exit::Unusable)?;
+    Store::restore(directory, &backup.join(DATABASE))
+        .await
+        .means(Exit::Unusable)
+}
+
+/// Removes what a restore that did not come to its end has brought. The database is not among it:
+/// it comes last.
+fn forget(directory: &Path) -> anyhow::Result<()> {
+    for file in FILES {
+        let path = directory.join(file);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| path.display().to_string());
+            }
+            _ => {}
+        }
+    }
+    // Should something else be in it, it stays, and the next restore says so.
+    let _ = fs::remove_dir(ca_in(directory));
     Ok(())
 }
 
-/// Fills an empty data directory.
-pub(super) async fn restore(config: &Config, path: &Path) -> Result<(), Failure> {
-    let occupied = admin_token_in(&config.data_dir).exists() || ca_in(&config.data_dir).exists();
-    let directory = &config.data_dir;
-    require(
-        !occupied,
-        directory,
-        "is in use; restore into an empty data directory",
+fn report(restored: &Restored) -> io::Result<()> {
+    let mut out = io::stderr();
+    writeln!(
+        out,
+        "ratd: restored {} verdicts and {} audit entries; the audit log ends with {}",
+        restored.outcomes,
+        restored.audit_entries,
+        hex::encode(restored.audit_head.0)
     )?;
-    Store::restore(&config.data_dir, &path.join(DATABASE))
-        .await
-        .means(Exit::Unusable)?;
-    make_private(&ca_in(&config.data_dir))?;
-    copy(path, &config.data_dir)?;
+    if restored.unreadable_ticks > 0 {
+        writeln!(
+            out,
+            "ratd: {} ticks could not be read when they were recorded, and are lost",
+            restored.unreadable_ticks
+        )?;
+    }
     Ok(())
 }
 
@@ -55,7 +141,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
         if !source.exists() {
             continue;
         }
-        let contents = std::fs::read(&source).with_context(|| source.display().to_string())?;
+        let contents = fs::read(&source).with_context(|| source.display().to_string())?;
         let target = to.join(file);
         write_private(&target, &contents).with_context(|| target.display().to_string())?;
     }

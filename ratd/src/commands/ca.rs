@@ -8,7 +8,7 @@ use rat_identity::ca::Ca;
 
 use crate::arguments::CaCommand;
 use crate::config::Config;
-use crate::data_dir::{ca_in, make_private, open_ca, read_private};
+use crate::data_dir::{ca_in, make_private, open_ca, read_private, require_whole};
 use crate::failure::{Exit, Failure, Means};
 
 pub(super) fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
@@ -19,6 +19,7 @@ pub(super) fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
         }
         CaCommand::Import { certificate, key } => {
             let folder = ca_in(&config.data_dir);
+            require_whole(&config.data_dir)?;
             make_private(&folder).means(Exit::Unusable)?;
             let certificate = std::fs::read_to_string(certificate)
                 .with_context(|| certificate.display().to_string())?;

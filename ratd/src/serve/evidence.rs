@@ -19,6 +19,12 @@ use crate::config::Config;
 use crate::data_dir;
 use crate::failure::{Exit, Failure, Means};
 
+// What the CA refuses to import or issue is what frames cannot carry.
+const _: () = assert!(
+    rat_identity::limits::CARRIED_CERTIFICATE_BYTES_MAX
+        == rat_transport::limits::CERTIFICATE_BYTES_MAX
+);
+
 /// What the listener shows and whom it takes, with this certificate.
 pub(super) fn tls(ca: &Ca, issued: &Issued) -> Tls {
     Tls {

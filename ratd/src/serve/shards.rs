@@ -12,7 +12,7 @@ use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::Intake;
 use rat_engine::shard;
 use rat_runtime::{
-    ControlError, Drained, Runtime, Settings, StoreHealth, SystemClock, WorkerHealth,
+    ControlError, Drained, Reloaded, Runtime, Settings, StoreHealth, SystemClock, WorkerHealth,
 };
 use rat_store::{Store, StoredAgent};
 use tokio::time::interval;
@@ -95,13 +95,16 @@ impl Shards {
                 continue;
             }
             match runtime.reload_group(&group.slug).await {
-                Ok(()) => {
-                    told.insert(group.slug, group.row_version);
+                Ok(Reloaded::Whole | Reloaded::Absent) => {}
+                Ok(Reloaded::WithoutPolicies(error)) => {
+                    tracing::error!(group = group.slug, %error, "nobody in this group is trusted");
                 }
                 Err(error) => {
-                    tracing::error!(group = group.slug, %error, "a group stays as it was");
+                    tracing::error!(group = group.slug, %error, "a group cannot be read yet");
+                    continue;
                 }
             }
+            told.insert(group.slug, group.row_version);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The parts of a server, joined.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use rat_identity::ek::EkTrust;
 use rat_store::Store;
 use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use super::evidence;
 use super::shards::Shards;
@@ -44,6 +45,7 @@ impl Parts {
     /// Opens the data directory, binds the listeners and serves.
     pub(super) async fn start(config: &Config, stop: &Stop) -> Result<Self, Failure> {
         let recorder = rat_api::metrics::install()?;
+        data_dir::require_whole(&config.data_dir)?;
         let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
         let ca = Arc::new(data_dir::open_ca(&config.data_dir)?);
         let trust = ek_trust(config)?;
@@ -113,19 +115,35 @@ impl Parts {
 
     /// Stops in the order that loses nothing: no longer ready; agents answer what they were asked;
     /// requests end; what was begun is committed; the store is closed. Whether all of it ended.
+    ///
+    /// Listeners have half of the time: a peer that does not come to an end must not take from the
+    /// shards the time in which they commit what others have sent.
     pub(super) async fn drain(self, stop: &Stop, deadline: Duration) -> bool {
+        let begun = Instant::now();
         self.readiness.start_draining();
         stop.drain.cancel();
-        // The task that renews certificates lets go of it when draining begins.
-        if let Some(evidence) = sole(self.evidence).await {
-            evidence.shutdown(deadline).await;
-        }
-        if let Err(error) = self.http.await {
-            tracing::error!(%error, "the listener failed");
-        }
-        let finished = self.shards.drain(deadline).await;
+        let for_listeners = deadline.checked_div(2).unwrap_or_default();
+        let evidence = async {
+            // The task that renews certificates lets go of it when draining begins.
+            if let Some(evidence) = sole(self.evidence).await {
+                evidence.shutdown(for_listeners).await;
+            }
+        };
+        let ((), http) = tokio::join!(evidence, timeout(for_listeners, self.http));
+        let requests_ended = match http {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the listener failed");
+                true
+            }
+            Err(_) => false,
+        };
+        stop.force.cancel();
+        let left = deadline.saturating_sub(begun.elapsed());
+        let is_committed = self.shards.drain(left).await;
+        tracing::info!(is_committed, requests_ended, "the shards ended");
         self.store.close().await;
-        finished
+        is_committed && requests_ended
     }
 }
 
@@ -155,16 +173,22 @@ fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
     Ok(trust)
 }
 
-/// The admin token; a new one is printed, this once.
+/// The admin token. A new one is shown to whoever started the server at a terminal, this once; what
+/// is not a terminal is a journal or a file, which keeps what it gets.
 fn open_admin_token(config: &Config) -> Result<AdminToken, Failure> {
     let (token, made) = admin_token::open(&config.data_dir).means(Exit::Unusable)?;
     if let Some(text) = made {
         let path: PathBuf = data_dir::admin_token_in(&config.data_dir);
-        writeln!(
-            io::stdout(),
-            "admin token, shown this once (it is in {}):\n{text}",
-            path.display()
-        )?;
+        let mut out = io::stdout();
+        if out.is_terminal() {
+            let path = path.display();
+            writeln!(
+                out,
+                "admin token, shown this once (it is in {path}):\n{text}"
+            )?;
+        } else {
+            writeln!(out, "admin token: in {}", path.display())?;
+        }
     }
     Ok(token)
 }

@@ -420,6 +420,29 @@ fn n06_an_id_and_a_tpm_belong_to_each_other() {
 }
 
 #[test]
+fn s16_a_token_of_another_group_is_409_and_moves_nothing() {
+    let machine = Machine::new("web-1");
+    let world = World::knowing(&[&machine]);
+    let token = world.token();
+    world.home.ok(&["group", "create", "other"]);
+    let elsewhere = world.home.ok(&["token", "create", "--group", "other"]);
+    // It begins before the machine belongs to a group: the transaction decides.
+    let claims = machine.claims(&elsewhere);
+    let answer = world.client.post("/agents/enroll", &claims);
+    let early = machine.release(&elsewhere, "other", &answer);
+    assert_eq!(machine.enrol(&world.client, &token, "fleet").status, 200);
+    let before = world.agents();
+    let at_once = world.client.post("/agents/enroll", &claims);
+    for refused in [machine.activate(&world.client, &early), at_once] {
+        assert_eq!(refused.status, 409, "{}", refused.detail());
+        let expected = "agent.other_group: this machine belongs to another group: an operator \
+            must move the agent";
+        assert_eq!(refused.detail(), expected);
+    }
+    assert_eq!(world.agents(), before);
+}
+
+#[test]
 fn n06_ids_and_names_have_one_form() {
     let machine = Machine::new("a");
     let world = World::knowing(&[&machine]);

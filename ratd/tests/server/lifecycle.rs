@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -12,11 +12,10 @@ use rat_tests::workspace_root;
 use crate::process::{Home, eventually};
 
 #[test]
-fn the_first_start_makes_what_it_needs_and_says_the_token_once() {
+fn the_first_start_makes_what_it_needs() {
     let home = Home::new();
     let ratd = home.start(&[]);
-    let printed = ratd.printed_token.clone().unwrap();
-    assert_eq!(printed, ratd.admin());
+    let printed = ratd.admin();
     assert!(ratd.core.ip().is_loopback() && ratd.evidence.ip().is_loopback());
     let mode = |name: &str| {
         let metadata = std::fs::metadata(home.data().join(name)).unwrap();
@@ -29,9 +28,41 @@ fn the_first_start_makes_what_it_needs_and_says_the_token_once() {
     let fingerprint = home.ok(&["ca", "fingerprint"]);
     assert_eq!(ratd.stop().code(), Some(0));
     let again = home.start(&[]);
-    assert_eq!(again.printed_token, None);
     assert_eq!(again.admin(), printed);
     assert_eq!(home.ok(&["ca", "fingerprint"]), fingerprint);
+}
+
+/// An address that no machine has: the start ends there, after the token was made.
+const NOWHERE: &str = "core.listen=192.0.2.1:1";
+
+#[test]
+fn a03_the_token_is_shown_at_a_terminal_once_and_put_into_no_journal() {
+    let home = Home::new();
+    let output = home.run(&["--set", NOWHERE]);
+    assert_eq!(output.status.code(), Some(4));
+    let token = std::fs::read_to_string(home.data().join("admin.token")).unwrap();
+    let (token, path) = (token.trim(), home.data().join("admin.token"));
+    let printed = [&output.stdout[..], &output.stderr].concat();
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(!printed.contains("rat_admin_"), "{printed}");
+    assert!(printed.contains(path.to_str().unwrap()), "{printed}");
+    let at_a_terminal = || {
+        let command = home.command();
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+        let line = format!("{} --set {NOWHERE}", words.join(" "));
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .stdin(Stdio::null())
+            .output();
+        String::from_utf8(output.expect("script, of util-linux").stdout).unwrap()
+    };
+    let printed = at_a_terminal();
+    assert!(!printed.contains(token), "only when it is new: {printed}");
+    std::fs::remove_file(&path).unwrap();
+    let printed = at_a_terminal();
+    let token = std::fs::read_to_string(&path).unwrap();
+    assert!(printed.contains(token.trim()), "{printed}");
 }
 
 #[test]
@@ -201,6 +232,27 @@ fn a_second_signal_and_the_deadline_end_it_at_once() {
 }
 
 #[test]
+fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
+    let home = Home::new();
+    let mut ratd = home.start(&["drain.deadline_ms=3000"]);
+    let client = ratd.client();
+    let mut open = client.tls();
+    let head = "POST /tokens/validate HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+    open.write_all(head.as_bytes()).unwrap();
+    eventually("the request is under way", || {
+        let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
+        text.contains("attest_http_requests_in_flight 2")
+    });
+    ratd.signal("TERM");
+    assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
+    let log = ratd.log();
+    let ended = log.lines().find(|line| line.contains("the shards ended"));
+    let ended = ended.unwrap_or_else(|| panic!("{log}"));
+    assert!(ended.contains("is_committed=true"), "{ended}");
+    assert!(ended.contains("requests_ended=false"), "{ended}");
+}
+
+#[test]
 fn a_backup_of_a_running_server_starts_elsewhere() {
     let home = Home::new();
     let ratd = home.start(&[]);
@@ -220,6 +272,135 @@ fn a_backup_of_a_running_server_starts_elsewhere() {
     let groups = elsewhere.ok(&["group", "show"]);
     assert_eq!(groups.lines().count(), 1);
     assert!(groups.contains("\"bank\":\"sha384\""), "{groups}");
+}
+
+/// A user that is not root, by number; it need not have a name.
+const SERVICE: u32 = 61_234;
+
+#[test]
+fn a07_what_root_writes_into_a_services_directory_belongs_to_the_service() {
+    let home = Home::new();
+    std::fs::create_dir(home.data()).unwrap();
+    if std::fs::metadata(home.data()).unwrap().uid() != 0 {
+        eprintln!("not run by root: files cannot be given away, and nothing is tested");
+        return;
+    }
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(home.data(), private).unwrap();
+    std::os::unix::fs::chown(home.data(), Some(SERVICE), Some(SERVICE)).unwrap();
+    let others = |folder: &std::path::Path| {
+        let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        let others = entries.filter(|entry| entry.metadata().unwrap().uid() != SERVICE);
+        others.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let all_belong = || {
+        for folder in [home.data(), home.data().join("ca")] {
+            let others = others(&folder);
+            assert!(others.is_empty(), "{others:?}");
+        }
+    };
+    home.ok(&["group", "create", "fleet"]);
+    home.ok(&["ca", "fingerprint"]);
+    all_belong();
+    home.ok(&["ca", "rotate"]);
+    home.start(&[]).stop();
+    all_belong();
+    // A restore into a service's directory, too.
+    let backup = home.path("backup");
+    home.ok(&["backup", backup.to_str().unwrap()]);
+    std::fs::remove_dir_all(home.data()).unwrap();
+    std::fs::create_dir(home.data()).unwrap();
+    std::os::unix::fs::chown(home.data(), Some(SERVICE), Some(SERVICE)).unwrap();
+    home.ok(&["restore", backup.to_str().unwrap()]);
+    all_belong();
+}
+
+#[test]
+fn a_backup_without_its_ca_is_neither_made_nor_restored() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    let error = home.fails(1, &["backup", named]);
+    assert!(error.contains("ca.key is missing"), "{error}");
+    assert!(!backup.exists());
+    home.ok(&["ca", "fingerprint"]);
+    home.ok(&["backup", named]);
+    for needed in ["ca/ca.key", "database"] {
+        let (path, aside) = (backup.join(needed), backup.join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        let elsewhere = Home::new();
+        let error = elsewhere.fails(1, &["restore", named]);
+        assert!(error.contains("no whole backup"), "{error}");
+        assert!(!elsewhere.data().exists());
+        std::fs::rename(&aside, &path).unwrap();
+    }
+}
+
+#[test]
+fn a_restore_that_fails_leaves_the_directory_empty() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    home.ok(&["backup", named]);
+    for broken in ["database", "ca/ca.key"] {
+        let path = backup.join(broken);
+        let good = std::fs::read(&path).unwrap();
+        std::fs::write(&path, b"torn").unwrap();
+        let elsewhere = Home::new();
+        elsewhere.fails(4, &["restore", named]);
+        let left = std::fs::read_dir(elsewhere.data()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "lock"), "{broken}: {left:?}");
+        // With the backup whole again, it is restored to the same place.
+        std::fs::write(&path, good).unwrap();
+        elsewhere.ok(&["restore", named]);
+        assert_eq!(elsewhere.ok(&["ca", "fingerprint"]), fingerprint);
+    }
+}
+
+#[test]
+fn s18_a_restore_that_is_cut_short_is_no_server_and_is_begun_anew() {
+    let home = Home::new();
+    home.ok(&["group", "create", "fleet"]);
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
+    let backup = home.path("backup");
+    let named = backup.to_str().unwrap();
+    home.ok(&["backup", named]);
+    // As after a loss of power: some files and the mark are there, the database is not.
+    let cut = Home::new();
+    std::fs::create_dir_all(cut.data().join("ca")).unwrap();
+    for folder in ["", "ca"] {
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(cut.data().join(folder), private).unwrap();
+    }
+    for (file, contents) in [("restore.unfinished", ""), ("ca/ca.key", "half of a k")] {
+        std::fs::write(cut.data().join(file), contents).unwrap();
+    }
+    let commands: [&[&str]; 4] = [
+        &["--set", "core.listen=127.0.0.1:0"],
+        &["ca", "fingerprint"],
+        &["group", "create", "fleet"],
+        &["backup", "elsewhere"],
+    ];
+    for arguments in commands {
+        let error = cut.fails(4, arguments);
+        assert!(error.contains("a restore was cut short"), "{error}");
+        assert!(!cut.data().join("ratd.db").exists());
+    }
+    cut.ok(&["restore", named]);
+    assert!(!cut.data().join("restore.unfinished").exists());
+    assert_eq!(cut.ok(&["ca", "fingerprint"]), fingerprint);
+    let groups = cut.ok(&["group", "show"]);
+    assert_eq!(groups.lines().count(), 1);
+    // With the database everything is there: only the mark was left.
+    std::fs::write(cut.data().join("restore.unfinished"), "").unwrap();
+    assert_eq!(cut.ok(&["ca", "fingerprint"]), fingerprint);
+    assert!(!cut.data().join("restore.unfinished").exists());
+    let error = cut.fails(1, &["restore", named]);
+    assert!(error.contains("in use"), "{error}");
 }
 
 #[test]

@@ -85,8 +85,6 @@ pub(crate) struct Ratd {
     _stdout: BufReader<ChildStdout>,
     log: PathBuf,
     data: PathBuf,
-    /// The admin token that it printed.
-    pub(crate) printed_token: Option<String>,
     pub(crate) core: SocketAddr,
     pub(crate) evidence: SocketAddr,
 }
@@ -100,7 +98,6 @@ impl Ratd {
             .spawn();
         let mut child = child.unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut printed_token = None;
         let (mut core, mut evidence) = (None, None);
         loop {
             let mut line = String::new();
@@ -112,9 +109,6 @@ impl Ratd {
                 Some(("core", address)) => core = Some(address.parse().unwrap()),
                 Some(("evidence", address)) => evidence = Some(address.parse().unwrap()),
                 Some(("ca", _)) => break,
-                _ if line.starts_with("rat_admin_") => {
-                    printed_token = Some(line.trim().to_owned());
-                }
                 _ => {}
             }
         }
@@ -123,7 +117,6 @@ impl Ratd {
             _stdout: stdout,
             log,
             data: data.to_owned(),
-            printed_token,
             core: core.unwrap(),
             evidence: evidence.unwrap(),
         }

@@ -56,10 +56,12 @@ impl Writer {
         let bytes = crash::list_entries(number, attestation);
         let from = crash::list_position(attestation);
         let log = if from == 0 {
+            let agent = fleet::agent(number);
             let upload = fleet::challenge(number * 1_000_000 + attestation);
             let pieces: Vec<LogPiece<'_>> = (0..)
                 .zip(bytes.chunks(65_536))
                 .map(|(piece, bytes)| LogPiece {
+                    agent: &agent,
                     upload,
                     piece,
                     bytes,

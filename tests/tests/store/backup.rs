@@ -98,6 +98,23 @@ async fn nothing_is_overwritten() {
 }
 
 #[tokio::test]
+async fn s06_a_tick_that_was_set_aside_keeps_no_backup_from_being_restored() {
+    let fixture = lived_in().await;
+    sqlx::query("UPDATE tick SET packed = x'01' WHERE shard = (SELECT min(shard) FROM tick)")
+        .execute(&mut fixture.vandal().await)
+        .await
+        .unwrap();
+    fixture.fold_all().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("backup.db");
+    fixture.store.backup(&file).await.unwrap();
+    let directory = elsewhere.path().join("new");
+    let restored = Store::restore(&directory, &file).await.unwrap();
+    assert!(restored.unreadable_ticks >= 1);
+    assert_eq!(restored.outcomes + restored.unreadable_ticks, 20);
+}
+
+#[tokio::test]
 async fn s18_an_edited_backup_is_not_restored() {
     type Expected = fn(&RestoreError) -> bool;
     let edits: [(&str, Expected); 6] = [

@@ -228,6 +228,111 @@ async fn enrolling_again_renews_the_certificate_and_keeps_the_state() {
     assert_eq!(fixture.load().await.agents, [expected]);
 }
 
+async fn other_group(store: &Store) -> String {
+    let group = rat_store::NewGroup {
+        slug: "other".to_owned(),
+        hex_id: "1f".to_owned(),
+        settings: Default::default(),
+    };
+    store.create_group(&group, "ann", 5).await.unwrap();
+    group.slug
+}
+
+#[tokio::test]
+async fn s16_a_token_of_another_group_moves_no_machine_and_ends_no_failure() {
+    let fixture = Fixture::with_agents(1..2).await;
+    fixture.commit(vec![fleet::failed_outcome(1, 4)]).await;
+    let elsewhere = AgentRecord {
+        group: other_group(&fixture.store).await,
+        ..fleet::record(1)
+    };
+    let with_new_key = AgentRecord {
+        ak_public: vec![9; 90],
+        ..elsewhere.clone()
+    };
+    let before = fixture.load().await;
+    for record in [&elsewhere, &with_new_key] {
+        let refused = fixture.enrol(record).await;
+        assert_eq!(refused, Err(Conflict::OtherGroup));
+        assert_eq!(fixture.load().await, before);
+    }
+    let agent = fleet::agent(1);
+    assert_eq!(fixture.store.proposed_ak(&agent).await.unwrap(), None);
+    // Nor does a detour over the removal, whenever the failure was committed.
+    for is_late in [false, true] {
+        let fixture = Fixture::with_agents(1..2).await;
+        other_group(&fixture.store).await;
+        let tick = fixture.tick(vec![fleet::failed_outcome(1, 4)]).await;
+        let remove = async || {
+            let keep = OnRemoval::KeepFailure;
+            let removed = fixture.store.remove_agent(&agent, keep, "ann", 5).await;
+            assert!(removed.unwrap().is_some());
+        };
+        if is_late {
+            remove().await;
+        }
+        fixture.store.commit(&[tick]).await.unwrap();
+        if !is_late {
+            remove().await;
+        }
+        let refused = fixture.enrol(&elsewhere).await;
+        assert_eq!(refused, Err(Conflict::OtherGroup), "late: {is_late}");
+        assert_eq!(fixture.store.agent_count().await.unwrap(), 0);
+        match fixture.enrol(&fleet::record(1)).await {
+            Ok(Activated::New(back)) => assert_eq!(back.state.failure, Some(fleet::failure())),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn s16_enrolling_again_keeps_what_an_operator_bound() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let (store, agent) = (&fixture.store, fleet::agent(1));
+    let candidate = rat_engine::shard::BaselineCandidate {
+        policy: rat_engine::crypto::digest(rat_engine::hash::HashAlg::Sha256, b"baseline"),
+        covers: fleet::state(1, 1).ima.unwrap(),
+    };
+    for change in [
+        RecordChange::Relay(Some(fleet::hash("relay", 1))),
+        RecordChange::Baseline(Some(candidate.clone())),
+    ] {
+        let changed = store.change_agent(&agent, change, "ann", 5).await;
+        assert!(changed.unwrap().is_some());
+    }
+    let bound = |record: &AgentRecord| (record.relay_key_sha256, record.baseline.clone());
+    let expected = (Some(fleet::hash("relay", 1)), Some(candidate.clone()));
+    let again = fixture.enrol(&fleet::record(1)).await;
+    assert!(matches!(again, Ok(Activated::SameAgain(_))), "{again:?}");
+    let kept = store.agent(&agent).await.unwrap().unwrap();
+    assert_eq!(bound(&kept.record), expected);
+    // A baseline that comes with it is newer.
+    let newer = rat_engine::shard::BaselineCandidate {
+        policy: rat_engine::crypto::digest(rat_engine::hash::HashAlg::Sha256, b"newer"),
+        ..candidate
+    };
+    let with_newer = AgentRecord {
+        baseline: Some(newer.clone()),
+        ..fleet::record(1)
+    };
+    fixture.enrol(&with_newer).await.unwrap();
+    let kept = store.agent(&agent).await.unwrap().unwrap();
+    assert_eq!(kept.record.baseline, Some(newer.clone()));
+    // Nor does a new key undo what was bound before or after it was proposed.
+    let new_key = AgentRecord {
+        ak_public: vec![9; 90],
+        ..fleet::record(1)
+    };
+    let proposed = fixture.enrol(&new_key).await;
+    assert_eq!(proposed, Ok(Activated::NewAkNeedsOperator));
+    let there = RecordChange::Group(other_group(store).await);
+    store.change_agent(&agent, there, "ann", 6).await.unwrap();
+    let approved = store.approve_ak(&agent, "ann", 7).await.unwrap().unwrap();
+    assert_eq!(approved.record.group, "other");
+    assert_eq!(approved.record.relay_key_sha256, expected.0);
+    assert_eq!(approved.record.baseline, Some(newer));
+}
+
 #[tokio::test]
 async fn a_new_attestation_key_waits_for_an_operator() {
     let fixture = Fixture::with_agents(1..2).await;
@@ -296,12 +401,7 @@ async fn s16_moving_keeps_the_failure_and_clearing_is_audited() {
     let fixture = Fixture::with_agents(1..2).await;
     fixture.commit(vec![fleet::failed_outcome(1, 4)]).await;
     let store = &fixture.store;
-    let group = rat_store::NewGroup {
-        slug: "other".to_owned(),
-        hex_id: "1f".to_owned(),
-        settings: Default::default(),
-    };
-    store.create_group(&group, "ann", 5).await.unwrap();
+    other_group(store).await;
     let agent = fleet::agent(1);
     let nowhere = RecordChange::Group("none".to_owned());
     let missing = store.change_agent(&agent, nowhere, "ann", 6).await;

@@ -137,10 +137,11 @@ async fn s05_a_kill_during_a_commit_leaves_all_of_it_or_nothing() {
     let fixture = busy_fixture().await;
     let store = &fixture.store;
     let list = fleet::list_bytes(1, 100_000);
-    let upload = fleet::challenge(1);
+    let (agent, upload) = (fleet::agent(1), fleet::challenge(1));
     let pieces: Vec<LogPiece<'_>> = (0..)
         .zip(list.chunks(65_536))
         .map(|(piece, bytes)| LogPiece {
+            agent: &agent,
             upload,
             piece,
             bytes,

@@ -1,7 +1,10 @@
 //! Measurement lists and kept evidence.
 
 use rat_engine::shard::{KeptEvidence, KeptLog, Outcome, Retention};
-use rat_store::{Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, StoreError};
+use rat_store::{
+    CommitResult, Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, Staged, StoreError,
+    limits,
+};
 use rat_tests::fleet;
 
 use super::Fixture;
@@ -24,16 +27,28 @@ fn with_log(number: u64, attestation: u64, log: KeptLog) -> Outcome {
     }
 }
 
-async fn stage(fixture: &Fixture, upload: u64, bytes: &[u8], piece_bytes: usize) {
+async fn stage(fixture: &Fixture, upload: u64, bytes: &[u8], piece_bytes: usize) -> Vec<Staged> {
+    stage_as(fixture, upload, upload, bytes, piece_bytes).await
+}
+
+async fn stage_as(
+    fixture: &Fixture,
+    number: u64,
+    upload: u64,
+    bytes: &[u8],
+    piece_bytes: usize,
+) -> Vec<Staged> {
+    let agent = fleet::agent(number);
     let pieces: Vec<LogPiece<'_>> = (0..)
         .zip(bytes.chunks(piece_bytes))
         .map(|(piece, bytes)| LogPiece {
+            agent: &agent,
             upload: fleet::challenge(upload),
             piece,
             bytes,
         })
         .collect();
-    fixture.store.stage_log(&pieces, 1_000).await.unwrap();
+    fixture.store.stage_log(&pieces, 1_000).await.unwrap()
 }
 
 async fn count(fixture: &Fixture, sql: &'static str) -> i64 {
@@ -207,11 +222,54 @@ async fn s06_a_damaged_list_holds_up_no_verdict() {
 }
 
 #[tokio::test]
+async fn s06_a_damaged_row_of_a_list_holds_up_no_verdict_and_no_evidence() {
+    for damage in [
+        "UPDATE log SET format = 'torn' WHERE agent = $1",
+        "UPDATE log SET to_entry = -1 WHERE agent = $1",
+    ] {
+        let fixture = Fixture::with_agents(1..3).await;
+        for number in 1..3 {
+            let log = fleet::whole_log(0, 50, b"the first entries");
+            fixture.commit(vec![with_log(number, 1, log)]).await;
+        }
+        sqlx::query(damage)
+            .bind(fleet::agent(1).as_str().to_owned())
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let mut ticks = Vec::new();
+        for number in 1..3 {
+            let mut outcome = with_log(number, 2, fleet::whole_log(50, 60, b"more"));
+            outcome.kept = vec![kept(Retention::Failure, 2, 60)];
+            ticks.push(fixture.tick(vec![outcome]).await);
+        }
+        let results = fixture.store.commit(&ticks).await.unwrap();
+        assert_eq!(results, [CommitResult::Committed; 2], "{damage}");
+        let evidence = async |number| {
+            let agent = fleet::agent(number);
+            let found = fixture.store.evidence(&agent, None, 10).await;
+            found.unwrap().pop().unwrap()
+        };
+        let of_damaged = evidence(1).await;
+        assert_eq!(of_damaged.evidence, kept(Retention::Failure, 2, 60));
+        assert_eq!(of_damaged.log, None);
+        assert_eq!(evidence(2).await.log.unwrap().entries, 60);
+        // A list from its beginning needs nothing of the damaged one.
+        let log = fleet::whole_log(0, 3, b"new");
+        fixture.commit(vec![with_log(1, 3, log)]).await;
+        let reader = fixture.store.log_of(&fleet::agent(1)).await.unwrap();
+        assert_eq!(bytes_of(reader.unwrap()).await, b"new");
+    }
+}
+
+#[tokio::test]
 async fn pieces_have_limits() {
     let fixture = Fixture::new().await;
     let long = vec![0; CHUNK + 1];
+    let agent = fleet::agent(1);
     for (piece, bytes) in [(0, &long[..]), (0, &[][..]), (16_384, &[1][..])] {
         let piece = LogPiece {
+            agent: &agent,
             upload: fleet::challenge(1),
             piece,
             bytes,
@@ -220,6 +278,80 @@ async fn pieces_have_limits() {
         assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
     }
     assert_eq!(count(&fixture, "SELECT count(*) FROM staged").await, 0);
+}
+
+/// What the store counts as staged under this name.
+async fn staged_use(fixture: &Fixture, agent: &str) -> i64 {
+    let used = sqlx::query_scalar("SELECT raw_bytes FROM staged_use WHERE agent = $1");
+    let used = used.bind(agent.to_owned());
+    let mut connection = fixture.vandal().await;
+    used.fetch_optional(&mut connection)
+        .await
+        .unwrap()
+        .unwrap_or(0)
+}
+
+#[tokio::test]
+async fn s07_who_stages_too_much_is_refused_and_others_are_not() {
+    let cases = [
+        (
+            fleet::agent(1).as_str().to_owned(),
+            limits::STAGED_AGENT_BYTES_MAX,
+            Staged::AgentFull,
+            Staged::Kept,
+        ),
+        (
+            String::new(),
+            limits::STAGED_BYTES_MAX,
+            Staged::Full,
+            Staged::Full,
+        ),
+    ];
+    for (name, max, refusal, others) in cases {
+        let fixture = Fixture::with_agents(1..3).await;
+        let list = fleet::list_bytes(1, 3 * CHUNK);
+        stage_as(&fixture, 1, 1, &list[..CHUNK], CHUNK).await;
+        // As if it had staged so much more that one piece, but not two, has room.
+        sqlx::query("UPDATE staged_use SET raw_bytes = $1 WHERE agent = $2")
+            .bind(i64::try_from(max).unwrap() - CHUNK as i64)
+            .bind(name.clone())
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let staged = stage_as(&fixture, 1, 2, &list, CHUNK).await;
+        assert_eq!(staged, [Staged::Kept, refusal, refusal]);
+        assert_eq!(
+            staged_use(&fixture, &name).await,
+            i64::try_from(max).unwrap()
+        );
+        let other = stage_as(&fixture, 2, 3, &list[..CHUNK], CHUNK).await;
+        assert_eq!(other, [others]);
+        // The verdict is committed all the same; its list says what it lacks.
+        let log = fleet::staged_log(0, 300, list.len() as u64, fleet::challenge(2));
+        fixture.commit(vec![with_log(1, 1, log)]).await;
+        let reader = fixture.store.log_of(&fleet::agent(1)).await.unwrap();
+        assert_eq!(reader.unwrap().log().gap_at_entry, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn s07_what_is_staged_is_counted_until_it_goes() {
+    let fixture = Fixture::with_agents(1..3).await;
+    let list = fleet::list_bytes(1, 3 * CHUNK);
+    let (agent, other) = (fleet::agent(1), fleet::agent(2));
+    stage_as(&fixture, 1, 1, &list, CHUNK).await;
+    stage_as(&fixture, 1, 1, &list[..CHUNK], CHUNK).await;
+    stage_as(&fixture, 2, 2, &list[..100], CHUNK).await;
+    let all = 3 * CHUNK as i64;
+    assert_eq!(staged_use(&fixture, agent.as_str()).await, all);
+    assert_eq!(staged_use(&fixture, other.as_str()).await, 100);
+    assert_eq!(staged_use(&fixture, "").await, all + 100);
+    let log = fleet::staged_log(0, 300, 3 * CHUNK as u64, fleet::challenge(1));
+    fixture.commit(vec![with_log(1, 1, log)]).await;
+    assert_eq!(staged_use(&fixture, agent.as_str()).await, 0);
+    assert_eq!(staged_use(&fixture, "").await, 100);
+    fixture.store.retention(2_000, &all_due(100)).await.unwrap();
+    assert_eq!(count(&fixture, "SELECT count(*) FROM staged_use").await, 0);
 }
 
 #[tokio::test]
@@ -296,6 +428,57 @@ async fn earlier_boots_keep_what_their_evidence_needs() {
     assert_eq!(bytes_of(newest).await, second);
     let rest = fixture.store.retention(10, &all_due(100)).await.unwrap();
     assert_eq!(rest, Dropped::default());
+}
+
+#[tokio::test]
+async fn s07_of_each_agent_and_reason_the_newest_evidence_is_kept() {
+    let fixture = Fixture::with_agents(1..3).await;
+    let max = u64::from(limits::EVIDENCE_PER_REASON_MAX);
+    // An earlier boot's list, which nothing but the first evidence needs.
+    let list = fleet::list_bytes(1, CHUNK);
+    for (attestation, list) in [(1, &list[..]), (2, b"the next boot's")] {
+        let log = fleet::whole_log(0, 10, list);
+        let mut outcome = with_log(1, attestation, log);
+        outcome.kept = vec![kept(Retention::Failure, attestation, 10)];
+        fixture.commit(vec![outcome]).await;
+    }
+    let mut other = fleet::outcome(2, 1);
+    other.kept = vec![kept(Retention::Failure, 1, 0)];
+    fixture.commit(vec![other]).await;
+    let mut first = fleet::outcome(1, 3);
+    first.kept = vec![kept(Retention::FirstPass, 3, 10)];
+    fixture.commit(vec![first]).await;
+    for attestation in 4..=max + 3 {
+        let mut outcome = fleet::outcome(1, attestation);
+        outcome.kept = vec![
+            kept(Retention::Failure, attestation, 10),
+            kept(Retention::BeforeFailure, attestation, 10),
+        ];
+        fixture.commit(vec![outcome]).await;
+    }
+    let evidence = fixture.store.evidence(&fleet::agent(1), None, 100).await;
+    let evidence = evidence.unwrap();
+    let of = |reason| {
+        let all = evidence.iter().map(|stored| &stored.evidence);
+        let of_reason = all.filter(|kept| kept.reason == reason);
+        of_reason.map(|kept| kept.at_unix_ms).collect::<Vec<_>>()
+    };
+    let newest: Vec<u64> = (4..=max + 3).rev().collect();
+    assert_eq!(of(Retention::Failure), newest);
+    assert_eq!(of(Retention::BeforeFailure), newest);
+    assert_eq!(of(Retention::FirstPass), [3]);
+    let others = fixture.store.evidence(&fleet::agent(2), None, 100).await;
+    assert_eq!(others.unwrap().len(), 1);
+    // What only the dropped evidence needed goes with it.
+    assert_eq!(count(&fixture, "SELECT count(*) FROM log").await, 2);
+    while fixture
+        .store
+        .retention(5, &all_due(100))
+        .await
+        .unwrap()
+        .more
+    {}
+    assert_eq!(count(&fixture, "SELECT count(*) FROM log").await, 1);
 }
 
 #[tokio::test]

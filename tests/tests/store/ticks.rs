@@ -189,6 +189,40 @@ async fn s06_one_damaged_row_is_one_unreadable_agent() {
 }
 
 #[tokio::test]
+async fn s06_a_damaged_shard_refuses_its_own_ticks_for_good_and_takes_no_others_along() {
+    let (fixture, one, _, far) = enrolled_neighbours().await;
+    let bad = fixture.tick(vec![fleet::outcome(one, 2)]).await;
+    let good = fixture.tick(vec![fleet::outcome(far, 2)]).await;
+    let mut vandal = fixture.vandal().await;
+    let shard = i64::from(bad.shard.get());
+    let damage = sqlx::query("UPDATE shard SET epoch = -1 WHERE id = $1").bind(shard);
+    damage.execute(&mut vandal).await.unwrap();
+    for ticks in [vec![bad.clone(), good.clone()], vec![bad]] {
+        let refused = fixture.store.commit(&ticks).await.unwrap_err();
+        assert!(refused.is_lasting(), "{refused}");
+    }
+    let results = fixture.store.commit(std::slice::from_ref(&good)).await;
+    assert_eq!(results.unwrap(), [CommitResult::Committed]);
+    let mend = sqlx::query("UPDATE shard SET epoch = $2 WHERE id = $1");
+    let mend = mend.bind(shard).bind(fixture.epoch.0 as i64);
+    mend.execute(&mut vandal).await.unwrap();
+    // A row that breaks a constraint stays one; a database that is gone may come back.
+    sqlx::query("INSERT INTO tick VALUES ($1, $2, 1, zeroblob(32), zeroblob(32), x'00')")
+        .bind(i64::from(good.shard.get()))
+        .bind(good.seq as i64 + 1)
+        .execute(&mut vandal)
+        .await
+        .unwrap();
+    let next = fixture.tick(vec![fleet::outcome(far, 3)]).await;
+    let refused = fixture.store.commit(std::slice::from_ref(&next)).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.is_lasting(), "{refused}");
+    fixture.store.clone().close().await;
+    let gone = fixture.store.commit(&[next]).await.unwrap_err();
+    assert!(!gone.is_lasting(), "{gone}");
+}
+
+#[tokio::test]
 async fn s06_an_unknown_version_is_named() {
     let (fixture, one, _, _) = enrolled_neighbours().await;
     fixture.fold_all().await;
@@ -230,9 +264,10 @@ async fn s06_a_damaged_tick_hides_its_shard_until_newer_ticks_say_more() {
         let seq = head(&fixture.store, fleet::agent(one).shard()).await.seq;
         assert_eq!(loaded.unreadable[0].fault, Fault::NewerTick { seq });
     }
-    // The damaged tick is kept, and the chain says that it is missing.
-    let chain = fixture.store.verify_chain(fleet::agent(one).shard()).await;
-    assert!(chain.unwrap().is_err());
+    // The damaged tick is kept, and the chain goes on around it, and says so.
+    let shard = fleet::agent(one).shard();
+    let chain = fixture.store.verify_chain(shard).await.unwrap().unwrap();
+    assert_eq!(chain.unreadable, 1);
     // A newer outcome of an agent says all about it.
     fixture.commit(vec![fleet::outcome(one, 3)]).await;
     for fold in [false, true] {
@@ -279,6 +314,44 @@ async fn s18_an_edited_or_missing_verdict_breaks_the_chain() {
             .unwrap();
         let broken = fixture.store.verify_chain(shard).await.unwrap();
         assert!(broken.is_err(), "{edit}: {broken:?}");
+    }
+}
+
+#[tokio::test]
+async fn s18_a_tick_set_aside_hides_no_edit() {
+    // Whoever moves a verdict aside must leave it as it was, or break the chain.
+    let edits = [
+        ("UPDATE unreadable_tick SET before = zeroblob(32)", false),
+        ("UPDATE unreadable_tick SET after = zeroblob(32)", false),
+        ("DELETE FROM unreadable_tick", false),
+        ("UPDATE unreadable_tick SET seq = seq + 1", false),
+        (
+            "UPDATE unreadable_tick SET packed = (SELECT packed FROM tick)",
+            false,
+        ),
+        ("UPDATE unreadable_tick SET packed = x'02'", true),
+    ];
+    for (edit, is_whole) in edits {
+        let (fixture, one, _, _) = enrolled_neighbours().await;
+        let shard = fleet::agent(one).shard();
+        fixture.fold_all().await;
+        fixture.commit(vec![fleet::outcome(one, 2)]).await;
+        sqlx::query("UPDATE tick SET packed = x'01'")
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        fixture.fold_all().await;
+        fixture.commit(vec![fleet::outcome(one, 3)]).await;
+        fixture.fold_all().await;
+        fixture.commit(vec![fleet::outcome(one, 4)]).await;
+        let chain = fixture.store.verify_chain(shard).await.unwrap().unwrap();
+        assert_eq!((chain.unreadable, chain.outcomes), (1, 4), "{edit}");
+        sqlx::query(edit)
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let chain = fixture.store.verify_chain(shard).await.unwrap();
+        assert_eq!(chain.is_ok(), is_whole, "{edit}: {chain:?}");
     }
 }
 

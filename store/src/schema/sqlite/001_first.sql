@@ -139,9 +139,11 @@ CREATE TABLE ak_candidate (
     FOREIGN KEY (shard, agent) REFERENCES agent (shard, id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 
--- Failures of machines whose agent was removed: they fail again when they come back. (S16)
+-- Failures of machines whose agent was removed: they fail again when they come back, and they
+-- come back to the group that they failed in. (S16)
 CREATE TABLE ek_failure (
     ek_sha256  BLOB    NOT NULL PRIMARY KEY CHECK (length(ek_sha256) = 32),
+    slug       TEXT    NOT NULL,
     agent      TEXT    NOT NULL,
     at_unix_ms INTEGER NOT NULL,
     packed     BLOB    NOT NULL
@@ -152,6 +154,7 @@ CREATE TABLE removed_agent (
     shard           INTEGER NOT NULL,
     id              TEXT    NOT NULL,
     ek_sha256       BLOB    NOT NULL,
+    slug            TEXT    NOT NULL,
     removed_unix_ms INTEGER NOT NULL,
     removed_seq     INTEGER NOT NULL,
     PRIMARY KEY (shard, id)
@@ -233,10 +236,12 @@ CREATE TABLE log_tail (
     PRIMARY KEY (log, start)
 ) STRICT, WITHOUT ROWID;
 
--- Pieces of a list that is being judged.
+-- Pieces of a list that is being judged, and how many bytes of them each agent has. Under the
+-- empty name, which no agent has, are all of them together.
 CREATE TABLE staged (
     upload     BLOB    NOT NULL CHECK (length(upload) = 16),
     piece      INTEGER NOT NULL,
+    agent      TEXT    NOT NULL CHECK (agent <> ''),
     raw_bytes  INTEGER NOT NULL,
     digest     BLOB    NOT NULL REFERENCES chunk (digest),
     at_unix_ms INTEGER NOT NULL,
@@ -244,6 +249,14 @@ CREATE TABLE staged (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX staged_by_digest ON staged (digest);
 CREATE INDEX staged_by_age ON staged (at_unix_ms);
+CREATE TABLE staged_use (
+    agent     TEXT    NOT NULL PRIMARY KEY,
+    raw_bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER staged_enters AFTER INSERT ON staged BEGIN
+    INSERT OR IGNORE INTO staged_use VALUES ('', 0), (NEW.agent, 0);
+    UPDATE staged_use SET raw_bytes = raw_bytes + NEW.raw_bytes WHERE agent IN ('', NEW.agent);
+END;
 
 -- Chunks that lost a reference: the only ones that garbage collection looks at.
 CREATE TABLE orphan (
@@ -251,10 +264,14 @@ CREATE TABLE orphan (
 ) STRICT, WITHOUT ROWID;
 CREATE TRIGGER log_chunk_leaves AFTER DELETE ON log_chunk
 BEGIN INSERT OR IGNORE INTO orphan VALUES (OLD.digest); END;
-CREATE TRIGGER staged_leaves AFTER DELETE ON staged
-BEGIN INSERT OR IGNORE INTO orphan VALUES (OLD.digest); END;
+CREATE TRIGGER staged_leaves AFTER DELETE ON staged BEGIN
+    INSERT OR IGNORE INTO orphan VALUES (OLD.digest);
+    UPDATE staged_use SET raw_bytes = raw_bytes - OLD.raw_bytes WHERE agent IN ('', OLD.agent);
+    DELETE FROM staged_use WHERE agent IN ('', OLD.agent) AND raw_bytes <= 0;
+END;
 
--- Evidence kept whole. `log_bytes` is how much of the log it needs.
+-- Evidence kept whole. `log_bytes` is how much of the log it needs; as long as that log is its
+-- agent's newest, `is_of_newest` keeps the evidence from ageing.
 CREATE TABLE evidence (
     id            INTEGER PRIMARY KEY,
     shard         INTEGER NOT NULL,
@@ -264,11 +281,15 @@ CREATE TABLE evidence (
     at_unix_ms    INTEGER NOT NULL,
     log           INTEGER REFERENCES log (id),
     log_bytes     INTEGER NOT NULL,
+    is_of_newest  INTEGER NOT NULL CHECK (is_of_newest IN (0, 1)),
     packed        BLOB    NOT NULL
 ) STRICT;
 CREATE INDEX evidence_by_agent ON evidence (shard, agent, id);
+CREATE INDEX evidence_by_reason ON evidence (shard, agent, reason, id);
 CREATE INDEX evidence_by_log ON evidence (log);
-CREATE INDEX evidence_by_age ON evidence (at_unix_ms);
+CREATE INDEX evidence_by_age ON evidence (at_unix_ms) WHERE is_of_newest = 0;
+CREATE TRIGGER log_is_superseded AFTER UPDATE OF is_newest ON log WHEN NEW.is_newest = 0
+BEGIN UPDATE evidence SET is_of_newest = 0 WHERE log = NEW.id; END;
 
 -- What people and programs changed: append-only, chained.
 CREATE TABLE audit (
