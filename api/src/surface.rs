@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -144,7 +144,10 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
             shared: Arc::clone(&self.shared),
             at_once,
         };
-        let guarded = on(filter, handler).layer(from_fn_with_state(Arc::new(entrance), enter));
+        // The entrance has read the body within the route's own limit; the extractor's is smaller.
+        let guarded = on(filter, handler)
+            .layer(DefaultBodyLimit::disable())
+            .layer(from_fn_with_state(Arc::new(entrance), enter));
         self.router = self.router.route(route.path, guarded);
         self.routes.push(route);
         self

@@ -76,6 +76,17 @@ fn x01_a_body_announced_too_long_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn a_list_up_to_its_limit_is_read() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let client = ratd.client();
+    // Of a machine that has run for long: what is wrong with this one is its token.
+    let body = json!({"token": "none", "ima_log": "a".repeat(30 << 20)});
+    let answer = client.post("/agents/enroll-baseline", &body);
+    assert_eq!(answer.status, 401, "{}", answer.json());
+}
+
+#[test]
 fn x02_nothing_is_decompressed() {
     let home = Home::new();
     let ratd = home.start(&[]);
