@@ -172,7 +172,7 @@ pub enum Fault {
     /// More items than a limit allows.
     #[error("more than {max} ({limit})")]
     Limit {
-        /// The name of the limit in [`crate::limits`].
+        /// The name of the limit in [`limits`](mod@crate::limits).
         limit: &'static str,
         /// Its value.
         max: usize,

@@ -26,7 +26,7 @@ pub enum PatternError {
     /// The pattern needs more than a limit of ours allows.
     #[error("the pattern exceeds {limit} ({max})")]
     Limit {
-        /// The name of the limit in [`crate::limits`].
+        /// The name of the limit in [`limits`](mod@crate::limits).
         limit: &'static str,
         /// Its value.
         max: usize,
