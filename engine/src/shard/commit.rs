@@ -114,7 +114,7 @@ impl Shard {
     }
 
     /// Does what an operator asked for while an outcome was on its way.
-    fn clear_if_asked(&mut self, place: u32, now: Now) {
+    pub(super) fn clear_if_asked(&mut self, place: u32, now: Now) {
         let asked = self
             .agent_mut(place)
             .is_some_and(|agent| std::mem::take(&mut agent.is_to_be_cleared));
@@ -157,27 +157,29 @@ impl Shard {
         }));
     }
 
-    /// The tick is lost: nothing in it happened, and its agents are asked again. (S17)
+    /// The tick is lost: nothing in it happened, and its agents are asked again after a pause.
+    /// (S17)
     pub(super) fn commit_failed(&mut self, seq: u64, now: Now) {
         let Some(in_flight) = self.in_flight.take_if(|tick| tick.seq == seq) else {
             return;
         };
         self.seq = seq.saturating_sub(1);
         self.head = in_flight.before;
+        let pause_ms = u64::from(self.settings.retry_after_ms).min(self.settings.interval_ms);
         for provisional in in_flight.outcomes {
             self.end_challenge(provisional.place, None);
             if let Some(agent) = self.agent_mut(provisional.place) {
                 agent.phase = Phase::Idle;
-                agent.due_ms = now.mono_ms;
+                // Not at once: what the store refuses now it may refuse again.
+                agent.due_ms = now.mono_ms.saturating_add(pause_ms);
             }
-            self.arm(provisional.place);
-            // Also when it was the clearing itself that is lost.
-            if provisional.challenge.is_none()
-                && let Some(agent) = self.agent_mut(provisional.place)
-            {
+            if provisional.challenge.is_some() {
+                self.clear_if_asked(provisional.place, now);
+            } else if let Some(agent) = self.agent_mut(provisional.place) {
+                // It was the clearing itself that is lost.
                 agent.is_to_be_cleared = true;
             }
-            self.clear_if_asked(provisional.place, now);
+            self.arm(provisional.place);
         }
     }
 }

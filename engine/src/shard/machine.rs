@@ -425,6 +425,9 @@ impl Shard {
         agent.timer_ms = None;
         let now_ms = now.mono_ms;
         match &agent.phase {
+            Phase::Idle if agent.is_to_be_cleared && agent.due_ms <= now_ms => {
+                self.clear_if_asked(place, now);
+            }
             Phase::Idle if agent.session.is_some() && agent.due_ms <= now_ms => {
                 agent.phase = Phase::Ready;
                 self.ready.push_back(place);
@@ -484,7 +487,10 @@ impl Shard {
             return;
         };
         let step = match &agent.phase {
-            Phase::Idle => agent.session.map(|_| agent.due_ms),
+            Phase::Idle => {
+                let has_work = agent.session.is_some() || agent.is_to_be_cleared;
+                has_work.then_some(agent.due_ms)
+            }
             Phase::Challenged(outstanding) => Some(outstanding.deadline_ms()),
             Phase::Judging(judging) => Some(judging.ends_ms),
             Phase::Ready | Phase::Committing | Phase::Clearing => None,

@@ -99,8 +99,10 @@ fn s17_a_commit_that_fails_did_not_happen() {
     stage.handle(Input::CommitFailed { seq });
     unchanged(&before, &stage.view(&agent).state);
     assert_eq!(stage.shard.head(), head);
-    // It is asked again from where it was.
+    // It is asked again from where it was, after a pause: the store may refuse it each time.
+    let failed_ms = stage.now.mono_ms;
     let again = stage.challenge(session);
+    assert_eq!(stage.now.mono_ms - failed_ms, 5_000);
     assert_eq!(again.ima_from_entry, challenge.ima_from_entry);
     let submission = stage.answer(&agent, session, &again);
     assert_eq!(
