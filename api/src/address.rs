@@ -162,14 +162,14 @@ fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(1)
 }
 
-/// Open connections by address; as many entries as there are connections.
+/// How much of something each address has; as many entries as there are shares out.
 #[derive(Clone, Default)]
-pub(crate) struct OpenConnections(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(crate) struct Shares(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-impl OpenConnections {
-    /// Counts one more connection of this address, until the guard is dropped. `None` when it has
-    /// `max` already.
-    pub(crate) fn open(&self, address: IpAddr, max: usize) -> Option<OpenConnection> {
+impl Shares {
+    /// Counts one more for this address, until the share is dropped. `None` when it has `max`
+    /// already.
+    pub(crate) fn take(&self, address: IpAddr, max: usize) -> Option<Share> {
         let client = client_of(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = table.entry(client).or_insert(0);
@@ -177,20 +177,20 @@ impl OpenConnections {
             return None;
         }
         *open = open.saturating_add(1);
-        Some(OpenConnection {
+        Some(Share {
             table: self.clone(),
             client,
         })
     }
 }
 
-/// One open connection.
-pub(crate) struct OpenConnection {
-    table: OpenConnections,
+/// One of what an address has.
+pub(crate) struct Share {
+    table: Shares,
     client: IpAddr,
 }
 
-impl Drop for OpenConnection {
+impl Drop for Share {
     fn drop(&mut self) {
         let mut table = self.table.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = table.get_mut(&self.client) {
@@ -247,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn x05_connections_are_counted_while_they_are_open() {
-        let open = OpenConnections::default();
-        let first = open.open(address("192.0.2.1"), 2).unwrap();
-        let _second = open.open(address("192.0.2.1"), 2).unwrap();
-        assert!(open.open(address("192.0.2.1"), 2).is_none());
-        assert!(open.open(address("192.0.2.2"), 2).is_some());
+    fn x05_shares_are_counted_while_they_are_held() {
+        let open = Shares::default();
+        let first = open.take(address("192.0.2.1"), 2).unwrap();
+        let _second = open.take(address("192.0.2.1"), 2).unwrap();
+        assert!(open.take(address("192.0.2.1"), 2).is_none());
+        assert!(open.take(address("192.0.2.2"), 2).is_some());
         drop(first);
-        assert!(open.open(address("192.0.2.1"), 2).is_some());
+        assert!(open.take(address("192.0.2.1"), 2).is_some());
         drop(_second);
         assert!(open.0.lock().unwrap().is_empty());
     }

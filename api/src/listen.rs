@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::address::{OpenConnection, OpenConnections};
+use crate::address::{Share, Shares};
 use crate::auth::Peer;
 use crate::limits;
 use crate::metrics;
@@ -115,7 +115,7 @@ impl Listener {
             router,
             stop: stop.clone(),
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
-            by_address: OpenConnections::default(),
+            by_address: Shares::default(),
         });
         let tasks = TaskTracker::new();
         loop {
@@ -153,14 +153,14 @@ struct Shared {
     router: Router,
     stop: Stop,
     connections: Arc<Semaphore>,
-    by_address: OpenConnections,
+    by_address: Shares,
 }
 
 /// What an open connection holds of the limits.
 struct Admitted {
     address: SocketAddr,
     _connection: OwnedSemaphorePermit,
-    _of_address: OpenConnection,
+    _of_address: Share,
     _gauge: OpenGauge,
 }
 
@@ -185,7 +185,7 @@ impl Shared {
         };
         let connection = acquire(&self.connections, "CONNECTIONS_MAX")?;
         let max = limits::CONNECTIONS_PER_ADDRESS_MAX;
-        let of_address = self.by_address.open(address.ip(), max);
+        let of_address = self.by_address.take(address.ip(), max);
         if of_address.is_none() {
             metrics::limit_rejected("CONNECTIONS_PER_ADDRESS_MAX");
         }

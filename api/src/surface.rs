@@ -15,9 +15,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::address::{OpenConnections, RequestRate};
+use crate::address::{RequestRate, Share, Shares};
 use crate::auth::{Gate, Peer, Permission};
 use crate::error::ApiError;
 use crate::limits;
@@ -77,7 +77,7 @@ pub struct Shared {
     rate: RequestRate,
     in_work: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
-    bodies_by_address: OpenConnections,
+    bodies_by_address: Shares,
 }
 
 impl Shared {
@@ -92,7 +92,7 @@ impl Shared {
             rate: RequestRate::new(per_second),
             in_work: Arc::new(Semaphore::new(limits::CONCURRENT_REQUESTS_MAX)),
             bodies: Arc::new(Semaphore::new(limits::BODIES_AT_ONCE_MAX)),
-            bodies_by_address: OpenConnections::default(),
+            bodies_by_address: Shares::default(),
         })
     }
 
@@ -137,7 +137,7 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
         let at_once = route.at_once.map(|(name, max)| AtOnce {
             name,
             permits: Arc::new(Semaphore::new(max)),
-            by_address: OpenConnections::default(),
+            by_address: Shares::default(),
         });
         let entrance = Entrance {
             route: route.clone(),
@@ -184,7 +184,7 @@ struct Entrance {
 struct AtOnce {
     name: &'static str,
     permits: Arc<Semaphore>,
-    by_address: OpenConnections,
+    by_address: Shares,
 }
 
 /// Admits a request, reads its body and lets the handler work.
@@ -197,16 +197,21 @@ async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Ne
     let method = entrance.route.method.clone();
     let in_flight = InFlight::start(method, entrance.route.path);
     let response = match admit(&entrance, request).await {
-        Ok((request, permits)) => run(next.run(request), permits).await,
+        Ok((request, held)) => run(next.run(request), held).await,
         Err(error) => error.into_response(),
     };
     in_flight.finish(response.status());
     response
 }
 
-type Permits = Vec<tokio::sync::OwnedSemaphorePermit>;
+/// What a request holds of the limits until its handler has ended.
+#[derive(Default)]
+struct Held {
+    permits: Vec<OwnedSemaphorePermit>,
+    share: Option<Share>,
+}
 
-async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Permits), ApiError> {
+async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held), ApiError> {
     let Entrance {
         route,
         shared,
@@ -220,34 +225,32 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Permit
     shared
         .gate
         .admit(route.permission, &peer, request.headers())?;
-    let mut permits = Vec::new();
-    let _share = match at_once {
-        Some(at_once) => {
-            permits.push(permit(&at_once.permits, at_once.name)?);
-            let share = at_once.by_address.open(peer.address.ip(), 1);
-            Some(share.ok_or_else(|| ApiError::limited(at_once.name, 1))?)
-        }
-        None => None,
-    };
+    let mut held = Held::default();
+    if let Some(at_once) = at_once {
+        held.permits.push(permit(&at_once.permits, at_once.name)?);
+        let share = at_once.by_address.take(peer.address.ip(), 1);
+        held.share = Some(share.ok_or_else(|| ApiError::limited(at_once.name, 1))?);
+    }
     let (parts, body) = request.into_parts();
     let body = match route.body {
         BodyLimit::None => Bytes::new(),
         BodyLimit::Bytes(name, max) => {
             let _reading = permit(&shared.bodies, "BODIES_AT_ONCE_MAX")?;
             let most = limits::BODIES_PER_ADDRESS_MAX;
-            let share = shared.bodies_by_address.open(peer.address.ip(), most);
+            let share = shared.bodies_by_address.take(peer.address.ip(), most);
             let _share = share.ok_or_else(|| ApiError::limited("BODIES_PER_ADDRESS_MAX", 1))?;
             read(&parts.headers, body, name, max).await?
         }
     };
-    permits.push(permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?);
-    Ok((Request::from_parts(parts, Body::from(body)), permits))
+    let in_work = permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?;
+    held.permits.push(in_work);
+    Ok((Request::from_parts(parts, Body::from(body)), held))
 }
 
 fn permit(
     semaphore: &Arc<Semaphore>,
     limit: &'static str,
-) -> Result<tokio::sync::OwnedSemaphorePermit, ApiError> {
+) -> Result<OwnedSemaphorePermit, ApiError> {
     let acquired = Arc::clone(semaphore).try_acquire_owned();
     acquired.map_err(|_| ApiError::limited(limit, 1))
 }
@@ -289,13 +292,10 @@ async fn read(
     }
 }
 
-async fn run(
-    handler: impl Future<Output = Response> + Send + 'static,
-    permits: Permits,
-) -> Response {
+async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Held) -> Response {
     let task = tokio::spawn(async move {
         let response = handler.await;
-        drop(permits);
+        drop(held);
         response
     });
     let time = limits::duration(limits::REQUEST_MS_MAX);

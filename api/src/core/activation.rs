@@ -90,24 +90,28 @@ async fn activated(
     })
 }
 
-/// How long to wait before the shards are asked again to serve an agent.
+/// How long to wait before the shards are asked again to serve an agent: at first, and at most.
 const SERVE_RETRY: Duration = Duration::from_secs(1);
+const SERVE_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Has an enrolled agent served as soon as the shards can: as it is by then, because it may enrol
 /// again or be removed meanwhile.
 async fn serve_later(store: Store, fleet: Arc<dyn Fleet>, agent: AgentId) {
+    let mut wait = SERVE_RETRY;
     loop {
-        tokio::time::sleep(SERVE_RETRY).await;
-        let stored = match store.enrolled_agent(&agent).await {
-            Ok(Some(stored)) => stored,
+        tokio::time::sleep(wait).await;
+        wait = wait.saturating_mul(2).min(SERVE_RETRY_MAX);
+        match store.enrolled_agent(&agent).await {
+            Ok(Some(stored)) => match fleet.enrolled(stored).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%agent, %error, "an agent is still not served"),
+            },
             Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%agent, %error, "an enrolled agent cannot be read");
-                continue;
+            Err(error) if error.is_lasting() => {
+                tracing::error!(%agent, %error, "an enrolled agent cannot be read");
+                return;
             }
-        };
-        if fleet.enrolled(stored).await.is_ok() {
-            return;
+            Err(error) => tracing::warn!(%agent, %error, "an enrolled agent cannot be read yet"),
         }
     }
 }
