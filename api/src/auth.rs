@@ -1,6 +1,7 @@
 //! Who may do what: each route declares its permission as data, and one function decides.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use rat_engine::crypto::{constant_time_eq, digest};
@@ -32,6 +33,20 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its certificate, when it presented one that a trusted CA signed.
     pub certificate: Option<CertificateDer<'static>>,
+}
+
+/// Who calls a route that demands an operator's credential; the route's handler finds it among the
+/// request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    name: Arc<str>,
+}
+
+impl Caller {
+    /// The name that audit entries have.
+    pub fn actor(&self) -> &str {
+        &self.name
+    }
 }
 
 /// The administrator's token, of which only the hash is kept in memory.
@@ -75,7 +90,8 @@ impl Gate {
         &self.guard
     }
 
-    /// Lets a request pass, or says why not.
+    /// Lets a request pass, or says why not. The caller is named where the route demands an
+    /// operator's credential.
     ///
     /// # Errors
     /// [`ApiError::NotAuthenticated`], [`ApiError::NotPermitted`] or [`ApiError::Limited`].
@@ -88,11 +104,14 @@ impl Gate {
         permission: Permission,
         peer: &Peer,
         headers: &HeaderMap,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Option<Caller>, ApiError> {
         let action = match permission {
-            Permission::Public | Permission::PendingActivation => return Ok(()),
-            Permission::EnrolmentToken => return self.guard.admit(peer.address.ip()),
-            Permission::LoopbackOrOperator(_) if is_loopback(&peer.address) => return Ok(()),
+            Permission::Public | Permission::PendingActivation => return Ok(None),
+            Permission::EnrolmentToken => {
+                self.guard.admit(peer.address.ip())?;
+                return Ok(None);
+            }
+            Permission::LoopbackOrOperator(_) if is_loopback(&peer.address) => return Ok(None),
             Permission::LoopbackOrOperator(action) | Permission::Operator(action) => action,
         };
         let Some(presented) = headers.get(header::AUTHORIZATION) else {
@@ -114,7 +133,9 @@ impl Gate {
         }
         match peer.certificate {
             Some(_) => Err(ApiError::NotPermitted(action)),
-            None => Ok(()),
+            None => Ok(Some(Caller {
+                name: "admin".into(),
+            })),
         }
     }
 }
@@ -154,8 +175,10 @@ mod tests {
         let operator = Permission::Operator("agents:view");
         let remote = peer("192.0.2.1:9");
         let admit = |headers: &HeaderMap| gate.admit(operator, &remote, headers);
-        assert_eq!(admit(&with("Bearer right")), Ok(()));
-        assert_eq!(admit(&with("bearer right")), Ok(()));
+        for right in ["Bearer right", "bearer right"] {
+            let caller = admit(&with(right)).unwrap().unwrap();
+            assert_eq!(caller.actor(), "admin");
+        }
         for refused in [
             "Bearer wrong",
             "Bearer",
@@ -189,8 +212,8 @@ mod tests {
         let gate = Gate::new(AdminToken::new("right"));
         let metrics = Permission::LoopbackOrOperator("metrics:view");
         let none = HeaderMap::new();
-        assert_eq!(gate.admit(metrics, &peer("127.0.0.1:9"), &none), Ok(()));
-        assert_eq!(gate.admit(metrics, &peer("[::1]:9"), &none), Ok(()));
+        assert_eq!(gate.admit(metrics, &peer("127.0.0.1:9"), &none), Ok(None));
+        assert_eq!(gate.admit(metrics, &peer("[::1]:9"), &none), Ok(None));
         let mut forged = HeaderMap::new();
         forged.append("x-forwarded-for", "127.0.0.1".parse().unwrap());
         forged.append("forwarded", "for=127.0.0.1".parse().unwrap());

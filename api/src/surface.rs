@@ -222,7 +222,7 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
         return Err(ApiError::NotAuthenticated);
     };
     shared.rate.take(peer.address.ip())?;
-    shared
+    let caller = shared
         .gate
         .admit(route.permission, &peer, request.headers())?;
     let mut held = Held::default();
@@ -231,7 +231,10 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
         let share = at_once.by_address.take(peer.address.ip(), 1);
         held.share = Some(share.ok_or_else(|| ApiError::limited(at_once.name, 1))?);
     }
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if let Some(caller) = caller {
+        parts.extensions.insert(caller);
+    }
     let body = match route.body {
         BodyLimit::None => Bytes::new(),
         BodyLimit::Bytes(name, max) => {
