@@ -25,6 +25,7 @@ use rat_load::measured::Entry;
 use rat_load::swtpm::{Kernel, Manufacturer, Process};
 use rat_tests::enrolment_server::Core;
 use rat_tests::verifier::Verifier;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -298,13 +299,7 @@ fn a_machine_enrols_attests_reports_and_ends() -> Result<()> {
     check_status(&machine)?;
     check_doctor(&machine)?;
 
-    let pid = running.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()?
-            .success()
-    );
+    kill_process(Pid::from_child(&running.0), Signal::TERM)?;
     notified(&socket, "STOPPING=1");
     let mut ended = None;
     until("the agent's end", || {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rat_tests::http_client::read;
 use rat_tests::workspace_root;
+use rustix::process::Signal;
 
 use crate::process::{Home, eventually};
 
@@ -173,7 +174,7 @@ fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
         text.contains("attest_http_requests_in_flight 2")
     };
     eventually("the request is under way", in_flight);
-    ratd.signal("TERM");
+    ratd.signal(Signal::TERM);
     eventually("nothing new is taken", || {
         std::net::TcpStream::connect(ratd.core).is_err()
     });
@@ -189,6 +190,7 @@ fn draining_under_load_answers_or_refuses_every_request() {
     let client = ratd.client();
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let stopping = StopsWhenDropped(&stop);
         for _ in 0..4 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -202,10 +204,19 @@ fn draining_under_load_answers_or_refuses_every_request() {
             });
         }
         eventually("there is load", || answered.load(Ordering::Relaxed) > 20);
-        ratd.signal("TERM");
+        ratd.signal(Signal::TERM);
         assert_eq!(ratd.wait().code(), Some(0), "{}", ratd.log());
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
     });
+}
+
+/// Ends the load also when the test fails: a scope waits for its threads.
+struct StopsWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -222,10 +233,10 @@ fn a_second_signal_and_the_deadline_end_it_at_once() {
             let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
             text.contains("attest_http_requests_in_flight 2")
         });
-        ratd.signal("TERM");
+        ratd.signal(Signal::TERM);
         if second {
             eventually("it is draining", || ratd.log().contains("stopping"));
-            ratd.signal("TERM");
+            ratd.signal(Signal::TERM);
         }
         assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
     }
@@ -243,7 +254,7 @@ fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
         let text = String::from_utf8(client.get("/metrics", None).body).unwrap();
         text.contains("attest_http_requests_in_flight 2")
     });
-    ratd.signal("TERM");
+    ratd.signal(Signal::TERM);
     assert_eq!(ratd.wait().code(), Some(5), "{}", ratd.log());
     let log = ratd.log();
     let ended = log.lines().find(|line| line.contains("the shards ended"));

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rat_tests::http_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// However busy the machine is, it takes less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,11 +138,8 @@ impl Ratd {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status();
-        assert!(status.unwrap().success());
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for the process to end.
@@ -158,7 +156,7 @@ impl Ratd {
 
     /// Stops it as an operator does.
     pub(crate) fn stop(mut self) -> ExitStatus {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         self.wait()
     }
 }
