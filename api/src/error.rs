@@ -90,6 +90,9 @@ pub enum ApiError {
     /// The server cannot decide now; nothing was changed.
     #[error("unavailable: {0}")]
     Unavailable(&'static str),
+    /// The answer did not come in time; what was asked for may have been done.
+    #[error("not finished in time; it may still take effect")]
+    Unfinished,
 }
 
 /// What contradicts what.
@@ -198,6 +201,8 @@ impl ApiError {
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            // Not 503: clients repeat what was answered with that.
+            Self::Unfinished => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Every limit on what a client can make the HTTP surfaces do, in one place.
 //!
-//! Each has a name, a value with its unit and a reason. [`ALL`] lists them. A refusal moves
-//! `attest_limit_rejections_total` with the name as its label.
+//! Each has a name, a value with its unit and a reason. [`ALL`] lists them. Where capacity, time or
+//! a rate is at an end, `attest_limit_rejections_total` moves with the name as its label; where a
+//! field or JSON is too long or deep, the answer's status and detail say so.
 
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ rat_engine::limits! {
     BASELINES_AT_ONCE_MAX = 4, "requests",
         "Baseline enrolments in work at once, because each may hold its body twice.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
-        "A long body has more time than REQUEST_MS_MAX, as its announced length divided by this.";
+        "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON
     JSON_DEPTH_MAX = 16, "levels",
         "Nesting of a request's JSON; documented requests have one level.";

@@ -263,7 +263,7 @@ impl Shared {
                 }
                 () = sleep_until(activity.deadline()) => {
                     if activity.deadline() <= Instant::now() {
-                        metrics::limit_rejected("IDLE_MS_MAX");
+                        metrics::limit_rejected(activity.limit().0);
                         return;
                     }
                 }
@@ -380,13 +380,18 @@ impl Activity {
     /// This ends what other time-outs do not see: an answer that is not read, an HTTP/2 head that
     /// never ends, a connection that is kept open by pings.
     fn deadline(&self) -> Instant {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit = match state.under_way {
-            0 => limits::IDLE_MS_MAX,
-            _ => limits::RESPONSE_MS_MAX,
-        };
-        let last = state.last;
+        let (_, limit) = self.limit();
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).last;
         last.checked_add(limits::duration(limit)).unwrap_or(last)
+    }
+
+    /// The limit that holds now, and its name.
+    fn limit(&self) -> (&'static str, usize) {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.under_way {
+            0 => ("IDLE_MS_MAX", limits::IDLE_MS_MAX),
+            _ => ("RESPONSE_MS_MAX", limits::RESPONSE_MS_MAX),
+        }
     }
 }
 

@@ -112,8 +112,8 @@ catalogue! {
         "Agents that are served, by what relying parties see of them.";
     IMA_ENTRIES = "attest_ima_entries_total", Counter, Count, ["result": "`proven`"],
         "Entries of measurement lists that quotes proved.";
-    TURNED_AWAY = "attest_turned_away_total", Counter, Count, ["code": "the refusal's code"],
-        "Agents that were sent away.";
+    TURNED_AWAY = "attest_turned_away_total", Counter, Count, ["code": "the code of the verdict"],
+        "Evidence and connections that were turned away without changing anything about their agent.";
     ABANDONED = "attest_abandoned_total", Counter, Count, ["why": "a fixed word"],
         "Challenges that led to no verdict.";
     SECOND_LOOKS = "attest_second_looks_total", Counter, Count, ["code": "the verdict code"],
@@ -240,15 +240,25 @@ pub(crate) fn limit_rejected(limit: &'static str) {
     metrics::counter!(LIMIT_REJECTIONS, "limit" => limit).increment(1);
 }
 
+/// The route of requests that no route takes.
+pub(crate) const NO_ROUTE: &str = "none";
+
+/// A method as a label: what clients make up would be a label each. (X07)
+pub(crate) fn known_method(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let found = known.into_iter().find(|known| method.as_str() == *known);
+    found.unwrap_or("other")
+}
+
 /// One request in work.
 pub(crate) struct InFlight {
-    method: Method,
+    method: &'static str,
     route: &'static str,
     started: Instant,
 }
 
 impl InFlight {
-    pub(crate) fn start(method: Method, route: &'static str) -> Self {
+    pub(crate) fn start(method: &'static str, route: &'static str) -> Self {
         metrics::gauge!(HTTP_IN_FLIGHT).increment(1.0);
         Self {
             method,
@@ -262,7 +272,7 @@ impl InFlight {
         metrics::histogram!(HTTP_DURATION, "route" => self.route).record(seconds);
         let labels = [
             ("route", self.route.to_owned()),
-            ("method", self.method.as_str().to_owned()),
+            ("method", self.method.to_owned()),
             ("status", status.as_str().to_owned()),
         ];
         metrics::counter!(HTTP_REQUESTS, &labels).increment(1);

@@ -15,7 +15,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::address::{RequestRate, Share, Shares};
 use crate::auth::{Gate, Peer, Permission};
@@ -164,13 +166,30 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
     }
 }
 
-/// One router of several surfaces. Unknown paths and methods are answered in the one error shape.
-pub fn join(routers: impl IntoIterator<Item = Router>) -> Router {
+/// One router of several surfaces. Unknown paths and methods are answered in the one error shape,
+/// at the rate that an address has for all of its requests.
+pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> Router {
     let joined = routers.into_iter().fold(Router::new(), Router::merge);
+    let refuse = |error: ApiError| {
+        let shared = Arc::clone(shared);
+        move |request: Request| {
+            let refusal = refuse_unrouted(&shared, &request, error.clone());
+            async move { refusal }
+        }
+    };
     // Last, because it holds for the routes that are there.
     joined
-        .fallback(|| async { ApiError::NotFound("path") })
-        .method_not_allowed_fallback(|| async { ApiError::Method })
+        .fallback(refuse(ApiError::NotFound("path")))
+        .method_not_allowed_fallback(refuse(ApiError::Method))
+}
+
+fn refuse_unrouted(shared: &Shared, request: &Request, error: ApiError) -> Response {
+    let in_flight = InFlight::start(metrics::known_method(request.method()), metrics::NO_ROUTE);
+    let peer = request.extensions().get::<Peer>();
+    let within_rate = peer.map_or(Ok(()), |peer| shared.rate.take(peer.address.ip()));
+    let response = within_rate.err().unwrap_or(error).into_response();
+    in_flight.finish(response.status());
+    response
 }
 
 /// What stands before one route.
@@ -191,10 +210,12 @@ struct AtOnce {
 ///
 /// The order is by cost: rate, permission, body, capacity. Capacity comes last, so that whoever
 /// sends a body slowly holds none of what others work with, and each address has but a share of the
-/// bodies that are read at once. (X04) The handler runs in a task of its own:
+/// bodies that are read at once. (X04) A route with a limit of its own is the exception, because
+/// that limit bounds the memory of its bodies: an address has one of its places at most, and loses
+/// it when the body does not come in fast enough. The handler runs in a task of its own:
 /// a client that goes away cannot stop it between two steps, and a panic ends as an answer.
 async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Next) -> Response {
-    let method = entrance.route.method.clone();
+    let method = metrics::known_method(&entrance.route.method);
     let in_flight = InFlight::start(method, entrance.route.path);
     let response = match admit(&entrance, request).await {
         Ok((request, held)) => run(next.run(request), held).await,
@@ -277,22 +298,34 @@ async fn read(
     if announced.is_some_and(|length| length > max) {
         return Err(too_long());
     }
-    let collected = Limited::new(body, max).collect();
-    let of_length = announced
-        .unwrap_or(0)
-        .saturating_mul(1000)
-        .checked_div(limits::BODY_BYTES_PER_SECOND_MIN);
-    let time = limits::REQUEST_MS_MAX.saturating_add(of_length.unwrap_or(0));
-    let time = limits::duration(time);
-    match tokio::time::timeout(time, collected).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-        Ok(Err(_)) => Err(ApiError::BodyBroken),
-        Err(_) => {
-            metrics::limit_rejected("REQUEST_MS_MAX");
-            Err(ApiError::TooSlow)
+    let begun = Instant::now();
+    let mut limited = Limited::new(body, max);
+    let mut bytes = BytesMut::new();
+    loop {
+        match tokio::time::timeout_at(reading_ends(begun, bytes.len()), limited.frame()).await {
+            Ok(None) => return Ok(bytes.freeze()),
+            // Trailers are no part of the body.
+            Ok(Some(Ok(frame))) => bytes.extend(frame.into_data()),
+            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(too_long()),
+            Ok(Some(Err(_))) => return Err(ApiError::BodyBroken),
+            Err(_) => {
+                metrics::limit_rejected("REQUEST_MS_MAX");
+                return Err(ApiError::TooSlow);
+            }
         }
     }
+}
+
+/// A long body has more time than a short one, as it comes in and not as it is announced: whoever
+/// announces much and sends nothing is soon gone.
+fn reading_ends(begun: Instant, received: usize) -> Instant {
+    let earned = received
+        .saturating_mul(1000)
+        .checked_div(limits::BODY_BYTES_PER_SECOND_MIN);
+    let time = limits::REQUEST_MS_MAX.saturating_add(earned.unwrap_or(0));
+    begun
+        .checked_add(limits::duration(time))
+        .unwrap_or(begun)
 }
 
 async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Held) -> Response {
@@ -310,7 +343,7 @@ async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Hel
         }
         Err(_) => {
             metrics::limit_rejected("REQUEST_MS_MAX");
-            ApiError::Unavailable("not finished in time; it may still take effect").into_response()
+            ApiError::Unfinished.into_response()
         }
     }
 }

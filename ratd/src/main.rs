@@ -51,9 +51,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         _ => {}
     }
     require_sound(&loaded)?;
+    if let Some(Command::Config(ConfigCommand::Check)) = &arguments.command {
+        check::ek_trust(&loaded.config)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = io_runtime(&loaded.config)?;
     let result = match &arguments.command {
-        Some(Command::Config(_)) => Ok(ExitCode::SUCCESS),
         Some(command) => runtime
             .block_on(commands::run(&loaded.config, command))
             .map(|()| ExitCode::SUCCESS),

@@ -69,13 +69,13 @@ impl Listening {
         let acceptor = Acceptor::new(certificate.clone(), &ca.certificates()).unwrap();
         let acceptor = Arc::new(acceptor);
         let shared = Shared::new(Gate::new(AdminToken::new(TOKEN)), 50);
-        let surface = Surface::new(shared)
+        let surface = Surface::new(Arc::clone(&shared))
             .route(Route::get("/whoami", Permission::Public), whoami)
             .route(
                 Route::get("/operators", Permission::Operator("agents:view")),
                 whoami,
             );
-        let router = join([surface.into_router(())]);
+        let router = join(&shared, [surface.into_router(())]);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

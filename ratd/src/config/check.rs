@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
+use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
+use rat_identity::ek::EkTrust;
 
 use super::{Config, Mode};
+use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
 pub(crate) fn check(config: &Config) -> Vec<String> {
@@ -64,6 +67,14 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         fault("log.level", "is no level".to_owned());
     }
     faults
+}
+
+/// Which TPMs are known: none, unless the operator names some. (N09)
+pub(crate) fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
+    let identity = &config.identity;
+    EkTrust::load(&identity.ek_ca, &identity.ek_list)
+        .context("identity.ek_ca, identity.ek_list")
+        .means(Exit::Configuration)
 }
 
 /// How many of something there may be, of which nothing works without one.

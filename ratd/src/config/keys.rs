@@ -36,7 +36,8 @@ keys! {
         in the server's certificate and in what enrolling machines are told.";
     "core.listen": "Where the Core API, `/metrics`, `/livez` and `/readyz` are served.";
     "core.plain_http": "`true` serves plain HTTP there instead of TLS; only on a loopback address, \
-        for a proxy on this machine. `/metrics` is then open to whatever the proxy lets through.";
+        for a proxy on this machine. `/metrics` is then open to whatever the \
+        proxy lets through, and all clients share the limits of one address.";
     "core.public_url": "The URL that clients are told. Empty: `https://`, `address`, and the port \
         of `core.listen`.";
     "core.requests_per_address_per_second": "Requests that one address (IPv6: one /64 network) may \
@@ -55,7 +56,8 @@ keys! {
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \
         known without a certificate, or that a group with `approval = list` takes.";
     "identity.server_names": "More names and IP addresses for the server's certificate.";
-    "attestation.interval_ms": "Milliseconds from one challenge of an agent to the next.";
+    "attestation.interval_ms": "Milliseconds from one challenge of an agent to the next. Failed \
+        agents are asked at a sixth of that rate.";
     "attestation.challenge_deadline_ms": "Milliseconds in which an agent must answer a challenge, \
         beside the time that its log takes to upload.";
     "attestation.max_age_ms": "Milliseconds after which trust ends unless it was earned again. At \
@@ -67,8 +69,8 @@ keys! {
     "runtime.io_threads": "Threads that serve connections. 0: as many as cores, four at most.";
     "log.format": "`text` or `json`, on standard error.";
     "log.level": "`error`, `warn`, `info`, `debug` or `trace`; or a list of `target=level`.";
-    "drain.deadline_ms": "Milliseconds that requests and commits under way have to end after \
-        SIGTERM.";
+    "drain.deadline_ms": "Milliseconds that everything under way has to end after SIGTERM: \
+        requests and conversations with agents have half of it, commits what is left.";
 }
 
 /// The value of a key in a configuration, as TOML writes it.

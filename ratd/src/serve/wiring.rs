@@ -90,11 +90,12 @@ impl Parts {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
-        let router = surface::join([
+        let routers = [
             core::surface(Arc::clone(&shared)).into_router(Arc::new(core)),
             health_routes::surface(Arc::clone(&shared)).into_router(Arc::clone(&readiness)),
-            exposition::surface(shared).into_router(exposed),
-        ]);
+            exposition::surface(Arc::clone(&shared)).into_router(exposed),
+        ];
+        let router = surface::join(&shared, routers);
         let upkeep = Upkeep {
             names: config.server_names(),
             ca,
@@ -159,12 +160,8 @@ pub(super) async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
     None
 }
 
-/// Which TPMs are known: none, unless the operator names some. (N09)
 fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
-    let identity = &config.identity;
-    let trust = EkTrust::load(&identity.ek_ca, &identity.ek_list)
-        .context("identity.ek_ca, identity.ek_list")
-        .means(Exit::Configuration)?;
+    let trust = check::ek_trust(config)?;
     let (certificates, listed) = trust.counts();
     if certificates == 0 && listed == 0 {
         tracing::warn!("no TPM can enrol: identity.ek_ca and identity.ek_list name nothing");
