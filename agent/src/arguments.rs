@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::access::{self, AccessError};
 use crate::device::KeyKind;
 use crate::https::ServerUrl;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::token::{Token, TokenError};
 
 /// A token has 118 characters at most; a little more is read, so that one that is too long is
@@ -146,10 +146,10 @@ pub struct Flags {
     #[arg(long, global = true, value_enum)]
     key: Option<KeyKind>,
     /// Persistent handle of the endorsement key
-    #[arg(long, global = true, value_name = "HANDLE", value_parser = handle)]
+    #[arg(long, global = true, value_name = "HANDLE", value_parser = settings::handle)]
     ek_handle: Option<u32>,
     /// Persistent handle of the attestation key
-    #[arg(long, global = true, value_name = "HANDLE", value_parser = handle)]
+    #[arg(long, global = true, value_name = "HANDLE", value_parser = settings::handle)]
     ak_handle: Option<u32>,
 }
 
@@ -164,14 +164,6 @@ impl Flags {
             ak_handle: self.ak_handle,
             ..Settings::default()
         }
-    }
-}
-
-/// `0x81010001`, or the same in decimal.
-fn handle(text: &str) -> Result<u32, std::num::ParseIntError> {
-    match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16),
-        None => text.parse(),
     }
 }
 

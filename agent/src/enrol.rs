@@ -80,15 +80,7 @@ const fn remedy(error: &HttpError) -> &'static str {
     match error {
         HttpError::Refused { status, .. } => match status {
             401 => "; tokens expire and baseline tokens serve once: ask for a new one",
-            403 => {
-                "; a baseline token wants a list, another token wants none: ask for the right one"
-            }
             404 => "; is this a ratd server of this version?",
-            409 => {
-                "; the id or the TPM is enrolled already: an operator can remove it, move it to \
-                 another group, or approve the new key"
-            }
-            422 => "; the server names what it cannot take",
             _ => "",
         },
         _ => "",

@@ -1,11 +1,13 @@
 //! Settings of the agent: a TOML file, then `RAT_AGENT_*`, then flags.
 
 use std::io::ErrorKind;
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::access::{self, AccessError};
@@ -34,10 +36,10 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyKind>,
     /// Persistent handle of the endorsement key.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_handle")]
     pub ek_handle: Option<u32>,
     /// Persistent handle of the attestation key.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_handle")]
     pub ak_handle: Option<u32>,
     /// File with the endorsement hierarchy's authorization value.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +59,29 @@ pub struct Settings {
     /// A text that changes with each boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<PathBuf>,
+}
+
+/// A handle as `0x81010001`, or the same in decimal.
+pub(crate) fn handle(text: &str) -> Result<u32, ParseIntError> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+}
+
+/// A number, or a text: variables know no hexadecimal numbers, and files write them either way.
+fn optional_handle<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u32),
+        Text(String),
+    }
+    match Option::<Written>::deserialize(from)? {
+        None => Ok(None),
+        Some(Written::Number(number)) => Ok(Some(number)),
+        Some(Written::Text(text)) => handle(&text).map(Some).map_err(D::Error::custom),
+    }
 }
 
 /// Why settings cannot be used.
@@ -176,6 +201,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn handles_are_written_as_the_reference_page_has_them() {
+        let read = |text: &str| toml(text).map(|settings| settings.ek_handle);
+        for text in ["0x81010001", "\"0x81010001\"", "2164326401", "\"2164326401\""] {
+            let found = read(&format!("ek_handle = {text}")).unwrap();
+            assert_eq!(found, Some(0x8101_0001), "{text}");
+        }
+        assert!(read("ek_handle = \"81010001h\"").is_err());
+    }
+
+    fn toml(text: &str) -> Result<Settings, figment::Error> {
+        Figment::from(Toml::string(text)).extract()
+    }
 
     #[test]
     fn the_reference_page_names_every_setting_and_its_default() {

@@ -185,7 +185,7 @@ codes! {
         "Send the kernel's list unchanged; prefer the binary list for odd file names.";
     ImaLimit "ima.limit" Channel
         "The measurement list is longer than allowed."
-        "Raise the limit, or narrow the kernel's IMA policy.";
+        "Narrow the kernel's IMA policy; with `rat verify`, raise --max-log-size.";
     ImaTemplateUnsupported "ima.template_unsupported" Channel
         "An entry has a template that is unknown or not accepted."
         "Use ima-ng, ima-sig or another supported template on the kernel's command line.";
