@@ -64,6 +64,9 @@ pub struct FleetOptions {
     /// For how long to attest
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub seconds: u64,
+    /// How long to attest before that, uncounted
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub warm_up_seconds: u64,
 }
 
 /// How long the first machine may take to prove the list that becomes the policy.
@@ -92,7 +95,7 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
     let (stop, stopped) = watch::channel(false);
     let sockets = Sockets::default();
     let mut running = JoinSet::new();
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     for (nth, (member, enrolled)) in enrolled.into_iter().enumerate() {
         let watcher = watcher(&counts, member.boot, options.growth, options.entries);
         let agent = Agent::new(member.machine, enrolled, None, watcher);
@@ -101,6 +104,11 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
         if nth == 0 && options.baseline_token.is_some() {
             counts.verdict(BASELINE_WAIT).await?;
         }
+    }
+    if options.warm_up_seconds > 0 {
+        sleep(Duration::from_secs(options.warm_up_seconds)).await;
+        counts.start_over();
+        begun = Instant::now();
     }
     sleep(Duration::from_secs(options.seconds)).await;
     let report = counts.report(agents, enrolment, begun.elapsed());

@@ -129,6 +129,15 @@ impl Counts {
         }
     }
 
+    /// Forgets what was answered so far. Connections and troubles stay: they say how the fleet came
+    /// to be as it is.
+    pub fn start_over(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.by_status.clear();
+        inner.by_code.clear();
+        inner.latency_us.reset();
+    }
+
     /// The result.
     pub fn report(&self, agents: usize, enrolment: Duration, counted: Duration) -> Report {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,7 @@ use rat_load::keys::{EkCa, SoftwareKey};
 use rat_load::measured::Entry;
 use rat_load::software_tpm::{Boot, Keys, SoftwareLogs, SoftwareTpm};
 use rat_load::swtpm::{self, Machines, SwtpmOptions};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::process::{Home, Ratd, eventually, metric};
@@ -84,6 +85,7 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
             growth: 1,
             enrolments: 2,
             seconds: 8,
+            warm_up_seconds: 0,
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let report = runtime.block_on(fleet::run(&options)).unwrap();
@@ -183,7 +185,7 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
 
     // The same ports: agents know where the server was.
     let (core, quic) = (ratd.core, ratd.evidence);
-    ratd.signal("KILL");
+    ratd.signal(Signal::KILL);
     ratd.wait();
     let mut command = home.command();
     let listen = [
