@@ -86,7 +86,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Says what is wrong with the configuration; exit code 0 when nothing is
+    /// Says what is wrong with the configuration and the EK files that it names; exit code 0 when
+    /// nothing is
     Check,
     /// Prints every key with its default, its variable and its meaning, as a table in Markdown
     Reference,
@@ -151,7 +152,7 @@ pub(crate) enum GroupCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct GroupOptions {
-    /// The PCR bank that quotes must cover: sha1, sha256, sha384 or sha512; machines whose kernel
+    /// The PCR bank that quotes must cover: sha256, sha384 or sha512; machines whose kernel
     /// measured boot_aggregate in another bank fail
     #[arg(long)]
     pub(crate) bank: Option<String>,

@@ -161,5 +161,7 @@ pub(crate) async fn open_beside(directory: &Path) -> Result<Store, Failure> {
             if source.kind() == io::ErrorKind::NotFound => {}
         other => return other.means(Exit::Unusable),
     }
+    // Whoever meant another folder must learn that this one knows no server.
+    eprintln!("ratd: {} is new", directory.display());
     Store::open(directory).await.means(Exit::Unusable)
 }
