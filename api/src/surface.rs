@@ -10,16 +10,16 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::address::{RequestRate, Share, Shares};
 use crate::auth::{Gate, Peer, Permission};
-use crate::error::ApiError;
+use crate::error::{ApiError, refuse};
 use crate::limits;
 use crate::metrics::{self, InFlight};
 
@@ -169,8 +169,8 @@ pub fn join(routers: impl IntoIterator<Item = Router>) -> Router {
     let joined = routers.into_iter().fold(Router::new(), Router::merge);
     // Last, because it holds for the routes that are there.
     joined
-        .fallback(|| async { ApiError::NotFound("path") })
-        .method_not_allowed_fallback(|| async { ApiError::Method })
+        .fallback(|uri: Uri| async move { refuse(uri.path(), ApiError::NotFound("path")) })
+        .method_not_allowed_fallback(|uri: Uri| async move { refuse(uri.path(), ApiError::Method) })
 }
 
 /// What stands before one route.
@@ -197,8 +197,11 @@ async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Ne
     let method = entrance.route.method.clone();
     let in_flight = InFlight::start(method, entrance.route.path);
     let response = match admit(&entrance, request).await {
-        Ok((request, held)) => run(next.run(request), held).await,
-        Err(error) => error.into_response(),
+        Ok((request, held)) => {
+            let answered = run(next.run(request), held).await;
+            answered.unwrap_or_else(|error| refuse(entrance.route.path, error))
+        }
+        Err(error) => refuse(entrance.route.path, error),
     };
     in_flight.finish(response.status());
     response
@@ -224,7 +227,8 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
     shared.rate.take(peer.address.ip())?;
     let caller = shared
         .gate
-        .admit(route.permission, &peer, request.headers())?;
+        .admit(route.permission, &peer, request.headers())
+        .await?;
     let mut held = Held::default();
     if let Some(at_once) = at_once {
         held.permits.push(permit(&at_once.permits, at_once.name)?);
@@ -295,7 +299,10 @@ async fn read(
     }
 }
 
-async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Held) -> Response {
+async fn run(
+    handler: impl Future<Output = Response> + Send + 'static,
+    held: Held,
+) -> Result<Response, ApiError> {
     let task = tokio::spawn(async move {
         let response = handler.await;
         drop(held);
@@ -303,14 +310,16 @@ async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Hel
     });
     let time = limits::duration(limits::REQUEST_MS_MAX);
     match tokio::time::timeout(time, task).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => {
             tracing::error!(%error, "a request's handler failed");
-            ApiError::Unavailable("the request could not be worked on").into_response()
+            Err(ApiError::Unavailable("the request could not be worked on"))
         }
         Err(_) => {
             metrics::limit_rejected("REQUEST_MS_MAX");
-            ApiError::Unavailable("not finished in time; it may still take effect").into_response()
+            Err(ApiError::Unavailable(
+                "not finished in time; it may still take effect",
+            ))
         }
     }
 }
