@@ -259,18 +259,20 @@ fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
 fn a_backup_of_a_running_server_starts_elsewhere() {
     let home = Home::new();
     let ratd = home.start(&[]);
+    let (admin, password) = (ratd.admin(), ratd.first_password());
     home.ok(&["group", "create", "fleet", "--bank", "sha384"]);
     let backup = home.path("backup");
     let backup = backup.to_str().unwrap();
     home.ok(&["backup", backup]);
     home.fails(1, &["backup", backup]);
     home.ok(&["group", "create", "later"]);
-    let (fingerprint, admin) = (home.ok(&["ca", "fingerprint"]), ratd.admin());
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
     home.fails(1, &["restore", backup]);
     let elsewhere = Home::new();
     elsewhere.ok(&["restore", backup]);
     let restored = elsewhere.start(&[]);
-    assert_eq!(restored.admin(), admin);
+    assert_eq!(restored.first_password(), password);
+    assert_eq!(restored.client().get("/agents/", Some(&admin)).status, 200);
     assert_eq!(elsewhere.ok(&["ca", "fingerprint"]), fingerprint);
     let groups = elsewhere.ok(&["group", "show"]);
     assert_eq!(groups.lines().count(), 1);
