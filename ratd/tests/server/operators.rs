@@ -15,6 +15,7 @@ use crate::process::{Home, Ratd};
 fn routes() -> Vec<Route> {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .unwrap();
     let store = runtime.block_on(Store::open(folder.path())).unwrap();

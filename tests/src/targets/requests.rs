@@ -133,19 +133,15 @@ fn members_equal(object: &Object<'_>, value: &Value) {
 
 /// Members that are no texts.
 fn others_equal(object: &Object<'_>, value: &Value) {
-    let texts = |value: &Value| {
-        let texts = value.as_array()?.iter().map(Value::as_str);
-        texts.collect::<Option<Vec<_>>>()
-    };
     match object.optional_texts("roles", limits::ROLES_MAX) {
         Ok(None) => assert!(value["roles"].is_null()),
         Ok(Some(read)) => {
             let read: Vec<&str> = read.iter().map(AsRef::as_ref).collect();
             assert!(read.len() <= limits::ROLES_MAX);
-            assert_eq!(Some(read), texts(&value["roles"]));
+            assert_eq!(Some(read), array_of_texts(&value["roles"]));
         }
         Err(_) => {
-            let texts = texts(&value["roles"]);
+            let texts = array_of_texts(&value["roles"]);
             assert!(texts.is_none_or(|texts| texts.len() > limits::ROLES_MAX));
         }
     }
@@ -159,6 +155,10 @@ fn others_equal(object: &Object<'_>, value: &Value) {
         Ok(flag) => assert_eq!(flag, value["disabled"].as_bool()),
         Err(_) => assert_eq!(value["disabled"].as_bool(), None),
     }
+}
+
+fn array_of_texts(value: &Value) -> Option<Vec<&str>> {
+    value.as_array()?.iter().map(Value::as_str).collect()
 }
 
 /// How deeply a value is nested; one object has one level.

@@ -115,7 +115,7 @@ impl World {
             address,
             stop,
             runtime,
-            sources: AtomicU32::new(0),
+            sources: AtomicU32::new(1),
         }
     }
 
@@ -128,9 +128,9 @@ impl World {
     }
 
     /// An address that nobody has called from, so that guesses of others do not count.
-    fn source(&self) -> IpAddr {
+    pub(crate) fn source(&self) -> IpAddr {
         let [_, high, middle, low] = self.sources.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        IpAddr::from([127, high.max(1), middle, low.max(1)])
+        IpAddr::from([127, high.max(1), middle, low])
     }
 
     /// A client at an address of its own.
