@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,19 +27,19 @@ pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Rate limiters that addresses share by keyed hash.
+/// Rate limiters that addresses, or names, share by keyed hash.
 ///
 /// A table of addresses would grow with every forged or rented address, or forget honest ones to
 /// stay small. Here a stranger can only share a bucket with somebody by chance: the hash's key is
 /// random and secret.
-struct Buckets {
+pub(crate) struct Buckets {
     limiters: Vec<DefaultDirectRateLimiter>,
     hash: RandomState,
     clock: DefaultClock,
 }
 
 impl Buckets {
-    fn new(quota: Quota) -> Self {
+    pub(crate) fn new(quota: Quota) -> Self {
         Self {
             limiters: (0..ADDRESS_BUCKETS)
                 .map(|_| RateLimiter::direct(quota))
@@ -49,19 +49,19 @@ impl Buckets {
         }
     }
 
-    fn index(&self, address: IpAddr) -> usize {
-        let hash = self.hash.hash_one(client_of(address));
+    fn index(&self, key: impl Hash) -> usize {
+        let hash = self.hash.hash_one(key);
         let count = u64::try_from(self.limiters.len()).unwrap_or(1);
         let index = hash.checked_rem(count).unwrap_or(0);
         usize::try_from(index).unwrap_or(0)
     }
 
-    /// Takes one from the address's bucket.
+    /// Takes one from the key's bucket.
     ///
     /// # Errors
     /// How long until there is one again.
-    fn take(&self, address: IpAddr) -> Result<(), Duration> {
-        let Some(limiter) = self.limiters.get(self.index(address)) else {
+    pub(crate) fn take(&self, key: impl Hash) -> Result<(), Duration> {
+        let Some(limiter) = self.limiters.get(self.index(key)) else {
             return Ok(());
         };
         limiter
@@ -85,7 +85,7 @@ impl RequestRate {
     /// # Errors
     /// [`ApiError::Limited`].
     pub(crate) fn take(&self, address: IpAddr) -> Result<(), ApiError> {
-        self.0.take(address).map_err(|wait| {
+        self.0.take(client_of(address)).map_err(|wait| {
             ApiError::limited("REQUESTS_PER_ADDRESS_PER_SECOND", whole_seconds(wait))
         })
     }
@@ -116,7 +116,7 @@ impl TokenGuard {
     /// # Errors
     /// [`ApiError::Limited`].
     pub fn admit(&self, address: IpAddr) -> Result<(), ApiError> {
-        let index = self.failures.index(address);
+        let index = self.failures.index(client_of(address));
         let Some(slot) = self.held_until.get(index) else {
             return Ok(());
         };
@@ -130,11 +130,12 @@ impl TokenGuard {
 
     /// Counts a token that was not valid.
     pub fn failed(&self, address: IpAddr) {
-        if self.failures.take(address).is_ok() {
+        let client = client_of(address);
+        if self.failures.take(client).is_ok() {
             return;
         }
         let until = tokio::time::Instant::now().checked_add(duration(TOKEN_HOLD_MS));
-        if let Some(slot) = self.held_until.get(self.failures.index(address)) {
+        if let Some(slot) = self.held_until.get(self.failures.index(client)) {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }
     }
@@ -150,7 +151,7 @@ impl Default for TokenGuard {
     }
 }
 
-fn count(limit: usize) -> NonZeroU32 {
+pub(crate) fn count(limit: usize) -> NonZeroU32 {
     u32::try_from(limit)
         .ok()
         .and_then(NonZeroU32::new)
@@ -158,7 +159,7 @@ fn count(limit: usize) -> NonZeroU32 {
 }
 
 /// Rounded up, so that whoever waits as long as told is admitted.
-fn whole_seconds(wait: Duration) -> u64 {
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(1)
 }
 

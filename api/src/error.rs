@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::metrics;
+use crate::{metrics, people};
 
 /// Why a request is refused.
 ///
@@ -40,6 +40,19 @@ pub enum ApiError {
     /// A valid credential that does not give this permission.
     #[error("not permitted: this needs the permission `{0}`")]
     NotPermitted(&'static str),
+    /// A username that nobody has, a password that is not the user's, or a user who is disabled. One
+    /// text for every reason.
+    #[error("the username or the password is wrong")]
+    WrongPassword,
+    /// The session is good for nothing but a change of its user's password.
+    #[error("the password must be changed first")]
+    PasswordChangeRequired,
+    /// A valid credential that is no login.
+    #[error("not permitted: this needs a login")]
+    NeedsLogin,
+    /// What a caller would give to somebody is more than the caller has.
+    #[error("not permitted: this role may do what you may not")]
+    BeyondCaller,
     /// An enrolment token of the other kind; it was not consumed.
     #[error("this is a {found} token: {hint}")]
     TokenKind {
@@ -115,6 +128,15 @@ pub enum Conflict {
     /// The group enforces a policy already, so a baseline cannot give it one. (L08)
     #[error("this group has an active policy: a baseline never replaces one")]
     PolicyActive,
+    /// Somebody has this name, in any case.
+    #[error("this username is taken")]
+    UsernameTaken,
+    /// Nobody would be left who could do what this user can.
+    #[error("this is the last administrator who can log in")]
+    LastAdministrator,
+    /// There are as many as there may be.
+    #[error("there are as many as there may be: end or disable others")]
+    Full,
 }
 
 /// What is wrong with a member.
@@ -188,8 +210,12 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Json(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
-            Self::NotAuthenticated => StatusCode::UNAUTHORIZED,
-            Self::NotPermitted(_) | Self::TokenKind { .. } => StatusCode::FORBIDDEN,
+            Self::NotAuthenticated | Self::WrongPassword => StatusCode::UNAUTHORIZED,
+            Self::NotPermitted(_)
+            | Self::PasswordChangeRequired
+            | Self::NeedsLogin
+            | Self::BeyondCaller
+            | Self::TokenKind { .. } => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -241,12 +267,27 @@ impl IntoResponse for ApiError {
         let body = Detail {
             detail: self.to_string(),
         };
-        let mut response = json_response(self.status(), &body);
+        self.answer(self.status(), &body)
+    }
+}
+
+/// The refusal of a request to this path, in the shape that clients of its API expect.
+pub(crate) fn refuse(path: &str, error: ApiError) -> Response {
+    if path.starts_with(people::PREFIX) {
+        return people::refuse(error);
+    }
+    error.into_response()
+}
+
+impl ApiError {
+    /// An answer with this body, and the headers that belong to the refusal.
+    pub(crate) fn answer(&self, status: StatusCode, body: &impl Serialize) -> Response {
+        let mut response = json_response(status, body);
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self == Self::NotAuthenticated {
+        if *self == Self::NotAuthenticated {
             let scheme = HeaderValue::from_static("Bearer");
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
@@ -278,5 +319,8 @@ pub(crate) fn json_body(status: StatusCode, body: Body) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let nosniff = HeaderValue::from_static("nosniff");
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    // No page may show it in a frame, and it loads nothing. (A04)
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     response
 }

@@ -23,8 +23,30 @@ pub struct Object<'a> {
 #[derive(Debug)]
 enum Member<'a> {
     Text(Cow<'a, str>),
+    Texts(Vec<Cow<'a, str>>),
+    Number(u64),
+    Flag(bool),
     Null,
     Other(&'static str),
+}
+
+impl Member<'_> {
+    /// What it is, as messages say it.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Texts(_) => "an array",
+            Self::Number(_) => "a number",
+            Self::Flag(_) => "a boolean",
+            Self::Null => "null",
+            Self::Other(kind) => kind,
+        }
+    }
+
+    fn is_not(&self, name: &'static str, expected: &'static str) -> ApiError {
+        let found = self.kind();
+        ApiError::member(name, MemberFault::Type { expected, found })
+    }
 }
 
 impl<'a> Object<'a> {
@@ -68,13 +90,51 @@ impl<'a> Object<'a> {
                 Err(ApiError::member(name, MemberFault::TooLong { max, unit }))
             }
             Some(Member::Text(text)) => Ok(Some(text)),
-            Some(Member::Other(found)) => {
-                let expected = "a string";
-                Err(ApiError::member(
-                    name,
-                    MemberFault::Type { expected, found },
-                ))
+            Some(other) => Err(other.is_not(name, "a string")),
+        }
+    }
+
+    /// The texts of a member that may be missing or null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is no array of strings, or has more than `max`.
+    pub fn optional_texts(
+        &self,
+        name: &'static str,
+        max: usize,
+    ) -> Result<Option<&[Cow<'a, str>]>, ApiError> {
+        match self.member(name) {
+            None | Some(Member::Null) => Ok(None),
+            Some(Member::Texts(texts)) if texts.len() > max => {
+                let unit = "elements";
+                Err(ApiError::member(name, MemberFault::TooLong { max, unit }))
             }
+            Some(Member::Texts(texts)) => Ok(Some(texts)),
+            Some(other) => Err(other.is_not(name, "an array of strings")),
+        }
+    }
+
+    /// The natural number of a member that may be missing or null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is none.
+    pub fn optional_number(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
+        match self.member(name) {
+            None | Some(Member::Null) => Ok(None),
+            Some(Member::Number(number)) => Ok(Some(*number)),
+            Some(other) => Err(other.is_not(name, "a natural number")),
+        }
+    }
+
+    /// The truth value of a member that may be missing or null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is none.
+    pub fn optional_flag(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
+        match self.member(name) {
+            None | Some(Member::Null) => Ok(None),
+            Some(Member::Flag(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(other.is_not(name, "a boolean")),
         }
     }
 
@@ -237,12 +297,12 @@ impl<'de> Visitor<'de> for Value<'_> {
         Ok(Member::Null)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Member::Other("a boolean"))
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<Self::Value, E> {
+        Ok(Member::Flag(flag))
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Member::Other("a number"))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Member::Number(number))
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
@@ -255,8 +315,17 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let deeper = self.deeper()?;
-        while seq.next_element_seed(deeper)?.is_some() {}
-        Ok(Member::Other("an array"))
+        let mut texts = Some(Vec::new());
+        while let Some(element) = seq.next_element_seed(deeper)? {
+            texts = match (texts, element) {
+                (Some(mut texts), Member::Text(text)) => {
+                    texts.push(text);
+                    Some(texts)
+                }
+                _ => None,
+            };
+        }
+        Ok(texts.map_or(Member::Other("an array"), Member::Texts))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {

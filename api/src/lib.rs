@@ -2,7 +2,8 @@
 //!
 //! A [`surface::Surface`] is a list of routes, each with the permission and the limits that it
 //! declares; [`listen::Listener`] serves one or more of them on a socket, with TLS from [`tls`].
-//! [`core`] is the Core REST API: enrolment and, read-only, the agents.
+//! [`core`] is the Core REST API: enrolment and, read-only, the agents. [`people`] is how people log
+//! in, and how their accounts and tokens are managed.
 
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
@@ -17,5 +18,6 @@ pub mod json;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+pub mod people;
 pub mod surface;
 pub mod tls;

@@ -43,8 +43,16 @@ rat_engine::limits! {
         "Wrong or unknown tokens from one address; then it waits before any token of its is looked at.";
     TOKEN_HOLD_MS = 30_000, "milliseconds",
         "How long an address waits then.";
+    LOGINS_PER_ADDRESS_PER_MINUTE = 30, "logins per minute",
+        "Attempts of one address (one /64 of IPv6), right or wrong: programs hold API tokens.";
+    LOGINS_PER_USERNAME_PER_MINUTE = 10, "logins per minute",
+        "Attempts at one username from wherever, so that many addresses guess as slowly as one.";
+    PASSWORD_HASHES_AT_ONCE_MAX = 2, "computations",
+        "Passwords hashed at once: 19 MiB and tens of milliseconds of a core each.";
+    PASSWORD_HASHES_WAITING_MAX = 32, "computations",
+        "Passwords that wait for one of these; the last waits for about a second.";
     ADDRESS_BUCKETS = 4096, "buckets",
-        "Addresses share this many rate buckets by keyed hash, so that no number of them costs memory.";
+        "Addresses, or names, share this many rate buckets by keyed hash, so that no number of them costs memory.";
     TOKEN_BODY_BYTES_MAX = 4 * 1024, "bytes",
         "A token and nothing else.";
     ENROL_BODY_BYTES_MAX = 64 * 1024, "bytes",
@@ -55,6 +63,8 @@ rat_engine::limits! {
         "An enrolment and an ascii measurement list of some 150,000 entries.";
     BASELINES_AT_ONCE_MAX = 4, "requests",
         "Baseline enrolments in work at once, because each may hold its body twice.";
+    ACCOUNT_BODY_BYTES_MAX = 8 * 1024, "bytes",
+        "A name, two passwords, an address and roles.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON
@@ -73,6 +83,20 @@ rat_engine::limits! {
         "An HMAC-SHA-256 in hexadecimal.";
     ACTIVATION_ID_CHARACTERS_MAX = 64, "characters",
         "16 random bytes in hexadecimal need 32.";
+    USERNAME_CHARACTERS_MAX = 64, "characters",
+        "A username stands in audit entries and logs.";
+    EMAIL_CHARACTERS_MAX = 254, "characters",
+        "An address that mail can be sent to (RFC 5321, 4.5.3.1.3).";
+    PASSWORD_CHARACTERS_MIN = 8, "characters",
+        "The least that a password may have (NIST SP 800-63B, 5.1.1.2).";
+    PASSWORD_CHARACTERS_MAX = 256, "characters",
+        "Hashing reads a password whole.";
+    ROLES_MAX = 16, "roles",
+        "Roles that a request names.";
+    API_TOKEN_NAME_CHARACTERS_MAX = 64, "characters",
+        "What a program's token is for stands in lists.";
+    API_TOKEN_TTL_HOURS_MAX = 8760, "hours",
+        "A token lives a year at most, then somebody must want it again.";
     PAGE_AGENTS = 1000, "agents",
         "Agents read from the store at a time while a list is written.";
 }

@@ -97,6 +97,11 @@ catalogue! {
     TOKEN_FAILURES = "attest_token_failures_total", Counter, Count,
         ["kind": "`enrolment` or `operator`"],
         "Tokens presented that were not valid.";
+    LOGINS = "attest_logins_total", Counter, Count,
+        ["result": "`done` or `refused`"],
+        "Logins whose password was looked at.";
+    PASSWORD_HASHES = "attest_password_hashes_total", Counter, Count, [],
+        "Passwords hashed, to keep or to compare.";
     ENROLMENTS = "attest_enrolments_total", Counter, Count,
         ["step": "`enrol`, `baseline` or `activate`", "result": "`done` or the refusal's code"],
         "Enrolment steps ended.";
@@ -233,6 +238,11 @@ pub struct MetricsError(String);
 /// Counts one more, with one label.
 pub(crate) fn counter_of(name: &'static str, label: &'static str, value: &'static str) {
     metrics::counter!(name, label => value).increment(1);
+}
+
+/// Counts one password that is hashed.
+pub(crate) fn password_hashed() {
+    metrics::counter!(PASSWORD_HASHES).increment(1);
 }
 
 /// Counts one refusal because of a named limit.

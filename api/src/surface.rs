@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use bytes::BytesMut;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::address::{RequestRate, Share, Shares};
 use crate::auth::{Gate, Peer, Permission};
-use crate::error::ApiError;
+use crate::error::{ApiError, refuse};
 use crate::limits;
 use crate::metrics::{self, InFlight};
 
@@ -170,7 +170,7 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
 /// at the rate that an address has for all of its requests.
 pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> Router {
     let joined = routers.into_iter().fold(Router::new(), Router::merge);
-    let refuse = |error: ApiError| {
+    let unrouted = |error: ApiError| {
         let shared = Arc::clone(shared);
         move |request: Request| {
             let refusal = refuse_unrouted(&shared, &request, error.clone());
@@ -179,15 +179,15 @@ pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> 
     };
     // Last, because it holds for the routes that are there.
     joined
-        .fallback(refuse(ApiError::NotFound("path")))
-        .method_not_allowed_fallback(refuse(ApiError::Method))
+        .fallback(unrouted(ApiError::NotFound("path")))
+        .method_not_allowed_fallback(unrouted(ApiError::Method))
 }
 
 fn refuse_unrouted(shared: &Shared, request: &Request, error: ApiError) -> Response {
     let in_flight = InFlight::start(metrics::known_method(request.method()), metrics::NO_ROUTE);
     let peer = request.extensions().get::<Peer>();
     let within_rate = peer.map_or(Ok(()), |peer| shared.rate.take(peer.address.ip()));
-    let response = within_rate.err().unwrap_or(error).into_response();
+    let response = refuse(request.uri().path(), within_rate.err().unwrap_or(error));
     in_flight.finish(response.status());
     response
 }
@@ -218,8 +218,11 @@ async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Ne
     let method = metrics::known_method(&entrance.route.method);
     let in_flight = InFlight::start(method, entrance.route.path);
     let response = match admit(&entrance, request).await {
-        Ok((request, held)) => run(next.run(request), held).await,
-        Err(error) => error.into_response(),
+        Ok((request, held)) => {
+            let answered = run(next.run(request), held).await;
+            answered.unwrap_or_else(|error| refuse(entrance.route.path, error))
+        }
+        Err(error) => refuse(entrance.route.path, error),
     };
     in_flight.finish(response.status());
     response
@@ -245,7 +248,8 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
     shared.rate.take(peer.address.ip())?;
     let caller = shared
         .gate
-        .admit(route.permission, &peer, request.headers())?;
+        .admit(route.permission, &peer, request.headers())
+        .await?;
     let mut held = Held::default();
     if let Some(at_once) = at_once {
         held.permits.push(permit(&at_once.permits, at_once.name)?);
@@ -328,7 +332,10 @@ fn reading_ends(begun: Instant, received: usize) -> Instant {
         .unwrap_or(begun)
 }
 
-async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Held) -> Response {
+async fn run(
+    handler: impl Future<Output = Response> + Send + 'static,
+    held: Held,
+) -> Result<Response, ApiError> {
     let task = tokio::spawn(async move {
         let response = handler.await;
         drop(held);
@@ -336,14 +343,14 @@ async fn run(handler: impl Future<Output = Response> + Send + 'static, held: Hel
     });
     let time = limits::duration(limits::REQUEST_MS_MAX);
     match tokio::time::timeout(time, task).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => {
             tracing::error!(%error, "a request's handler failed");
-            ApiError::Unavailable("the request could not be worked on").into_response()
+            Err(ApiError::Unavailable("the request could not be worked on"))
         }
         Err(_) => {
             metrics::limit_rejected("REQUEST_MS_MAX");
-            ApiError::Unfinished.into_response()
+            Err(ApiError::Unfinished)
         }
     }
 }

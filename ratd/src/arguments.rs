@@ -63,6 +63,12 @@ pub(crate) enum Command {
     /// Makes and revokes enrolment tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Makes, disables and lists people's accounts
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Makes, revokes and lists tokens of programs that call the API
+    #[command(subcommand)]
+    ApiToken(ApiTokenCommand),
     /// Makes, changes and shows policy groups
     #[command(subcommand)]
     Group(GroupCommand),
@@ -72,7 +78,7 @@ pub(crate) enum Command {
     /// Lets machines into groups with `approval = manual`
     #[command(subcommand)]
     Ek(EkCommand),
-    /// Copies records, CA and admin token into a new folder, while the server runs or not
+    /// Copies records and CA into a new folder, while the server runs or not
     Backup {
         /// The folder, which must not exist
         path: PathBuf,
@@ -125,6 +131,77 @@ pub(crate) struct TokenOptions {
     /// How many machines can use it [default: any number]
     #[arg(long, conflicts_with = "baseline", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_uses: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Makes an account
+    Create {
+        /// Its name: 1-64 of letters, digits and `_.@-`; the case does not matter
+        username: String,
+        #[command(flatten)]
+        options: UserOptions,
+    },
+    /// Gives an account another password, and ends its sessions
+    Password {
+        /// Its name
+        username: String,
+        #[command(flatten)]
+        password: PasswordOptions,
+    },
+    /// Refuses logins and tokens of an account from now on
+    Disable {
+        /// Its name
+        username: String,
+    },
+    /// Prints all accounts
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UserOptions {
+    /// What it may do: admin, operator or viewer; can be repeated
+    #[arg(long, required = true)]
+    pub(crate) role: Vec<String>,
+    /// Its email address
+    #[arg(long, default_value = "")]
+    pub(crate) email: String,
+    #[command(flatten)]
+    pub(crate) password: PasswordOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PasswordOptions {
+    /// A file that only its owner can read, with the password in one line; `-` for standard input
+    /// [default: a random one, which is printed and must be changed at the first login]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApiTokenCommand {
+    /// Makes a token and prints it, this once
+    Create(ApiTokenOptions),
+    /// Ends a token
+    Revoke {
+        /// Its id: the 16 digits after the prefix
+        id: String,
+    },
+    /// Prints all tokens, without their secrets
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApiTokenOptions {
+    /// What it is for
+    #[arg(long)]
+    pub(crate) name: String,
+    /// What it may do: admin, operator or viewer
+    #[arg(long, default_value = "viewer")]
+    pub(crate) role: String,
+    /// Hours until it ends by itself
+    #[arg(long, default_value_t = 8760, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub(crate) ttl_hours: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,9 +22,12 @@ pub(crate) const CA_KEY: &str = "ca/ca.key";
 /// Is there while a restore is under way, and after one that was cut short.
 const RESTORING: &str = "restore.unfinished";
 
-/// The file with the admin token.
-pub(crate) fn admin_token_in(directory: &Path) -> PathBuf {
-    directory.join("admin.token")
+/// The file with the first user's password, as long as that was not changed.
+pub(crate) const FIRST_PASSWORD: &str = "admin-password";
+
+/// Where that file is.
+pub(crate) fn first_password_in(directory: &Path) -> PathBuf {
+    directory.join(FIRST_PASSWORD)
 }
 
 /// Makes a folder that only its owner can enter, unless it is there.

@@ -2,12 +2,12 @@
 
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
-mod admin_token;
 mod arguments;
 mod commands;
 mod config;
 mod data_dir;
 mod failure;
+mod first_start;
 mod health;
 mod log;
 mod serve;

@@ -170,6 +170,12 @@ pub enum RowName {
     PolicyText,
     /// A token.
     Token(String),
+    /// A person's account.
+    User(String),
+    /// A login.
+    Session(String),
+    /// A program's token.
+    ApiToken(String),
     /// A pending activation.
     Pending(String),
     /// A chunk of a measurement list.
@@ -203,6 +209,9 @@ impl fmt::Display for RowName {
             }
             Self::PolicyText => f.write_str("a policy's text"),
             Self::Token(id) => write!(f, "token {id}"),
+            Self::User(name) => write!(f, "user {name}"),
+            Self::Session(id) => write!(f, "session {id}"),
+            Self::ApiToken(id) => write!(f, "API token {id}"),
             Self::Pending(id) => write!(f, "pending activation {id}"),
             Self::Chunk => f.write_str("a chunk of a measurement list"),
             Self::Log(id) => write!(f, "measurement list {id}"),

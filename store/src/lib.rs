@@ -8,6 +8,7 @@
 //! there, and says so by type. It reads no clock; the time is an argument.
 
 mod agents;
+mod api_tokens;
 mod approvals;
 mod audit;
 mod backup;
@@ -27,13 +28,16 @@ mod packed;
 mod policies;
 mod retention;
 mod schema;
+mod sessions;
 mod tokens;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
 pub use agents::{OnRemoval, RecordChange, Registration, Removed, StoredRecord};
+pub use api_tokens::{NewApiToken, StoredApiToken};
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
@@ -49,7 +53,11 @@ pub use logs::{LogPiece, Staged};
 pub use packed::Fault;
 pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
 pub use retention::{Dropped, RetentionPolicy};
+pub use sessions::{NewSession, StoredSession};
 pub use tokens::{NewToken, StoredToken, TokenKind, TokenRefusal};
+pub use users::{
+    NewUser, PasswordChange, PasswordHash, Standing, StoredUser, UserChange, UserRefusal,
+};
 
 use database::{Pools, Use};
 

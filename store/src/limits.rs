@@ -40,6 +40,19 @@ pub const RETENTION_ROWS_MAX: u32 = 10_000;
 /// Bytes of packed ticks after which one transaction of the folder takes no more.
 pub const FOLD_BYTES_MAX: usize = 64 << 20;
 
+/// People's accounts, disabled ones included: they are never removed.
+pub const USERS_MAX: i64 = 10_000;
+/// Bytes of a password's hash, with its parameters and salt.
+pub const PASSWORD_HASH_BYTES_MAX: usize = 512;
+/// Logins of one user at once; one more ends the oldest.
+pub const SESSIONS_PER_USER_MAX: i64 = 32;
+/// API tokens of one owner that have not ended; those made on the data directory count as one owner's.
+pub const API_TOKENS_PER_OWNER_MAX: i64 = 256;
+/// How long an API token that has ended is still listed.
+pub const API_TOKEN_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+/// How exactly it is known when an API token was last used: not every request costs a write.
+pub const LAST_USED_EVERY_MS: u64 = 60 * 1000;
+
 /// Refuses a text that is longer than any real one.
 pub(crate) fn check_name(name: &'static str, text: &str) -> Result<(), StoreError> {
     check(name, text.len(), NAME_BYTES_MAX)

@@ -1,11 +1,13 @@
 //! A client that writes exactly the bytes that a test wants, over TLS with one pinned CA.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode};
+use openssl::x509::X509;
 use serde_json::Value;
 
 /// What a server answered.
@@ -42,6 +44,7 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub struct Client {
     address: SocketAddr,
+    source: Option<IpAddr>,
     connector: SslConnector,
 }
 
@@ -51,18 +54,53 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Client {
     /// A client of this server, whose certificate must lead to the CA in this PEM file.
     pub fn new(address: SocketAddr, ca_pem: &Path) -> Self {
+        Self::build(address, ca_pem, None)
+    }
+
+    /// The same, with a client certificate.
+    pub fn with_certificate(
+        address: SocketAddr,
+        ca_pem: &Path,
+        certificate: &X509,
+        key: &PKey<Private>,
+    ) -> Self {
+        Self::build(address, ca_pem, Some((certificate, key)))
+    }
+
+    fn build(
+        address: SocketAddr,
+        ca_pem: &Path,
+        identity: Option<(&X509, &PKey<Private>)>,
+    ) -> Self {
         let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
         builder.set_ca_file(ca_pem).unwrap();
         builder.set_verify(SslVerifyMode::PEER);
+        if let Some((certificate, key)) = identity {
+            builder.set_certificate(certificate).unwrap();
+            builder.set_private_key(key).unwrap();
+        }
         Self {
             address,
+            source: None,
             connector: builder.build(),
+        }
+    }
+
+    /// The same client at another address of this machine, such as any of 127.0.0.0/8.
+    #[must_use]
+    pub fn at(&self, source: IpAddr) -> Self {
+        Self {
+            source: Some(source),
+            ..self.clone()
         }
     }
 
     /// A TCP connection.
     pub fn tcp(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = match self.source {
+            None => TcpStream::connect(self.address).unwrap(),
+            Some(source) => connect_from(source, self.address),
+        };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -119,9 +157,31 @@ impl Client {
 
     /// A POST of JSON.
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        let headers = ["content-type: application/json"];
-        self.request("POST", path, &headers, body.to_string().as_bytes())
+        self.send("POST", path, None, body)
     }
+
+    /// A request with JSON, as whoever has this token.
+    pub fn send(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Answer {
+        let authorization = token.map(|token| format!("authorization: Bearer {token}"));
+        let mut headers = vec!["content-type: application/json"];
+        headers.extend(authorization.as_deref());
+        self.request(method, path, &headers, body.to_string().as_bytes())
+    }
+}
+
+fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .unwrap();
+    let connected = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(source, 0))?;
+        socket.connect(address).await?.into_std()
+    });
+    let stream = connected.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
 }
 
 /// The answer on a connection, to its end.

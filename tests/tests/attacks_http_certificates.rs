@@ -19,7 +19,8 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use openssl::x509::{X509, X509Req};
-use rat_api::auth::{AdminToken, Gate, Peer, Permission};
+use rat_api::auth::credential::{Credential, CredentialKind};
+use rat_api::auth::{Gate, Peer, Permission};
 use rat_api::clock::unix_ms;
 use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Route, Shared, Surface, join};
@@ -27,9 +28,8 @@ use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::agent_id::AgentId;
 use rat_identity::agent_certificate;
 use rat_identity::ca::{Ca, Issued};
+use rat_store::{NewApiToken, Store};
 use rat_tests::http_client::{Answer, read};
-
-const TOKEN: &str = "rat_admin_right";
 
 /// A listener with two routes, and the CA behind it.
 struct Listening {
@@ -40,6 +40,8 @@ struct Listening {
     acceptor: Arc<Acceptor>,
     stop: Stop,
     runtime: tokio::runtime::Runtime,
+    /// An API token that may do everything.
+    token: String,
 }
 
 fn material(issued: &Issued) -> Material {
@@ -48,6 +50,23 @@ fn material(issued: &Issued) -> Material {
         key_pkcs8: issued.key_pkcs8_der.clone(),
         not_after_unix_ms: issued.not_after_unix_ms,
     }
+}
+
+async fn store_with_a_token(directory: &std::path::Path) -> (Store, String) {
+    let store = Store::open(directory).await.unwrap();
+    let credential = Credential::generate(CredentialKind::ApiToken).unwrap();
+    let token = NewApiToken {
+        id: credential.id().to_owned(),
+        sha256: credential.sha256(),
+        name: "test".to_owned(),
+        owner: None,
+        role: "admin".to_owned(),
+        created_by: "test".to_owned(),
+        created_unix_ms: unix_ms(),
+        expires_unix_ms: u64::MAX / 4,
+    };
+    store.put_api_token(&token).await.unwrap();
+    (store, credential.as_str().to_owned())
 }
 
 /// Who the listener says is calling.
@@ -68,7 +87,14 @@ impl Listening {
         let certificate = Arc::new(certificate);
         let acceptor = Acceptor::new(certificate.clone(), &ca.certificates()).unwrap();
         let acceptor = Arc::new(acceptor);
-        let shared = Shared::new(Gate::new(AdminToken::new(TOKEN)), 50);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let data = folder.path().join("data");
+        let (store, token) = runtime.block_on(store_with_a_token(&data));
+        let shared = Shared::new(Gate::new(store), 50);
         let surface = Surface::new(Arc::clone(&shared))
             .route(Route::get("/whoami", Permission::Public), whoami)
             .route(
@@ -76,11 +102,6 @@ impl Listening {
                 whoami,
             );
         let router = join(&shared, [surface.into_router(())]);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
         let security = Security::Tls(acceptor.clone());
         let bound = Listener::bind("test", "127.0.0.1:0".parse().unwrap(), security);
         let listener = runtime.block_on(bound).unwrap();
@@ -94,6 +115,7 @@ impl Listening {
             acceptor,
             stop,
             runtime,
+            token,
         }
     }
 
@@ -160,16 +182,17 @@ fn a02_a_certificate_names_an_agent_and_opens_no_operators_route() {
         body(listening.get("/whoami", Some(&agent), None)),
         "agent-1"
     );
+    let token = listening.token.as_str();
     let status = |identity: Option<&Identity>, token: Option<&str>| {
         let answer = listening.get("/operators", identity, token).unwrap();
         answer.status
     };
     assert_eq!(status(None, None), 401);
     assert_eq!(status(None, Some("wrong")), 401);
-    assert_eq!(status(None, Some(TOKEN)), 200);
+    assert_eq!(status(None, Some(token)), 200);
     assert_eq!(status(Some(&agent), None), 403);
     assert_eq!(status(Some(&agent), Some("wrong")), 401);
-    assert_eq!(status(Some(&agent), Some(TOKEN)), 403, "the lesser of both");
+    assert_eq!(status(Some(&agent), Some(token)), 403, "the lesser of both");
 }
 
 #[test]

@@ -8,6 +8,8 @@
     clippy::arithmetic_side_effects
 )]
 
+#[path = "store/accounts.rs"]
+mod accounts;
 #[path = "store/backup.rs"]
 mod backup;
 #[path = "store/directory.rs"]
@@ -20,6 +22,8 @@ mod groups;
 mod interrupted;
 #[path = "store/logs.rs"]
 mod logs;
+#[path = "store/migrations.rs"]
+mod migrations;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/ticks.rs"]

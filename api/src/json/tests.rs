@@ -29,6 +29,49 @@ fn members_are_asked_for_by_name_and_type() {
 }
 
 #[test]
+fn arrays_of_texts_numbers_and_truth_values_are_read() {
+    let body =
+        br#"{"t":["a","b\u0041"],"e":[],"m":["a",1],"n":7,"minus":-1,"f":false,"x":null,"s":"1"}"#;
+    let object = Object::parse(body).unwrap();
+    let texts = object.optional_texts("t", 2).unwrap().unwrap();
+    assert_eq!(texts, ["a", "bA"]);
+    assert_eq!(
+        object.optional_texts("e", 0).unwrap().map(<[_]>::len),
+        Some(0)
+    );
+    assert_eq!(object.optional_number("n").unwrap(), Some(7));
+    assert_eq!(object.optional_flag("f").unwrap(), Some(false));
+    for missing in ["x", "none"] {
+        assert_eq!(object.optional_texts(missing, 9).unwrap(), None);
+        assert_eq!(object.optional_number(missing).unwrap(), None);
+        assert_eq!(object.optional_flag(missing).unwrap(), None);
+    }
+    assert!(object.optional_texts("t", 1).is_err());
+    for (name, kind) in [
+        ("t", "an array"),
+        ("m", "an array"),
+        ("n", "a number"),
+        ("minus", "a number"),
+        ("f", "a boolean"),
+        ("s", "a string"),
+    ] {
+        let refused = |expected: &str| format!("member `{name}`: must be {expected}, found {kind}");
+        if name != "t" {
+            let error = object.optional_texts(name, 9).unwrap_err();
+            assert_eq!(error.to_string(), refused("an array of strings"));
+        }
+        if name != "n" {
+            let error = object.optional_number(name).unwrap_err();
+            assert_eq!(error.to_string(), refused("a natural number"));
+        }
+        if name != "f" {
+            let error = object.optional_flag(name).unwrap_err();
+            assert_eq!(error.to_string(), refused("a boolean"));
+        }
+    }
+}
+
+#[test]
 fn bytes_are_padded_base64_and_bounded() {
     let object = Object::parse(br#"{"a":"AQID","b":"AQI","c":"AQID_-","d":"AQ=="}"#).unwrap();
     assert_eq!(object.optional_bytes("a", 3).unwrap(), Some(vec![1, 2, 3]));

@@ -11,14 +11,14 @@ use rat_store::{Restored, Store};
 
 use crate::config::Config;
 use crate::data_dir::{
-    CA_KEY, RestoreState, begin_restore, ca_in, end_restore, make_private, require_whole,
-    restore_state, write_private,
+    CA_KEY, FIRST_PASSWORD, RestoreState, begin_restore, ca_in, end_restore, make_private,
+    require_whole, restore_state, write_private,
 };
 use crate::failure::{Exit, Failure, Means};
 
 /// What a backup holds beside the database, as paths in the data directory. Without the first
 /// nothing of the rest is of use: agents believe no other CA.
-const FILES: [&str; 3] = [CA_KEY, "ca/ca.pem", "admin.token"];
+const FILES: [&str; 3] = [CA_KEY, "ca/ca.pem", FIRST_PASSWORD];
 /// The database in a backup.
 const DATABASE: &str = "database";
 

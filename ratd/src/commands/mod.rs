@@ -1,11 +1,13 @@
 //! Commands other than serving: each ends by itself.
 
+pub(crate) mod api_token;
 pub(crate) mod backup;
 pub(crate) mod ca;
 pub(crate) mod configuration;
 pub(crate) mod ek;
 pub(crate) mod group;
 pub(crate) mod token;
+pub(crate) mod user;
 
 use crate::arguments::Command;
 use crate::config::Config;
@@ -20,6 +22,8 @@ pub(crate) async fn run(config: &Config, command: &Command) -> Result<(), Failur
         // Done before, because it must work without a sound configuration.
         Command::Config(_) => Ok(()),
         Command::Token(command) => token::run(config, command).await,
+        Command::User(command) => user::run(config, command).await,
+        Command::ApiToken(command) => api_token::run(config, command).await,
         Command::Group(command) => group::run(config, command).await,
         Command::Ca(command) => ca::run(config, command),
         Command::Ek(command) => ek::run(config, command).await,

@@ -30,7 +30,7 @@ macro_rules! keys {
 }
 
 keys! {
-    "data_dir": "Where records, the CA and the admin token are. Mode 0700; one server at a time. \
+    "data_dir": "Where records and the CA are. Mode 0700; one server at a time. \
         Without it `$STATE_DIRECTORY`, as systemd sets it, if there is one.";
     "address": "The IP address or name under which agents and people reach this server. It stands \
         in the server's certificate and in what enrolling machines are told.";

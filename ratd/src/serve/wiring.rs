@@ -1,17 +1,17 @@
 //! The parts of a server, joined.
 
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use rat_api::auth::{AdminToken, Gate};
+use rat_api::auth::Gate;
 use rat_api::clock::unix_ms;
 use rat_api::core::{self, Core};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
 use rat_api::listen::{Listener, Security, Stop};
+use rat_api::people::{self, People};
 use rat_api::surface::{self, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_identity::ca::{Ca, Issued};
@@ -25,7 +25,7 @@ use super::evidence;
 use super::shards::Shards;
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
-use crate::{admin_token, data_dir, health};
+use crate::{data_dir, first_start, health};
 
 /// How often it is asked whether the server's certificate is due.
 const RENEWAL_EVERY: Duration = Duration::from_secs(600);
@@ -49,17 +49,10 @@ impl Parts {
         let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
         let ca = Arc::new(data_dir::open_ca(&config.data_dir)?);
         let trust = ek_trust(config)?;
-        let admin = open_admin_token(config)?;
+        let prepared = first_start::prepare(&store, &config.data_dir).await;
+        prepared.means(Exit::Unusable)?;
         let (certificate, issued) = server_certificate(config, &ca)?;
-        let acceptor = Acceptor::new(certificate.clone(), &[]).means(Exit::Unusable)?;
-        let security = if config.core.plain_http {
-            Security::PlainOnLoopback
-        } else {
-            Security::Tls(Arc::new(acceptor))
-        };
-        let listener = Listener::bind("core", config.core.listen, security)
-            .await
-            .means(Exit::Unusable)?;
+        let listener = bind(config, &certificate).await?;
         let (shards, told) = Shards::start(config, &store).await?;
         let intake = shards
             .intake()
@@ -74,7 +67,7 @@ impl Parts {
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
         announce(&listener, &evidence, &ca)?;
         let rate = config.core.requests_per_address_per_second;
-        let shared = Shared::new(Gate::new(admin), rate);
+        let shared = Shared::new(Gate::new(store.clone()), rate);
         let core = Core {
             store: store.clone(),
             ca: Arc::clone(&ca),
@@ -86,12 +79,14 @@ impl Parts {
             shared: Arc::clone(&shared),
             counted: tokio::sync::Mutex::default(),
         };
+        let people = people(config, &store, &shared);
         let exposed = Exposition {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
         let routers = [
             core::surface(Arc::clone(&shared)).into_router(Arc::new(core)),
+            people::surface(Arc::clone(&shared)).into_router(people),
             health_routes::surface(Arc::clone(&shared)).into_router(Arc::clone(&readiness)),
             exposition::surface(Arc::clone(&shared)).into_router(exposed),
         ];
@@ -170,24 +165,24 @@ fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
     Ok(trust)
 }
 
-/// The admin token. A new one is shown to whoever started the server at a terminal, this once; what
-/// is not a terminal is a journal or a file, which keeps what it gets.
-fn open_admin_token(config: &Config) -> Result<AdminToken, Failure> {
-    let (token, made) = admin_token::open(&config.data_dir).means(Exit::Unusable)?;
-    if let Some(text) = made {
-        let path: PathBuf = data_dir::admin_token_in(&config.data_dir);
-        let mut out = io::stdout();
-        if out.is_terminal() {
-            let path = path.display();
-            writeln!(
-                out,
-                "admin token, shown this once (it is in {path}):\n{text}"
-            )?;
-        } else {
-            writeln!(out, "admin token: in {}", path.display())?;
-        }
-    }
-    Ok(token)
+async fn bind(config: &Config, certificate: &Arc<ServerCertificate>) -> Result<Listener, Failure> {
+    let acceptor = Acceptor::new(certificate.clone(), &[]).means(Exit::Unusable)?;
+    let security = if config.core.plain_http {
+        Security::PlainOnLoopback
+    } else {
+        Security::Tls(Arc::new(acceptor))
+    };
+    let bound = Listener::bind("core", config.core.listen, security).await;
+    bound.means(Exit::Unusable)
+}
+
+/// What the routes of accounts work with.
+fn people(config: &Config, store: &Store, shared: &Arc<Shared>) -> Arc<People> {
+    Arc::new(People {
+        store: store.clone(),
+        shared: Arc::clone(shared),
+        first_password: data_dir::first_password_in(&config.data_dir),
+    })
 }
 
 fn server_certificate(

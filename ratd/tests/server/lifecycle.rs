@@ -16,38 +16,41 @@ use crate::process::{Home, eventually};
 fn the_first_start_makes_what_it_needs() {
     let home = Home::new();
     let ratd = home.start(&[]);
-    let printed = ratd.admin();
+    let password = ratd.first_password();
     assert!(ratd.core.ip().is_loopback() && ratd.evidence.ip().is_loopback());
     let mode = |name: &str| {
         let metadata = std::fs::metadata(home.data().join(name)).unwrap();
         metadata.permissions().mode() & 0o777
     };
     assert_eq!(mode(""), 0o700);
-    assert_eq!(mode("admin.token"), 0o600);
+    assert_eq!(mode("admin-password"), 0o600);
     assert_eq!(mode("ca"), 0o700);
     assert_eq!(mode("ca/ca.key"), 0o600);
     let fingerprint = home.ok(&["ca", "fingerprint"]);
     assert_eq!(ratd.stop().code(), Some(0));
     let again = home.start(&[]);
-    assert_eq!(again.admin(), printed);
+    assert_eq!(again.first_password(), password);
     assert_eq!(home.ok(&["ca", "fingerprint"]), fingerprint);
 }
 
-/// An address that no machine has: the start ends there, after the token was made.
+/// An address that no machine has: the start ends there, after the first user was made.
 const NOWHERE: &str = "core.listen=192.0.2.1:1";
 
 #[test]
-fn a03_the_token_is_shown_at_a_terminal_once_and_put_into_no_journal() {
+fn a03_the_first_password_is_shown_at_a_terminal_once_and_put_into_no_journal() {
     let home = Home::new();
+    let read = |home: &Home| {
+        let text = std::fs::read_to_string(home.data().join("admin-password")).unwrap();
+        text.trim().to_owned()
+    };
     let output = home.run(&["--set", NOWHERE]);
     assert_eq!(output.status.code(), Some(4));
-    let token = std::fs::read_to_string(home.data().join("admin.token")).unwrap();
-    let (token, path) = (token.trim(), home.data().join("admin.token"));
+    let (password, path) = (read(&home), home.data().join("admin-password"));
     let printed = [&output.stdout[..], &output.stderr].concat();
     let printed = String::from_utf8(printed).unwrap();
-    assert!(!printed.contains("rat_admin_"), "{printed}");
+    assert!(!printed.contains(&password), "{printed}");
     assert!(printed.contains(path.to_str().unwrap()), "{printed}");
-    let at_a_terminal = || {
+    let at_a_terminal = |home: &Home| {
         let command = home.command();
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
@@ -58,16 +61,18 @@ fn a03_the_token_is_shown_at_a_terminal_once_and_put_into_no_journal() {
             .output();
         String::from_utf8(output.expect("script, of util-linux").stdout).unwrap()
     };
-    let printed = at_a_terminal();
-    assert!(!printed.contains(token), "only when it is new: {printed}");
-    std::fs::remove_file(&path).unwrap();
-    let printed = at_a_terminal();
-    let token = std::fs::read_to_string(&path).unwrap();
-    assert!(printed.contains(token.trim()), "{printed}");
+    let printed = at_a_terminal(&home);
+    assert!(
+        !printed.contains(&password),
+        "only when it is new: {printed}"
+    );
+    let other = Home::new();
+    let printed = at_a_terminal(&other);
+    assert!(printed.contains(&read(&other)), "{printed}");
 }
 
 #[test]
-fn a07_a_token_that_others_can_read_and_a_second_server_are_refused() {
+fn a07_secrets_that_others_can_read_and_a_second_server_are_refused() {
     let home = Home::new();
     let ratd = home.start(&[]);
     let second = home.fails(
@@ -81,15 +86,13 @@ fn a07_a_token_that_others_can_read_and_a_second_server_are_refused() {
     );
     assert!(second.contains("in use"), "{second}");
     ratd.stop();
-    for file in ["admin.token", "ca/ca.key"] {
+    for file in ["admin-password", "ca/ca.key"] {
         let path = home.data().join(file);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = home.fails(4, &["--set", "core.listen=127.0.0.1:0"]);
         assert!(error.contains("644"), "{error}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
-    std::fs::write(home.data().join("admin.token"), "secret\n").unwrap();
-    home.fails(4, &["--set", "core.listen=127.0.0.1:0"]);
 }
 
 #[test]
@@ -267,18 +270,20 @@ fn s05_a_peer_that_never_ends_leaves_the_shards_time_to_commit() {
 fn a_backup_of_a_running_server_starts_elsewhere() {
     let home = Home::new();
     let ratd = home.start(&[]);
+    let (admin, password) = (ratd.admin(), ratd.first_password());
     home.ok(&["group", "create", "fleet", "--bank", "sha384"]);
     let backup = home.path("backup");
     let backup = backup.to_str().unwrap();
     home.ok(&["backup", backup]);
     home.fails(1, &["backup", backup]);
     home.ok(&["group", "create", "later"]);
-    let (fingerprint, admin) = (home.ok(&["ca", "fingerprint"]), ratd.admin());
+    let fingerprint = home.ok(&["ca", "fingerprint"]);
     home.fails(1, &["restore", backup]);
     let elsewhere = Home::new();
     elsewhere.ok(&["restore", backup]);
     let restored = elsewhere.start(&[]);
-    assert_eq!(restored.admin(), admin);
+    assert_eq!(restored.first_password(), password);
+    assert_eq!(restored.client().get("/agents/", Some(&admin)).status, 200);
     assert_eq!(elsewhere.ok(&["ca", "fingerprint"]), fingerprint);
     let groups = elsewhere.ok(&["group", "show"]);
     assert_eq!(groups.lines().count(), 1);

@@ -9,6 +9,7 @@
     clippy::disallowed_types
 )]
 
+mod accounts;
 mod configuration;
 mod connections;
 mod enrolment;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rat_tests::http_client::Client;
@@ -11,6 +12,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// However busy the machine is, it takes less.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program on a data directory, with an environment that says nothing else.
+fn program(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ratd"));
+    command
+        .env_clear()
+        .arg("--data-dir")
+        .arg(data)
+        .stdin(Stdio::null());
+    command
+}
 
 /// A data directory, and how `ratd` is called on it.
 pub(crate) struct Home {
@@ -35,13 +47,8 @@ impl Home {
 
     /// The program, on this data directory, with an environment that says nothing else.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ratd"));
-        command
-            .current_dir(self.folder.path())
-            .env_clear()
-            .arg("--data-dir")
-            .arg(self.data())
-            .stdin(Stdio::null());
+        let mut command = program(&self.data());
+        command.current_dir(self.folder.path());
         command
     }
 
@@ -86,6 +93,7 @@ pub(crate) struct Ratd {
     _stdout: BufReader<ChildStdout>,
     log: PathBuf,
     data: PathBuf,
+    admin: OnceLock<String>,
     pub(crate) core: SocketAddr,
     pub(crate) evidence: SocketAddr,
 }
@@ -118,6 +126,7 @@ impl Ratd {
             _stdout: stdout,
             log,
             data: data.to_owned(),
+            admin: OnceLock::new(),
             core: core.unwrap(),
             evidence: evidence.unwrap(),
         }
@@ -128,9 +137,28 @@ impl Ratd {
         Client::new(self.core, &self.data.join("ca/ca.pem"))
     }
 
-    /// The admin token, from its file.
+    /// An API token with the role `admin`, made when it is first asked for.
     pub(crate) fn admin(&self) -> String {
-        let text = std::fs::read_to_string(self.data.join("admin.token")).unwrap();
+        self.admin.get_or_init(|| self.api_token("admin")).clone()
+    }
+
+    /// A new API token with this role.
+    pub(crate) fn api_token(&self, role: &str) -> String {
+        self.ok(&["api-token", "create", "--name", "tests", "--role", role])
+    }
+
+    /// Runs a command beside it that must succeed; what it printed.
+    #[track_caller]
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = program(&self.data).args(arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// The first user's password, from its file.
+    pub(crate) fn first_password(&self) -> String {
+        let text = std::fs::read_to_string(self.data.join("admin-password")).unwrap();
         text.trim().to_owned()
     }
 

@@ -137,7 +137,7 @@ fn x07_unknown_paths_methods_and_ids_are_answered_without_repeating_them() {
     let (client, admin) = (ratd.client(), ratd.admin());
     for path in [
         "/nowhere",
-        "/agents/../admin.token",
+        "/agents/../admin-password",
         "/agents/%2e%2e/evidence",
         "/agents/%3Cscript%3E/evidence",
         "/agents/a%0ab/evidence",

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rat_api::auth::credential::Credential;
 use rat_api::core::claims::Claims;
 use rat_api::core::tokens::Token;
 use rat_api::error::{ApiError, JsonFault};
@@ -101,12 +102,63 @@ fn members_equal(object: &Object<'_>, value: &Value) {
             assert_eq!(Some(BASE64.encode(bytes).as_str()), value[name].as_str());
         }
     }
-    if let Ok(token) = object.text("token", limits::TOKEN_CHARACTERS_MAX)
-        && let Ok(parsed) = Token::parse(token)
+    others_equal(object, value);
+    let token = object.text("token", limits::TOKEN_CHARACTERS_MAX);
+    if let Some(parsed) = token
+        .as_ref()
+        .ok()
+        .and_then(|token| Token::parse(token).ok())
     {
-        assert_eq!((parsed.as_str(), parsed.id().len()), (token, 16));
-        assert!(!format!("{parsed:?}").contains(token), "a secret is shown");
+        assert_eq!(
+            (Ok(parsed.as_str()), parsed.id().len()),
+            (token.clone(), 16)
+        );
+        assert!(
+            !format!("{parsed:?}").contains(parsed.as_str()),
+            "a secret is shown"
+        );
     }
+    if let Some(parsed) = token
+        .as_ref()
+        .ok()
+        .and_then(|token| Credential::parse(token).ok())
+    {
+        assert_eq!((Ok(parsed.as_str()), parsed.id().len()), (token, 16));
+        assert!(
+            !format!("{parsed:?}").contains(parsed.as_str()),
+            "a secret is shown"
+        );
+    }
+}
+
+/// Members that are no texts.
+fn others_equal(object: &Object<'_>, value: &Value) {
+    match object.optional_texts("roles", limits::ROLES_MAX) {
+        Ok(None) => assert!(value["roles"].is_null()),
+        Ok(Some(read)) => {
+            let read: Vec<&str> = read.iter().map(AsRef::as_ref).collect();
+            assert!(read.len() <= limits::ROLES_MAX);
+            assert_eq!(Some(read), array_of_texts(&value["roles"]));
+        }
+        Err(_) => {
+            let texts = array_of_texts(&value["roles"]);
+            assert!(texts.is_none_or(|texts| texts.len() > limits::ROLES_MAX));
+        }
+    }
+    match object.optional_number("ttl_hours") {
+        Ok(None) => assert!(value["ttl_hours"].is_null()),
+        Ok(number) => assert_eq!(number, value["ttl_hours"].as_u64()),
+        Err(_) => assert_eq!(value["ttl_hours"].as_u64(), None),
+    }
+    match object.optional_flag("disabled") {
+        Ok(None) => assert!(value["disabled"].is_null()),
+        Ok(flag) => assert_eq!(flag, value["disabled"].as_bool()),
+        Err(_) => assert_eq!(value["disabled"].as_bool(), None),
+    }
+}
+
+fn array_of_texts(value: &Value) -> Option<Vec<&str>> {
+    value.as_array()?.iter().map(Value::as_str).collect()
 }
 
 /// How deeply a value is nested; one object has one level.

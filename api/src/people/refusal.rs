@@ -1,0 +1,67 @@
+//! Refusals in the fleet API's shape.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, Conflict};
+
+/// The body of a refusal.
+#[derive(Serialize)]
+struct Refusal {
+    error: String,
+    code: &'static str,
+    details: Map<String, Value>,
+}
+
+/// A refusal as `{"error", "code", "details"}`. This API has no 409 and no 422: what contradicts a
+/// record, or cannot be a value, is 400.
+pub(crate) fn refuse(error: ApiError) -> Response {
+    let status = match error.status() {
+        StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT => StatusCode::BAD_REQUEST,
+        other => other,
+    };
+    let mut details = Map::new();
+    match &error {
+        ApiError::Member { member, .. } => {
+            details.insert("member".to_owned(), Value::from(*member));
+        }
+        ApiError::NotPermitted(action) => {
+            details.insert("permission".to_owned(), Value::from(*action));
+        }
+        ApiError::Limited { limit, .. } => {
+            details.insert("limit".to_owned(), Value::from(*limit));
+        }
+        _ => {}
+    }
+    let body = Refusal {
+        error: error.to_string(),
+        code: code(&error),
+        details,
+    };
+    error.answer(status, &body)
+}
+
+const fn code(error: &ApiError) -> &'static str {
+    match error {
+        ApiError::Json(_) | ApiError::BodyBroken | ApiError::TooSlow => "BAD_REQUEST",
+        ApiError::ContentEncoding | ApiError::BodyTooLong { .. } => "BAD_REQUEST",
+        ApiError::Member { .. } | ApiError::NotAnObject => "VALIDATION_FAILED",
+        ApiError::NotAuthenticated => "UNAUTHORIZED",
+        ApiError::WrongPassword => "INVALID_CREDENTIALS",
+        ApiError::PasswordChangeRequired => "PASSWORD_CHANGE_REQUIRED",
+        ApiError::NotPermitted(_) | ApiError::NeedsLogin => "FORBIDDEN",
+        ApiError::BeyondCaller => "FORBIDDEN",
+        ApiError::TokenKind { .. } | ApiError::Refused { .. } => "FORBIDDEN",
+        ApiError::NotFound(_) => "NOT_FOUND",
+        ApiError::Method => "METHOD_NOT_ALLOWED",
+        ApiError::Conflict(Conflict::LastAdministrator) => "LAST_ADMINISTRATOR",
+        ApiError::Conflict(Conflict::Full) => "LIMIT_REACHED",
+        ApiError::Conflict(_) => "ALREADY_EXISTS",
+        ApiError::Limited { .. } => "TOO_MANY_REQUESTS",
+        ApiError::NotSupported(_) => "NOT_SUPPORTED",
+        ApiError::Unavailable(_) => "UNAVAILABLE",
+        ApiError::Unfinished => "UNFINISHED",
+    }
+}

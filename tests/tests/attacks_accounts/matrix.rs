@@ -1,0 +1,344 @@
+//! A01: every route of every surface by every kind of caller. What is expected follows from the
+//! permission that the route declares.
+
+use std::collections::BTreeSet;
+
+use rat_api::auth::Gate;
+use rat_api::auth::permission::{ACTIONS, Permission};
+use rat_api::clock::unix_ms;
+use rat_api::surface::{Route, Shared};
+use rat_store::{PasswordChange, UserChange};
+use rat_tests::http_client::Client;
+
+use crate::world::{HOUR_MS, Served, World, declared};
+
+/// What a caller has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Has {
+    /// Nothing.
+    Nothing,
+    /// Something that is no valid credential.
+    Invalid,
+    /// A login with this role.
+    Session(&'static str),
+    /// A login that must change its password first.
+    MustChange,
+    /// An API token with what this role may do.
+    ApiToken(&'static str),
+    /// An API token of somebody who must change the password first.
+    TokenOfMustChange,
+}
+
+struct Identity {
+    name: &'static str,
+    header: Option<String>,
+    has: Has,
+    has_certificate: bool,
+}
+
+/// What the answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Reached,
+    Unauthenticated,
+    Forbidden,
+}
+
+/// The roles, written down a second time.
+fn role_gives(role: &str, action: &str) -> bool {
+    match role {
+        "admin" => true,
+        "operator" => {
+            matches!(action, "evidence:view" | "groups:view" | "metrics:view")
+                || ["agents:", "policies:", "enroll:", "ek:"]
+                    .iter()
+                    .any(|area| action.starts_with(area))
+        }
+        "viewer" => {
+            action.ends_with(":view")
+                && !matches!(action, "users:view" | "tokens:view" | "audit:view")
+        }
+        _ => false,
+    }
+}
+
+fn expected(permission: Permission, identity: &Identity) -> Outcome {
+    let is_met = match permission {
+        // Their credentials stand in the body, and the handler looks at them. This client is on a
+        // loopback address.
+        Permission::Public
+        | Permission::Password
+        | Permission::EnrolmentToken
+        | Permission::PendingActivation
+        | Permission::LoopbackOrOperator(_) => return Outcome::Reached,
+        Permission::AnySession => matches!(identity.has, Has::Session(_) | Has::MustChange),
+        Permission::Session => matches!(identity.has, Has::Session(_)),
+        Permission::Operator(action) => match identity.has {
+            Has::Session(role) | Has::ApiToken(role) => role_gives(role, action),
+            _ => false,
+        },
+    };
+    match (identity.has, identity.has_certificate) {
+        (Has::Nothing, true) => Outcome::Forbidden,
+        (Has::Nothing, false) | (Has::Invalid, _) => Outcome::Unauthenticated,
+        (_, true) => Outcome::Forbidden,
+        (_, false) if is_met => Outcome::Reached,
+        (_, false) => Outcome::Forbidden,
+    }
+}
+
+fn identities(world: &World) -> Vec<Identity> {
+    let later = unix_ms() + HOUR_MS;
+    let admin = world.user("admin", &["admin"]);
+    let bearer = |token: &str| Some(format!("authorization: Bearer {token}"));
+    let session = world.session(&admin, later);
+    let token = world.token("admin", None, later);
+    let identity = |name, header, has| Identity {
+        name,
+        header,
+        has,
+        has_certificate: false,
+    };
+    let with_certificate = |name, header, has| Identity {
+        has_certificate: true,
+        ..identity(name, header, has)
+    };
+    let invalid = |name, text: &str| identity(name, bearer(text), Has::Invalid);
+    let ended = world.session(&admin, later);
+    world.run(world.store.end_session(&ended[5..21])).unwrap();
+    let revoked = world.token("admin", None, later);
+    let was = world.run(
+        world
+            .store
+            .revoke_api_token(&revoked[4..20], "test", unix_ms()),
+    );
+    assert!(was.unwrap());
+    let mut all = vec![
+        identity("nobody", None, Has::Nothing),
+        with_certificate("an agent's certificate", None, Has::Nothing),
+        invalid("nothing", ""),
+        invalid("garbage", "garbage"),
+        invalid("a token's beginning", &token[..token.len() - 1]),
+        invalid("a longer token", &format!("{token}0")),
+        invalid(
+            "another secret",
+            &format!("{}{}", &token[..20], "0".repeat(64)),
+        ),
+        invalid(
+            "a session's digits as a token",
+            &token.replace("rat_", "rats_"),
+        ),
+        invalid("an enrolment token", &format!("esp_{}", "0".repeat(112))),
+        invalid("an expired session", &world.session(&admin, unix_ms() - 1)),
+        invalid("a session that was logged out", &ended),
+        invalid(
+            "an expired token",
+            &world.token("admin", None, unix_ms() - 1),
+        ),
+        invalid("a revoked token", &revoked),
+        identity(
+            "basic",
+            Some(format!("authorization: Basic {token}")),
+            Has::Invalid,
+        ),
+        identity(
+            "a cookie",
+            Some(format!("cookie: session={session}")),
+            Has::Nothing,
+        ),
+        identity(
+            "another header",
+            Some(format!("x-api-key: {token}")),
+            Has::Nothing,
+        ),
+        identity(
+            "two headers",
+            Some(format!(
+                "authorization: Bearer {token}\r\nauthorization: Bearer {token}"
+            )),
+            Has::Invalid,
+        ),
+        with_certificate(
+            "a certificate and an admin's token",
+            bearer(&token),
+            Has::ApiToken("admin"),
+        ),
+        with_certificate(
+            "a certificate and an admin's session",
+            bearer(&session),
+            Has::Session("admin"),
+        ),
+        with_certificate(
+            "a certificate and a revoked token",
+            bearer(&revoked),
+            Has::Invalid,
+        ),
+    ];
+    for role in ["viewer", "operator"] {
+        let user = world.user(role, &[role]);
+        let header = bearer(&world.session(&user, later));
+        all.push(identity(role, header, Has::Session(role)));
+        let header = bearer(&world.token(role, None, later));
+        all.push(identity("a token of a role", header, Has::ApiToken(role)));
+        // Made when its owner was an administrator, say.
+        let header = bearer(&world.token("admin", Some(&user), later));
+        all.push(identity(
+            "a token with more than its owner",
+            header,
+            Has::ApiToken(role),
+        ));
+        let header = bearer(&world.token(role, Some(&admin), later));
+        all.push(identity(
+            "a token with less than its owner",
+            header,
+            Has::ApiToken(role),
+        ));
+    }
+    all.push(identity("admin", bearer(&session), Has::Session("admin")));
+    all.push(identity(
+        "an admin's token",
+        bearer(&token),
+        Has::ApiToken("admin"),
+    ));
+    all.extend(of_others(world));
+    all
+}
+
+/// Somebody who was disabled, and somebody who must change the password.
+fn of_others(world: &World) -> Vec<Identity> {
+    let later = unix_ms() + HOUR_MS;
+    let bearer = |token: &str| Some(format!("authorization: Bearer {token}"));
+    let (gone, new) = (
+        world.user("gone", &["admin"]),
+        world.user("new", &["admin"]),
+    );
+    let of_gone = [
+        world.session(&gone, later),
+        world.token("admin", Some(&gone), later),
+    ];
+    let disable = UserChange {
+        disabled: Some(true),
+        ..UserChange::default()
+    };
+    let disabled = world
+        .store
+        .change_user(&gone.id, &disable, "admin", "test", unix_ms());
+    world.run(disabled).unwrap().unwrap();
+    let change = PasswordChange {
+        hash: &new.password.clone(),
+        replacing: None,
+        must_change: true,
+        keep_session: None,
+    };
+    let changed = world
+        .store
+        .set_password(&new.id, &change, "test", unix_ms());
+    assert!(world.run(changed).unwrap());
+    let new = world.stored("new");
+    let of_new = [
+        world.session(&new, later),
+        world.token("admin", Some(&new), later),
+    ];
+    let names = [
+        ("a session of somebody disabled", &of_gone[0], Has::Invalid),
+        ("a token of somebody disabled", &of_gone[1], Has::Invalid),
+        (
+            "a session before the change of password",
+            &of_new[0],
+            Has::MustChange,
+        ),
+        (
+            "a token before the change of password",
+            &of_new[1],
+            Has::TokenOfMustChange,
+        ),
+    ];
+    let identity = |(name, token, has): (&'static str, &String, Has)| Identity {
+        name,
+        header: bearer(token),
+        has,
+        has_certificate: false,
+    };
+    names.into_iter().map(identity).collect()
+}
+
+fn call(client: &Client, route: &Route, identity: &Identity) -> Outcome {
+    let mut path = String::new();
+    for part in route.path.split_inclusive(['{', '}']) {
+        // What stands between braces is a parameter's name.
+        match part.strip_suffix('}') {
+            Some(_) => path.push('1'),
+            None => path.push_str(part.trim_end_matches('{')),
+        }
+    }
+    let headers: Vec<&str> = identity.header.as_deref().into_iter().collect();
+    let body: &[u8] = if route.method == "GET" { b"" } else { b"{}" };
+    let answer = client.request(route.method.as_str(), &path, &headers, body);
+    match answer.status {
+        200 if answer.body == b"reached" => Outcome::Reached,
+        401 => Outcome::Unauthenticated,
+        403 => Outcome::Forbidden,
+        other => panic!("{other} for {} on {} {path}", identity.name, route.method),
+    }
+}
+
+#[test]
+fn a01_every_route_by_every_identity() {
+    let world = World::new(Served::Entrances);
+    let shared = Shared::new(Gate::new(world.store.clone()), 50);
+    let routes = declared(&shared);
+    let identities = identities(&world);
+    let mut wrong = Vec::new();
+    for identity in &identities {
+        let client = if identity.has_certificate {
+            world.agent()
+        } else {
+            world.client()
+        };
+        for route in &routes {
+            // Each from an address of its own, so that no guesses are counted together.
+            let outcome = call(&client.at(world.source()), route, identity);
+            let expected = expected(route.permission, identity);
+            if outcome != expected {
+                let (method, path) = (&route.method, route.path);
+                wrong.push(format!("{method} {path} by {}: {outcome:?}", identity.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(
+        routes.len() >= 25 && identities.len() >= 30,
+        "too few to mean anything"
+    );
+}
+
+#[test]
+fn a01_every_route_declares_a_known_permission_and_none_is_declared_twice() {
+    let world = World::new(Served::Accounts);
+    let shared = Shared::new(Gate::new(world.store.clone()), 50);
+    let mut seen = BTreeSet::new();
+    for route in declared(&shared) {
+        if let Permission::Operator(action) | Permission::LoopbackOrOperator(action) =
+            route.permission
+        {
+            assert!(ACTIONS.contains(&action), "{action} of {}", route.path);
+            let changes = route.method != "GET";
+            assert!(
+                !(changes && action.ends_with(":view")),
+                "{} {action}",
+                route.path
+            );
+        }
+        let open = matches!(route.permission, Permission::Public);
+        assert!(
+            !open || route.method == "GET",
+            "{} changes for everybody",
+            route.path
+        );
+        assert!(
+            seen.insert((route.method.to_string(), route.path)),
+            "{}",
+            route.path
+        );
+    }
+}
