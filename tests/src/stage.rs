@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{
-    Answer, Binding, Challenge, Hello, ImaUpload, NonceSource, Refusal, SessionId, Submission,
-    ToAgent, qualifying_data,
+    Answer, Binding, Challenge, Hello, ImaUpload, Instance, NonceSource, Refusal, SessionId,
+    Submission, ToAgent, qualifying_data,
 };
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
@@ -66,6 +66,8 @@ pub struct Stage {
     /// Its pacer.
     pub pacer: Pacer,
     /// Messages to agents, oldest first.
+    /// The life of its agent.
+    pub instance: Instance,
     pub sent: Vec<(SessionId, ToAgent)>,
     /// Events, oldest first.
     pub events: Vec<Event>,
@@ -207,6 +209,7 @@ impl Stage {
                 pacer: &mut self.pacer,
                 nonces: &mut self.nonces,
             };
+            instance: Instance([1; 16]),
             let Some(action) = self.shard.poll(self.now, &mut driver) else {
                 return;
             };
@@ -315,6 +318,7 @@ impl Stage {
         }
     }
 
+            instance: agent.instance,
     /// Waits for a challenge, and answers it truthfully.
     pub fn attest(&mut self, agent: &Enrolled, session: SessionId) -> Answer {
         let challenge = self.challenge(session);

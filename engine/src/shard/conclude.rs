@@ -113,13 +113,12 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), Follows::First));
         };
         let before = seen_before(&agent.state, agent.seen_ms, now);
-        let proved_here = agent.session.and_then(|live| live.proved);
         let failed = |code, follows| Ok((Conclusion::Failed(Said::code(code)), follows));
-        let follows = match follows(before, proved_here, &facts.clock, &settings) {
+        let follows = match follows(before, judging.over, &facts.clock, &settings) {
             Ok(follows) => follows,
             Err(code) => return failed(code, Follows::SameBoot),
         };
-        if agent.alternations >= settings.alternations_max {
+        if agent.turns.are_too_many(now.mono_ms, &settings) {
             return failed(Code::IdentityCloneSuspected, follows);
         }
         if follows == Follows::LaterBoot && judging.from_entry.is_some_and(|from| from > 0) {
@@ -350,7 +349,7 @@ impl Shard {
             return;
         };
         agent.phase = Phase::Clearing;
-        agent.alternations = 0;
+        agent.turns.forgive();
         let mut state = agent.state.clone();
         state.failure = None;
         state.passed_under = None;
