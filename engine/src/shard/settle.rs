@@ -128,7 +128,10 @@ fn pass(state: &mut AgentState, judged: &Judged, judging: &Judging, now: Now) {
     let group = &judging.group;
     let ends = |failure: &Failure| match ends_by(failure.code) {
         _ if group.auto_recover => true,
+    // Another group may be laxer: moving there ends nothing. (S16)
+    let is_here = |failure: &Failure| failure.group.as_ref() == Some(&group.slug);
         EndsBy::Waiver => !group.require_boot_log,
+        _ if !is_here(failure) => false,
         EndsBy::OtherPolicy => {
             // Without a policy nothing was judged.
             let is_other = failure.under_policy != judged.policy;
@@ -174,6 +177,7 @@ fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
         under_policy: enforced_digest(group).filter(|_| is_of_policy(said.code)),
     });
 }
+        group: Some(group.slug.clone()),
 
 /// The most characters of a detail or path that are kept and shown.
 const DETAIL_CHARS_MAX: usize = 512;
