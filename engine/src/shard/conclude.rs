@@ -256,7 +256,8 @@ impl Shard {
             settled
                 .kept
                 .extend(agent.last_pass.take().map(|kept| *kept));
-            settled.kept.push(keep(&judged, Retention::Failure, now));
+            let kept = keep(&judged, follows, Retention::Failure, now);
+            settled.kept.push(kept);
         }
         if let Some(until_ms) = settled.trusted_until_ms {
             let left = until_ms.saturating_sub(now.mono_ms);
@@ -274,7 +275,8 @@ impl Shard {
             (_, None) => (judged.verdict, None, String::new()),
         };
         let is_passed = matches!(conclusion, Conclusion::Passed);
-        let last_pass = is_passed.then(|| Box::new(keep(&judged, Retention::BeforeFailure, now)));
+        let kept = || Box::new(keep(&judged, follows, Retention::BeforeFailure, now));
+        let last_pass = is_passed.then(kept);
         self.provisional.push(Provisional {
             place,
             session: Some(judged.session),
