@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::epoch::Over;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
-use super::state::{AgentState, BootEpoch, EffectiveStatus, VerdictKind};
+use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, VerdictKind};
 use super::tick::KeptEvidence;
 use super::turns::Turns;
 use crate::crypto::VerifyingKey;
@@ -159,8 +159,13 @@ impl Agent {
         now: Now,
         max_age_ms: u64,
     ) -> Self {
-        // A clock that was set must not lengthen trust.
-        let left = state.trusted_until_unix_ms.saturating_sub(now.unix_ms);
+        // A clock that was set must not lengthen trust: one that is before what it saw says nothing
+        // about how long ago that was. (S14)
+        let is_behind = |verdict: &LastVerdict| now.unix_ms < verdict.at_unix_ms;
+        let left = match &state.verdict {
+            Some(verdict) if is_behind(verdict) => 0,
+            _ => state.trusted_until_unix_ms.saturating_sub(now.unix_ms),
+        };
         let trusted_until_ms = now.mono_ms.saturating_add(left.min(max_age_ms));
         Self {
             record: Arc::new(record),
@@ -266,11 +271,6 @@ impl Agent {
         }
     }
 
-    /// Notes that this challenge was answered.
-    pub(super) fn remember_answered(&mut self, challenge: ChallengeId) {
-        self.answered.rotate_right(1);
-        if let Some(newest) = self.answered.first_mut() {
-            *newest = Some(challenge);
     /// Evidence came over its connection: gives what was known of that before.
     pub(super) fn hears(&mut self, now_ms: u64) -> Over {
         let live = self.session.as_mut();
@@ -283,6 +283,11 @@ impl Agent {
         })
     }
 
+    /// Notes that this challenge was answered.
+    pub(super) fn remember_answered(&mut self, challenge: ChallengeId) {
+        self.answered.rotate_right(1);
+        if let Some(newest) = self.answered.first_mut() {
+            *newest = Some(challenge);
         }
     }
 
