@@ -130,6 +130,11 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), follows));
         }
         agent.wrong_boot_rounds = 0;
+        if judged.boot_pcrs.is_empty() {
+            // Without the values that were quoted nothing more can be said.
+            let said = first.unwrap_or_else(|| Said::code(Code::PcrDigestMismatch));
+            return Ok((self.weigh(place, said), follows));
+        }
         let is_known = follows == Follows::SameBoot && agent.state.knows_bank(judging.group.bank);
         let is_explained = is_known && agent.state.boot_log_seen;
         if !is_explained && judging.group.require_boot_log && !judging.has_boot_log {
@@ -162,10 +167,10 @@ impl Shard {
                 let event = Event::SecondLook { agent, code };
                 self.actions.push_back(Action::Event(event));
             }
-            Conclusion::NotTheAgents(said) if said.code.attribution() == Attribution::Sender => {
-                self.report_fault(place, said.code, None);
-            }
-            Conclusion::NotTheAgents(_) => {}
+            Conclusion::NotTheAgents(said) if said.code.attribution() == Attribution::Operator => {}
+            // What is the agent's only where its key or its channel stands behind it is the
+            // sender's here. (ADR 002)
+            Conclusion::NotTheAgents(said) => self.report_fault(place, said.code, None),
             Conclusion::Passed | Conclusion::NoPolicy | Conclusion::Failed(_) => {
                 if let Some(agent) = self.agent_mut(place) {
                     agent.faults = 0;
