@@ -174,6 +174,23 @@ fn t04_a_verifier_that_starts_with_a_clock_that_is_behind_accuses_nobody() {
 }
 
 #[test]
+fn t04_the_firmware_of_the_tpm_is_recorded_and_its_change_too() {
+    let (mut stage, agent, session) = trusted();
+    let recorded = |stage: &Stage| stage.view(&agent).state.clock.unwrap().firmware_version;
+    assert_eq!(recorded(&stage), 0x0001_0002_0003_0004);
+    let challenge = stage.challenge(session);
+    let submission = stage.answer_with(&agent, session, &challenge, |attest| {
+        attest.firmware_version += 1;
+    });
+    let answer = stage.submit(&agent, session, submission).unwrap();
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Trusted)
+    );
+    assert_eq!(recorded(&stage), 0x0001_0002_0003_0005);
+}
+
+#[test]
 fn t05_a_restart_alone_is_a_new_epoch() {
     let (mut stage, mut agent, session) = trusted();
     stage.disconnect(&agent, session);
@@ -211,23 +228,6 @@ fn t08_a_reset_while_the_connection_lives_fails_the_agent() {
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
 }
 
-#[test]
-fn t09_a_tpm_clock_that_jumps_ahead_is_a_clones() {
-    let (mut stage, mut agent, session) = trusted();
-    stage.disconnect(&agent, session);
-    stage.pass_ms(10_000);
-    let session = stage.connect(&agent);
-    agent.clock_ms = Some(stage.now.mono_ms + 600_000);
-    let answer = stage.attest(&agent, session);
-    assert_eq!(answer.code, Some(Code::IdentityCloneSuspected));
-}
-
-#[test]
-fn i02_an_entry_at_the_known_position_that_is_hidden_is_looked_at_twice_and_fails() {
-    let (mut stage, mut agent, session) = trusted();
-    let hidden = Measured::file("/usr/bin/ls", b"ls");
-    agent.machine.list.push(hidden);
-    let mut codes = Vec::new();
 /// What comes of a TPM that was reset, and of a machine that was gone for so long before it said so
 /// over another connection.
 fn reset_after_gap(gap_ms: u64) -> Option<Code> {
@@ -290,6 +290,23 @@ fn t08_another_connection_does_not_hide_what_came_over_the_one_before() {
     assert_eq!(failure.code, Code::TimeResetWithoutReboot);
 }
 
+#[test]
+fn t09_a_tpm_clock_that_jumps_ahead_is_a_clones() {
+    let (mut stage, mut agent, session) = trusted();
+    stage.disconnect(&agent, session);
+    stage.pass_ms(10_000);
+    let session = stage.connect(&agent);
+    agent.clock_ms = Some(stage.now.mono_ms + 600_000);
+    let answer = stage.attest(&agent, session);
+    assert_eq!(answer.code, Some(Code::IdentityCloneSuspected));
+}
+
+#[test]
+fn i02_an_entry_at_the_known_position_that_is_hidden_is_looked_at_twice_and_fails() {
+    let (mut stage, mut agent, session) = trusted();
+    let hidden = Measured::file("/usr/bin/ls", b"ls");
+    agent.machine.list.push(hidden);
+    let mut codes = Vec::new();
     for _ in 0..2 {
         let challenge = stage.challenge(session);
         let mut submission = stage.answer(&agent, session, &challenge);
