@@ -27,13 +27,23 @@ use crate::software_tpm::Attest;
 
 /// Nonces that count up, so that a failing test reads the same each time.
 #[derive(Debug, Default)]
-pub struct Counting(u64);
+pub struct Counting {
+    count: u64,
+    /// Whether jitter varies too; there is none otherwise.
+    pub jitters: bool,
+}
 
 impl NonceSource for Counting {
     fn fill(&mut self, bytes: &mut [u8]) -> Option<()> {
-        self.0 += 1;
+        self.count += 1;
         bytes.fill(0);
-        let count = self.0.to_be_bytes();
+        if self.jitters && bytes.len() == 8 {
+            // Any odd factor that spreads small numbers will do.
+            let spread = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            bytes.copy_from_slice(&spread.to_le_bytes());
+            return Some(());
+        }
+        let count = self.count.to_be_bytes();
         let tail = bytes.len() - count.len();
         // Jitter is read from the first bytes, ids and nonces differ in the last.
         if bytes.len() > count.len() {
