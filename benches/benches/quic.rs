@@ -13,8 +13,8 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{
-    Answer, Busy, Challenge, ChallengeId, Hello, Intake, Nonce, Peer, SessionId, Submission,
-    ToAgent,
+    Answer, Busy, Challenge, ChallengeId, Hello, Instance, Intake, Nonce, Peer, SessionId,
+    Submission, ToAgent,
 };
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::pcr::{PcrIndex, PcrSet, PcrValues};
@@ -159,6 +159,7 @@ async fn connect(client: &client::Client, address: SocketAddr) -> Arc<Connection
         reset_count: 1,
         restart_count: 0,
         entry_count: 1_000,
+        instance: Instance([1; 16]),
     };
     connection.hello(hello).await.unwrap();
     Arc::new(connection)

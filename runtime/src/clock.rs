@@ -64,3 +64,33 @@ impl NonceSource for OsNonces {
         getrandom::fill(bytes).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const DRAWS: usize = 1_000_000;
+
+    /// Nonces of 32 bytes: not one twice, and none that is random in a part of it only.
+    #[test]
+    fn q04_a_million_nonces_are_distinct_and_random_over_their_full_length() {
+        let mut nonces = OsNonces;
+        let mut seen = HashSet::with_capacity(DRAWS);
+        // Two of a million random numbers of 64 bits are alike in one of 37 million runs.
+        let mut tails = HashSet::with_capacity(DRAWS);
+        let (mut ever_set, mut ever_clear) = ([0_u8; 32], [0_u8; 32]);
+        for _ in 0..DRAWS {
+            let mut nonce = [0; 32];
+            assert_eq!(nonces.fill(&mut nonce), Some(()));
+            for ((set, clear), byte) in ever_set.iter_mut().zip(&mut ever_clear).zip(nonce) {
+                *set |= byte;
+                *clear |= !byte;
+            }
+            assert!(tails.insert(nonce.last_chunk::<8>().copied()));
+            assert!(seen.insert(nonce));
+        }
+        assert_eq!((ever_set, ever_clear), ([0xff; 32], [0xff; 32]));
+    }
+}

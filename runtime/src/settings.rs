@@ -18,6 +18,9 @@ pub struct Settings {
     pub uploads_per_worker_max: usize,
     /// From asking for a piece of a list to its arrival.
     pub piece_ms_max: u64,
+    /// How long a list waits for its turn before others that arrive more slowly than the least rate
+    /// of uploads give theirs up. (S07)
+    pub turn_ms_max: u64,
     /// Events that a slow listener may be behind.
     pub events_max: usize,
     /// How long whoever finds a full queue is told to wait.
@@ -45,6 +48,7 @@ impl Settings {
             sessions_per_worker_max: 1_000_000,
             uploads_per_worker_max: 64,
             piece_ms_max: 10_000,
+            turn_ms_max: 10_000,
             events_max: 16_384,
             retry_after_ms: 1_000,
             shard: shard::Settings::default(),

@@ -25,6 +25,11 @@ pub(crate) struct Upload {
     next_piece: u64,
     /// When the next piece must have arrived.
     deadline_ms: u64,
+    /// Bytes that have arrived, and for how long they were waited for.
+    arrived: u64,
+    waited_ms: u64,
+    /// Since when a piece is being waited for.
+    asked_since_ms: u64,
 }
 
 /// What an upload wants done next.
@@ -49,6 +54,9 @@ impl Upload {
             unstaged: 0,
             next_piece: 0,
             deadline_ms: u64::MAX,
+            arrived: 0,
+            waited_ms: 0,
+            asked_since_ms: 0,
         }
     }
 
@@ -59,6 +67,26 @@ impl Upload {
         } else {
             u64::MAX
         }
+    }
+
+    /// The rate at which it arrives, in bytes a second, as if what is asked for were here: the time
+    /// that its judging takes is not the sender's.
+    pub(crate) fn rate(&self, now_ms: u64) -> u64 {
+        let bytes = self.arrived.saturating_add(self.asked_bytes());
+        let since_ms = if self.asked > 0 {
+            now_ms.saturating_sub(self.asked_since_ms)
+        } else {
+            0
+        };
+        let waited_ms = self.waited_ms.saturating_add(since_ms);
+        let per_second = bytes.saturating_mul(1_000).checked_div(waited_ms);
+        per_second.unwrap_or(u64::MAX)
+    }
+
+    fn asked_bytes(&self) -> u64 {
+        u64::try_from(self.asked)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(PIECE_BYTES_MAX)
     }
 
     /// Whether bytes are missing that only the connection can bring.
@@ -78,6 +106,10 @@ impl Upload {
         }
         self.asked = self.asked.saturating_sub(1);
         self.to_come = self.to_come.saturating_sub(length);
+        self.arrived = self.arrived.saturating_add(length);
+        let waited_ms = now_ms.saturating_sub(self.asked_since_ms);
+        self.waited_ms = self.waited_ms.saturating_add(waited_ms);
+        self.asked_since_ms = now_ms;
         self.deadline_ms = now_ms.saturating_add(piece_ms_max);
         self.waiting.push_back(piece);
         Ok(())
@@ -117,11 +149,11 @@ impl Upload {
             .saturating_add(self.waiting.len())
             .saturating_add(in_lane)
             .saturating_add(self.unstaged);
-        let asked_bytes = u64::try_from(self.asked)
-            .unwrap_or(u64::MAX)
-            .saturating_mul(PIECE_BYTES_MAX);
-        if in_flight >= PIECES_IN_FLIGHT_MAX || asked_bytes >= self.to_come {
+        if in_flight >= PIECES_IN_FLIGHT_MAX || self.asked_bytes() >= self.to_come {
             return None;
+        }
+        if self.asked == 0 {
+            self.asked_since_ms = now_ms;
         }
         self.asked = self.asked.saturating_add(1);
         self.deadline_ms = now_ms.saturating_add(piece_ms_max);

@@ -48,8 +48,8 @@ pub(crate) struct Turn {
     nonces: OsNonces,
     peers: HashMap<SessionId, Box<dyn Peer>>,
     uploads: HashMap<AgentId, Upload>,
-    /// Tasks whose lists wait for their turn.
-    queued: VecDeque<Box<Task>>,
+    /// Tasks whose lists wait for their turn, and since when.
+    queued: VecDeque<(u64, Box<Task>)>,
     /// Tasks that were asked for in this turn.
     tasks: Vec<Task>,
     /// Shards to be polled.
@@ -206,6 +206,7 @@ impl Worker {
                 self.request(request, now);
             }
             self.end_stale_uploads(now);
+            self.end_slow_uploads(now);
             self.turn.due(now.mono_ms);
             self.turn.release();
             self.poll(now);

@@ -89,15 +89,22 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Drops the oldest evidence of this agent and reason beyond what may be kept. (S07)
+/// Drops the oldest evidence of this agent and reason beyond what may be kept (S07), except what
+/// came with the failure that the agent is in: later ones must not drive out why it is failed.
 async fn drop_oldest(
     tx: &mut Connection,
     outcome: &Outcome,
     reason: Retention,
 ) -> Result<(), StoreError> {
+    let failure = outcome.state.failure.as_ref();
+    let failed_at = failure.map(|failure| failure.at_unix_ms);
     let dropped: Vec<Option<i64>> = sqlx::query_scalar(
         "DELETE FROM evidence WHERE id IN (
              SELECT id FROM evidence WHERE shard = $1 AND agent = $2 AND reason = $3
+             AND seq NOT IN (
+                 SELECT seq FROM evidence
+                 WHERE shard = $1 AND agent = $2 AND reason = $5 AND at_unix_ms = $6
+             )
              ORDER BY id DESC LIMIT -1 OFFSET $4
          ) RETURNING log",
     )
@@ -105,6 +112,8 @@ async fn drop_oldest(
     .bind(outcome.agent.as_str())
     .bind(reason_text(reason))
     .bind(limits::EVIDENCE_PER_REASON_MAX)
+    .bind(reason_text(Retention::Failure))
+    .bind(failed_at.map(time))
     .fetch_all(&mut *tx)
     .await?;
     for log in dropped.into_iter().flatten() {

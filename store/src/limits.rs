@@ -20,8 +20,8 @@ pub const STAGED_PIECES_MAX: u64 = 16_384;
 pub const STAGED_AGENT_BYTES_MAX: u64 = 2 << 30;
 /// Bytes of pieces that are staged in all.
 pub const STAGED_BYTES_MAX: u64 = 16 << 30;
-/// Pieces of evidence that are kept of one agent for one reason: the newest. A machine that fails
-/// again and again must not fill the disk. (S07)
+/// Pieces of evidence that are kept of one agent for one reason: the newest, beside those of the
+/// failure that it is in. A machine that fails again and again must not fill the disk. (S07)
 pub const EVIDENCE_PER_REASON_MAX: u32 = 16;
 /// Pending activations at once.
 pub const PENDING_MAX: usize = 100_000;

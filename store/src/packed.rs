@@ -7,7 +7,7 @@
 use rat_engine::agent_id::AgentId;
 use rat_engine::crypto;
 use rat_engine::hash::{Digest, HashAlg};
-use rat_engine::shard::{Outcome, VerdictKind};
+use rat_engine::shard::{AgentRecord, AgentState, Failure, KeptEvidence, Outcome, VerdictKind};
 use rat_engine::verdict::Code;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,9 @@ use thiserror::Error;
 use crate::error::StoreError;
 use crate::limits;
 
-/// The version that is written. Readers know this one and the one before; there is none yet.
-const VERSION: u8 = 1;
+/// The version that is written. Readers know this one and the one before.
+const VERSION: u8 = 2;
+const VERSION_BEFORE: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 const CHECK_BYTES: usize = 8;
@@ -55,9 +56,9 @@ pub enum Fault {
     },
 }
 
-fn checksum(encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
+fn checksum(version: u8, encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = crypto::Hasher::new(HashAlg::Sha256);
-    hasher.update(&[VERSION, encoding]);
+    hasher.update(&[version, encoding]);
     hasher.update(body);
     let digest = hasher.finish();
     // SHA-256 has 32 bytes; the zeros are never reached.
@@ -67,7 +68,7 @@ fn checksum(encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
 fn framed(encoding: u8, body: &[u8]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(body.len().saturating_add(CHECK_BYTES).saturating_add(2));
     packed.extend([VERSION, encoding]);
-    packed.extend(checksum(encoding, body));
+    packed.extend(checksum(VERSION, encoding, body));
     packed.extend_from_slice(body);
     packed
 }
@@ -85,7 +86,7 @@ pub(crate) fn pack_bytes(raw: &[u8]) -> Vec<u8> {
 
 /// The bytes that were packed, at most `bytes_max` of them.
 pub(crate) fn unpack_bytes(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, Fault> {
-    let (encoding, body) = checked(packed)?;
+    let Checked { encoding, body, .. } = checked(packed)?;
     match encoding {
         PLAIN if body.len() <= bytes_max => Ok(body.to_vec()),
         ZSTD => zstd::bulk::decompress(body, bytes_max).map_err(|_| Fault::Content),
@@ -94,49 +95,95 @@ pub(crate) fn unpack_bytes(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, F
     }
 }
 
-fn checked(packed: &[u8]) -> Result<(u8, &[u8]), Fault> {
+/// What was packed, as it was written.
+struct Checked<'p> {
+    version: u8,
+    encoding: u8,
+    body: &'p [u8],
+}
+
+fn checked(packed: &[u8]) -> Result<Checked<'_>, Fault> {
     let (&[version, encoding], rest) = packed.split_first_chunk().ok_or(Fault::Short)?;
-    if version != VERSION {
+    if !matches!(version, VERSION | VERSION_BEFORE) {
         return Err(Fault::Version(version));
     }
     let (check, body) = rest
         .split_first_chunk::<CHECK_BYTES>()
         .ok_or(Fault::Short)?;
-    if *check == checksum(encoding, body) {
-        Ok((encoding, body))
+    if *check == checksum(version, encoding, body) {
+        Ok(Checked {
+            version,
+            encoding,
+            body,
+        })
     } else {
         Err(Fault::Checksum)
     }
 }
 
 /// A small record.
-pub(crate) fn pack<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn pack<T: Stored>(record: &T) -> Result<Vec<u8>, StoreError> {
     let body = postcard::to_stdvec(record).map_err(|_| StoreError::Pack)?;
     Ok(framed(PLAIN, &body))
 }
 
 /// A large record, compressed when that pays.
-pub(crate) fn pack_compressed<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn pack_compressed<T: Stored>(record: &T) -> Result<Vec<u8>, StoreError> {
     let body = postcard::to_stdvec(record).map_err(|_| StoreError::Pack)?;
     Ok(pack_bytes(&body))
 }
 
+/// Something that is stored, and read again by this version and the next.
+pub(crate) trait Stored: Serialize + DeserializeOwned {
+    /// The record that the version before wrote: the same fields, unless this says otherwise.
+    fn of_version_before(body: &[u8]) -> Option<Self> {
+        exactly(body)
+    }
+}
+
+impl Stored for AgentRecord {}
+impl Stored for KeptEvidence {}
+impl Stored for Facts {}
+impl<T: Stored> Stored for Vec<T> {}
+
+impl Stored for Failure {
+    fn of_version_before(body: &[u8]) -> Option<Self> {
+        exactly::<version_1::FailureBefore>(body).map(Self::from)
+    }
+}
+
+impl Stored for AgentState {
+    fn of_version_before(body: &[u8]) -> Option<Self> {
+        exactly::<version_1::StateBefore>(body).map(Self::from)
+    }
+}
+
+/// The value whose encoding is all of this.
+fn exactly<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Some(value),
+        _ => None,
+    }
+}
+
 /// The record that was packed.
-pub(crate) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Fault> {
+pub(crate) fn unpack<T: Stored>(packed: &[u8]) -> Result<T, Fault> {
     let decompressed;
-    let body = match checked(packed)? {
-        (PLAIN, body) => body,
-        (ZSTD, body) => {
-            decompressed = zstd::bulk::decompress(body, limits::RECORD_BYTES_MAX)
+    let packed = checked(packed)?;
+    let body = match packed.encoding {
+        PLAIN => packed.body,
+        ZSTD => {
+            decompressed = zstd::bulk::decompress(packed.body, limits::RECORD_BYTES_MAX)
                 .map_err(|_| Fault::Content)?;
             &decompressed
         }
-        (other, _) => return Err(Fault::Encoding(other)),
+        other => return Err(Fault::Encoding(other)),
     };
-    match postcard::take_from_bytes(body) {
-        Ok((record, [])) => Ok(record),
-        _ => Err(Fault::Content),
-    }
+    let record = match packed.version {
+        VERSION_BEFORE => T::of_version_before(body),
+        _ => exactly(body),
+    };
+    record.ok_or(Fault::Content)
 }
 
 /// What the hash chain says of one outcome: everything that [`ChainHash::after`] hashes.
@@ -217,7 +264,7 @@ pub(crate) fn unpack_outcomes(packed: &[u8]) -> (Vec<PackedOutcome>, Option<Faul
     let decompressed;
     let mut rest = match packed {
         // Each part has a checksum of its own.
-        [VERSION, PLAIN, parts @ ..] => parts,
+        [VERSION | VERSION_BEFORE, PLAIN, parts @ ..] => parts,
         _ => match unpack_bytes(packed, limits::TICK_BYTES_MAX) {
             Ok(parts) => {
                 decompressed = parts;
@@ -248,6 +295,8 @@ fn next_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
     *rest = after;
     Ok(part)
 }
+
+mod version_1;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{
-    Answer, Busy, Challenge, ChallengeId, Hello, Peer, SessionId, Submission, ToAgent,
+    Answer, Busy, Challenge, ChallengeId, Hello, Instance, Peer, SessionId, Submission, ToAgent,
 };
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
@@ -214,6 +214,7 @@ impl Driven {
             reset_count: BOOT.reset_count,
             restart_count: BOOT.restart_count,
             entry_count: connected.machine.list.len() as u64,
+            instance: Instance([1; 16]),
             relay_key_sha256: None,
         };
         let intake = self.runtime.intake();

@@ -116,6 +116,7 @@ pub fn failure() -> Failure {
         digest: Some("sha256:00".to_owned()),
         at_unix_ms: START_UNIX_MS,
         under_policy: None,
+        group: Some(GROUP.to_owned()),
     }
 }
 

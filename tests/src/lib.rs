@@ -22,6 +22,7 @@ pub mod http_client;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
+pub mod recording;
 pub mod sequences;
 pub mod software_tpm;
 pub mod stage;

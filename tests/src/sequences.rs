@@ -22,16 +22,29 @@ pub const STEPS_MAX: usize = 300;
 ///   since it was enrolled,
 /// - nobody is trusted while the policy forbids what everybody runs,
 /// - nobody is trusted in a boot that no boot log explained,
-/// - a failure goes away only when an operator clears it, or by passing under another policy than
+/// - a failure goes away only when an operator clears it after it was there, or by passing under another policy than
 ///   the one that it was a failure of,
 /// - positions do not go back within a boot,
 /// - each nonce is judged at most once.
 pub fn shard_messages(steps: &[u8]) {
-    let mut play = Play::new();
+    let [group, _] = groups();
+    play(Stage::new(Group::clone(group)), steps);
+}
+
+/// Runs the same sequence, and then gives everything that happened to a second shard, which must
+/// ask for the same at each moment: nothing but inputs and the time decides.
+pub fn shard_messages_replayed(steps: &[u8]) {
+    let [group, _] = groups();
+    play(Stage::recorded(Group::clone(group)), steps).replay();
+}
+
+fn play(stage: Stage, steps: &[u8]) -> Stage {
+    let mut play = Play::new(stage);
     for step in steps.iter().take(STEPS_MAX) {
         play.step(*step);
         play.check();
     }
+    play.stage
 }
 
 struct Actor {
@@ -81,9 +94,7 @@ fn groups() -> &'static [Arc<Group>; 2] {
 }
 
 impl Play {
-    fn new() -> Self {
-        let [group, _] = groups();
-        let mut stage = Stage::new(Group::clone(group));
+    fn new(mut stage: Stage) -> Self {
         let actors = ["one", "two"].map(|name| Actor {
             agent: stage.enrol(name, machine()),
             session: None,
@@ -242,7 +253,10 @@ impl Play {
     }
 
     fn clear(&mut self, who: usize) {
-        self.actors[who].was_cleared = true;
+        // Whoever has not failed has nothing that could be taken back.
+        let actor = &mut self.actors[who];
+        let has_failed = |state: &AgentState| state.failure.is_some();
+        actor.was_cleared |= actor.seen.as_ref().is_some_and(has_failed);
         self.operate(who, Operation::Clear);
     }
 
@@ -305,6 +319,7 @@ impl Play {
     fn remove_or_enrol(&mut self, who: usize) {
         let actor = &mut self.actors[who];
         actor.clean_ms = None;
+        actor.was_cleared = false;
         match actor.seen.take() {
             Some(state) => {
                 actor.failure = state.failure;
@@ -351,7 +366,7 @@ impl Play {
                     by_policy || actor.was_cleared,
                     "a failure went away by itself"
                 );
-                actor.was_cleared &= by_policy;
+                actor.was_cleared = false;
             }
             if old.boot == new.boot
                 && let (Some(old), Some(new)) = (&old.ima, &new.ima)

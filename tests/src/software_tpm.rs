@@ -171,6 +171,8 @@ pub struct Attest {
     pub restart_count: u32,
     /// `safe`.
     pub safe: u8,
+    /// `firmwareVersion`.
+    pub firmware_version: u64,
     /// `pcrSelect`: hash id, sizeofSelect, select bytes.
     pub selection: Vec<(u16, u8, Vec<u8>)>,
     /// `pcrDigest`.
@@ -205,6 +207,7 @@ impl Attest {
             reset_count: 7,
             restart_count: 0,
             safe: 1,
+            firmware_version: 0x0001_0002_0003_0004,
             selection,
             pcr_digest: oracle::pcr_digest(hash, &quoted),
             trailing: Vec::new(),
@@ -223,7 +226,7 @@ impl Attest {
         out.extend(self.reset_count.to_be_bytes());
         out.extend(self.restart_count.to_be_bytes());
         out.push(self.safe);
-        out.extend(0x0001_0002_0003_0004_u64.to_be_bytes());
+        out.extend(self.firmware_version.to_be_bytes());
         out.extend((self.selection.len() as u32).to_be_bytes());
         for (hash, size, select) in &self.selection {
             out.extend(hash.to_be_bytes());

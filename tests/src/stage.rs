@@ -7,33 +7,45 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{
-    Answer, Binding, Challenge, Hello, ImaUpload, NonceSource, Refusal, SessionId, Submission,
-    ToAgent, qualifying_data,
+    Answer, Binding, Challenge, Hello, ImaUpload, Instance, NonceSource, Refusal, SessionId,
+    Submission, ToAgent, qualifying_data,
 };
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
 use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{
-    Action, AgentPath, AgentRecord, AgentState, AgentView, BootEpoch, ChainHash, Driver, Epoch,
-    Event, Group, Input, Pacer, PacerSettings, PolicyRef, Settings, Shard, Task, Tick,
+    Action, AgentPath, AgentRecord, AgentState, AgentView, Assignment, BootEpoch, ChainHash,
+    Driver, Epoch, Event, Group, Input, Pacer, PacerSettings, PolicyRef, Settings, Shard, Task,
+    Tick,
 };
 use rat_engine::time::Now;
 use rat_engine::tpm::Public;
 
 use crate::evidence::{Machine, boot_log};
 use crate::measured;
+use crate::recording::Recording;
 use crate::software_tpm::Attest;
 
 /// Nonces that count up, so that a failing test reads the same each time.
 #[derive(Debug, Default)]
-pub struct Counting(u64);
+pub struct Counting {
+    count: u64,
+    /// Whether jitter varies too; there is none otherwise.
+    pub jitters: bool,
+}
 
 impl NonceSource for Counting {
     fn fill(&mut self, bytes: &mut [u8]) -> Option<()> {
-        self.0 += 1;
+        self.count += 1;
         bytes.fill(0);
-        let count = self.0.to_be_bytes();
+        if self.jitters && bytes.len() == 8 {
+            // Any odd factor that spreads small numbers will do.
+            let spread = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            bytes.copy_from_slice(&spread.to_le_bytes());
+            return Some(());
+        }
+        let count = self.count.to_be_bytes();
         let tail = bytes.len() - count.len();
         // Jitter is read from the first bytes, ids and nonces differ in the last.
         if bytes.len() > count.len() {
@@ -54,6 +66,8 @@ pub struct Enrolled {
     pub boot: BootEpoch,
     /// The TPM's clock; `None` for one that keeps time with ours.
     pub clock_ms: Option<u64>,
+    /// The life of its agent.
+    pub instance: Instance,
 }
 
 /// The stage.
@@ -77,8 +91,18 @@ pub struct Stage {
     pub holds_tasks: bool,
     /// Appraisals that wait.
     pub tasks: Vec<Task>,
-    nonces: Counting,
+    /// Everything that happens to the shard, when that was asked for.
+    recording: Option<Recorded>,
+    /// Nonces and jitter.
+    pub nonces: Counting,
     sessions: u64,
+}
+
+/// A recording, and what the appraisals are of that have not ended.
+#[derive(Debug, Default)]
+struct Recorded {
+    recording: Recording,
+    assignments: Vec<Assignment>,
 }
 
 /// The wall clock when a stage begins.
@@ -113,11 +137,19 @@ impl Stage {
         Self::with_settings(group, Settings::default())
     }
 
+    /// The same, with everything recorded that happens to the shard.
+    pub fn recorded(group: Group) -> Self {
+        Self::set(group, Settings::default(), Some(Recorded::default()))
+    }
+
     /// The same with other settings.
     pub fn with_settings(group: Group, settings: Settings) -> Self {
-        let index = ShardIndex::new(0).unwrap();
+        Self::set(group, settings, None)
+    }
+
+    fn set(group: Group, settings: Settings, recording: Option<Recorded>) -> Self {
         let mut stage = Self {
-            shard: Shard::new(index, Epoch(1), 0, ChainHash::default(), settings),
+            shard: first_state(settings),
             now: Now {
                 mono_ms: 1_000_000,
                 unix_ms: UNIX_MS,
@@ -129,6 +161,7 @@ impl Stage {
             holds_commits: false,
             holds_tasks: false,
             tasks: Vec::new(),
+            recording,
             nonces: Counting::default(),
             sessions: 0,
         };
@@ -176,13 +209,27 @@ impl Stage {
                 restart_count: 0,
             },
             clock_ms: None,
+            instance: Instance([1; 16]),
         }
     }
 
     /// Gives the shard an input, and carries out what it asks for.
     pub fn handle(&mut self, input: Input) {
-        self.shard.handle(input, self.now);
+        self.give(input);
         self.settle();
+    }
+
+    fn give(&mut self, input: Input) {
+        if let Some(recorded) = &mut self.recording {
+            recorded.recording.input(&input, self.now);
+        }
+        self.shard.handle(input, self.now);
+    }
+
+    /// Gives what was recorded to a second shard, which must ask for the same.
+    pub fn replay(self) {
+        let recorded = self.recording.expect("nothing was recorded");
+        recorded.recording.replay(first_state(Settings::default()));
     }
 
     /// Lets time pass, and carries out what becomes due.
@@ -207,7 +254,14 @@ impl Stage {
                 pacer: &mut self.pacer,
                 nonces: &mut self.nonces,
             };
-            let Some(action) = self.shard.poll(self.now, &mut driver) else {
+            let action = self.shard.poll(self.now, &mut driver);
+            if let Some(recorded) = &mut self.recording {
+                recorded.recording.polled(action.as_ref(), self.now);
+                if let Some(Action::Appraise(assignment)) = &action {
+                    recorded.assignments.push((**assignment).clone());
+                }
+            }
+            let Some(action) = action else {
                 return;
             };
             match action {
@@ -223,7 +277,7 @@ impl Stage {
                     self.ticks.push(Arc::clone(&tick));
                     if !self.holds_commits {
                         let seq = tick.seq;
-                        self.shard.handle(Input::Committed { seq }, self.now);
+                        self.give(Input::Committed { seq });
                     }
                 }
             }
@@ -235,7 +289,14 @@ impl Stage {
         for mut task in std::mem::take(&mut self.tasks) {
             task.begin();
             let judged = Box::new(task.finish());
-            self.shard.handle(Input::Judged(judged), self.now);
+            if let Some(recorded) = &mut self.recording {
+                let id = judged.challenge.id;
+                let mut assignments = recorded.assignments.iter();
+                let at = assignments.position(|it| it.challenge.id == id).unwrap();
+                let of = recorded.assignments.remove(at);
+                recorded.recording.judged(of, self.now);
+            }
+            self.give(Input::Judged(judged));
         }
         self.settle();
     }
@@ -257,6 +318,7 @@ impl Stage {
             reset_count: agent.boot.reset_count,
             restart_count: agent.boot.restart_count,
             entry_count: agent.machine.list.len() as u64,
+            instance: agent.instance,
             relay_key_sha256: None,
         };
         change(&mut hello);
@@ -384,6 +446,11 @@ impl Stage {
             _ => None,
         })
     }
+}
+
+fn first_state(settings: Settings) -> Shard {
+    let index = ShardIndex::new(0).unwrap();
+    Shard::new(index, Epoch(1), 0, ChainHash::default(), settings)
 }
 
 /// What both ends of a connection export.

@@ -8,6 +8,8 @@
     clippy::arithmetic_side_effects
 )]
 
+#[path = "attacks_session/attribution.rs"]
+mod attribution;
 #[path = "attacks_session/boot.rs"]
 mod boot;
 #[path = "attacks_session/freshness.rs"]

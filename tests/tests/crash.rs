@@ -16,6 +16,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rat_engine::agent_id::ShardIndex;
 use rat_store::{
@@ -28,6 +30,9 @@ const ROUNDS: u64 = 50;
 const ROUNDS_OF_A_DIRECTORY: u64 = 25;
 /// Answers after which the process is killed, at most.
 const ANSWERS_MAX: u64 = 400;
+/// How much later the kill comes, at most, so that it does not always find the process between two
+/// commits.
+const LATER_US_MAX: u64 = 20_000;
 
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -66,9 +71,9 @@ async fn prepare(directory: &Path) {
     store.close().await;
 }
 
-/// Runs the writer until it gave so many answers, kills it, and gives all that it answered: of
-/// each agent the attestations.
-fn run_and_kill(directory: &Path, answers: u64) -> BTreeMap<u64, Vec<u64>> {
+/// Runs the writer until it gave so many answers and a moment more, kills it, and gives all that it
+/// answered: of each agent the attestations.
+fn run_and_kill(directory: &Path, answers: u64, later: Duration) -> BTreeMap<u64, Vec<u64>> {
     let mut writer = Command::new(env!("CARGO_BIN_EXE_store_writer"))
         .arg(directory)
         .stdout(Stdio::piped())
@@ -89,6 +94,8 @@ fn run_and_kill(directory: &Path, answers: u64) -> BTreeMap<u64, Vec<u64>> {
         of_agent.push(attestation.parse().unwrap());
         count += 1;
         if count == answers {
+            // It goes on writing: answers wait in the pipe.
+            thread::sleep(later);
             writer.kill().unwrap();
         }
     }
@@ -171,7 +178,9 @@ async fn s03_s05_a_kill_at_any_moment_loses_no_answered_verdict() {
         let end = rounds.min(round + ROUNDS_OF_A_DIRECTORY);
         while round < end {
             let answers = 1 + crash::random(seed, round) % ANSWERS_MAX;
-            let answered = run_and_kill(directory.path(), answers);
+            let later_us = crash::random(!seed, round) % LATER_US_MAX;
+            let later = Duration::from_micros(later_us);
+            let answered = run_and_kill(directory.path(), answers, later);
             verdicts += answered.values().map(Vec::len).sum::<usize>();
             check(directory.path(), &answered).await;
             round += 1;

@@ -459,6 +459,59 @@ async fn x04_a_piece_that_never_comes_frees_its_place() {
     breaks_off(Abandon::Timeout, settings, |_, _, _| {}).await;
 }
 
+/// A list that drips in, each byte in time for its piece, and another that waits for its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn s07_a_list_that_drips_in_gives_its_turn_to_one_that_waits() {
+    let mut settings = Settings {
+        piece_ms_max: 600_000,
+        turn_ms_max: 200,
+        ..one_upload()
+    };
+    settings.shard.upload_bytes_per_second_min = 1 << 40;
+    let machine = long();
+    let driven = Driven::new(&machine, settings).await;
+    let (slow, honest) = (agent_of(0, 0), agent_of(0, 1));
+    driven.enrol(&machine, &slow).await;
+    driven.enrol(&machine, &honest).await;
+    let mut events = driven.runtime.events();
+    let intake = driven.runtime.intake();
+    let drips = driven.connect(1, &machine, &slow);
+    let challenge = drips.challenged();
+    let (submission, bytes) = streamed(drips.answer(&challenge));
+    driven.deliver(&drips, submission).unwrap();
+    for byte in &bytes[..3] {
+        assert_eq!(drips.next(), ToAgent::More(challenge.id));
+        let piece = vec![*byte];
+        intake
+            .log_piece(drips.session, &slow, challenge.id, piece)
+            .unwrap();
+    }
+    let waits = driven.connect(2, &machine, &honest);
+    let asked = waits.challenged();
+    let (submission, bytes) = streamed(waits.answer(&asked));
+    driven.deliver(&waits, submission).unwrap();
+    let abandoned = |event: &Event| matches!(event, Event::Abandoned { .. });
+    let expected = Event::Abandoned {
+        agent: slow.clone(),
+        why: Abandon::Timeout,
+    };
+    assert_eq!(event(&mut events, abandoned).await, expected);
+    let mut pieces = bytes.chunks(PIECE_BYTES);
+    let answer = loop {
+        match waits.next() {
+            ToAgent::More(id) => {
+                let piece = pieces.next().unwrap().to_vec();
+                intake.log_piece(waits.session, &honest, id, piece).unwrap();
+            }
+            ToAgent::Verdict(id, answer) if id == asked.id => break answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(answer.status, EffectiveStatus::Trusted);
+    assert_eq!(driven.view(&slow).await.state.attestations, 0);
+    driven.runtime.drain(PATIENCE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn i01_a_connection_that_ends_within_its_list_proves_nothing() {
     breaks_off(Abandon::Incomplete, one_upload(), |driven, connected, _| {

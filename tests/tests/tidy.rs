@@ -284,6 +284,142 @@ fn markdown_links_resolve() -> Result<()> {
     none("links to nothing", &found)
 }
 
+/// Folders of what is installed.
+const PRODUCT: [&str; 10] = [
+    "agent/",
+    "api/",
+    "cli/",
+    "engine/",
+    "identity/",
+    "loadgen/",
+    "ratd/",
+    "runtime/",
+    "store/",
+    "transport/",
+];
+
+/// Every place that reads the environment, and what it reads there. `vars_os` is the configuration,
+/// whose keys are documented one by one.
+const ENVIRONMENT: [(&str, &str); 6] = [
+    ("agent/src/settings.rs", "STATE_DIRECTORY"),
+    ("agent/src/settings.rs", "\"TCTI\""),
+    ("cli/src/output/mod.rs", "NO_COLOR"),
+    ("ratd/src/config/load.rs", "STATE_DIRECTORY"),
+    ("ratd/src/config/load.rs", "RATD_CONFIG"),
+    ("ratd/src/config/load.rs", "vars_os"),
+];
+
+/// The lines of a file that are compiled into what is installed: without the unit tests at its end.
+fn installed(file: &Authored) -> Vec<(usize, &str)> {
+    let lines: Vec<_> = file.lines().collect();
+    let begins_tests = |at: usize| {
+        let mut rest = lines.iter().skip(at).map(|(_, line)| *line);
+        let after = rest.by_ref().skip(1).find(|line| !line.starts_with("#["));
+        lines
+            .get(at)
+            .is_some_and(|(_, line)| *line == "#[cfg(test)]")
+            && after.is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'))
+    };
+    let end = (0..lines.len()).find(|at| begins_tests(*at));
+    lines.into_iter().take(end.unwrap_or(usize::MAX)).collect()
+}
+
+/// Lines of the product, outside of unit tests, for which this holds.
+fn product_lines(is_it: impl Fn(&Authored, &str) -> bool) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for file in authored()?.iter().filter(|file| file.is_rust()) {
+        let is_product = PRODUCT.iter().any(|folder| file.path.starts_with(folder));
+        // Integration tests, and unit tests in files of their own.
+        let is_test = file.path.contains("/tests/") || file.path.ends_with("/tests.rs");
+        if !is_product || is_test {
+            continue;
+        }
+        for (number, line) in installed(file) {
+            if is_it(file, line) {
+                found.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A fixed nonce, a policy that allows everything: such hooks have been left in releases of others
+/// and been turned on there. (Q04, CVE-2026-6420)
+#[test]
+fn q04_no_cargo_feature_changes_what_is_installed() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let metadata = output_of(Command::new(cargo).args([
+        "metadata",
+        "--locked",
+        "--no-deps",
+        "--format-version=1",
+    ]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    ensure!(packages.len() >= PRODUCT.len(), "packages are missing");
+    let with_features: Vec<String> = packages
+        .iter()
+        .filter(|package| package["features"] != serde_json::json!({}))
+        .map(|package| format!("{} {}", package["name"], package["features"]))
+        .collect();
+    none("packages with features", &with_features)?;
+    let conditions = ["feature =", "feature=", "debug_assertions"];
+    let found = product_lines(|_, line| {
+        let is_condition = line.contains("cfg(") || line.contains("cfg!(");
+        is_condition && conditions.iter().any(|condition| line.contains(condition))
+    })?;
+    none("code that only some builds have", &found)
+}
+
+#[test]
+fn q04_no_unknown_environment_variable_changes_what_is_installed() -> Result<()> {
+    let reads = ["env::var", "option_env!", "vars_os(", "env = \""];
+    let is_read = |line: &str| reads.iter().any(|read| line.contains(read));
+    let is_known = |file: &Authored, line: &str| {
+        let mut known = ENVIRONMENT.iter();
+        known.any(|(path, name)| file.path == *path && line.contains(name))
+    };
+    let found = product_lines(|file, line| is_read(line) && !is_known(file, line))?;
+    none("reads of the environment that are not listed", &found)?;
+    let listed = product_lines(|file, line| is_read(line) && is_known(file, line))?;
+    ensure!(
+        listed.len() == ENVIRONMENT.len(),
+        "listed and not there: {listed:?}"
+    );
+    Ok(())
+}
+
+/// Steps that fail on demand exist in unit tests alone.
+#[test]
+fn q04_q11_faults_on_demand_are_compiled_into_unit_tests_alone() -> Result<()> {
+    let files = authored()?;
+    let file = files.iter().find(|file| file.path == "engine/src/fault.rs");
+    let file = file.context("the file of fault points is gone")?;
+    let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+    let at = lines.iter().position(|line| *line == "#[cfg(test)]");
+    let strike = lines
+        .iter()
+        .position(|line| line.contains("fault::strikes("));
+    ensure!(
+        at.is_some() && at.map(|at| at.saturating_add(1)) == strike,
+        "a strike without a guard"
+    );
+    // All else in that file is of unit tests too.
+    let items = ["pub(crate) use chosen", "mod chosen"];
+    for (before, line) in lines.iter().zip(lines.iter().skip(1)) {
+        let is_item = items.iter().any(|item| line.starts_with(item));
+        ensure!(
+            !is_item || *before == "#[cfg(test)]",
+            "{line} is not of unit tests alone"
+        );
+    }
+    let found = product_lines(|file, line| {
+        let is_elsewhere = file.path != "engine/src/fault.rs";
+        is_elsewhere && (line.contains("strikes(") || line.contains("with_failing_step"))
+    })?;
+    none("faults on demand outside of unit tests", &found)
+}
+
 #[test]
 fn every_workspace_member_says_what_it_is_for() -> Result<()> {
     let manifest = fs::read_to_string(workspace_root().join("Cargo.toml"))?;

@@ -12,7 +12,7 @@
 
 use proptest::prelude::*;
 use rat_engine::agent_id::AgentId;
-use rat_engine::evidence::{Answer, Challenge, ChallengeId, Nonce, Refusal};
+use rat_engine::evidence::{Answer, Challenge, ChallengeId, Instance, Nonce, Refusal};
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::ima::LogFormat;
 use rat_engine::pcr::{PcrIndex, PcrSet, PcrValues};
@@ -35,6 +35,7 @@ fn hello() -> Frame {
         reset_count: 0x0102_0304,
         restart_count: 5,
         entry_count: 0x0607_0809_0a0b_0c0d,
+        instance: Instance(std::array::from_fn(|at| 0x40 + at as u8)),
     })
 }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rat_engine::evidence::Answer;
+use rat_engine::evidence::{Answer, Instance};
 use rat_transport::quic::Advice;
 use rat_transport::quic::client::{Client, ClientError, ClientOptions, Connection, Sockets};
 use thiserror::Error;
@@ -96,6 +96,9 @@ pub enum RunError {
     /// The state.
     #[error(transparent)]
     State(#[from] StateError),
+    /// There are no random numbers to tell this life of the program from others by.
+    #[error("the operating system gives no random numbers: {0}")]
+    NoRandomness(#[from] getrandom::Error),
     /// The work with the device was cut short.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -138,6 +141,8 @@ pub struct Agent {
     memory: Memory,
     sockets: Sockets,
     watcher: Watcher,
+    /// Drawn at the first visit, and kept until the program ends. (T03)
+    instance: Option<Instance>,
 }
 
 impl Agent {
@@ -153,6 +158,7 @@ impl Agent {
             memory: Memory::new(enrolled, state),
             sockets: Sockets::default(),
             watcher,
+            instance: None,
         }
     }
 
@@ -215,6 +221,10 @@ impl Agent {
         backoff: &mut Backoff,
         stop: watch::Receiver<bool>,
     ) -> Result<Left, RunError> {
+        let instance = match self.instance {
+            Some(instance) => instance,
+            None => *self.instance.insert(draw_instance()?),
+        };
         let key = ClientKey::from_pem(&self.memory.enrolled().key_pem)?;
         let client = client(self.memory.enrolled(), self.sockets.clone())?;
         let ended = Session {
@@ -222,6 +232,7 @@ impl Agent {
             memory: &mut self.memory,
             watcher: &self.watcher,
             key,
+            instance,
             backoff,
             stop,
         }
@@ -238,6 +249,12 @@ impl std::fmt::Debug for Agent {
             .field("agent", &self.memory.enrolled().agent)
             .finish_non_exhaustive()
     }
+}
+
+fn draw_instance() -> Result<Instance, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(Instance(bytes))
 }
 
 /// The client that an enrolment allows.

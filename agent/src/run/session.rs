@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rat_engine::evidence::Instance;
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
 use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
@@ -36,6 +37,7 @@ pub(super) struct Session<'a> {
     pub(super) memory: &'a mut Memory,
     pub(super) watcher: &'a Watcher,
     pub(super) key: ClientKey,
+    pub(super) instance: Instance,
     pub(super) backoff: &'a mut Backoff,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -94,6 +96,7 @@ impl Session<'_> {
             reset_count: facts.epoch.reset_count,
             restart_count: facts.epoch.restart_count,
             entry_count: facts.entries,
+            instance: self.instance,
         };
         let welcome = connection.hello(hello).await?;
         let adopted = self.adopt(&connection, &welcome.ca_set);

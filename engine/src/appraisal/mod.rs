@@ -66,6 +66,7 @@ pub struct Appraisal {
     rules: Rules,
     findings: Vec<Finding>,
     warnings: Vec<Finding>,
+    signed: Option<BoundQuote>,
     proven: Option<Proven>,
 }
 
@@ -113,7 +114,10 @@ pub struct Appraised {
     pub findings: Vec<Finding>,
     /// What a stricter rule would not accept.
     pub warnings: Vec<Finding>,
-    /// The quote, when it is genuine.
+    /// What the attestation key signed for this challenge, whether or not the values that came
+    /// along are those that it signed for.
+    pub signed: Option<BoundQuote>,
+    /// The quote, when it is genuine and its values came along.
     pub quote: Option<BoundQuote>,
     /// The PCR values that it proves.
     pub pcrs: Option<QuotedPcrs>,
@@ -141,6 +145,7 @@ impl Appraisal {
             rules,
             findings: Vec::new(),
             warnings: Vec::new(),
+            signed: None,
             proven: None,
         };
         appraisal.check_key();
@@ -160,6 +165,7 @@ impl Appraisal {
             rules,
             findings: vec![Finding::new(reason)],
             warnings: Vec::new(),
+            signed: None,
             proven: None,
         }
     }
@@ -300,6 +306,7 @@ impl Appraisal {
         let Self {
             findings,
             warnings,
+            signed,
             proven,
             ..
         } = self;
@@ -315,6 +322,7 @@ impl Appraisal {
                 verdict,
                 findings,
                 warnings,
+                signed,
                 quote: None,
                 pcrs: None,
                 boot_pcrs: None,
@@ -328,6 +336,7 @@ impl Appraisal {
             verdict,
             findings,
             warnings,
+            signed,
             quote: Some(quote),
             pcrs: Some(pcrs),
             boot_pcrs: boot.map(|stage| stage.explained.pcrs()),
@@ -392,7 +401,12 @@ impl Appraisal {
         }
     }
 
-    fn prove(&self, quote: &[u8], signature: &[u8], values: PcrValues) -> Result<Proven, Reason> {
+    fn prove(
+        &mut self,
+        quote: &[u8],
+        signature: &[u8],
+        values: PcrValues,
+    ) -> Result<Proven, Reason> {
         let Reference { key, nonce, .. } = &self.reference;
         let allow_sha1 = self.rules.allow_sha1;
         let parsed = Quote::parse(quote).map_err(Reason::Quote)?;
@@ -401,6 +415,7 @@ impl Appraisal {
         let quote = parsed
             .authenticate(key, &signature, allow_sha1, nonce)
             .map_err(Reason::Quote)?;
+        self.signed = Some(quote.facts());
         let rules = PcrRules {
             challenged: self.reference.challenged,
             allow_sha1,

@@ -14,6 +14,15 @@ use crate::verdict::Code;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+/// One life of an agent's program: drawn at random when it starts, the same until it ends.
+///
+/// # Security
+/// What an agent says of itself: a clone that draws another one looks like a program that was
+/// started again. It tells those who have an agent copied by mistake from one that crashes; a clone
+/// that lies is found by its TPM's clock alone. (T03, T09)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instance(pub [u8; 16]);
+
 /// What an agent says of itself when it connects.
 ///
 /// # Security
@@ -35,6 +44,8 @@ pub struct Hello {
     pub restart_count: u32,
     /// Entries in the measurement list.
     pub entry_count: u64,
+    /// The life of its program.
+    pub instance: Instance,
     /// SHA-256 of the key of the relay through which it came; `None` when it came directly.
     pub relay_key_sha256: Option<[u8; 32]>,
 }

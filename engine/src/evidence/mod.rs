@@ -14,5 +14,5 @@ pub use binding::{
     qualifying_data, qualifying_preimage,
 };
 pub use exchange::{
-    Answer, Busy, Hello, ImaUpload, Intake, Peer, Refusal, SessionId, Submission, ToAgent,
+    Answer, Busy, Hello, ImaUpload, Instance, Intake, Peer, Refusal, SessionId, Submission, ToAgent,
 };

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::epoch::Over;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
-use super::state::{AgentState, BootEpoch, EffectiveStatus, VerdictKind};
+use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, VerdictKind};
 use super::tick::KeptEvidence;
+use super::turns::Turns;
 use crate::crypto::VerifyingKey;
-use crate::evidence::{Challenge, ChallengeId, SessionId};
+use crate::evidence::{Challenge, ChallengeId, Instance, SessionId};
 use crate::hash::Digest;
 use crate::ima::judge::Judge;
 use crate::time::Now;
@@ -45,9 +47,11 @@ pub(super) struct Agent {
     pub(super) stalled_rounds: u32,
     /// Faults of the sender in a row. (S13)
     pub(super) faults: u32,
-    /// How often live connections replaced each other lately, and when last. (T03)
-    pub(super) alternations: u32,
-    pub(super) alternated_ms: u64,
+    /// How its connections replaced each other. (T03)
+    pub(super) turns: Turns,
+    /// When it was last heard of over a connection that is gone and that proved something, on the
+    /// monotonic clock; `None` when that was before this process. (T08)
+    pub(super) left_ms: Option<u64>,
     /// An operator took back its failure while an outcome was on its way.
     pub(super) is_to_be_cleared: bool,
     /// Kept in case the next attestation fails.
@@ -75,6 +79,28 @@ pub(super) struct Live {
     pub(super) proved: Option<BootEpoch>,
     /// The boot epoch that the agent says it is in.
     pub(super) claimed: BootEpoch,
+    /// The life of the agent's program, as it says.
+    pub(super) instance: Instance,
+    /// From the last that was heard of the agent before, to its Hello; `None` when that is not
+    /// known.
+    pub(super) gap_ms: Option<u64>,
+    /// When its Hello or its newest evidence arrived, on the monotonic clock.
+    pub(super) heard_ms: u64,
+}
+
+/// A connection that was heard of this short a time before its end was closed: transports wait
+/// longer before they give up a silent one.
+const CLOSED_WITHIN_MS: u64 = 30_000;
+
+impl Live {
+    /// When its agent was certainly there last, when the connection ends now.
+    pub(super) const fn last_there_ms(&self, now_ms: u64) -> u64 {
+        if now_ms.saturating_sub(self.heard_ms) <= CLOSED_WITHIN_MS {
+            now_ms
+        } else {
+            self.heard_ms
+        }
+    }
 }
 
 /// Where an agent is in the life of one attestation.
@@ -120,6 +146,8 @@ pub(super) struct Judging {
     /// Whether it began with the list that the agent's baseline was made of.
     pub(super) covers_baseline: bool,
     pub(super) has_boot_log: bool,
+    /// The connection that the evidence came over, as it was then. (T08)
+    pub(super) over: Over,
     pub(super) group: Arc<Group>,
 }
 
@@ -131,8 +159,13 @@ impl Agent {
         now: Now,
         max_age_ms: u64,
     ) -> Self {
-        // A clock that was set must not lengthen trust.
-        let left = state.trusted_until_unix_ms.saturating_sub(now.unix_ms);
+        // A clock that was set must not lengthen trust: one that is before what it saw says nothing
+        // about how long ago that was. (S14)
+        let is_behind = |verdict: &LastVerdict| now.unix_ms < verdict.at_unix_ms;
+        let left = match &state.verdict {
+            Some(verdict) if is_behind(verdict) => 0,
+            _ => state.trusted_until_unix_ms.saturating_sub(now.unix_ms),
+        };
         let trusted_until_ms = now.mono_ms.saturating_add(left.min(max_age_ms));
         Self {
             record: Arc::new(record),
@@ -151,8 +184,8 @@ impl Agent {
             wrong_boot_rounds: 0,
             stalled_rounds: 0,
             faults: 0,
-            alternations: 0,
-            alternated_ms: 0,
+            turns: Turns::default(),
+            left_ms: None,
             is_to_be_cleared: false,
             last_pass: None,
             timer_ms: None,
@@ -236,6 +269,18 @@ impl Agent {
             // Judged under another policy than the one that counts now. (L07)
             _ => EffectiveStatus::Pending,
         }
+    }
+
+    /// Evidence came over its connection: gives what was known of that before.
+    pub(super) fn hears(&mut self, now_ms: u64) -> Over {
+        let live = self.session.as_mut();
+        live.map_or(Over::default(), |live| {
+            live.heard_ms = now_ms;
+            Over {
+                proved: live.proved,
+                gap_ms: live.gap_ms,
+            }
+        })
     }
 
     /// Notes that this challenge was answered.

@@ -113,13 +113,12 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), Follows::First));
         };
         let before = seen_before(&agent.state, agent.seen_ms, now);
-        let proved_here = agent.session.and_then(|live| live.proved);
         let failed = |code, follows| Ok((Conclusion::Failed(Said::code(code)), follows));
-        let follows = match follows(before, proved_here, &facts.clock, &settings) {
+        let follows = match follows(before, judging.over, &facts.clock, &settings) {
             Ok(follows) => follows,
             Err(code) => return failed(code, Follows::SameBoot),
         };
-        if agent.alternations >= settings.alternations_max {
+        if agent.turns.are_too_many(now.mono_ms, &settings) {
             return failed(Code::IdentityCloneSuspected, follows);
         }
         if follows == Follows::LaterBoot && judging.from_entry.is_some_and(|from| from > 0) {
@@ -131,6 +130,11 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), follows));
         }
         agent.wrong_boot_rounds = 0;
+        if judged.boot_pcrs.is_empty() {
+            // Without the values that were quoted nothing more can be said.
+            let said = first.unwrap_or_else(|| Said::code(Code::PcrDigestMismatch));
+            return Ok((self.weigh(place, said), follows));
+        }
         let is_known = follows == Follows::SameBoot && agent.state.knows_bank(judging.group.bank);
         let is_explained = is_known && agent.state.boot_log_seen;
         if !is_explained && judging.group.require_boot_log && !judging.has_boot_log {
@@ -163,10 +167,10 @@ impl Shard {
                 let event = Event::SecondLook { agent, code };
                 self.actions.push_back(Action::Event(event));
             }
-            Conclusion::NotTheAgents(said) if said.code.attribution() == Attribution::Sender => {
-                self.report_fault(place, said.code, None);
-            }
-            Conclusion::NotTheAgents(_) => {}
+            Conclusion::NotTheAgents(said) if said.code.attribution() == Attribution::Operator => {}
+            // What is the agent's only where its key or its channel stands behind it is the
+            // sender's here. (ADR 002)
+            Conclusion::NotTheAgents(said) => self.report_fault(place, said.code, None),
             Conclusion::Passed | Conclusion::NoPolicy | Conclusion::Failed(_) => {
                 if let Some(agent) = self.agent_mut(place) {
                     agent.faults = 0;
@@ -257,7 +261,8 @@ impl Shard {
             settled
                 .kept
                 .extend(agent.last_pass.take().map(|kept| *kept));
-            settled.kept.push(keep(&judged, Retention::Failure, now));
+            let kept = keep(&judged, follows, Retention::Failure, now);
+            settled.kept.push(kept);
         }
         if let Some(until_ms) = settled.trusted_until_ms {
             let left = until_ms.saturating_sub(now.mono_ms);
@@ -275,7 +280,8 @@ impl Shard {
             (_, None) => (judged.verdict, None, String::new()),
         };
         let is_passed = matches!(conclusion, Conclusion::Passed);
-        let last_pass = is_passed.then(|| Box::new(keep(&judged, Retention::BeforeFailure, now)));
+        let kept = || Box::new(keep(&judged, follows, Retention::BeforeFailure, now));
+        let last_pass = is_passed.then(kept);
         self.provisional.push(Provisional {
             place,
             session: Some(judged.session),
@@ -350,7 +356,7 @@ impl Shard {
             return;
         };
         agent.phase = Phase::Clearing;
-        agent.alternations = 0;
+        agent.turns.forgive();
         let mut state = agent.state.clone();
         state.failure = None;
         state.passed_under = None;

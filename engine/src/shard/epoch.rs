@@ -25,9 +25,16 @@ pub(super) struct Seen {
     pub(super) ago_ms: Option<u64>,
 }
 
+/// The connection that the evidence came over.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Over {
+    /// The boot that evidence before it proved.
+    pub(super) proved: Option<BootEpoch>,
+    /// How long the machine was gone before it connected; `None` when that is not known.
+    pub(super) gap_ms: Option<u64>,
+}
+
 /// Whether `clock` can follow what was seen before.
-///
-/// `proved_here` is the boot that evidence over the same connection proved.
 ///
 /// # Errors
 /// `time.rollback`, `time.reset_without_reboot`, `identity.clone_suspected`.
@@ -37,7 +44,7 @@ pub(super) struct Seen {
 // (T01, T05-T09)
 pub(super) fn follows(
     before: Option<Seen>,
-    proved_here: Option<BootEpoch>,
+    over: Over,
     clock: &ClockInfo,
     settings: &Settings,
 ) -> Result<Follows, Code> {
@@ -47,10 +54,10 @@ pub(super) fn follows(
     let boot = seen.boot;
     let resets = wrapping_step(boot.reset_count, clock.reset_count)?;
     if resets > 0 {
-        let too_soon = seen
-            .ago_ms
-            .is_some_and(|ago| ago < settings.boot_gap_ms_min);
-        if proved_here == Some(boot) || too_soon {
+        let too_soon = over
+            .gap_ms
+            .is_some_and(|gap_ms| gap_ms < settings.boot_gap_ms_min);
+        if over.proved == Some(boot) || too_soon {
             return Err(Code::TimeResetWithoutReboot);
         }
         return Ok(Follows::LaterBoot);
@@ -111,8 +118,11 @@ mod tests {
     }
 
     fn ask(before: Option<Seen>, proved: bool, clock: ClockInfo) -> Result<Follows, Code> {
-        let proved = before.map(|seen| seen.boot).filter(|_| proved);
-        follows(before, proved, &clock, &Settings::default())
+        let over = Over {
+            proved: before.map(|seen| seen.boot).filter(|_| proved),
+            gap_ms: None,
+        };
+        follows(before, over, &clock, &Settings::default())
     }
 
     #[test]
@@ -171,10 +181,14 @@ mod tests {
             Err(Code::TimeResetWithoutReboot)
         );
         // And neither is one that took no time.
-        let mut seen = before(7, 3).unwrap();
-        seen.ago_ms = Some(999);
-        let code = ask(Some(seen), false, clock(8, 0, 100));
-        assert_eq!(code, Err(Code::TimeResetWithoutReboot));
+        let after = |gap_ms| {
+            let (proved, gap_ms) = (None, Some(gap_ms));
+            let over = Over { proved, gap_ms };
+            let clock = clock(8, 0, 100);
+            follows(before(7, 3), over, &clock, &Settings::default())
+        };
+        assert_eq!(after(999), Err(Code::TimeResetWithoutReboot));
+        assert_eq!(after(1_000), Ok(Follows::LaterBoot));
         // A resume keeps the connection and the PCRs.
         assert_eq!(
             ask(before(7, 3), true, clock(7, 4, 100)),

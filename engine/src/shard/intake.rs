@@ -39,7 +39,7 @@ impl Shard {
             Ok(place) => place,
             Err(code) => return self.refuse(session, code, retry.saturating_mul(12)),
         };
-        let max_age_ms = self.settings.max_age_ms;
+        let settings = self.settings;
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -47,24 +47,25 @@ impl Shard {
             reset_count: hello.reset_count,
             restart_count: hello.restart_count,
         };
-        let live = Live {
+        let old = agent.session.take();
+        // Two machines that share a key take turns; one that lost its connection does not prove
+        // anything over the lost one. (T03)
+        if let Some(old) = old.filter(|old| old.proved.is_some()) {
+            let new = hello.instance;
+            agent.turns.taken(old.instance, new, now.mono_ms, &settings);
+            agent.left_ms = Some(old.heard_ms);
+        }
+        agent.session = Some(Live {
             id: session,
             proved: None,
             claimed,
-        };
-        let old = agent.session.replace(live);
+            instance: hello.instance,
+            gap_ms: agent
+                .left_ms
+                .map(|left_ms| now.mono_ms.saturating_sub(left_ms)),
+            heard_ms: now.mono_ms,
+        });
         if let Some(old) = old {
-            // Two machines that share a key take turns; one that lost its connection does not
-            // prove anything over the lost one. (T03)
-            if old.proved.is_some() {
-                let lately = now.mono_ms.saturating_sub(agent.alternated_ms) <= max_age_ms;
-                agent.alternations = if lately {
-                    agent.alternations.saturating_add(1)
-                } else {
-                    1
-                };
-                agent.alternated_ms = now.mono_ms;
-            }
             self.refuse(old.id, Refusal::Superseded, retry);
             self.greetings.retain(|(waiting, _)| *waiting != old.id);
             self.withdraw(place, now);
@@ -123,8 +124,10 @@ impl Shard {
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
-        if agent.session.is_some_and(|live| live.id == session) {
-            agent.session = None;
+        if let Some(live) = agent.session.take_if(|live| live.id == session) {
+            if live.proved.is_some() {
+                agent.left_ms = Some(live.last_there_ms(now.mono_ms));
+            }
             self.withdraw(place, now);
         }
     }
@@ -360,6 +363,7 @@ impl Shard {
             .saturating_add(settings.upload_ms(to_come));
         let options = options(&agent.state, &group, judge.as_deref(), &submission);
         let has_boot_log = submission.boot_log.is_some();
+        let over = agent.hears(now.mono_ms);
         agent.phase = Phase::Judging(Judging {
             challenge: challenge.id,
             issued,
@@ -369,6 +373,7 @@ impl Shard {
             from_entry,
             covers_baseline,
             has_boot_log,
+            over,
             group: std::sync::Arc::clone(&group),
         });
         let assignment = Assignment {

@@ -19,6 +19,7 @@ mod settle;
 mod state;
 mod task;
 mod tick;
+mod turns;
 mod wheel;
 
 pub use input::{Abandon, Action, AgentView, Event, Input, Operation};

@@ -16,14 +16,15 @@ pub struct Settings {
     pub upload_bytes_per_second_min: u64,
     /// How often agents that failed are asked again.
     pub failed_interval_ms: u64,
-    /// A boot takes at least this long; a TPM that was reset faster was reset alone. (T08)
+    /// A boot takes at least this long; a TPM whose machine was gone for less was reset alone.
+    /// (T08)
     pub boot_gap_ms_min: u64,
     /// Quotes in a row that may leave entries beyond an unmoved cut. (I04)
     pub no_progress_rounds_max: u32,
     /// Faults of a sender in a row, after which its session ends for a while. (S13)
     pub sender_faults_max: u32,
-    /// Live connections of one agent that replace each other within the longest age, after which
-    /// two machines seem to share a key. (T03)
+    /// Turns that connections of one agent take within the longest age, after which two machines
+    /// seem to share a key. (T03)
     pub alternations_max: u32,
     /// How long an agent is sent away when it cannot be served.
     pub retry_after_ms: u32,

@@ -18,7 +18,7 @@ pub(super) struct Settled {
     pub(super) kept: Vec<KeptEvidence>,
     /// Whether boot, clock and position advanced.
     pub(super) is_advanced: bool,
-    /// Whether it failed otherwise than last time: then its evidence is kept.
+    /// Whether it failed otherwise than last time, or became failed: then its evidence is kept.
     pub(super) is_news: bool,
     pub(super) trusted_until_ms: Option<u64>,
     pub(super) due_ms: u64,
@@ -53,7 +53,8 @@ pub(super) fn settle(
             // A failure outlives a pass; only the two ways in `pass` end it. (S09)
             settled.trusted_until_ms = settled.state.failure.is_none().then_some(ends_ms);
             if follows != Follows::SameBoot {
-                settled.kept.push(keep(judged, Retention::FirstPass, now));
+                let kept = keep(judged, follows, Retention::FirstPass, now);
+                settled.kept.push(kept);
             }
         }
         Conclusion::NoPolicy => {
@@ -88,6 +89,7 @@ pub(super) fn settle(
                 settled.state.passed = settled.state.passed.saturating_add(1);
             } else {
                 fail(&mut settled.state, said, &judging.group, now);
+                settled.is_news |= settled.state.failure != state.failure;
                 settled.trusted_until_ms = Some(0);
                 settled.due_ms = issued_ms.saturating_add(settings.failed_interval_ms);
             }
@@ -126,7 +128,10 @@ impl Settled {
 fn pass(state: &mut AgentState, judged: &Judged, judging: &Judging, now: Now) {
     note(state, judged.verdict, None, judged, now);
     let group = &judging.group;
+    // Another group may be laxer: moving there ends nothing. (S16)
+    let is_here = |failure: &Failure| failure.group.as_ref() == Some(&group.slug);
     let ends = |failure: &Failure| match ends_by(failure.code) {
+        _ if !is_here(failure) => false,
         _ if group.auto_recover => true,
         EndsBy::Waiver => !group.require_boot_log,
         EndsBy::OtherPolicy => {
@@ -172,6 +177,7 @@ fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
         digest: said.digest.clone(),
         at_unix_ms: now.unix_ms,
         under_policy: enforced_digest(group).filter(|_| is_of_policy(said.code)),
+        group: Some(group.slug.clone()),
     });
 }
 
@@ -198,8 +204,12 @@ pub(super) fn describe(said: &Said) -> String {
         .collect()
 }
 
-pub(super) fn keep(judged: &Judged, reason: Retention, now: Now) -> KeptEvidence {
+/// The evidence, to be kept for this reason.
+pub(super) fn keep(judged: &Judged, follows: Follows, reason: Retention, now: Now) -> KeptEvidence {
     let parts = &judged.evidence;
+    // One that nobody asked for is of use when it explains a boot that nobody knew of.
+    let explains_boot = judged.boot_log_explained && follows != Follows::SameBoot;
+    let is_of_use = judged.challenge.boot_log || explains_boot;
     KeptEvidence {
         reason,
         at_unix_ms: now.unix_ms,
@@ -211,8 +221,7 @@ pub(super) fn keep(judged: &Judged, reason: Retention, now: Now) -> KeptEvidence
             .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
             .collect(),
         preimage: parts.preimage.clone(),
-        // One that nobody asked for explains nothing.
-        boot_log: parts.boot_log.clone().filter(|_| judged.challenge.boot_log),
+        boot_log: parts.boot_log.clone().filter(|_| is_of_use),
         ima_entries: judged
             .ima
             .as_ref()

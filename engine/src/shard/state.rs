@@ -78,6 +78,9 @@ pub struct Failure {
     pub at_unix_ms: u64,
     /// The policy that it failed under, when the policy is why: a change of it clears this.
     pub under_policy: Option<Digest>,
+    /// The group that it failed in: what that group demands later may clear this, and what another
+    /// group demands does not. `None` in old records: then only an operator clears it. (S16)
+    pub group: Option<String>,
 }
 
 /// A key that the kernel added to a keyring, as the measurement list showed it. (I23)

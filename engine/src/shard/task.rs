@@ -97,9 +97,11 @@ pub struct Judged {
     pub findings: Vec<Finding>,
     /// What a stricter rule would not accept.
     pub warnings: Vec<Finding>,
-    /// What the quote says; only when it is genuine and bound to the challenge.
+    /// What the quote says; only when it is genuine and bound to the challenge. The PCR values that
+    /// came along may be others than it covers.
     pub quote: Option<QuoteFacts>,
-    /// The quoted values of PCR 0-9 in the pinned bank; empty unless there is a genuine quote.
+    /// The quoted values of PCR 0-9 in the pinned bank; empty when the values that came along are
+    /// not the quoted ones.
     pub boot_pcrs: PcrValues,
     /// Whether a boot log explains what it was to explain.
     pub boot_log_explained: bool,
@@ -497,7 +499,7 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
         policy: judge.map(|judge| judge.policy().compiled().digest()),
         findings: appraised.findings,
         warnings: appraised.warnings,
-        quote: appraised.quote.map(|quote| QuoteFacts {
+        quote: appraised.signed.map(|quote| QuoteFacts {
             clock: *quote.clock(),
             firmware_version: quote.firmware_version(),
         }),

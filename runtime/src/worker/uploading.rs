@@ -14,13 +14,13 @@ use crate::upload::{Step, Upload};
 impl Worker {
     /// A quote was found genuine, and its list is to follow.
     pub(super) fn begun(&mut self, task: Box<Task>, now: Now) {
-        self.turn.queued.push_back(task);
+        self.turn.queued.push_back((now.mono_ms, task));
         self.open_uploads(now);
     }
 
     fn open_uploads(&mut self, now: Now) {
         while self.turn.uploads.len() < self.settings.uploads_per_worker_max {
-            let Some(task) = self.turn.queued.pop_front() else {
+            let Some((_, task)) = self.turn.queued.pop_front() else {
                 return;
             };
             let agent = task.agent().clone();
@@ -148,6 +148,32 @@ impl Worker {
         }
     }
 
+    /// When lists have waited for their turn for too long, as many of those that arrive more slowly
+    /// than the least rate give theirs up, the slowest first. (S07)
+    pub(super) fn end_slow_uploads(&mut self, now: Now) {
+        let least = self.settings.shard.upload_bytes_per_second_min;
+        let turn_ms_max = self.settings.turn_ms_max;
+        let has_waited = |since_ms: u64| now.mono_ms.saturating_sub(since_ms) >= turn_ms_max;
+        let queued = self.turn.queued.iter();
+        let waiting = queued
+            .take_while(|(since_ms, _)| has_waited(*since_ms))
+            .count();
+        if waiting == 0 {
+            return;
+        }
+        let uploads = self.turn.uploads.iter();
+        let rates =
+            uploads.map(|(agent, upload)| (upload.rate(now.mono_ms), agent, upload.challenge));
+        let mut slow: Vec<_> = rates.filter(|(rate, ..)| *rate < least).collect();
+        slow.sort_unstable();
+        let slow = slow.into_iter().take(waiting);
+        let slow: Vec<_> = slow.map(|(_, agent, id)| (agent.clone(), id)).collect();
+        for (agent, challenge) in slow {
+            measures::protocol_fault("list_slow");
+            self.give_up(&agent, challenge, Abandon::Timeout, now);
+        }
+    }
+
     fn give_up(&mut self, agent: &AgentId, challenge: ChallengeId, why: Abandon, now: Now) {
         self.forget_upload(agent, challenge, now);
         self.abandon(agent.clone(), challenge, why, now);
@@ -163,7 +189,7 @@ impl Worker {
 
     /// The shard abandoned what it had of this agent.
     pub(super) fn drop_upload_of(&mut self, agent: &AgentId, now: Now) {
-        self.turn.queued.retain(|task| task.agent() != agent);
+        self.turn.queued.retain(|(_, task)| task.agent() != agent);
         if self.turn.uploads.remove(agent).is_some() {
             self.open_uploads(now);
         }

@@ -47,6 +47,7 @@ fn state() -> AgentState {
             digest: Some("sha1:00".to_owned()),
             at_unix_ms: 7,
             under_policy: None,
+            group: Some("web".to_owned()),
         }),
         attestations: 300,
         ..AgentState::default()
@@ -95,14 +96,30 @@ fn outcome() -> Outcome {
     }
 }
 
-/// What version 1 made of these records. When this fails, rows that are stored can no longer be
-/// read: raise the version and read the old one too, or leave the record as it was.
+fn golden(hex: &str) -> Vec<Vec<u8>> {
+    hex.lines().map(|line| hex::decode(line).unwrap()).collect()
+}
+
+/// What version 1 made of these records: its failures did not say in which group they were.
 #[test]
 fn s06_rows_of_version_1_stay_readable() {
-    let golden: Vec<Vec<u8>> = include_str!("version_1.hex")
-        .lines()
-        .map(|line| hex::decode(line).unwrap())
-        .collect();
+    let golden = golden(include_str!("version_1.hex"));
+    let mut state = state();
+    state.failure.as_mut().unwrap().group = None;
+    assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
+    assert_eq!(unpack::<AgentState>(&golden[1]), Ok(state.clone()));
+    assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
+    let (outcomes, fault) = unpack_outcomes(&golden[3]);
+    assert_eq!((outcomes.len(), fault), (1, None));
+    assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
+    assert_eq!(unpack::<AgentState>(&outcomes[0].state), Ok(state));
+}
+
+/// What this version makes of them. When this fails, rows that are stored can no longer be read:
+/// raise the version and read the old one too, or leave the record as it was.
+#[test]
+fn s06_rows_of_version_2_stay_readable() {
+    let golden = golden(include_str!("version_2.hex"));
     let now = [
         pack(&record()).unwrap(),
         pack(&state()).unwrap(),

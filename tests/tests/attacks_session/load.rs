@@ -1,7 +1,7 @@
 //! Slow senders and what they may hold: S07, S08, X04.
 
-use rat_engine::evidence::{Challenge, SessionId, Submission};
-use rat_engine::shard::{EffectiveStatus, Input};
+use rat_engine::evidence::{Challenge, Refusal, SessionId, Submission, ToAgent};
+use rat_engine::shard::{EffectiveStatus, Input, Pacer, PacerSettings};
 use rat_engine::verdict::Code;
 use rat_tests::evidence::Machine;
 use rat_tests::stage::{Enrolled, Stage, group_of};
@@ -71,6 +71,73 @@ fn q03_logs_that_are_announced_too_late_or_by_others_buy_no_time() {
     announce(&mut stage, &agent, session, &challenge, 128 * 1024);
     let answer = stage.submit(&agent, session, submission).unwrap();
     assert_eq!(answer.code, Some(Code::QuoteStale));
+}
+
+/// What a connection that just came was told: `None` when it may stay, or how long to stay away.
+fn sent_away_ms(stage: &Stage, session: SessionId) -> Option<u64> {
+    let of_session = stage.sent.iter().filter(|(to, _)| *to == session);
+    let mut told = of_session.map(|(_, message)| message);
+    match told.next().expect("it was told nothing") {
+        ToAgent::Welcome { .. } => None,
+        ToAgent::Refused {
+            code: Refusal::Busy,
+            retry_after_ms,
+        } => Some(u64::from(*retry_after_ms)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn s08_a_herd_comes_back_spread_out_and_all_of_it_is_served() {
+    let machine = Machine::valid();
+    let mut stage = Stage::new(group_of(&machine));
+    stage.nonces.jitters = true;
+    stage.pacer = Pacer::new(PacerSettings {
+        admissions_per_second_max: 3,
+        ..PacerSettings::default()
+    });
+    let agents: Vec<_> = (0..10)
+        .map(|nth| stage.enrol(&format!("machine-{nth}"), machine.clone()))
+        .collect();
+    let mut served = Vec::new();
+    // Whoever was sent away, and when it comes back.
+    let mut away = Vec::new();
+    for agent in agents {
+        let session = stage.connect(&agent);
+        match sent_away_ms(&stage, session) {
+            None => served.push((agent, session)),
+            Some(ms) => away.push((stage.now.mono_ms + ms, agent)),
+        }
+    }
+    assert_eq!((served.len(), away.len()), (3, 7));
+    let mut times: Vec<u64> = away.iter().map(|(at_ms, _)| at_ms - 1_000_000).collect();
+    times.sort_unstable();
+    times.dedup();
+    assert_eq!(times.len(), 7, "jitter spreads them");
+    assert!(
+        times.iter().all(|ms| (5_000..10_000).contains(ms)),
+        "{times:?}"
+    );
+    for _ in 0..100 {
+        away.sort_by_key(|(at_ms, _)| std::cmp::Reverse(*at_ms));
+        let Some((at_ms, agent)) = away.pop() else {
+            break;
+        };
+        stage.pass_ms(at_ms.saturating_sub(stage.now.mono_ms));
+        let session = stage.connect(&agent);
+        match sent_away_ms(&stage, session) {
+            None => served.push((agent, session)),
+            Some(ms) => away.push((stage.now.mono_ms + ms, agent)),
+        }
+    }
+    assert_eq!(served.len(), 10);
+    for (agent, session) in served {
+        // Challenges that it did not answer meanwhile are over.
+        stage.pass_ms(5_001);
+        stage.sent.clear();
+        let answer = stage.attest(&agent, session);
+        assert_eq!(answer.status, EffectiveStatus::Trusted);
+    }
 }
 
 #[test]

@@ -1,15 +1,15 @@
-//! Policies that change, are missing, or are not enforced: L01, L05, L07, L08, L12.
+//! Policies that change, are missing, or are not enforced: L01, L05, L07, L08, L12, S16.
 
 use std::sync::Arc;
 
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::Committed;
 use rat_engine::pcr::PcrIndex;
-use rat_engine::shard::{BaselineCandidate, EffectiveStatus, Event, Input};
+use rat_engine::shard::{BaselineCandidate, EffectiveStatus, Event, Group, Input};
 use rat_engine::verdict::Code;
 use rat_tests::evidence::{Machine, policy_json};
 use rat_tests::measured::Measured;
-use rat_tests::stage::{Stage, group_of, policy};
+use rat_tests::stage::{Enrolled, Stage, group_of, policy};
 
 use super::trusted;
 
@@ -98,6 +98,73 @@ fn l07_a_policy_change_clears_no_other_failure() {
     let answer = stage.attest(&agent, session);
     assert_eq!(
         (answer.code, answer.status),
+        (None, EffectiveStatus::Untrusted)
+    );
+}
+
+/// The agent is in this group from now on, and attests there.
+fn moved_to(stage: &mut Stage, agent: &Enrolled, group: Group) -> (Option<Code>, EffectiveStatus) {
+    let view = stage.view(agent);
+    let mut record = (*view.record).clone();
+    record.group = group.slug.clone();
+    stage.handle(Input::Group(Arc::new(group)));
+    stage.handle(Input::Agent {
+        record: Box::new(record),
+        state: Box::new(view.state),
+        candidate: None,
+    });
+    let session = stage.connect(agent);
+    let answer = stage.attest(agent, session);
+    (answer.code, answer.status)
+}
+
+#[test]
+fn s16_another_group_with_a_laxer_policy_ends_no_failure() {
+    let passed_and_failed = (None, EffectiveStatus::Untrusted);
+    for auto_recover in [false, true] {
+        let (mut stage, mut agent, session) = trusted();
+        let fleet = group_of(&agent.machine);
+        agent.machine.list.push(Measured::file("/tmp/x", b"x"));
+        let failed = stage.attest(&agent, session);
+        assert_eq!(failed.code, Some(Code::ImaPathNotListed));
+        let failure = stage.view(&agent).state.failure;
+        let lax = Group {
+            slug: "lax".to_owned(),
+            auto_recover,
+            ..group_of(&agent.machine)
+        };
+        assert_eq!(moved_to(&mut stage, &agent, lax.clone()), passed_and_failed);
+        assert_eq!(stage.view(&agent).state.failure, failure);
+        // Where it failed, another policy does end it.
+        let changed = Group {
+            enforced: lax.enforced,
+            ..fleet
+        };
+        assert_eq!(
+            moved_to(&mut stage, &agent, changed),
+            (None, EffectiveStatus::Trusted)
+        );
+    }
+}
+
+#[test]
+fn s16_another_group_that_does_without_boot_logs_ends_no_failure() {
+    let machine = Machine::valid();
+    let mut stage = Stage::new(group_of(&machine));
+    let agent = stage.enrol("machine-1", machine);
+    let session = stage.connect(&agent);
+    let challenge = stage.challenge(session);
+    let mut submission = stage.answer(&agent, session, &challenge);
+    submission.boot_log = None;
+    let failed = stage.submit(&agent, session, submission).unwrap();
+    assert_eq!(failed.code, Some(Code::UefiLogMissing));
+    let lax = Group {
+        slug: "lax".to_owned(),
+        require_boot_log: false,
+        ..group_of(&agent.machine)
+    };
+    assert_eq!(
+        moved_to(&mut stage, &agent, lax),
         (None, EffectiveStatus::Untrusted)
     );
 }

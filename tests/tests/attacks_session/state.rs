@@ -1,10 +1,10 @@
 //! What is remembered, and what is not: S01, S03, S07-S09, S14, S17.
 
-use rat_engine::evidence::Refusal;
+use rat_engine::evidence::{Challenge, Refusal};
 use rat_engine::hash::HashAlg;
-use rat_engine::shard::{Abandon, EffectiveStatus, Event, Input, Operation};
+use rat_engine::shard::{Abandon, EffectiveStatus, Event, Input, Operation, Retention};
 use rat_engine::verdict::Code;
-use rat_tests::evidence::Machine;
+use rat_tests::evidence::{Machine, boot_log};
 use rat_tests::measured::Measured;
 use rat_tests::stage::{Stage, group_of};
 
@@ -255,6 +255,57 @@ fn s07_a_failure_is_kept_once_however_often_it_is_shown() {
     assert!(logs.clone().all(|kept| kept.boot_log.is_none()));
 }
 
+/// What is kept of an agent by its newest tick.
+fn newest_kept(stage: &Stage) -> Vec<&rat_engine::shard::KeptEvidence> {
+    let outcomes = stage.ticks.last().unwrap().outcomes.iter();
+    outcomes.flat_map(|outcome| &outcome.kept).collect()
+}
+
+#[test]
+fn s09_a_failure_that_comes_back_after_it_was_taken_back_is_kept_again() {
+    let (mut stage, mut agent, session) = trusted();
+    agent.machine.list.push(Measured::file("/tmp/x", b"x"));
+    stage.attest(&agent, session);
+    stage.handle(Input::Operate {
+        agent: agent.id.clone(),
+        operation: Operation::Clear,
+    });
+    let code = stage.attest(&agent, session).code;
+    assert_eq!(code, Some(Code::ImaPathNotListed));
+    let failed_ms = stage.view(&agent).state.failure.unwrap().at_unix_ms;
+    let kept = newest_kept(&stage);
+    let reasons: Vec<_> = kept.iter().map(|it| (it.reason, it.at_unix_ms)).collect();
+    assert_eq!(reasons, [(Retention::Failure, failed_ms)]);
+}
+
+#[test]
+fn t02_a_boot_log_that_nobody_asked_for_is_kept_when_it_explains_a_new_boot() {
+    let (mut stage, mut agent, session) = trusted();
+    stage.disconnect(&agent, session);
+    stage.pass_ms(5_000);
+    // It says hello with the counters of before, boots, and sends everything unasked.
+    let session = stage.connect(&agent);
+    let challenge = stage.challenge(session);
+    assert!(!challenge.boot_log);
+    agent.boot.reset_count += 1;
+    let asked = Challenge {
+        ima_from_entry: Some(0),
+        ..challenge
+    };
+    let whole = stage.answer(&agent, session, &asked).ima;
+    let mut submission = stage.answer(&agent, session, &challenge);
+    submission.ima = whole;
+    submission.boot_log = Some(boot_log());
+    let answer = stage.submit(&agent, session, submission).unwrap();
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Trusted)
+    );
+    let kept = newest_kept(&stage);
+    let logs: Vec<_> = kept.iter().map(|it| (it.reason, &it.boot_log)).collect();
+    assert_eq!(logs, [(Retention::FirstPass, &Some(boot_log()))]);
+}
+
 #[test]
 fn s14_a_silent_agent_becomes_overdue_and_is_reported_once() {
     let (mut stage, agent, session) = trusted();
@@ -276,13 +327,21 @@ fn s14_a_silent_agent_becomes_overdue_and_is_reported_once() {
 fn s14_trust_does_not_outlive_a_restart_with_another_clock() {
     let (stage, agent, _) = trusted();
     let state = stage.view(&agent).state;
-    // The wall clock was set back a day while the server was down.
-    let mut later = Stage::new(group_of(&agent.machine));
-    later.now.unix_ms -= 86_400_000;
-    let agent = later.enrol_with("machine-1", agent.machine.clone(), state, |_| {});
-    assert_eq!(later.view(&agent).status, EffectiveStatus::Trusted);
-    later.pass_ms(30_000);
-    assert_eq!(later.view(&agent).status, EffectiveStatus::Overdue);
+    let judged_ms = state.verdict.as_ref().unwrap().at_unix_ms;
+    let status_at = |unix_ms| {
+        let mut later = Stage::new(group_of(&agent.machine));
+        later.now.unix_ms = unix_ms;
+        let agent = later.enrol_with("machine-1", agent.machine.clone(), state.clone(), |_| {});
+        let status = later.view(&agent).status;
+        later.pass_ms(30_000);
+        assert_eq!(later.view(&agent).status, EffectiveStatus::Overdue);
+        status
+    };
+    assert_eq!(status_at(judged_ms), EffectiveStatus::Trusted);
+    // The wall clock was set back while the server was down: nobody knows for how long.
+    for back_ms in [1, 86_400_000] {
+        assert_eq!(status_at(judged_ms - back_ms), EffectiveStatus::Overdue);
+    }
 }
 
 #[test]

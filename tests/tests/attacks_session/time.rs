@@ -1,9 +1,10 @@
 //! Clocks, boots and clones: T01-T09, P06.
 
+use rat_engine::evidence::Instance;
 use rat_engine::shard::{BootEpoch, EffectiveStatus, Input, Operation};
 use rat_engine::verdict::Code;
 use rat_tests::measured::Measured;
-use rat_tests::stage::{Stage, group_of};
+use rat_tests::stage::{Enrolled, Stage, group_of};
 
 use super::{trusted, unchanged};
 
@@ -72,19 +73,53 @@ fn t02_a_reboot_that_was_not_announced_is_asked_about_again() {
     );
 }
 
+/// What comes of it when these instances connect one after the other, each while the connection of
+/// the one before lives, and attest.
+fn turns(stage: &mut Stage, agent: &mut Enrolled, instances: &[u8]) -> Vec<Option<Code>> {
+    let mut codes = Vec::new();
+    for instance in instances {
+        agent.instance = Instance([*instance; 16]);
+        let session = stage.connect(agent);
+        codes.push(stage.attest(agent, session).code);
+    }
+    codes
+}
+
+#[test]
+fn t03_an_agent_that_crashes_again_and_again_stays_trusted() {
+    let (mut stage, mut agent, _) = trusted();
+    let codes = turns(&mut stage, &mut agent, &[2, 3, 4, 5]);
+    assert_eq!(codes, [None; 4]);
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Trusted);
+}
+
+#[test]
+fn t03_a_running_machine_that_was_copied_is_noticed() {
+    let (mut stage, mut agent, _) = trusted();
+    let codes = turns(&mut stage, &mut agent, &[1, 1, 1]);
+    assert_eq!(codes, [None, None, Some(Code::IdentityCloneSuspected)]);
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
+}
+
+#[test]
+fn t03_turns_of_long_ago_are_forgotten() {
+    let (mut stage, mut agent, _) = trusted();
+    // The third time it replaces itself, and does not attest.
+    turns(&mut stage, &mut agent, &[1, 1]);
+    let session = stage.connect(&agent);
+    stage.disconnect(&agent, session);
+    stage.pass_ms(30_001);
+    let session = stage.connect(&agent);
+    assert_eq!(stage.attest(&agent, session).code, None);
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Trusted);
+}
+
 #[test]
 fn t03_two_machines_that_take_turns_with_one_key_are_noticed() {
-    let (mut stage, agent, _) = trusted();
-    let mut code = None;
-    for _ in 0..6 {
-        // The other one connects while this one's connection lives, and proves itself too.
-        let session = stage.connect(&agent);
-        code = stage.attest(&agent, session).code;
-        if code.is_some() {
-            break;
-        }
-    }
-    assert_eq!(code, Some(Code::IdentityCloneSuspected));
+    let (mut stage, mut agent, _) = trusted();
+    // The other one connects while this one's connection lives, and proves itself too.
+    let codes = turns(&mut stage, &mut agent, &[2, 1, 2]);
+    assert_eq!(codes, [None, None, Some(Code::IdentityCloneSuspected)]);
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
     // An operator who found the clone is believed.
     let (id, operation) = (agent.id.clone(), Operation::Clear);
@@ -139,6 +174,23 @@ fn t04_a_verifier_that_starts_with_a_clock_that_is_behind_accuses_nobody() {
 }
 
 #[test]
+fn t04_the_firmware_of_the_tpm_is_recorded_and_its_change_too() {
+    let (mut stage, agent, session) = trusted();
+    let recorded = |stage: &Stage| stage.view(&agent).state.clock.unwrap().firmware_version;
+    assert_eq!(recorded(&stage), 0x0001_0002_0003_0004);
+    let challenge = stage.challenge(session);
+    let submission = stage.answer_with(&agent, session, &challenge, |attest| {
+        attest.firmware_version += 1;
+    });
+    let answer = stage.submit(&agent, session, submission).unwrap();
+    assert_eq!(
+        (answer.code, answer.status),
+        (None, EffectiveStatus::Trusted)
+    );
+    assert_eq!(recorded(&stage), 0x0001_0002_0003_0005);
+}
+
+#[test]
 fn t05_a_restart_alone_is_a_new_epoch() {
     let (mut stage, mut agent, session) = trusted();
     stage.disconnect(&agent, session);
@@ -174,6 +226,68 @@ fn t08_a_reset_while_the_connection_lives_fails_the_agent() {
     let answer = stage.attest(&agent, session);
     assert_eq!(answer.code, Some(Code::TimeResetWithoutReboot));
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
+}
+
+/// What comes of a TPM that was reset, and of a machine that was gone for so long before it said so
+/// over another connection.
+fn reset_after_gap(gap_ms: u64) -> Option<Code> {
+    let (mut stage, mut agent, session) = trusted();
+    stage.disconnect(&agent, session);
+    stage.pass_ms(gap_ms);
+    agent.boot.reset_count += 1;
+    let session = stage.connect(&agent);
+    stage.attest(&agent, session).code
+}
+
+#[test]
+fn t08_a_machine_that_is_back_sooner_than_it_can_boot_did_not_boot() {
+    // However late the evidence: the challenge is due seconds after the Hello.
+    assert_eq!(reset_after_gap(999), Some(Code::TimeResetWithoutReboot));
+    assert_eq!(reset_after_gap(1_000), None);
+}
+
+#[test]
+fn t08_a_connection_that_proved_nothing_does_not_shorten_the_time_of_a_boot() {
+    let (mut stage, mut agent, session) = trusted();
+    stage.disconnect(&agent, session);
+    stage.pass_ms(20_000);
+    agent.boot.reset_count += 1;
+    // The network is not steady yet.
+    let session = stage.connect(&agent);
+    stage.disconnect(&agent, session);
+    let session = stage.connect(&agent);
+    assert_eq!(stage.attest(&agent, session).code, None);
+}
+
+#[test]
+fn t08_a_machine_that_lost_power_is_not_blamed_for_what_its_server_noticed_late() {
+    // It is back before its connection timed out, or just after.
+    for (silent_ms, is_timed_out) in [(20_000, false), (60_000, true)] {
+        let (mut stage, mut agent, session) = trusted();
+        stage.pass_ms(silent_ms);
+        if is_timed_out {
+            stage.disconnect(&agent, session);
+        }
+        agent.boot.reset_count += 1;
+        let session = stage.connect(&agent);
+        assert_eq!(stage.attest(&agent, session).code, None, "{silent_ms}");
+    }
+}
+
+#[test]
+fn t08_another_connection_does_not_hide_what_came_over_the_one_before() {
+    let (mut stage, mut agent, session) = trusted();
+    let challenge = stage.challenge(session);
+    agent.boot.reset_count += 1;
+    let submission = stage.answer(&agent, session, &challenge);
+    stage.holds_tasks = true;
+    stage.submit(&agent, session, submission);
+    // While it is judged, another connection of the same agent replaces this one.
+    stage.connect(&agent);
+    stage.holds_tasks = false;
+    stage.run_tasks();
+    let failure = stage.view(&agent).state.failure.unwrap();
+    assert_eq!(failure.code, Code::TimeResetWithoutReboot);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,6 +14,11 @@ use rat_transport::quic::client::{Client, ClientError, ClientOptions};
 use rat_transport::quic::server::Server;
 use rat_transport::quic::wire::Frame;
 use rat_transport::quic::{Advice, Reason};
+use rustls::NamedGroup;
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
+use rustls::pki_types::ServerName;
 
 use super::certificates::{Authority, SERVER_NAME};
 use super::world::{World, eventually, hello, metric, parts, refusals, rejections};
@@ -139,13 +146,49 @@ async fn agents_trust_no_server_but_under_a_pinned_ca_and_by_its_name() {
     assert_eq!(world.recorder.events("careful"), []);
 }
 
+/// What a client would keep to resume its sessions by: counted.
+#[derive(Debug, Default)]
+struct Sessions {
+    handshakes: AtomicUsize,
+    kept: AtomicUsize,
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {
+        self.handshakes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {
+        self.kept.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+        self.kept.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn q12_there_is_no_early_data_and_nothing_to_resume() {
     let world = World::new();
     let identity = world.authority.agent("eager");
+    let sessions = Arc::new(Sessions::default());
     let (endpoint, config) = world.raw_config(Some(identity), |tls, _| {
         tls.enable_early_data = true;
-        tls.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        tls.resumption = Resumption::store(Arc::clone(&sessions) as Arc<dyn ClientSessionStore>);
     });
     for _ in 0..3 {
         let connecting = endpoint.connect_with(config.clone(), world.address, SERVER_NAME);
@@ -164,6 +207,8 @@ async fn q12_there_is_no_early_data_and_nothing_to_resume() {
         connection.close(0_u32.into(), b"");
     }
     assert_eq!(handshakes("done"), 3.0);
+    assert_eq!(sessions.handshakes.load(Ordering::SeqCst), 3);
+    assert_eq!(sessions.kept.load(Ordering::SeqCst), 0, "tickets");
     world.serves_others().await;
 }
 

@@ -249,6 +249,7 @@ pub(crate) fn hello(agent: &str) -> Hello {
         reset_count: 1,
         restart_count: 2,
         entry_count: 3,
+        instance: rat_engine::evidence::Instance([4; 16]),
     }
 }
 

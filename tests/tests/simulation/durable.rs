@@ -2,7 +2,9 @@
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentRecord, AgentState, ChainHash, Epoch, Tick};
-use rat_store::{CommitResult, GroupSettings, NewGroup, NewPending, Registration, Store};
+use rat_store::{
+    CommitResult, GroupSettings, NewGroup, NewPending, OnRemoval, Registration, Store,
+};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -59,6 +61,13 @@ impl Durable {
                 .await;
             activated.unwrap().unwrap();
         });
+    }
+
+    /// An operator removes an agent, whose failure stays with its machine.
+    pub(crate) fn remove(&self, agent: &AgentId) {
+        let keep = OnRemoval::KeepFailure;
+        let removing = self.store().remove_agent(agent, keep, "test", 1);
+        assert!(self.runtime.block_on(removing).unwrap().is_some());
     }
 
     /// The process ends without a word, and another opens what it left.

@@ -1,16 +1,21 @@
 //! What a store must do, in the plainest way: the model that shards are simulated against.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
-use rat_engine::shard::{AgentState, ChainHash, Epoch, Outcome, Tick};
+use rat_engine::shard::{AgentState, ChainHash, Epoch, Failure, Outcome, Tick};
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     epoch: u64,
     heads: HashMap<ShardIndex, (u64, ChainHash)>,
     states: HashMap<AgentId, AgentState>,
-    pub(crate) outcomes: Vec<Outcome>,
+    /// What was committed before that.
+    states_before: HashMap<AgentId, AgentState>,
+    /// The failures of machines whose agents were removed. (S16)
+    removed: HashMap<AgentId, Option<Failure>>,
+    /// Agents whose failure an operator has taken back, which may not be committed yet.
+    to_clear: HashSet<AgentId>,
 }
 
 impl Ledger {
@@ -27,6 +32,37 @@ impl Ledger {
         self.states.get(agent).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn state_before(&self, agent: &AgentId) -> AgentState {
+        self.states_before.get(agent).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn is_removed(&self, agent: &AgentId) -> bool {
+        self.removed.contains_key(agent)
+    }
+
+    pub(crate) fn remove(&mut self, agent: &AgentId) {
+        let state = self.states.remove(agent).unwrap_or_default();
+        self.states_before.remove(agent);
+        self.removed.insert(agent.clone(), state.failure);
+    }
+
+    /// The state with which a removed agent begins anew.
+    pub(crate) fn enrol(&mut self, agent: &AgentId) -> AgentState {
+        let failure = self.removed.remove(agent).unwrap();
+        let state = AgentState {
+            failure,
+            ..AgentState::default()
+        };
+        self.states.insert(agent.clone(), state.clone());
+        self.states_before.insert(agent.clone(), state.clone());
+        state
+    }
+
+    /// An operator takes back what an agent failed by.
+    pub(crate) fn may_clear(&mut self, agent: &AgentId) {
+        self.to_clear.insert(agent.clone());
+    }
+
     /// Keeps a tick whole, or nothing of it.
     pub(crate) fn commit(&mut self, tick: &Tick) -> bool {
         if tick.epoch != Epoch(self.epoch) {
@@ -40,17 +76,28 @@ impl Ledger {
         );
         assert!(tick.is_chained());
         for outcome in &tick.outcomes {
-            self.check(outcome);
-            self.states
-                .insert(outcome.agent.clone(), outcome.state.clone());
-            self.outcomes.push(outcome.clone());
+            self.keep(outcome);
         }
         self.heads.insert(tick.shard, (tick.seq, tick.after));
         true
     }
 
+    fn keep(&mut self, outcome: &Outcome) {
+        // What was on its way when the agent was removed: a failure sticks to the machine. (S16)
+        if let Some(failure) = self.removed.get_mut(&outcome.agent) {
+            if outcome.state.failure.is_some() {
+                failure.clone_from(&outcome.state.failure);
+            }
+            return;
+        }
+        self.check(outcome);
+        let (agent, state) = (outcome.agent.clone(), outcome.state.clone());
+        let before = self.states.insert(agent.clone(), state);
+        self.states_before.insert(agent, before.unwrap_or_default());
+    }
+
     /// What no outcome may do to what was committed before.
-    fn check(&self, outcome: &Outcome) {
+    fn check(&mut self, outcome: &Outcome) {
         let (old, new) = (self.state(&outcome.agent), &outcome.state);
         let agent = &outcome.agent;
         if old.boot == new.boot
@@ -63,15 +110,16 @@ impl Ledger {
         }
         if let (Some(old), Some(new)) = (&old.boot, &new.boot) {
             assert!(
-                new.reset_count >= old.reset_count,
+                (new.reset_count, new.restart_count) >= (old.reset_count, old.restart_count),
                 "{agent}: the boot epoch went back"
             );
         }
+        if old.failure.is_some() && new.failure.is_none() {
+            // Taking back is an outcome of its own, without evidence.
+            let is_operators = outcome.evidence_sha256 == [0; 32] && self.to_clear.remove(agent);
+            assert!(is_operators, "{agent}: a failure went away by itself (S09)");
+        }
         if old.failure.is_some() {
-            assert!(
-                new.failure.is_some(),
-                "{agent}: a failure went away by itself (S09)"
-            );
             assert_eq!(new.trusted_until_unix_ms, 0, "{agent}: failed and trusted");
         }
     }

@@ -1,7 +1,7 @@
 //! A simulated machine: a software TPM, a kernel that measures, and what was done to it.
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::evidence::{Binding, Challenge, ImaUpload, Submission, qualifying_data};
+use rat_engine::evidence::{Binding, Challenge, ImaUpload, Instance, Submission, qualifying_data};
 use rat_engine::shard::BootEpoch;
 use rat_engine::tpm::Public;
 use rat_tests::evidence::{Machine, boot_log};
@@ -18,6 +18,12 @@ pub(crate) struct SimMachine {
     pub(crate) compromised_at_ms: Option<u64>,
     /// Until when it is booting.
     pub(crate) down_until_ms: u64,
+    /// When it was copied.
+    pub(crate) copied_at_ms: Option<u64>,
+    /// When an operator set it right.
+    pub(crate) repaired_at_ms: Option<u64>,
+    /// The life of its agent.
+    pub(crate) instance: Instance,
     ak_name: Vec<u8>,
 }
 
@@ -36,6 +42,9 @@ impl SimMachine {
             powered_at_ms: 0,
             compromised_at_ms: None,
             down_until_ms: 0,
+            copied_at_ms: None,
+            repaired_at_ms: None,
+            instance: Instance([0; 16]),
             ak_name,
         }
     }
@@ -64,8 +73,34 @@ impl SimMachine {
     /// Reboots; what ran before is gone from the list, and stays on record.
     pub(crate) fn reboot(&mut self, now_ms: u64) {
         self.boot.reset_count += 1;
+        self.boot.restart_count = 0;
+        self.comes_up(now_ms);
+    }
+
+    /// The same after an orderly shutdown that kept the TPM's state, but not its PCRs. (T05)
+    pub(crate) fn restart(&mut self, now_ms: u64) {
+        self.boot.restart_count += 1;
+        self.comes_up(now_ms);
+    }
+
+    fn comes_up(&mut self, now_ms: u64) {
         self.down_until_ms = now_ms + 5_000;
         self.machine.list.truncate(4);
+        self.start_agent();
+    }
+
+    /// Its agent begins another life.
+    pub(crate) fn start_agent(&mut self) {
+        let life = u128::from_le_bytes(self.instance.0);
+        self.instance = Instance((life + 1).to_le_bytes());
+    }
+
+    /// Is installed anew.
+    pub(crate) fn repair(&mut self, now_ms: u64) {
+        self.compromised_at_ms = None;
+        self.copied_at_ms = None;
+        self.repaired_at_ms = Some(now_ms);
+        self.reboot(now_ms);
     }
 
     /// Its answer to a challenge over a connection with this binding.

@@ -6,81 +6,37 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::crypto::Hasher;
-use rat_engine::evidence::{
-    Challenge, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
-};
+use rat_engine::evidence::{ChallengeId, SessionId, Submission, ToAgent};
 use rat_engine::hash::HashAlg;
-use rat_engine::ima::LogFormat;
-use rat_engine::ima::judge::Judge;
-use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{
-    Action, AgentPath, AgentRecord, Driver, EffectiveStatus, Event, Group, Input, Pacer,
-    PacerSettings, PolicyRef, Settings, Shard, Task, Tick,
+    Action, AgentView, Driver, EffectiveStatus, Event, Input, Pacer, PacerSettings, Settings,
+    Shard, Task, Tick,
 };
 use rat_engine::time::Now;
 
 use crate::durable::Durable;
+use crate::faults::Faults;
+use crate::fleet::{Body, group, record};
 use crate::ledger::Ledger;
 use crate::machine::SimMachine;
 use crate::random::Random;
 
 const AGENTS: u64 = 6;
 /// Wall clock of the virtual epoch.
-const UNIX_MS: u64 = 1_750_000_000_000;
-
-/// Chances in a thousand, each time the thing could go wrong.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Faults {
-    /// The connection breaks instead of delivering.
-    drop: u64,
-    /// Evidence is delivered twice.
-    duplicate: u64,
-    /// A message is delayed by up to this many milliseconds.
-    delay_ms_max: u64,
-    /// The server crashes before a step.
-    crash: u64,
-    /// A commit fails for good, or is delayed.
-    commit_fails: u64,
-    /// Somebody runs an unlisted file, each second.
-    compromise: u64,
-    /// A machine reboots, each second.
-    reboot: u64,
-}
-
-impl Faults {
-    pub(crate) const fn none() -> Self {
-        Self {
-            drop: 0,
-            duplicate: 0,
-            delay_ms_max: 0,
-            crash: 0,
-            commit_fails: 0,
-            compromise: 0,
-            reboot: 0,
-        }
-    }
-
-    pub(crate) const fn all() -> Self {
-        Self {
-            drop: 60,
-            duplicate: 80,
-            delay_ms_max: 3_000,
-            crash: 4,
-            commit_fails: 60,
-            compromise: 3,
-            reboot: 6,
-        }
-    }
-}
+pub(crate) const UNIX_MS: u64 = 1_750_000_000_000;
 
 /// Something that will happen.
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     Connect {
+        body: Body,
+    },
+    /// An agent that was removed comes back.
+    Enrol {
         agent: AgentId,
     },
     Deliver {
-        agent: AgentId,
+        body: Body,
         session: SessionId,
         message: ToAgent,
     },
@@ -108,28 +64,54 @@ enum Happening {
     Second,
 }
 
+/// How often what happened.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Happened {
+    pub(crate) commits: u64,
+    pub(crate) crashes: u64,
+    pub(crate) restarts: u64,
+    pub(crate) kills: u64,
+    pub(crate) copies: u64,
+    pub(crate) repairs: u64,
+    pub(crate) removals: u64,
+}
+
+impl Happened {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.commits += other.commits;
+        self.crashes += other.crashes;
+        self.restarts += other.restarts;
+        self.kills += other.kills;
+        self.copies += other.copies;
+        self.repairs += other.repairs;
+        self.removals += other.removals;
+    }
+}
+
 pub(crate) struct World {
-    now_ms: u64,
-    random: Random,
-    faults: Faults,
-    settings: Settings,
+    pub(crate) now_ms: u64,
+    pub(crate) random: Random,
+    pub(crate) faults: Faults,
+    pub(crate) settings: Settings,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
-    happenings: HashMap<u64, Happening>,
+    pub(crate) happenings: HashMap<u64, Happening>,
     scheduled: u64,
-    machines: BTreeMap<AgentId, SimMachine>,
-    sessions: HashMap<AgentId, SessionId>,
-    next_session: u64,
-    shards: BTreeMap<ShardIndex, Shard>,
+    /// Machines, and copies of them.
+    pub(crate) bodies: BTreeMap<Body, SimMachine>,
+    /// The connections that they believe to have.
+    pub(crate) sessions: HashMap<Body, SessionId>,
+    pub(crate) next_session: u64,
+    pub(crate) shards: BTreeMap<ShardIndex, Shard>,
     pacer: Pacer,
-    ledger: Ledger,
-    durable: Option<Durable>,
+    pub(crate) ledger: Ledger,
+    pub(crate) durable: Option<Durable>,
+    pub(crate) was_removed: HashSet<AgentId>,
     /// Counts lives of the server; what an earlier life began means nothing to a later one.
-    life: u64,
-    crashes: u64,
-    commits: u64,
+    pub(crate) life: u64,
     times_untrusted: u64,
+    pub(crate) happened: Happened,
     appraised: HashSet<ChallengeId>,
-    challenged: HashMap<ChallengeId, (AgentId, u64)>,
+    pub(crate) challenged: HashMap<ChallengeId, (AgentId, u64)>,
     trace: Hasher,
 }
 
@@ -146,7 +128,7 @@ impl World {
     fn with_store(seed: u64, faults: Faults, durable: Option<Durable>) -> Self {
         let machines = (0..AGENTS).map(|nth| {
             let id = AgentId::parse(&format!("machine-{nth}")).unwrap();
-            (id.clone(), SimMachine::new(id))
+            (Body::original(&id), SimMachine::new(id))
         });
         let mut world = Self {
             now_ms: 5_000,
@@ -156,24 +138,24 @@ impl World {
             queue: BinaryHeap::new(),
             happenings: HashMap::new(),
             scheduled: 0,
-            machines: machines.collect(),
+            bodies: machines.collect(),
             sessions: HashMap::new(),
             next_session: 0,
             shards: BTreeMap::new(),
             pacer: Pacer::new(PacerSettings::default()),
             ledger: Ledger::default(),
             durable,
+            was_removed: HashSet::new(),
             life: 0,
-            crashes: 0,
-            commits: 0,
             times_untrusted: 0,
+            happened: Happened::default(),
             appraised: HashSet::new(),
             challenged: HashMap::new(),
             trace: Hasher::new(HashAlg::Sha256),
         };
         if let Some(durable) = &world.durable {
             world
-                .machines
+                .bodies
                 .values()
                 .for_each(|machine| durable.enrol(&record(machine)));
         }
@@ -182,23 +164,27 @@ impl World {
         world
     }
 
+    /// Machines, without copies of them.
     pub(crate) fn machines(&self) -> impl Iterator<Item = (&AgentId, &SimMachine)> {
-        self.machines.iter()
+        let originals = self.bodies.iter().filter(|(body, _)| !body.is_copy);
+        originals.map(|(body, machine)| (&body.agent, machine))
+    }
+
+    pub(crate) fn agents(&self) -> impl Iterator<Item = &AgentId> {
+        self.machines().map(|(agent, _)| agent)
+    }
+
+    /// An agent as it is shown; `None` while it is removed.
+    pub(crate) fn view(&self, agent: &AgentId) -> Option<AgentView> {
+        self.shards[&agent.shard()].view(agent, self.now())
     }
 
     pub(crate) fn status(&self, agent: &AgentId) -> EffectiveStatus {
-        self.shards[&agent.shard()]
-            .view(agent, self.now())
-            .unwrap()
-            .status
+        self.view(agent).unwrap().status
     }
 
-    pub(crate) const fn commits(&self) -> u64 {
-        self.commits
-    }
-
-    pub(crate) const fn crashes(&self) -> u64 {
-        self.crashes
+    pub(crate) const fn happened(&self) -> Happened {
+        self.happened
     }
 
     pub(crate) const fn times_untrusted(&self) -> u64 {
@@ -216,9 +202,12 @@ impl World {
             .for_each(|shard| durable.verify_chain(*shard));
     }
 
-    /// Ends all faults.
+    /// Ends all faults. Operators set right what was copied.
     pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
+        let copied = self.machines().filter(|(_, it)| it.copied_at_ms.is_some());
+        let copied: Vec<AgentId> = copied.map(|(agent, _)| agent.clone()).collect();
+        copied.iter().for_each(|agent| self.repair(agent));
     }
 
     pub(crate) fn run_ms(&mut self, duration_ms: u64) {
@@ -242,7 +231,7 @@ impl World {
         self.check();
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now {
             mono_ms: self.now_ms,
             unix_ms: UNIX_MS + self.now_ms,
@@ -259,14 +248,14 @@ impl World {
         queued.into_iter().chain(timers).min()
     }
 
-    fn schedule(&mut self, after_ms: u64, happening: Happening) {
+    pub(crate) fn schedule(&mut self, after_ms: u64, happening: Happening) {
         self.scheduled += 1;
         self.happenings.insert(self.scheduled, happening);
         self.queue
             .push(Reverse((self.now_ms + after_ms, self.scheduled)));
     }
 
-    fn delay_ms(&mut self) -> u64 {
+    pub(crate) fn delay_ms(&mut self) -> u64 {
         1 + self.random.below(self.faults.delay_ms_max + 1)
     }
 
@@ -276,8 +265,10 @@ impl World {
         let epoch = self.ledger.take_ownership();
         if let Some(durable) = &mut self.durable {
             assert_eq!(durable.reopen(), epoch);
-            for agent in self.machines.keys() {
-                assert_eq!(durable.state(agent), self.ledger.state(agent), "{agent}");
+            for agent in self.bodies.keys().map(|body| &body.agent) {
+                if !self.ledger.is_removed(agent) {
+                    assert_eq!(durable.state(agent), self.ledger.state(agent), "{agent}");
+                }
                 assert_eq!(durable.head(agent.shard()), self.ledger.head(agent.shard()));
             }
         }
@@ -285,7 +276,7 @@ impl World {
         self.shards.clear();
         self.sessions.clear();
         self.pacer = Pacer::new(PacerSettings::default());
-        for machine in self.machines.values() {
+        for (body, machine) in &self.bodies {
             let index = machine.id.shard();
             let (seq, head) = self.ledger.head(index);
             let settings = self.settings;
@@ -294,6 +285,9 @@ impl World {
                 .entry(index)
                 .or_insert_with(|| Shard::new(index, epoch, seq, head, settings));
             shard.handle(Input::Group(Arc::new(group())), now);
+            if body.is_copy || self.ledger.is_removed(&machine.id) {
+                continue;
+            }
             let input = Input::Agent {
                 record: Box::new(record(machine)),
                 state: Box::new(self.ledger.state(&machine.id)),
@@ -301,15 +295,15 @@ impl World {
             };
             shard.handle(input, now);
         }
-        let agents: Vec<AgentId> = self.machines.keys().cloned().collect();
-        for agent in agents {
+        let bodies: Vec<Body> = self.bodies.keys().cloned().collect();
+        for body in &bodies {
             let after = self.random.below(2_000);
-            self.schedule(after, Happening::Connect { agent });
+            self.connect_after(after, body);
         }
     }
 
     fn crash(&mut self) {
-        self.crashes += 1;
+        self.happened.crashes += 1;
         self.start();
     }
 
@@ -317,12 +311,13 @@ impl World {
         let now = self.now();
         match happening {
             Happening::Second => self.second(),
-            Happening::Connect { agent } => self.connect(&agent),
+            Happening::Connect { body } => self.connect(&body),
+            Happening::Enrol { agent } => self.enrol(&agent),
             Happening::Deliver {
-                agent,
+                body,
                 session,
                 message,
-            } => self.deliver(&agent, session, message),
+            } => self.deliver(&body, session, message),
             Happening::Evidence {
                 agent,
                 session,
@@ -353,7 +348,7 @@ impl World {
                     assert_eq!(durable.commit(&tick), kept);
                     durable.fold();
                 }
-                self.commits += u64::from(kept);
+                self.happened.commits += u64::from(kept);
                 let (shard, seq) = (tick.shard, tick.seq);
                 let after = self.delay_ms();
                 self.schedule(
@@ -385,115 +380,7 @@ impl World {
         }
     }
 
-    /// What happens to machines by themselves.
-    fn second(&mut self) {
-        let agents: Vec<AgentId> = self.machines.keys().cloned().collect();
-        for agent in agents {
-            let (random, now_ms) = (self.random.next(), self.now_ms);
-            let machine = self.machines.get_mut(&agent).unwrap();
-            if random.is_multiple_of(3) {
-                machine.run_allowed(random / 3);
-            }
-            if self.random.permille(self.faults.compromise) {
-                machine.run_unlisted(now_ms);
-            }
-            if self.random.permille(self.faults.reboot) && machine.is_clean() {
-                machine.reboot(now_ms);
-                self.disconnect(&agent);
-                self.schedule(5_000, Happening::Connect { agent });
-            }
-        }
-        self.schedule(1_000, Happening::Second);
-    }
-
-    fn connect(&mut self, agent: &AgentId) {
-        let is_down = self.now_ms < self.machines[agent].down_until_ms;
-        if self.sessions.contains_key(agent) || is_down {
-            return;
-        }
-        self.next_session += 1;
-        let session = SessionId(self.next_session);
-        self.sessions.insert(agent.clone(), session);
-        let machine = &self.machines[agent];
-        let hello = Hello {
-            agent: agent.clone(),
-            client_key_sha256: [1; 32],
-            log_formats: vec![LogFormat::Ascii],
-            banks: vec![HashAlg::Sha256],
-            reset_count: machine.boot.reset_count,
-            restart_count: machine.boot.restart_count,
-            entry_count: machine.machine.list.len() as u64,
-            relay_key_sha256: None,
-        };
-        let hello = Box::new(hello);
-        self.handle(agent, Input::Connected { session, hello });
-    }
-
-    fn disconnect(&mut self, agent: &AgentId) {
-        if let Some(session) = self.sessions.remove(agent) {
-            let agent = agent.clone();
-            self.handle(&agent.clone(), Input::Disconnected { session, agent });
-        }
-    }
-
-    fn deliver(&mut self, agent: &AgentId, session: SessionId, message: ToAgent) {
-        if self.sessions.get(agent) != Some(&session) {
-            return;
-        }
-        if self.random.permille(self.faults.drop) {
-            self.disconnect(agent);
-            let after = self.delay_ms();
-            self.schedule(
-                after,
-                Happening::Connect {
-                    agent: agent.clone(),
-                },
-            );
-            return;
-        }
-        match message {
-            ToAgent::Challenge(challenge) => self.answer(agent, session, &challenge),
-            ToAgent::Refused {
-                code,
-                retry_after_ms,
-            } => {
-                assert!(
-                    matches!(code, Refusal::Busy | Refusal::Superseded),
-                    "{agent} was refused: {code}"
-                );
-                self.sessions.remove(agent);
-                let after = u64::from(retry_after_ms);
-                self.schedule(
-                    after,
-                    Happening::Connect {
-                        agent: agent.clone(),
-                    },
-                );
-            }
-            ToAgent::Welcome { .. } | ToAgent::More(_) | ToAgent::Verdict(..) => {}
-        }
-    }
-
-    fn answer(&mut self, agent: &AgentId, session: SessionId, challenge: &Challenge) {
-        let machine = &self.machines[agent];
-        let binding = session_binding(session);
-        let submission = Box::new(machine.answer(challenge, binding, self.now_ms));
-        let copies = 1 + u64::from(self.random.permille(self.faults.duplicate));
-        for _ in 0..copies {
-            let after = self.delay_ms();
-            self.schedule(
-                after,
-                Happening::Evidence {
-                    agent: agent.clone(),
-                    session,
-                    submission: submission.clone(),
-                    life: self.life,
-                },
-            );
-        }
-    }
-
-    fn handle(&mut self, agent: &AgentId, input: Input) {
+    pub(crate) fn handle(&mut self, agent: &AgentId, input: Input) {
         let now = self.now();
         self.shards
             .get_mut(&agent.shard())
@@ -571,133 +458,5 @@ impl World {
             }
             Action::Event(_) => {}
         }
-    }
-
-    fn send(&mut self, session: SessionId, message: ToAgent) {
-        let Some((agent, _)) = self.sessions.iter().find(|(_, live)| **live == session) else {
-            return;
-        };
-        let agent = agent.clone();
-        if let ToAgent::Challenge(challenge) = &message {
-            let issued = (agent.clone(), UNIX_MS + self.now_ms);
-            let again = self.challenged.insert(challenge.id, issued);
-            assert!(again.is_none(), "an id was used twice (Q04)");
-        }
-        if let ToAgent::Verdict(id, answer) = &message
-            && answer.code.is_none()
-        {
-            // What is answered is durable. (S03, S05)
-            let (_, issued_unix_ms) = self.challenged[id];
-            let state = self.ledger.state(&agent);
-            let verdict = state
-                .verdict
-                .expect("a verdict was answered, and none is committed");
-            assert_eq!(verdict.challenged_unix_ms, issued_unix_ms, "{agent}");
-        }
-        let after = self.delay_ms();
-        self.schedule(
-            after,
-            Happening::Deliver {
-                agent,
-                session,
-                message,
-            },
-        );
-    }
-
-    /// The invariants of the design, at every moment.
-    fn check(&self) {
-        let now = self.now();
-        for shard in self.shards.values() {
-            for view in shard.views(now) {
-                let agent = &view.record.id;
-                let machine = &self.machines[agent];
-                assert_eq!(
-                    view.state,
-                    self.ledger_or_newer(agent, &view.state),
-                    "{agent} (S17)"
-                );
-                if view.status != EffectiveStatus::Trusted {
-                    continue;
-                }
-                // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
-                let verdict = view.state.verdict.as_ref().unwrap();
-                let age_ms = now.unix_ms - verdict.challenged_unix_ms;
-                assert!(
-                    age_ms < self.settings.max_age_ms,
-                    "{agent}: trusted for {age_ms} ms"
-                );
-                if let Some(at_ms) = machine.compromised_at_ms {
-                    let since_ms = self.now_ms - at_ms;
-                    assert!(
-                        since_ms < self.settings.max_age_ms,
-                        "{agent}: {since_ms} ms unnoticed"
-                    );
-                }
-            }
-        }
-    }
-
-    /// What is shown was committed; the newest commit may not have been reported yet.
-    fn ledger_or_newer(
-        &self,
-        agent: &AgentId,
-        shown: &rat_engine::shard::AgentState,
-    ) -> rat_engine::shard::AgentState {
-        let committed = self.ledger.state(agent);
-        let was_committed = committed == *shown
-            || *shown == rat_engine::shard::AgentState::default()
-            || self
-                .ledger
-                .outcomes
-                .iter()
-                .rev()
-                .any(|outcome| outcome.agent == *agent && outcome.state == *shown);
-        if was_committed {
-            shown.clone()
-        } else {
-            committed
-        }
-    }
-}
-
-fn session_binding(session: SessionId) -> [u8; 32] {
-    let mut binding = [0; 32];
-    binding[..8].copy_from_slice(&session.0.to_le_bytes());
-    binding
-}
-
-fn record(machine: &SimMachine) -> AgentRecord {
-    AgentRecord {
-        id: machine.id.clone(),
-        group: "fleet".into(),
-        path: AgentPath::Native,
-        ak_public: machine.machine.ak.public(),
-        ak_epoch: 1,
-        ek_sha256: rat_tests::oracle::digest(HashAlg::Sha256, machine.id.as_str().as_bytes())
-            .try_into()
-            .unwrap(),
-        client_key_sha256: [1; 32],
-        relay_key_sha256: None,
-        baseline: None,
-        enrolled_unix_ms: UNIX_MS,
-    }
-}
-
-fn group() -> Group {
-    let policy = rat_tests::evidence::Machine::valid().policy();
-    let policy = RuntimePolicy::parse(policy.as_bytes()).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(policy), false).unwrap());
-    Group {
-        slug: "fleet".into(),
-        enforced: Some(PolicyRef { version: 1, judge }),
-        pcr_policy: None,
-        bank: HashAlg::Sha256,
-        protected: true,
-        bypass: false,
-        block: false,
-        require_boot_log: true,
-        accept_violations: false,
-        auto_recover: false,
     }
 }

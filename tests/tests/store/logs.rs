@@ -1,6 +1,6 @@
 //! Measurement lists and kept evidence.
 
-use rat_engine::shard::{KeptEvidence, KeptLog, Outcome, Retention};
+use rat_engine::shard::{Failure, KeptEvidence, KeptLog, Outcome, Retention};
 use rat_store::{
     CommitResult, Dropped, LogPiece, LogReader, OnRemoval, RetentionPolicy, Staged, StoreError,
     limits,
@@ -430,43 +430,66 @@ async fn earlier_boots_keep_what_their_evidence_needs() {
     assert_eq!(rest, Dropped::default());
 }
 
+/// Commits that an agent failed otherwise than before, and holds its first failure against it.
+async fn fails_again(fixture: &Fixture, attestation: u64, first: Option<Failure>) {
+    let mut outcome = fleet::outcome(1, attestation);
+    outcome.state.failure = first;
+    outcome.kept = vec![
+        kept(Retention::BeforeFailure, attestation, 10),
+        kept(Retention::Failure, attestation, 10),
+    ];
+    fixture.commit(vec![outcome]).await;
+}
+
 #[tokio::test]
-async fn s07_of_each_agent_and_reason_the_newest_evidence_is_kept() {
+async fn s07_the_newest_evidence_and_that_of_the_failure_that_holds_is_kept() {
     let fixture = Fixture::with_agents(1..3).await;
     let max = u64::from(limits::EVIDENCE_PER_REASON_MAX);
+    let failure = || {
+        Some(Failure {
+            at_unix_ms: 1,
+            ..fleet::failure()
+        })
+    };
     // An earlier boot's list, which nothing but the first evidence needs.
     let list = fleet::list_bytes(1, CHUNK);
     for (attestation, list) in [(1, &list[..]), (2, b"the next boot's")] {
         let log = fleet::whole_log(0, 10, list);
         let mut outcome = with_log(1, attestation, log);
-        outcome.kept = vec![kept(Retention::Failure, attestation, 10)];
+        outcome.state.failure = failure();
+        outcome.kept = vec![
+            kept(Retention::BeforeFailure, attestation, 10),
+            kept(Retention::Failure, attestation, 10),
+        ];
         fixture.commit(vec![outcome]).await;
     }
     let mut other = fleet::outcome(2, 1);
     other.kept = vec![kept(Retention::Failure, 1, 0)];
     fixture.commit(vec![other]).await;
     let mut first = fleet::outcome(1, 3);
+    first.state.failure = failure();
     first.kept = vec![kept(Retention::FirstPass, 3, 10)];
     fixture.commit(vec![first]).await;
     for attestation in 4..=max + 3 {
-        let mut outcome = fleet::outcome(1, attestation);
-        outcome.kept = vec![
-            kept(Retention::Failure, attestation, 10),
-            kept(Retention::BeforeFailure, attestation, 10),
-        ];
-        fixture.commit(vec![outcome]).await;
+        fails_again(&fixture, attestation, failure()).await;
     }
-    let evidence = fixture.store.evidence(&fleet::agent(1), None, 100).await;
-    let evidence = evidence.unwrap();
-    let of = |reason| {
+    let of = async |reason| {
+        let evidence = fixture.store.evidence(&fleet::agent(1), None, 100).await;
+        let evidence = evidence.unwrap();
         let all = evidence.iter().map(|stored| &stored.evidence);
         let of_reason = all.filter(|kept| kept.reason == reason);
         of_reason.map(|kept| kept.at_unix_ms).collect::<Vec<_>>()
     };
-    let newest: Vec<u64> = (4..=max + 3).rev().collect();
-    assert_eq!(of(Retention::Failure), newest);
-    assert_eq!(of(Retention::BeforeFailure), newest);
-    assert_eq!(of(Retention::FirstPass), [3]);
+    let mut expected: Vec<u64> = (4..=max + 3).rev().collect();
+    expected.push(1);
+    assert_eq!(of(Retention::Failure).await, expected);
+    assert_eq!(of(Retention::BeforeFailure).await, expected);
+    assert_eq!(of(Retention::FirstPass).await, [3]);
+    // When it was taken back, its evidence is one of the oldest.
+    fails_again(&fixture, max + 4, None).await;
+    let newest: Vec<u64> = (5..=max + 4).rev().collect();
+    assert_eq!(of(Retention::Failure).await, newest);
+    assert_eq!(of(Retention::BeforeFailure).await, newest);
     let others = fixture.store.evidence(&fleet::agent(2), None, 100).await;
     assert_eq!(others.unwrap().len(), 1);
     // What only the dropped evidence needed goes with it.

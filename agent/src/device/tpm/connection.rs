@@ -20,7 +20,7 @@ use super::{Authorizations, Tcti, TpmError};
 
 /// Tries of one command that the TPM puts off. The waits between them add up to five seconds,
 /// which is more than the self-test of a discrete TPM takes.
-pub(super) const COMMAND_TRIES: u32 = 12;
+pub(super) const COMMAND_TRIES: u32 = 15;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(640);
 
@@ -59,7 +59,7 @@ impl Connection {
         command: &'static str,
         mut execute: impl FnMut(&mut Context) -> Result<T, TssError>,
     ) -> Result<T, TpmError> {
-        patiently(command, || execute(&mut self.context))
+        patiently(command, std::thread::sleep, || execute(&mut self.context))
     }
 
     /// Runs one command authorized by the empty password, or by the hierarchy's.
@@ -131,18 +131,21 @@ impl Connection {
     }
 }
 
+/// Executes until the TPM has done it, or has asked for patience too often.
 fn patiently<T>(
     command: &'static str,
+    mut pause: impl FnMut(Duration),
     mut execute: impl FnMut() -> Result<T, TssError>,
 ) -> Result<T, TpmError> {
     let mut wait = FIRST_WAIT;
-    for _ in 0..COMMAND_TRIES {
+    for nth in 0..COMMAND_TRIES {
+        if nth > 0 {
+            pause(wait);
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+        }
         match execute() {
             Ok(value) => return Ok(value),
-            Err(error) if asks_for_patience(&error) => {
-                std::thread::sleep(wait);
-                wait = wait.saturating_mul(2).min(LONGEST_WAIT);
-            }
+            Err(error) if asks_for_patience(&error) => {}
             Err(source) => return Err(TpmError::Command { command, source }),
         }
     }
@@ -163,4 +166,76 @@ fn asks_for_patience(error: &TssError) -> bool {
                 | Tss2ResponseCodeKind::NvRate
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tss_esapi::constants::response_code::Tss2ResponseCode;
+
+    use super::*;
+
+    /// What comes of a command that a TPM answers with these codes, one after the other, and then
+    /// does; with how often it was sent, and the pauses between.
+    fn answered(codes: &[u32]) -> (Result<&'static str, TpmError>, usize, Vec<Duration>) {
+        let mut codes = codes.iter();
+        let (mut sent, mut pauses) = (0, Vec::new());
+        let done = patiently(
+            "TPM2_Test",
+            |wait| pauses.push(wait),
+            || {
+                sent += 1;
+                match codes.next() {
+                    Some(code) => Err(TssError::Tss2Error(Tss2ResponseCode::from(*code))),
+                    None => Ok("done"),
+                }
+            },
+        );
+        (done, sent, pauses)
+    }
+
+    // TPM 2.0 Part 2, 6.6.3: TPM_RC_RETRY, _YIELDED, _TESTING, _NV_RATE.
+    const PUT_OFF: [u32; 4] = [0x922, 0x908, 0x90a, 0x920];
+
+    #[test]
+    fn a_command_that_the_tpm_puts_off_is_sent_again_after_a_pause() {
+        for code in PUT_OFF {
+            let (done, sent, pauses) = answered(&[code]);
+            assert!(matches!(done, Ok("done")), "{code:#x}: {done:?}");
+            assert_eq!((sent, &pauses[..]), (2, &[FIRST_WAIT][..]), "{code:#x}");
+        }
+        let (done, sent, _) = answered(&PUT_OFF);
+        assert!(done.is_ok() && sent == 5);
+    }
+
+    #[test]
+    fn a_command_that_fails_is_not_sent_again() {
+        // TPM_RC_VALUE, TPM_RC_FAILURE, TPM_RC_LOCKOUT, and TPM_RC_BAD_AUTH of the first session.
+        for code in [0x084, 0x101, 0x921, 0x9a2] {
+            let (done, sent, pauses) = answered(&[code]);
+            let error = done.expect_err("a command that failed");
+            assert!(
+                matches!(error, TpmError::Command { .. }),
+                "{code:#x}: {error}"
+            );
+            assert_eq!((sent, pauses.len()), (1, 0), "{code:#x}");
+        }
+        // Nor is one that fails after it was put off.
+        let (done, sent, _) = answered(&[0x922, 0x101]);
+        assert!(matches!(done, Err(TpmError::Command { .. })) && sent == 2);
+    }
+
+    #[test]
+    fn a_tpm_that_never_gets_to_it_is_busy() {
+        let (done, sent, pauses) = answered(&[0x922; 100]);
+        assert!(matches!(
+            done,
+            Err(TpmError::Busy {
+                command: "TPM2_Test"
+            })
+        ));
+        assert_eq!((sent, pauses.len()), (COMMAND_TRIES as usize, sent - 1));
+        let in_all: Duration = pauses.iter().sum();
+        assert!(in_all >= Duration::from_secs(5), "{in_all:?}");
+        assert!(pauses.iter().all(|pause| *pause <= LONGEST_WAIT));
+    }
 }

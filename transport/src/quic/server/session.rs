@@ -132,6 +132,7 @@ async fn greet(
         reset_count: hello.reset_count,
         restart_count: hello.restart_count,
         entry_count: hello.entry_count,
+        instance: hello.instance,
         relay_key_sha256: None,
     };
     Ok((client, hello, reply))

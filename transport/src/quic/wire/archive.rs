@@ -30,6 +30,7 @@ pub(super) struct Hello {
     pub(super) reset_count: u32,
     pub(super) restart_count: u32,
     pub(super) entry_count: u64,
+    pub(super) instance: [u8; 16],
     pub(super) extensions: Vec<Extension>,
 }
 

@@ -19,7 +19,7 @@ mod tests;
 mod write;
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::evidence::{Answer, Challenge, ChallengeId};
+use rat_engine::evidence::{Answer, Challenge, ChallengeId, Instance};
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
 use rat_engine::pcr::PcrValues;
@@ -70,6 +70,8 @@ pub struct Hello {
     pub restart_count: u32,
     /// Entries in the measurement list.
     pub entry_count: u64,
+    /// The life of its program.
+    pub instance: Instance,
 }
 
 /// What a server says to an agent that it knows.

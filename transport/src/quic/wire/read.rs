@@ -1,7 +1,7 @@
 //! Bodies to frames.
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::evidence::{Answer, Challenge, ChallengeId, Nonce};
+use rat_engine::evidence::{Answer, Challenge, ChallengeId, Instance, Nonce};
 use rat_engine::hash::Digest;
 use rat_engine::pcr::{PcrIndex, PcrSet, PcrValues};
 use rat_engine::tpm::PcrSelection;
@@ -91,6 +91,7 @@ fn hello(hello: archive::Hello) -> Result<Hello, WireError> {
         reset_count: hello.reset_count,
         restart_count: hello.restart_count,
         entry_count: hello.entry_count,
+        instance: Instance(hello.instance),
     })
 }
 

@@ -91,6 +91,7 @@ fn critical_extensions_are_looked_for_in_every_frame() {
                 reset_count: 0,
                 restart_count: 0,
                 entry_count: 0,
+                instance: [0; 16],
                 extensions: critical(),
             }),
         ),

@@ -62,6 +62,7 @@ fn hello(hello: &Hello) -> Result<Option<Vec<u8>>, WireError> {
         reset_count: hello.reset_count,
         restart_count: hello.restart_count,
         entry_count: hello.entry_count,
+        instance: hello.instance.0,
         extensions: Vec::new(),
     }))
 }

@@ -1,0 +1,53 @@
+//! The invariants of the design, at every moment.
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::shard::{AgentState, EffectiveStatus};
+
+use crate::fleet::Body;
+use crate::world::{Happening, World};
+
+impl World {
+    pub(crate) fn check(&self) {
+        let now = self.now();
+        for shard in self.shards.values() {
+            for view in shard.views(now) {
+                let agent = &view.record.id;
+                assert!(self.is_as_committed(agent, &view.state), "{agent} (S17)");
+                if view.status != EffectiveStatus::Trusted {
+                    continue;
+                }
+                // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
+                let verdict = view.state.verdict.as_ref().unwrap();
+                let age_ms = now.unix_ms - verdict.challenged_unix_ms;
+                assert!(
+                    age_ms < self.settings.max_age_ms,
+                    "{agent}: trusted for {age_ms} ms"
+                );
+                let machine = &self.bodies[&Body::original(agent)];
+                if let Some(at_ms) = machine.compromised_at_ms {
+                    let since_ms = self.now_ms - at_ms;
+                    assert!(
+                        since_ms < self.settings.max_age_ms,
+                        "{agent}: {since_ms} ms unnoticed"
+                    );
+                }
+            }
+        }
+    }
+
+    /// What is shown is what is committed; or the state before that, while the store's answer is on
+    /// its way.
+    fn is_as_committed(&self, agent: &AgentId, shown: &AgentState) -> bool {
+        if self.ledger.state(agent) == *shown {
+            return true;
+        }
+        let is_answer = |happening: &Happening| {
+            matches!(
+                happening,
+                Happening::Answered { shard, life, kept: true, .. }
+                    if *shard == agent.shard() && *life == self.life
+            )
+        };
+        self.happenings.values().any(is_answer) && self.ledger.state_before(agent) == *shown
+    }
+}
