@@ -204,16 +204,15 @@ mod tests {
 
     #[test]
     fn handles_are_written_as_the_reference_page_has_them() {
-        let read = |text: &str| toml(text).map(|settings| settings.ek_handle);
+        let read = |text: &str| {
+            let settings: Option<Settings> = Figment::from(Toml::string(text)).extract().ok();
+            settings.map(|settings| settings.ek_handle)
+        };
         for text in ["0x81010001", "\"0x81010001\"", "2164326401", "\"2164326401\""] {
             let found = read(&format!("ek_handle = {text}")).unwrap();
             assert_eq!(found, Some(0x8101_0001), "{text}");
         }
-        assert!(read("ek_handle = \"81010001h\"").is_err());
-    }
-
-    fn toml(text: &str) -> Result<Settings, figment::Error> {
-        Figment::from(Toml::string(text)).extract()
+        assert!(read("ek_handle = \"81010001h\"").is_none());
     }
 
     #[test]
