@@ -94,7 +94,8 @@ impl Kept {
 
     /// Brings the copy up to date with the kernel's list.
     ///
-    /// `whole` compares every byte that both hold, instead of the first and last entry.
+    /// `whole` compares every byte that both hold, instead of the first and last entry; where the
+    /// list was trimmed that is done anyway.
     ///
     /// # Errors
     /// [`LogError::Trimmed`] when entries may be missing between copy and list. The copy is left
@@ -203,6 +204,9 @@ impl Kept {
         if self.entries == 0 {
             return Ok(if begins { Place::At(0) } else { Place::Unknown });
         }
+        // A list that was never trimmed begins with boot_aggregate, which occurs once. Others begin
+        // with any entry, and where entries are alike, first and last may fit in two places.
+        let whole = whole || self.trimmed_bytes > 0;
         if self.is_continued_by(list, self.trimmed_bytes, whole)? {
             return Ok(Place::At(self.trimmed_bytes));
         }
