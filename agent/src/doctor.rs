@@ -137,7 +137,8 @@ pub async fn examine(settings: &Settings) -> Report {
 
 fn examine_state(to: &mut Examination, settings: &Settings) -> Option<Enrolled> {
     const CHECK: &str = "enrolment";
-    const REMEDY: &str = "run as root, with the token on standard input: rat-agent enroll - --server <url>";
+    const REMEDY: &str =
+        "run as root, with the token on standard input: rat-agent enroll - --server <url>";
     let path = settings.state_dir();
     if !path.exists() {
         to.fail(CHECK, format!("{} is not there", path.display()), REMEDY);

@@ -36,10 +36,16 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyKind>,
     /// Persistent handle of the endorsement key.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_handle")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_handle"
+    )]
     pub ek_handle: Option<u32>,
     /// Persistent handle of the attestation key.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_handle")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_handle"
+    )]
     pub ak_handle: Option<u32>,
     /// File with the endorsement hierarchy's authorization value.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,7 +214,12 @@ mod tests {
             let settings: Option<Settings> = Figment::from(Toml::string(text)).extract().ok();
             settings.map(|settings| settings.ek_handle)
         };
-        for text in ["0x81010001", "\"0x81010001\"", "2164326401", "\"2164326401\""] {
+        for text in [
+            "0x81010001",
+            "\"0x81010001\"",
+            "2164326401",
+            "\"2164326401\"",
+        ] {
             let found = read(&format!("ek_handle = {text}")).unwrap();
             assert_eq!(found, Some(0x8101_0001), "{text}");
         }

@@ -14,8 +14,8 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use bytes::BytesMut;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -327,9 +327,7 @@ fn reading_ends(begun: Instant, received: usize) -> Instant {
         .saturating_mul(1000)
         .checked_div(limits::BODY_BYTES_PER_SECOND_MIN);
     let time = limits::REQUEST_MS_MAX.saturating_add(earned.unwrap_or(0));
-    begun
-        .checked_add(limits::duration(time))
-        .unwrap_or(begun)
+    begun.checked_add(limits::duration(time)).unwrap_or(begun)
 }
 
 async fn run(
