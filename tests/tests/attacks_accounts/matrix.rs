@@ -7,7 +7,7 @@ use rat_api::auth::Gate;
 use rat_api::auth::permission::{ACTIONS, Permission};
 use rat_api::clock::unix_ms;
 use rat_api::surface::{Route, Shared};
-use rat_store::{PasswordChange, UserChange};
+use rat_store::{PasswordChange, StoredUser, UserChange};
 use rat_tests::http_client::Client;
 
 use crate::world::{HOUR_MS, Served, World, declared};
@@ -87,127 +87,143 @@ fn expected(permission: Permission, identity: &Identity) -> Outcome {
     }
 }
 
+impl Identity {
+    fn new(name: &'static str, header: Option<String>, has: Has) -> Self {
+        Self {
+            name,
+            header,
+            has,
+            has_certificate: false,
+        }
+    }
+
+    fn bearer(name: &'static str, token: &str, has: Has) -> Self {
+        Self::new(name, Some(format!("authorization: Bearer {token}")), has)
+    }
+
+    /// The same, from an agent.
+    fn with_certificate(self) -> Self {
+        Self {
+            has_certificate: true,
+            ..self
+        }
+    }
+}
+
 fn identities(world: &World) -> Vec<Identity> {
     let later = unix_ms() + HOUR_MS;
     let admin = world.user("admin", &["admin"]);
-    let bearer = |token: &str| Some(format!("authorization: Bearer {token}"));
     let session = world.session(&admin, later);
     let token = world.token("admin", None, later);
-    let identity = |name, header, has| Identity {
-        name,
-        header,
-        has,
-        has_certificate: false,
-    };
-    let with_certificate = |name, header, has| Identity {
-        has_certificate: true,
-        ..identity(name, header, has)
-    };
-    let invalid = |name, text: &str| identity(name, bearer(text), Has::Invalid);
-    let ended = world.session(&admin, later);
-    world.run(world.store.end_session(&ended[5..21])).unwrap();
-    let revoked = world.token("admin", None, later);
-    let was = world.run(
-        world
-            .store
-            .revoke_api_token(&revoked[4..20], "test", unix_ms()),
-    );
-    assert!(was.unwrap());
     let mut all = vec![
-        identity("nobody", None, Has::Nothing),
-        with_certificate("an agent's certificate", None, Has::Nothing),
-        invalid("nothing", ""),
-        invalid("garbage", "garbage"),
-        invalid("a token's beginning", &token[..token.len() - 1]),
-        invalid("a longer token", &format!("{token}0")),
-        invalid(
-            "another secret",
-            &format!("{}{}", &token[..20], "0".repeat(64)),
-        ),
-        invalid(
-            "a session's digits as a token",
-            &token.replace("rat_", "rats_"),
-        ),
-        invalid("an enrolment token", &format!("esp_{}", "0".repeat(112))),
-        invalid("an expired session", &world.session(&admin, unix_ms() - 1)),
-        invalid("a session that was logged out", &ended),
-        invalid(
-            "an expired token",
-            &world.token("admin", None, unix_ms() - 1),
-        ),
-        invalid("a revoked token", &revoked),
-        identity(
-            "basic",
-            Some(format!("authorization: Basic {token}")),
-            Has::Invalid,
-        ),
-        identity(
-            "a cookie",
-            Some(format!("cookie: session={session}")),
-            Has::Nothing,
-        ),
-        identity(
-            "another header",
-            Some(format!("x-api-key: {token}")),
-            Has::Nothing,
-        ),
-        identity(
-            "two headers",
-            Some(format!(
-                "authorization: Bearer {token}\r\nauthorization: Bearer {token}"
-            )),
-            Has::Invalid,
-        ),
-        with_certificate(
-            "a certificate and an admin's token",
-            bearer(&token),
-            Has::ApiToken("admin"),
-        ),
-        with_certificate(
-            "a certificate and an admin's session",
-            bearer(&session),
-            Has::Session("admin"),
-        ),
-        with_certificate(
-            "a certificate and a revoked token",
-            bearer(&revoked),
-            Has::Invalid,
-        ),
+        Identity::new("nobody", None, Has::Nothing),
+        Identity::new("an agent", None, Has::Nothing).with_certificate(),
+        Identity::bearer("admin", &session, Has::Session("admin")),
+        Identity::bearer("an admin's token", &token, Has::ApiToken("admin")),
+        Identity::bearer("an agent with a session", &session, Has::Session("admin"))
+            .with_certificate(),
+        Identity::bearer("an agent with a token", &token, Has::ApiToken("admin"))
+            .with_certificate(),
     ];
+    all.extend(garbled(&session, &token));
+    all.extend(of_roles(world, &admin));
+    all.extend(of_others(world));
+    // Last: the next session that begins drops one that has expired.
+    all.extend(ended(world, &admin));
+    all
+}
+
+/// What is nearly a credential, or one in the wrong place.
+fn garbled(session: &str, token: &str) -> Vec<Identity> {
+    let other_secret = format!("{}{}", &token[..20], "0".repeat(64));
+    let other_kind = token.replace("rat_", "rats_");
+    let twice = format!("authorization: Bearer {token}\r\nauthorization: Bearer {token}");
+    let mut all: Vec<Identity> = [
+        ("nothing", ""),
+        ("garbage", "garbage"),
+        ("a token's beginning", &token[..token.len() - 1]),
+        ("a longer token", &format!("{token}0")),
+        ("another secret", &other_secret),
+        ("a token as a session", &other_kind),
+        ("an enrolment token", &format!("esp_{}", "0".repeat(112))),
+    ]
+    .into_iter()
+    .map(|(name, text)| Identity::bearer(name, text, Has::Invalid))
+    .collect();
+    for (name, header, has) in [
+        (
+            "basic",
+            format!("authorization: Basic {token}"),
+            Has::Invalid,
+        ),
+        ("two headers", twice, Has::Invalid),
+        (
+            "a cookie",
+            format!("cookie: session={session}"),
+            Has::Nothing,
+        ),
+        (
+            "another header",
+            format!("x-api-key: {token}"),
+            Has::Nothing,
+        ),
+    ] {
+        all.push(Identity::new(name, Some(header), has));
+    }
+    all
+}
+
+/// What was a credential.
+fn ended(world: &World, admin: &StoredUser) -> Vec<Identity> {
+    let (later, before) = (unix_ms() + HOUR_MS, unix_ms() - 1);
+    let session = world.session(admin, later);
+    assert!(world.run(world.store.end_session(&session[5..21])).unwrap());
+    let token = world.token("admin", None, later);
+    let revoked = world.store.revoke_api_token(&token[4..20], "test", before);
+    assert!(world.run(revoked).unwrap());
+    let expired = world.token("admin", None, before);
+    vec![
+        Identity::bearer("a session that was logged out", &session, Has::Invalid),
+        Identity::bearer("a revoked token", &token, Has::Invalid),
+        Identity::bearer("an expired token", &expired, Has::Invalid),
+        Identity::bearer(
+            "an expired session",
+            &world.session(admin, before),
+            Has::Invalid,
+        ),
+        Identity::bearer("an agent with a revoked token", &token, Has::Invalid).with_certificate(),
+    ]
+}
+
+/// Sessions and tokens of lesser roles.
+fn of_roles(world: &World, admin: &StoredUser) -> Vec<Identity> {
+    let later = unix_ms() + HOUR_MS;
+    let mut all = Vec::new();
     for role in ["viewer", "operator"] {
         let user = world.user(role, &[role]);
-        let header = bearer(&world.session(&user, later));
-        all.push(identity(role, header, Has::Session(role)));
-        let header = bearer(&world.token(role, None, later));
-        all.push(identity("a token of a role", header, Has::ApiToken(role)));
-        // Made when its owner was an administrator, say.
-        let header = bearer(&world.token("admin", Some(&user), later));
-        all.push(identity(
-            "a token with more than its owner",
-            header,
-            Has::ApiToken(role),
-        ));
-        let header = bearer(&world.token(role, Some(&admin), later));
-        all.push(identity(
-            "a token with less than its owner",
-            header,
-            Has::ApiToken(role),
-        ));
+        let session = world.session(&user, later);
+        all.push(Identity::bearer(role, &session, Has::Session(role)));
+        for (name, token) in [
+            ("a token of a role", world.token(role, None, later)),
+            // Made when its owner was an administrator, say.
+            (
+                "a token with more than its owner",
+                world.token("admin", Some(&user), later),
+            ),
+            (
+                "a token with less than its owner",
+                world.token(role, Some(admin), later),
+            ),
+        ] {
+            all.push(Identity::bearer(name, &token, Has::ApiToken(role)));
+        }
     }
-    all.push(identity("admin", bearer(&session), Has::Session("admin")));
-    all.push(identity(
-        "an admin's token",
-        bearer(&token),
-        Has::ApiToken("admin"),
-    ));
-    all.extend(of_others(world));
     all
 }
 
 /// Somebody who was disabled, and somebody who must change the password.
 fn of_others(world: &World) -> Vec<Identity> {
     let later = unix_ms() + HOUR_MS;
-    let bearer = |token: &str| Some(format!("authorization: Bearer {token}"));
     let (gone, new) = (
         world.user("gone", &["admin"]),
         world.user("new", &["admin"]),
@@ -239,27 +255,20 @@ fn of_others(world: &World) -> Vec<Identity> {
         world.session(&new, later),
         world.token("admin", Some(&new), later),
     ];
-    let names = [
-        ("a session of somebody disabled", &of_gone[0], Has::Invalid),
-        ("a token of somebody disabled", &of_gone[1], Has::Invalid),
-        (
+    vec![
+        Identity::bearer("a session of somebody disabled", &of_gone[0], Has::Invalid),
+        Identity::bearer("a token of somebody disabled", &of_gone[1], Has::Invalid),
+        Identity::bearer(
             "a session before the change of password",
             &of_new[0],
             Has::MustChange,
         ),
-        (
+        Identity::bearer(
             "a token before the change of password",
             &of_new[1],
             Has::TokenOfMustChange,
         ),
-    ];
-    let identity = |(name, token, has): (&'static str, &String, Has)| Identity {
-        name,
-        header: bearer(token),
-        has,
-        has_certificate: false,
-    };
-    names.into_iter().map(identity).collect()
+    ]
 }
 
 fn call(client: &Client, route: &Route, identity: &Identity) -> Outcome {
