@@ -16,5 +16,5 @@ mod throttle;
 
 pub use caller::{Caller, CallerCredential, Peer};
 pub use gate::Gate;
-pub use password::{Passwords, random_password};
+pub use password::{NotHashed, Passwords, random_password};
 pub use permission::Permission;
