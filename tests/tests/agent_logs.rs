@@ -186,6 +186,26 @@ proptest! {
 }
 
 #[test]
+fn i29_a_list_that_was_trimmed_twice_may_look_the_same_at_both_ends() {
+    use Step::{Measure, Read, ReadAll, Trim};
+    // Entries 14, 17 and 50, 53 are violations: the list moves on by three and begins and ends as
+    // it did.
+    let steps = [
+        Measure(18),
+        ReadAll,
+        Trim(0.86),
+        Measure(32),
+        ReadAll,
+        Measure(3),
+        Trim(0.34),
+        Read(0.68),
+    ];
+    for format in [LogFormat::Binary, LogFormat::Ascii] {
+        live(format, steps.to_vec());
+    }
+}
+
+#[test]
 fn a_long_list_is_found_at_every_entry() {
     let mut machine = Machine::new(LogFormat::Binary);
     machine.measure(3_000);
