@@ -396,7 +396,7 @@ async fn enrol(
     let failure = match failure {
         Some((group, _)) if group != record.group => return Ok(Err(Conflict::OtherGroup)),
         Some((_, packed)) => Some(
-            packed::unpack::<Failure>(&packed)
+            packed::unpack_failure(&packed)
                 .map_err(|fault| StoreError::unreadable(RowName::EkFailure, fault))?,
         ),
         None => None,

@@ -184,7 +184,7 @@ async fn after_removal(
     seq: u64,
     state: &[u8],
 ) -> Result<(), StoreError> {
-    match packed::unpack::<AgentState>(state) {
+    match packed::unpack_state(state) {
         Ok(AgentState {
             failure: Some(failure),
             ..

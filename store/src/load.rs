@@ -294,7 +294,7 @@ impl Tail {
         if suspect_seq > seq {
             return Err(Fault::NewerTick { seq: suspect_seq });
         }
-        packed::unpack(bytes)
+        packed::unpack_state(bytes)
     }
 }
 
@@ -305,5 +305,5 @@ pub(crate) fn folded_state(row: &StateRow<'_>) -> Result<AgentState, Fault> {
             seq: row.suspect_seq,
         });
     }
-    packed::unpack(row.packed)
+    packed::unpack_state(row.packed)
 }

@@ -4,10 +4,12 @@
 //! row is one unreadable agent and never another state that happens to decode. (S06) Against
 //! somebody who can write to the database it does nothing: that is what the hash chain is for.
 
+use std::borrow::Cow;
+
 use rat_engine::agent_id::AgentId;
 use rat_engine::crypto;
 use rat_engine::hash::{Digest, HashAlg};
-use rat_engine::shard::{Outcome, VerdictKind};
+use rat_engine::shard::{AgentState, Failure, ListFacts, Outcome, VerdictKind};
 use rat_engine::verdict::Code;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,8 +18,11 @@ use thiserror::Error;
 use crate::error::StoreError;
 use crate::limits;
 
-/// The version that is written. Readers know this one and the one before; there is none yet.
-const VERSION: u8 = 1;
+/// The version that is written. Readers know this one and the one before.
+const VERSION: u8 = 2;
+/// What states and failures of version 1 lack is filled in by [`unpack_state`] and
+/// [`unpack_failure`]; all other records are the same in both.
+const VERSION_BEFORE: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 const CHECK_BYTES: usize = 8;
@@ -55,9 +60,9 @@ pub enum Fault {
     },
 }
 
-fn checksum(encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
+fn checksum(version: u8, encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = crypto::Hasher::new(HashAlg::Sha256);
-    hasher.update(&[VERSION, encoding]);
+    hasher.update(&[version, encoding]);
     hasher.update(body);
     let digest = hasher.finish();
     // SHA-256 has 32 bytes; the zeros are never reached.
@@ -67,7 +72,7 @@ fn checksum(encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
 fn framed(encoding: u8, body: &[u8]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(body.len().saturating_add(CHECK_BYTES).saturating_add(2));
     packed.extend([VERSION, encoding]);
-    packed.extend(checksum(encoding, body));
+    packed.extend(checksum(VERSION, encoding, body));
     packed.extend_from_slice(body);
     packed
 }
@@ -85,7 +90,7 @@ pub(crate) fn pack_bytes(raw: &[u8]) -> Vec<u8> {
 
 /// The bytes that were packed, at most `bytes_max` of them.
 pub(crate) fn unpack_bytes(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, Fault> {
-    let (encoding, body) = checked(packed)?;
+    let (_, encoding, body) = checked(packed)?;
     match encoding {
         PLAIN if body.len() <= bytes_max => Ok(body.to_vec()),
         ZSTD => zstd::bulk::decompress(body, bytes_max).map_err(|_| Fault::Content),
@@ -94,16 +99,17 @@ pub(crate) fn unpack_bytes(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, F
     }
 }
 
-fn checked(packed: &[u8]) -> Result<(u8, &[u8]), Fault> {
+/// Version, encoding and body.
+fn checked(packed: &[u8]) -> Result<(u8, u8, &[u8]), Fault> {
     let (&[version, encoding], rest) = packed.split_first_chunk().ok_or(Fault::Short)?;
-    if version != VERSION {
+    if version != VERSION && version != VERSION_BEFORE {
         return Err(Fault::Version(version));
     }
     let (check, body) = rest
         .split_first_chunk::<CHECK_BYTES>()
         .ok_or(Fault::Short)?;
-    if *check == checksum(encoding, body) {
-        Ok((encoding, body))
+    if *check == checksum(version, encoding, body) {
+        Ok((version, encoding, body))
     } else {
         Err(Fault::Checksum)
     }
@@ -123,19 +129,58 @@ pub(crate) fn pack_compressed<T: Serialize>(record: &T) -> Result<Vec<u8>, Store
 
 /// The record that was packed.
 pub(crate) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, Fault> {
-    let decompressed;
-    let body = match checked(packed)? {
-        (PLAIN, body) => body,
-        (ZSTD, body) => {
-            decompressed = zstd::bulk::decompress(body, limits::RECORD_BYTES_MAX)
-                .map_err(|_| Fault::Content)?;
-            &decompressed
+    let (_, body) = body_of(packed)?;
+    decoded(&body)
+}
+
+fn body_of(packed: &[u8]) -> Result<(u8, Cow<'_, [u8]>), Fault> {
+    match checked(packed)? {
+        (version, PLAIN, body) => Ok((version, Cow::Borrowed(body))),
+        (version, ZSTD, body) => {
+            let body = zstd::bulk::decompress(body, limits::RECORD_BYTES_MAX);
+            Ok((version, Cow::Owned(body.map_err(|_| Fault::Content)?)))
         }
-        (other, _) => return Err(Fault::Encoding(other)),
-    };
+        (_, other, _) => Err(Fault::Encoding(other)),
+    }
+}
+
+fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     match postcard::take_from_bytes(body) {
         Ok((record, [])) => Ok(record),
         _ => Err(Fault::Content),
+    }
+}
+
+/// The state that was packed. One of version 1 says nothing of its list but under which policy it
+/// passed, and ends where [`AgentState::list`] begins.
+pub(crate) fn unpack_state(packed: &[u8]) -> Result<AgentState, Fault> {
+    let (version, body) = body_of(packed)?;
+    if version == VERSION {
+        return decoded(&body);
+    }
+    let unknown = postcard::to_stdvec(&ListFacts::default()).map_err(|_| Fault::Content)?;
+    let mut state: AgentState = decoded(&[&*body, &*unknown].concat())?;
+    state.failure = state.failure.map(failure_of_version_1);
+    Ok(state)
+}
+
+/// The failure that was packed.
+pub(crate) fn unpack_failure(packed: &[u8]) -> Result<Failure, Fault> {
+    let (version, body) = body_of(packed)?;
+    let failure = decoded(&body)?;
+    Ok(match version {
+        VERSION => failure,
+        _ => failure_of_version_1(failure),
+    })
+}
+
+/// Version 1 noted the runtime policy with failures that a PCR policy was the reason of. Under
+/// which PCR policy those failed is not known, so no change of it clears them: an operator does.
+fn failure_of_version_1(failure: Failure) -> Failure {
+    let is_of_pcrs = failure.code == Code::PcrValueNotAllowed;
+    Failure {
+        under_policy: failure.under_policy.filter(|_| !is_of_pcrs),
+        ..failure
     }
 }
 
@@ -217,7 +262,7 @@ pub(crate) fn unpack_outcomes(packed: &[u8]) -> (Vec<PackedOutcome>, Option<Faul
     let decompressed;
     let mut rest = match packed {
         // Each part has a checksum of its own.
-        [VERSION, PLAIN, parts @ ..] => parts,
+        [VERSION | VERSION_BEFORE, PLAIN, parts @ ..] => parts,
         _ => match unpack_bytes(packed, limits::TICK_BYTES_MAX) {
             Ok(parts) => {
                 decompressed = parts;

@@ -16,12 +16,13 @@ use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{
     Action, AgentPath, AgentRecord, AgentState, AgentView, BootEpoch, ChainHash, Driver, Epoch,
-    Event, Group, Input, Pacer, PacerSettings, PolicyRef, Settings, Shard, Task, Tick,
+    Event, Group, Input, Pacer, PacerSettings, PolicyRef, Rejudge, Settings, Shard, Task, Tick,
 };
 use rat_engine::time::Now;
 use rat_engine::tpm::Public;
 
 use crate::evidence::{Machine, boot_log};
+use crate::lists::Lists;
 use crate::measured;
 use crate::software_tpm::Attest;
 
@@ -77,6 +78,16 @@ pub struct Stage {
     pub holds_tasks: bool,
     /// Appraisals that wait.
     pub tasks: Vec<Task>,
+    /// What a store keeps of lists.
+    pub lists: Lists,
+    /// Whether there is such a store; without one, stored lists are missing.
+    pub keeps_lists: bool,
+    /// Whether stored lists wait for the test to judge them.
+    pub holds_rejudges: bool,
+    /// Stored lists that wait.
+    pub rejudges: Vec<Rejudge>,
+    /// The tick that waits for its answer.
+    in_flight: Option<Arc<Tick>>,
     nonces: Counting,
     sessions: u64,
 }
@@ -129,6 +140,11 @@ impl Stage {
             holds_commits: false,
             holds_tasks: false,
             tasks: Vec::new(),
+            lists: Lists::default(),
+            keeps_lists: false,
+            holds_rejudges: false,
+            rejudges: Vec::new(),
+            in_flight: None,
             nonces: Counting::default(),
             sessions: 0,
         };
@@ -219,15 +235,46 @@ impl Stage {
                         self.run_tasks();
                     }
                 }
+                Action::Rejudge(rejudge) => {
+                    self.rejudges.push(*rejudge);
+                    if !self.holds_rejudges {
+                        self.run_rejudges();
+                    }
+                }
                 Action::Commit(tick) => {
                     self.ticks.push(Arc::clone(&tick));
+                    self.in_flight = Some(tick);
                     if !self.holds_commits {
-                        let seq = tick.seq;
-                        self.shard.handle(Input::Committed { seq }, self.now);
+                        self.answer_commit(true);
                     }
                 }
             }
         }
+    }
+
+    /// Answers the tick that waits, if one does: the store has it, or never will.
+    pub fn answer_commit(&mut self, is_kept: bool) {
+        let Some(tick) = self.in_flight.take() else {
+            return;
+        };
+        if is_kept && self.keeps_lists {
+            self.lists.commit(&tick);
+        }
+        let seq = tick.seq;
+        let input = match is_kept {
+            true => Input::Committed { seq },
+            false => Input::CommitFailed { seq },
+        };
+        self.shard.handle(input, self.now);
+    }
+
+    /// Judges the stored lists that wait.
+    pub fn run_rejudges(&mut self) {
+        for rejudge in std::mem::take(&mut self.rejudges) {
+            let rejudged = self.lists.rejudge(rejudge);
+            self.shard.handle(Input::Rejudged(rejudged), self.now);
+        }
+        self.settle();
     }
 
     /// Runs the appraisals that wait.

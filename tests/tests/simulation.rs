@@ -15,6 +15,8 @@
 
 #[path = "simulation/durable.rs"]
 mod durable;
+#[path = "simulation/fleet.rs"]
+mod fleet;
 #[path = "simulation/ledger.rs"]
 mod ledger;
 #[path = "simulation/machine.rs"]
@@ -24,8 +26,11 @@ mod random;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
+
+use fleet::{Allows, Faults};
 use rat_engine::shard::EffectiveStatus;
-use world::{Faults, World};
+use world::World;
 
 const SEEDS: u64 = 40;
 /// Each of these commits to a real database.
@@ -54,10 +59,14 @@ fn settle(mut world: World, seed: u64) -> World {
 #[test]
 fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
     let (mut commits, mut crashes) = (0, 0);
+    let mut rejudged = BTreeMap::new();
     for seed in seeds() {
         let world = run(seed, Faults::all());
         commits += world.commits();
         crashes += world.crashes();
+        for (how, times) in world.rejudged() {
+            *rejudged.entry(how.clone()).or_default() += times;
+        }
         // What failed is failed, what is clean is trusted: nothing is lost for good.
         for (agent, machine) in world.machines() {
             let status = world.status(agent);
@@ -73,6 +82,32 @@ fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
         commits > 1_000 && crashes > 50,
         "{commits} commits, {crashes} crashes"
     );
+    for how in ["passed", "denied", "missing", "not_reproduced", "timeout"] {
+        let times: u64 = rejudged.get(how).copied().unwrap_or(0);
+        assert!(times > 0, "no list was {how}: {rejudged:?}");
+    }
+}
+
+#[test]
+fn l07_without_faults_an_activation_asks_no_machine_for_its_list_again() {
+    let mut world = World::new(11, Faults::none());
+    world.run_ms(60_000);
+    for (round, allows) in [Allows::More, Allows::Usual, Allows::More]
+        .iter()
+        .enumerate()
+    {
+        world.activate(*allows);
+        world.run_ms(2_000);
+        for (agent, _) in world.machines() {
+            assert_eq!(world.status(agent), EffectiveStatus::Trusted, "{agent}");
+        }
+        let all = world.machines().count() as u64;
+        let expected = BTreeMap::from([("passed".to_owned(), all * (round as u64 + 1))]);
+        assert_eq!(*world.rejudged(), expected);
+        world.run_ms(60_000);
+    }
+    assert_eq!(world.whole_lists(), world.machines().count() as u64);
+    assert_eq!(world.times_untrusted(), 0);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 use rat_engine::hash::Digest;
 use rat_engine::pcr::{PcrIndex, PcrValues};
 use rat_engine::shard::{
-    AgentPath, AgentRecord, AgentState, BootEpoch, Failure, KeptEvidence, LastVerdict, Retention,
-    TpmClock,
+    AgentPath, AgentRecord, AgentState, BootEpoch, Denied, Failure, KeptEvidence, LastVerdict,
+    ListFacts, ListRules, Retention, TpmClock,
 };
 
 use super::*;
@@ -49,6 +49,25 @@ fn state() -> AgentState {
             under_policy: None,
         }),
         attestations: 300,
+        list: ListFacts {
+            violations: Some(1),
+            excluded: Some(300),
+            denied: Some(Denied {
+                under: ListRules {
+                    policy: Digest::zero(HashAlg::Sha256),
+                    accept_violations: true,
+                },
+                first: Failure {
+                    code: Code::ImaPathNotListed,
+                    detail: "detail".to_owned(),
+                    entry: Some(4),
+                    path: None,
+                    digest: None,
+                    at_unix_ms: 7,
+                    under_policy: None,
+                },
+            }),
+        },
         ..AgentState::default()
     }
 }
@@ -95,14 +114,35 @@ fn outcome() -> Outcome {
     }
 }
 
-/// What version 1 made of these records. When this fails, rows that are stored can no longer be
-/// read: raise the version and read the old one too, or leave the record as it was.
+fn golden(text: &str) -> Vec<Vec<u8>> {
+    text.lines()
+        .map(|line| hex::decode(line).unwrap())
+        .collect()
+}
+
+/// What the version before made of these records: rows that are stored must stay readable. What it
+/// did not know of a list reads as not known.
 #[test]
 fn s06_rows_of_version_1_stay_readable() {
-    let golden: Vec<Vec<u8>> = include_str!("version_1.hex")
-        .lines()
-        .map(|line| hex::decode(line).unwrap())
-        .collect();
+    let golden = golden(include_str!("version_1.hex"));
+    let before = AgentState {
+        list: ListFacts::default(),
+        ..state()
+    };
+    assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
+    assert_eq!(unpack_state(&golden[1]), Ok(before.clone()));
+    assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
+    let (outcomes, fault) = unpack_outcomes(&golden[3]);
+    assert_eq!((outcomes.len(), fault), (1, None));
+    assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
+    assert_eq!(unpack_state(&outcomes[0].state), Ok(before));
+}
+
+/// What this version makes of these records. When this fails, rows that are stored can no longer be
+/// read: raise the version and read the old one too, or leave the record as it was.
+#[test]
+fn s06_rows_of_version_2_stay_readable() {
+    let golden = golden(include_str!("version_2.hex"));
     let now = [
         pack(&record()).unwrap(),
         pack(&state()).unwrap(),
@@ -112,12 +152,48 @@ fn s06_rows_of_version_1_stay_readable() {
     let shown: Vec<String> = now.iter().map(hex::encode).collect();
     assert_eq!(golden, now, "now:\n{}", shown.join("\n"));
     assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
-    assert_eq!(unpack::<AgentState>(&golden[1]), Ok(state()));
+    assert_eq!(unpack_state(&golden[1]), Ok(state()));
     assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
     let (outcomes, fault) = unpack_outcomes(&golden[3]);
     assert_eq!((outcomes.len(), fault), (1, None));
-    assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
-    assert_eq!(unpack::<AgentState>(&outcomes[0].state), Ok(state()));
+    assert_eq!(unpack_state(&outcomes[0].state), Ok(state()));
+}
+
+/// A failure of PCR values as version 1 kept it, with the runtime policy's digest.
+#[test]
+fn l07_a_pcr_failure_of_version_1_is_cleared_by_no_policy() {
+    let of = |code| Failure {
+        code,
+        under_policy: Some(Digest::ones(HashAlg::Sha256)),
+        ..state().failure.unwrap()
+    };
+    let as_version_1 = |body: &[u8]| {
+        let mut packed = vec![VERSION_BEFORE, PLAIN];
+        packed.extend(checksum(VERSION_BEFORE, PLAIN, body));
+        packed.extend_from_slice(body);
+        packed
+    };
+    for (code, is_kept) in [
+        (Code::PcrValueNotAllowed, false),
+        (Code::ImaPathNotListed, true),
+    ] {
+        let failure = of(code);
+        let body = postcard::to_stdvec(&failure).unwrap();
+        let read = unpack_failure(&as_version_1(&body)).unwrap();
+        assert_eq!(read.under_policy, failure.under_policy.filter(|_| is_kept));
+        let packed = pack(&failure).unwrap();
+        assert_eq!(unpack_failure(&packed), Ok(failure.clone()));
+        let state = AgentState {
+            failure: Some(failure),
+            list: ListFacts::default(),
+            ..state()
+        };
+        let mut body = postcard::to_stdvec(&state).unwrap();
+        let tail = postcard::to_stdvec(&ListFacts::default()).unwrap();
+        body.truncate(body.len() - tail.len());
+        let failure = unpack_state(&as_version_1(&body)).unwrap().failure;
+        assert_eq!(failure.unwrap(), read);
+    }
 }
 
 #[test]
@@ -127,9 +203,9 @@ fn every_changed_bit_of_a_record_is_found() {
         for bit in 0..8 {
             let mut damaged = packed.clone();
             damaged[byte] ^= 1 << bit;
-            assert!(unpack::<AgentState>(&damaged).is_err(), "{byte} {bit}");
+            assert!(unpack_state(&damaged).is_err(), "{byte} {bit}");
         }
-        assert!(unpack::<AgentState>(&packed[..byte]).is_err());
+        assert!(unpack_state(&packed[..byte]).is_err());
     }
 }
 
@@ -150,7 +226,7 @@ fn damaged_tick(packed: &[u8], outcomes: usize) {
         damaged[at] ^= 0x40;
         let (read, fault) = unpack_outcomes(&damaged);
         // Damage is found now, or when the state of that agent is read.
-        let unreadable = |o: &PackedOutcome| unpack::<AgentState>(&o.state).is_err();
+        let unreadable = |o: &PackedOutcome| unpack_state(&o.state).is_err();
         assert!(fault.is_some() || read.iter().any(unreadable), "{at}");
         for (outcome, original) in read.iter().zip(&whole) {
             assert!(unreadable(outcome) || outcome == original, "{at}");

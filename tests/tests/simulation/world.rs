@@ -11,68 +11,19 @@ use rat_engine::evidence::{
 };
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
-use rat_engine::ima::judge::Judge;
-use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{
-    Action, AgentPath, AgentRecord, Driver, EffectiveStatus, Event, Group, Input, Pacer,
-    PacerSettings, PolicyRef, Settings, Shard, Task, Tick,
+    Action, Driver, EffectiveStatus, Event, Group, Input, Pacer, PacerSettings, Rejudge, Rejudged,
+    Settings, Shard, Task, Tick, Unusable,
 };
 use rat_engine::time::Now;
 
 use crate::durable::Durable;
+use crate::fleet::{Allows, Faults, UNIX_MS, group, record};
 use crate::ledger::Ledger;
 use crate::machine::SimMachine;
 use crate::random::Random;
 
 const AGENTS: u64 = 6;
-/// Wall clock of the virtual epoch.
-const UNIX_MS: u64 = 1_750_000_000_000;
-
-/// Chances in a thousand, each time the thing could go wrong.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Faults {
-    /// The connection breaks instead of delivering.
-    drop: u64,
-    /// Evidence is delivered twice.
-    duplicate: u64,
-    /// A message is delayed by up to this many milliseconds.
-    delay_ms_max: u64,
-    /// The server crashes before a step.
-    crash: u64,
-    /// A commit fails for good, or is delayed.
-    commit_fails: u64,
-    /// Somebody runs an unlisted file, each second.
-    compromise: u64,
-    /// A machine reboots, each second.
-    reboot: u64,
-}
-
-impl Faults {
-    pub(crate) const fn none() -> Self {
-        Self {
-            drop: 0,
-            duplicate: 0,
-            delay_ms_max: 0,
-            crash: 0,
-            commit_fails: 0,
-            compromise: 0,
-            reboot: 0,
-        }
-    }
-
-    pub(crate) const fn all() -> Self {
-        Self {
-            drop: 60,
-            duplicate: 80,
-            delay_ms_max: 3_000,
-            crash: 4,
-            commit_fails: 60,
-            compromise: 3,
-            reboot: 6,
-        }
-    }
-}
-
 /// Something that will happen.
 #[derive(Debug)]
 enum Happening {
@@ -92,6 +43,14 @@ enum Happening {
     },
     Judged {
         task: Box<Task>,
+        life: u64,
+    },
+    Reread {
+        rejudge: Box<Rejudge>,
+        life: u64,
+    },
+    Rejudged {
+        rejudged: Box<Rejudged>,
         life: u64,
     },
     Committed {
@@ -128,6 +87,10 @@ pub(crate) struct World {
     crashes: u64,
     commits: u64,
     times_untrusted: u64,
+    /// The group as it is now; a server that starts is told so.
+    group: Arc<Group>,
+    is_strict: bool,
+    rejudged: BTreeMap<String, u64>,
     appraised: HashSet<ChallengeId>,
     challenged: HashMap<ChallengeId, (AgentId, u64)>,
     trace: Hasher,
@@ -167,6 +130,9 @@ impl World {
             crashes: 0,
             commits: 0,
             times_untrusted: 0,
+            group: Arc::new(group(Allows::Usual)),
+            is_strict: false,
+            rejudged: BTreeMap::new(),
             appraised: HashSet::new(),
             challenged: HashMap::new(),
             trace: Hasher::new(HashAlg::Sha256),
@@ -205,6 +171,27 @@ impl World {
         self.times_untrusted
     }
 
+    /// How often stored lists were judged again, by how that ended.
+    pub(crate) const fn rejudged(&self) -> &BTreeMap<String, u64> {
+        &self.rejudged
+    }
+
+    /// How many lists were sent from entry 0, of those that were proven.
+    pub(crate) fn whole_lists(&self) -> u64 {
+        let logs = self.ledger.outcomes.iter().flat_map(|it| &it.log);
+        logs.filter(|log| log.from_entry == 0).count() as u64
+    }
+
+    /// Has the group enforce another policy.
+    pub(crate) fn activate(&mut self, allows: Allows) {
+        let now = self.now();
+        self.is_strict = allows == Allows::Less;
+        self.group = Arc::new(group(allows));
+        for shard in self.shards.values_mut() {
+            shard.handle(Input::Group(Arc::clone(&self.group)), now);
+        }
+    }
+
     pub(crate) fn trace(&self) -> Vec<u8> {
         self.trace.clone().finish().as_bytes().to_vec()
     }
@@ -219,6 +206,7 @@ impl World {
     /// Ends all faults.
     pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
+        self.activate(Allows::Usual);
     }
 
     pub(crate) fn run_ms(&mut self, duration_ms: u64) {
@@ -293,7 +281,7 @@ impl World {
                 .shards
                 .entry(index)
                 .or_insert_with(|| Shard::new(index, epoch, seq, head, settings));
-            shard.handle(Input::Group(Arc::new(group())), now);
+            shard.handle(Input::Group(Arc::clone(&self.group)), now);
             let input = Input::Agent {
                 record: Box::new(record(machine)),
                 state: Box::new(self.ledger.state(&machine.id)),
@@ -346,26 +334,14 @@ impl World {
                     self.handle(&agent, Input::Judged(judged));
                 }
             }
-            Happening::Committed { tick, life, fails } => {
-                // The store outlives the server: what was on its way may still arrive there.
-                let kept = !fails && self.ledger.commit(&tick);
-                if let Some(durable) = self.durable.as_ref().filter(|_| !fails) {
-                    assert_eq!(durable.commit(&tick), kept);
-                    durable.fold();
+            Happening::Reread { rejudge, life } => self.reread(*rejudge, life),
+            Happening::Rejudged { rejudged, life } => {
+                if life == self.life {
+                    let agent = rejudged.agent.clone();
+                    self.handle(&agent, Input::Rejudged(rejudged));
                 }
-                self.commits += u64::from(kept);
-                let (shard, seq) = (tick.shard, tick.seq);
-                let after = self.delay_ms();
-                self.schedule(
-                    after,
-                    Happening::Answered {
-                        shard,
-                        seq,
-                        kept,
-                        life,
-                    },
-                );
             }
+            Happening::Committed { tick, life, fails } => self.commit(&tick, life, fails),
             Happening::Answered {
                 shard,
                 seq,
@@ -383,6 +359,25 @@ impl World {
                 }
             }
         }
+    }
+
+    fn commit(&mut self, tick: &Tick, life: u64, fails: bool) {
+        // The store outlives the server: what was on its way may still arrive there.
+        let kept = !fails && self.ledger.commit(tick);
+        if let Some(durable) = self.durable.as_ref().filter(|_| !fails) {
+            assert_eq!(durable.commit(tick), kept);
+            durable.fold();
+        }
+        self.commits += u64::from(kept);
+        let (shard, seq) = (tick.shard, tick.seq);
+        let after = self.delay_ms();
+        let answered = Happening::Answered {
+            shard,
+            seq,
+            kept,
+            life,
+        };
+        self.schedule(after, answered);
     }
 
     /// What happens to machines by themselves.
@@ -403,7 +398,46 @@ impl World {
                 self.schedule(5_000, Happening::Connect { agent });
             }
         }
+        if self.random.permille(self.faults.policy) {
+            let next = [Allows::Usual, Allows::More, Allows::Less];
+            let next = next[self.random.below(3) as usize];
+            self.activate(next);
+        }
         self.schedule(1_000, Happening::Second);
+    }
+
+    /// The store is asked for a list; what it gives may be wrong, and may never come.
+    fn reread(&mut self, rejudge: Rejudge, life: u64) {
+        let agent = rejudge.agent.clone();
+        let mut list = self.ledger.lists.of(&agent).cloned();
+        if let Some(durable) = &self.durable {
+            assert_eq!(durable.list(&agent), list, "{agent}");
+        }
+        if self.random.permille(self.faults.list) {
+            match self.random.below(4) {
+                0 => return,
+                1 => list = None,
+                2 => {
+                    let at = self.random.below(1_000) as usize;
+                    if let Some(list) = &mut list {
+                        let at = at % list.bytes.len();
+                        list.bytes[at] ^= 1;
+                    }
+                }
+                _ => {
+                    if let Some(list) = &mut list {
+                        list.bytes.truncate(list.bytes.len() / 2);
+                    }
+                }
+            }
+        }
+        let pieces = 1 + self.random.below(300) as usize;
+        let rejudged = match list {
+            Some(list) => list.rejudge(rejudge, pieces),
+            None => rejudge.unusable(Unusable::Missing),
+        };
+        let after = self.delay_ms();
+        self.schedule(after, Happening::Rejudged { rejudged, life });
     }
 
     fn connect(&mut self, agent: &AgentId) {
@@ -526,6 +560,13 @@ impl World {
             Action::Appraise(assignment) => {
                 format!("appraise {} {:?}", assignment.agent, assignment.challenge)
             }
+            // Compiled policies are other ones in each run.
+            Action::Rejudge(rejudge) => {
+                format!(
+                    "rejudge {} {:?} {:?}",
+                    rejudge.agent, rejudge.id, rejudge.rules
+                )
+            }
             Action::Commit(tick) => {
                 let outcomes = tick.outcomes.iter();
                 let outcomes: Vec<_> = outcomes
@@ -554,6 +595,11 @@ impl World {
                     },
                 );
             }
+            Action::Rejudge(rejudge) => {
+                let after = self.delay_ms();
+                let life = self.life;
+                self.schedule(after, Happening::Reread { rejudge, life });
+            }
             Action::Commit(tick) => {
                 let fails = self.random.permille(self.faults.commit_fails);
                 let after = self.delay_ms();
@@ -568,6 +614,13 @@ impl World {
             }
             Action::Event(Event::Status { to, .. }) => {
                 self.times_untrusted += u64::from(to == EffectiveStatus::Untrusted);
+            }
+            Action::Event(Event::Rejudged { code, .. }) => {
+                let how = if code.is_some() { "denied" } else { "passed" };
+                *self.rejudged.entry(how.to_owned()).or_default() += 1;
+            }
+            Action::Event(Event::ListUnusable { why, .. }) => {
+                *self.rejudged.entry(why.as_str().to_owned()).or_default() += 1;
             }
             Action::Event(_) => {}
         }
@@ -620,6 +673,8 @@ impl World {
                 if view.status != EffectiveStatus::Trusted {
                     continue;
                 }
+                // Every machine runs what the strict policy does not allow. (L07)
+                assert!(!self.is_strict, "{agent}: trusted against the policy");
                 // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
                 let verdict = view.state.verdict.as_ref().unwrap();
                 let age_ms = now.unix_ms - verdict.challenged_unix_ms;
@@ -665,39 +720,4 @@ fn session_binding(session: SessionId) -> [u8; 32] {
     let mut binding = [0; 32];
     binding[..8].copy_from_slice(&session.0.to_le_bytes());
     binding
-}
-
-fn record(machine: &SimMachine) -> AgentRecord {
-    AgentRecord {
-        id: machine.id.clone(),
-        group: "fleet".into(),
-        path: AgentPath::Native,
-        ak_public: machine.machine.ak.public(),
-        ak_epoch: 1,
-        ek_sha256: rat_tests::oracle::digest(HashAlg::Sha256, machine.id.as_str().as_bytes())
-            .try_into()
-            .unwrap(),
-        client_key_sha256: [1; 32],
-        relay_key_sha256: None,
-        baseline: None,
-        enrolled_unix_ms: UNIX_MS,
-    }
-}
-
-fn group() -> Group {
-    let policy = rat_tests::evidence::Machine::valid().policy();
-    let policy = RuntimePolicy::parse(policy.as_bytes()).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(policy), false).unwrap());
-    Group {
-        slug: "fleet".into(),
-        enforced: Some(PolicyRef { version: 1, judge }),
-        pcr_policy: None,
-        bank: HashAlg::Sha256,
-        protected: true,
-        bypass: false,
-        block: false,
-        require_boot_log: true,
-        accept_violations: false,
-        auto_recover: false,
-    }
 }
