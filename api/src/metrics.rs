@@ -123,6 +123,9 @@ catalogue! {
         "Challenges that led to no verdict.";
     SECOND_LOOKS = "attest_second_looks_total", Counter, Count, ["code": "the verdict code"],
         "Agents that were asked again at once, because more evidence could settle a doubt.";
+    LISTS_REJUDGED = "attest_lists_rejudged_total", Counter, Count,
+        ["result": "`passed`, `denied`, or a fixed word for why the list cannot be used"],
+        "Stored lists judged by a changed policy. Agents whose list cannot be used are asked for it.";
     PROTOCOL_FAULTS = "attest_protocol_faults_total", Counter, Count, ["kind": "a fixed word"],
         "Messages of agents that did not fit into the conversation.";
     QUEUE_DEPTH = "attest_queue_depth", Histogram, Count, [],

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use thiserror::Error;
 
+use crate::crypto::Hasher;
 use crate::fault::fault_point;
 use crate::hash::{Digest, HashAlg};
 use crate::limits;
@@ -111,6 +112,30 @@ impl PcrPolicy {
             }
         }
         Ok(policy)
+    }
+
+    /// SHA-256 of what the policy demands: the same for texts that differ in form only.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Hasher::new(HashAlg::Sha256);
+        hasher.update(b"ratd pcr policy v1\0");
+        for pcr in self.mask.iter() {
+            hasher.update(&[pcr.get()]);
+        }
+        for (pcr, values) in &self.allowed {
+            // No PCR has this index, and no bank this id: the parts cannot run into each other.
+            hasher.update(&[u8::MAX, pcr.get()]);
+            let mut values: Vec<_> = values
+                .iter()
+                .map(|value| (value.alg().tpm_id(), value.as_bytes()))
+                .collect();
+            values.sort_unstable();
+            values.dedup();
+            for (bank, value) in values {
+                hasher.update(&bank.to_be_bytes());
+                hasher.update(value);
+            }
+        }
+        hasher.finish()
     }
 
     /// PCRs that must be quoted: those of the mask and those with values.

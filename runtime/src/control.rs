@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
-use rat_engine::shard::{AgentRecord, AgentState, AgentView, Group, Input, Operation};
+use rat_engine::shard::{AgentRecord, AgentState, AgentView, Coverage, Group, Input, Operation};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::groups::{self, GroupError};
+use crate::health::Pulse;
+use crate::limits::SHARDS_PER_COUNT_MAX;
 use crate::mailbox::{NotTaken, Notice, Request};
 use crate::measures;
 use crate::runtime::Runtime;
@@ -137,6 +139,38 @@ impl Runtime {
         answer.await.map_err(|_| ControlError::WorkerDead)
     }
 
+    /// How many agents of a group were judged by what it enforces, of how many. (L07)
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    ///
+    /// # Cost
+    /// A look at every agent of the server, a few shards at a time: no agent waits for it.
+    pub async fn coverage(&self, group: &str) -> Result<Coverage, ControlError> {
+        let group: Arc<str> = group.into();
+        let mut coverage = Coverage::default();
+        let shards_max = usize::from(ShardIndex::COUNT).div_ceil(self.pulses.len().max(1));
+        for first in (0..shards_max).step_by(SHARDS_PER_COUNT_MAX) {
+            let last = first.saturating_add(SHARDS_PER_COUNT_MAX);
+            let mut answers = Vec::with_capacity(self.pulses.len());
+            for pulse in &self.pulses {
+                let (found, answer) = oneshot::channel();
+                let request = Request::Coverage {
+                    group: Arc::clone(&group),
+                    places: first..last,
+                    found,
+                };
+                self.ask_worker(Some(pulse), request)?;
+                answers.push(answer);
+            }
+            for answer in answers {
+                let found = answer.await.map_err(|_| ControlError::WorkerDead)?;
+                coverage = coverage.and(found);
+            }
+        }
+        Ok(coverage)
+    }
+
     async fn input(&self, shard: ShardIndex, input: Input) -> Result<(), ControlError> {
         let (taken, answer) = oneshot::channel();
         let input = Box::new(input);
@@ -152,7 +186,10 @@ impl Runtime {
     }
 
     fn ask(&self, shard: ShardIndex, request: Request) -> Result<(), ControlError> {
-        let pulse = self.pulses.get(self.worker_of(shard));
+        self.ask_worker(self.pulses.get(self.worker_of(shard)), request)
+    }
+
+    fn ask_worker(&self, pulse: Option<&Arc<Pulse>>, request: Request) -> Result<(), ControlError> {
         let asked = pulse.map_or(Err(NotTaken::Dead), |pulse| pulse.mailbox.ask(request));
         asked.map_err(|refused| match refused {
             NotTaken::Dead => ControlError::WorkerDead,

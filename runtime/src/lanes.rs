@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ChallengeId;
-use rat_engine::shard::Task;
+use rat_engine::shard::{Rejudge, Task, Unusable};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+use crate::list_reader::Reread;
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
 
@@ -22,6 +23,8 @@ pub(crate) enum Work {
     Begin(Box<Task>),
     Feed(Box<Task>, Vec<u8>),
     Finish(Box<Task>),
+    /// The next piece of a stored list, or its end.
+    Rejudge(Box<Reread>, Option<Vec<u8>>),
 }
 
 impl Lanes {
@@ -55,22 +58,37 @@ impl Lanes {
     }
 }
 
-/// Does one step. A panic ends this task and nothing else. (S01)
-pub(crate) fn run(work: Work) -> Notice {
-    let (agent, challenge) = match &work {
-        Work::Begin(task) | Work::Feed(task, _) | Work::Finish(task) => {
-            (task.agent().clone(), task.challenge().id)
-        }
-    };
-    contained(agent, challenge, || step(work))
+/// What is left to say of a task that panicked.
+enum Of {
+    Challenge(AgentId, ChallengeId),
+    StoredList(Box<Rejudge>),
 }
 
-fn contained(agent: AgentId, challenge: ChallengeId, step: impl FnOnce() -> Notice) -> Notice {
+/// Does one step. A panic ends this task and nothing else. (S01)
+pub(crate) fn run(work: Work) -> Notice {
+    let of = match &work {
+        Work::Begin(task) | Work::Feed(task, _) | Work::Finish(task) => {
+            Of::Challenge(task.agent().clone(), task.challenge().id)
+        }
+        Work::Rejudge(reread, _) => Of::StoredList(Box::new(reread.task.rejudge().clone())),
+    };
+    contained(of, || step(work))
+}
+
+fn contained(of: Of, step: impl FnOnce() -> Notice) -> Notice {
     // A task that panicked is dropped, so nobody sees what it left behind.
     catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
         measures::lane_panicked();
-        tracing::error!(%agent, "an appraisal panicked");
-        Notice::Panicked { agent, challenge }
+        match of {
+            Of::Challenge(agent, challenge) => {
+                tracing::error!(%agent, "an appraisal panicked");
+                Notice::Panicked { agent, challenge }
+            }
+            Of::StoredList(rejudge) => {
+                tracing::error!(agent = %rejudge.agent, "judging a stored list panicked");
+                Notice::Rejudged(rejudge.unusable(Unusable::Panicked))
+            }
+        }
     })
 }
 
@@ -92,6 +110,10 @@ fn step(work: Work) -> Notice {
             }
         }
         Work::Finish(task) => Notice::Finished(Box::new(task.finish())),
+        Work::Rejudge(mut reread, piece) => match piece {
+            Some(piece) if reread.task.feed(&piece) => Notice::ReadOn(reread),
+            _ => Notice::Rejudged(reread.task.finish()),
+        },
     }
 }
 
@@ -103,7 +125,8 @@ mod tests {
     fn s01_a_panic_in_a_lane_is_an_abandoned_appraisal() {
         let agent = AgentId::parse("machine-1").unwrap();
         let challenge = ChallengeId([7; 16]);
-        let notice = contained(agent.clone(), challenge, || panic!("in a test"));
+        let of = Of::Challenge(agent.clone(), challenge);
+        let notice = contained(of, || panic!("in a test"));
         let Notice::Panicked {
             agent: of,
             challenge: open,

@@ -20,6 +20,7 @@ mod health;
 mod intake;
 mod lanes;
 mod limits;
+mod list_reader;
 mod mailbox;
 mod measures;
 mod runtime;

@@ -25,6 +25,10 @@ pub(crate) const HANGING_MS: u64 = 10_000;
 /// The first pause before the store is tried again, and the longest.
 pub(crate) const RETRY_MS_MIN: u64 = 20;
 pub(crate) const RETRY_MS_MAX: u64 = 2_000;
+/// Tries to read a piece of a stored list, before its agent is asked for it instead.
+pub(crate) const READ_TRIES_MAX: u32 = 5;
+/// Shards of one worker whose agents one request counts.
+pub(crate) const SHARDS_PER_COUNT_MAX: usize = 32;
 /// From one folding to the next, and from one retention to the next.
 pub(crate) const FOLD_INTERVAL_MS: u64 = 500;
 pub(crate) const RETENTION_INTERVAL_MS: u64 = 60_000;

@@ -2,16 +2,18 @@
 //! it, never refused.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{ChallengeId, Hello, Peer, SessionId, Submission};
-use rat_engine::shard::{AgentView, Input, Task};
+use rat_engine::shard::{AgentView, Coverage, Input, Task};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::limits::{CONTROL_REQUESTS_MAX, REQUESTS_PER_SESSION_MAX};
+use crate::list_reader::Reread;
 
 /// What somebody asks of a worker.
 pub(crate) enum Request {
@@ -55,6 +57,12 @@ pub(crate) enum Request {
         shard: ShardIndex,
         found: oneshot::Sender<Vec<AgentView>>,
     },
+    /// How many agents of a group were judged, in the worker's shards at these places.
+    Coverage {
+        group: Arc<str>,
+        places: Range<usize>,
+        found: oneshot::Sender<Coverage>,
+    },
 }
 
 impl Request {
@@ -70,11 +78,11 @@ impl Request {
     }
 }
 
-/// What a worker is told. There is never more of it than was begun: one for each tick, task and
-/// piece on its way, and one for each change of a group.
+/// What a worker is told. There is never more of it than was begun: one for each tick, task, piece
+/// and stored list on its way, and one for each change of a group.
 pub(crate) enum Notice {
     /// For every shard of the worker.
-    Group(std::sync::Arc<rat_engine::shard::Group>),
+    Group(Arc<rat_engine::shard::Group>),
     Drain,
     /// Nothing but a turn.
     Look,
@@ -102,6 +110,14 @@ pub(crate) enum Notice {
         shard: ShardIndex,
         seq: u64,
     },
+    /// The next piece of a stored list; `None` at its end.
+    Read {
+        reread: Box<Reread>,
+        piece: Option<Vec<u8>>,
+    },
+    /// More of a stored list is wanted.
+    ReadOn(Box<Reread>),
+    Rejudged(Box<rat_engine::shard::Rejudged>),
 }
 
 /// Why a request was not taken.

@@ -82,8 +82,17 @@ pub(crate) fn event(event: &Event) {
         Event::SecondLook { code, .. } => {
             counter!("attest_second_looks_total", "code" => code.as_str()).increment(1);
         }
+        Event::Rejudged { code, .. } => {
+            let result = if code.is_some() { "denied" } else { "passed" };
+            rejudged(result);
+        }
+        Event::ListUnusable { why, .. } => rejudged(why.as_str()),
         Event::Status { .. } | Event::BaselineProven { .. } | Event::Cleared { .. } => {}
     }
+}
+
+fn rejudged(result: &'static str) {
+    counter!("attest_lists_rejudged_total", "result" => result).increment(1);
 }
 
 pub(crate) fn store_duration(operation: &'static str, seconds: f64) {

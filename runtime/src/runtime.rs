@@ -18,6 +18,7 @@ use crate::groups;
 use crate::health::{Health, Pulse, StorePulse};
 use crate::intake::{Doors, worker_of};
 use crate::lanes::Lanes;
+use crate::list_reader::{self, ListReader, ReadJob, ReaderDoor};
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
 use crate::settings::Settings;
@@ -38,6 +39,7 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     store_pulse: Arc<StorePulse>,
     store_door: StoreDoor,
+    reader_door: ReaderDoor,
     gives_up: Arc<AtomicBool>,
     is_draining: Arc<AtomicBool>,
     events: broadcast::Sender<Event>,
@@ -114,20 +116,28 @@ impl Runtime {
             seed,
         };
         let store_thread = spawn("store", move || store_thread::run(thread, jobs))?;
+        let (reader_door, lists) = ReaderDoor::new();
+        let reader = ListReader {
+            store: store.clone(),
+            stops: Arc::clone(&gives_up),
+        };
+        let reading = spawn("lists", move || list_reader::run(reader, lists))?;
         let parts = Parts {
             settings,
             clock: Arc::clone(&clock),
             lanes,
             store: store_door.clone(),
+            reader: reader_door.clone(),
             events: events.clone(),
             is_draining: Arc::clone(&is_draining),
         };
         let built = parts.workers(&pulses, &heads, loaded.groups, loaded.agents);
-        let threads = built
+        let mut threads = built
             .into_iter()
             .enumerate()
             .map(|(nth, worker)| spawn(&format!("worker-{nth}"), move || worker.run()))
             .collect::<Result<Vec<_>, _>>()?;
+        threads.push(reading);
         Ok(Self {
             store,
             settings,
@@ -136,6 +146,7 @@ impl Runtime {
             clock,
             store_pulse,
             store_door,
+            reader_door,
             gives_up,
             is_draining,
             events,
@@ -202,6 +213,7 @@ impl Runtime {
         }
         self.gives_up.store(true, Ordering::Release);
         self.store_door.give(Job::Stop);
+        self.reader_door.give(ReadJob::Stop);
         let (threads, store_thread) = (self.threads, self.store_thread);
         let joining = tokio::task::spawn_blocking(move || {
             let died = threads.into_iter().filter_map(|it| it.join().err()).count();
@@ -224,6 +236,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     lanes: Lanes,
     store: StoreDoor,
+    reader: ReaderDoor,
     events: broadcast::Sender<Event>,
     is_draining: Arc<AtomicBool>,
 }
@@ -252,6 +265,7 @@ impl Parts {
                 pulse: Arc::clone(pulse),
                 lanes: self.lanes.clone(),
                 store: self.store.clone(),
+                reader: self.reader.clone(),
                 events: self.events.clone(),
                 is_draining: Arc::clone(&self.is_draining),
             };

@@ -2,13 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{Peer, SessionId, ToAgent};
-use rat_engine::shard::{Action, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task};
+use rat_engine::shard::{
+    Action, Coverage, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task,
+};
 use rat_engine::time::Now;
 use tokio::sync::broadcast;
 
@@ -18,6 +21,7 @@ use crate::lanes::{self, Lanes, Work};
 use crate::limits::{
     ACTIONS_PER_TURN_MAX, BATCH_MAX, HEARTBEAT_MS, INLINE_LIST_BYTES_MAX, INLINE_TASKS_MAX,
 };
+use crate::list_reader::{ReadJob, ReaderDoor};
 use crate::mailbox::{Mailbox, Notice, Request};
 use crate::measures;
 use crate::settings::Settings;
@@ -37,6 +41,7 @@ pub(crate) struct Worker {
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) lanes: Lanes,
     pub(crate) store: StoreDoor,
+    pub(crate) reader: ReaderDoor,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) is_draining: Arc<AtomicBool>,
     pub(crate) turn: Turn,
@@ -58,6 +63,9 @@ pub(crate) struct Turn {
     /// Shards whose agents wait for the pacer.
     held: VecDeque<usize>,
     is_held: Vec<bool>,
+    /// Shards whose stored lists wait for the pacer, each once.
+    held_lists: VecDeque<usize>,
+    holds_lists: Vec<bool>,
     deadlines: BinaryHeap<Reverse<(u64, usize)>>,
     next_deadline: Vec<Option<u64>>,
     counted: Counted,
@@ -77,6 +85,8 @@ impl Turn {
             is_touched: vec![true; shards],
             held: VecDeque::new(),
             is_held: vec![false; shards],
+            held_lists: VecDeque::new(),
+            holds_lists: vec![false; shards],
             deadlines: BinaryHeap::new(),
             next_deadline: vec![None; shards],
             counted: Counted::default(),
@@ -97,6 +107,27 @@ impl Turn {
             && !std::mem::replace(is_held, true)
         {
             self.held.push_back(place);
+        }
+    }
+
+    fn hold_lists(&mut self, place: usize) {
+        if let Some(holds) = self.holds_lists.get_mut(place)
+            && !std::mem::replace(holds, true)
+        {
+            self.held_lists.push_back(place);
+        }
+    }
+
+    /// As many shards whose stored lists waited are polled again as the pacer lets lists through.
+    fn release_lists(&mut self) {
+        for _ in 0..self.pacer.rejudging_room() {
+            let Some(place) = self.held_lists.pop_front() else {
+                return;
+            };
+            if let Some(holds) = self.holds_lists.get_mut(place) {
+                *holds = false;
+            }
+            self.touch(place);
         }
     }
 
@@ -140,7 +171,8 @@ impl Turn {
 
     /// How long there is nothing to do unless something arrives.
     fn rest_ms(&self, now_ms: u64) -> u64 {
-        let may_go_on = self.pacer.may_open() && !self.held.is_empty();
+        let may_go_on = (self.pacer.may_open() && !self.held.is_empty())
+            || (self.pacer.rejudging_room() > 0 && !self.held_lists.is_empty());
         if !self.touched.is_empty() || may_go_on {
             return 0;
         }
@@ -209,6 +241,7 @@ impl Worker {
             self.end_slow_uploads(now);
             self.turn.due(now.mono_ms);
             self.turn.release();
+            self.turn.release_lists();
             self.poll(now);
             self.judge();
             let is_draining = self.is_draining.load(Ordering::Acquire);
@@ -222,6 +255,13 @@ impl Worker {
                 self.turn.rest_ms(now.mono_ms)
             };
         }
+    }
+
+    fn coverage(&self, group: &str, places: Range<usize>) -> Coverage {
+        let shards = self.shards.iter().skip(places.start).take(places.len());
+        shards.fold(Coverage::default(), |coverage, shard| {
+            coverage.and(shard.coverage(group))
+        })
     }
 
     fn place_of(&self, shard: ShardIndex) -> usize {
@@ -302,6 +342,13 @@ impl Worker {
                 let views = shard.map(|shard| shard.views(now).collect());
                 let _ = found.send(views.unwrap_or_default());
             }
+            Request::Coverage {
+                group,
+                places,
+                found,
+            } => {
+                let _ = found.send(self.coverage(&group, places));
+            }
         }
     }
 
@@ -370,6 +417,17 @@ impl Worker {
             Notice::CommitFailed { shard, seq } => {
                 self.give(shard, Input::CommitFailed { seq }, now);
             }
+            Notice::Read { reread, piece } => {
+                self.lanes.give(Work::Rejudge(reread, piece), &self.mailbox);
+            }
+            Notice::ReadOn(reread) => {
+                let job = ReadJob::Next(reread, Arc::clone(&self.mailbox));
+                self.reader.give(job);
+            }
+            Notice::Rejudged(rejudged) => {
+                let shard = rejudged.agent.shard();
+                self.give(shard, Input::Rejudged(rejudged), now);
+            }
         }
     }
 
@@ -415,6 +473,9 @@ impl Worker {
             if shard.is_some_and(Shard::is_waiting) {
                 self.turn.hold(place);
             }
+            if shard.is_some_and(Shard::has_lists_waiting) {
+                self.turn.hold_lists(place);
+            }
             let deadline_ms = shard.and_then(Shard::next_deadline_ms);
             self.turn.set_deadline(place, deadline_ms);
         }
@@ -433,6 +494,10 @@ impl Worker {
             }
             Action::Appraise(assignment) => {
                 self.turn.tasks.push(Task::new(*assignment));
+            }
+            Action::Rejudge(rejudge) => {
+                let job = ReadJob::Open(rejudge, Arc::clone(&self.mailbox));
+                self.reader.give(job);
             }
             Action::Commit(tick) => self.store.give(Job::Commit {
                 tick: Box::new(Arc::unwrap_or_clone(tick)),

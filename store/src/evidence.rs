@@ -103,7 +103,7 @@ async fn drop_oldest(
              SELECT id FROM evidence WHERE shard = $1 AND agent = $2 AND reason = $3
              AND seq NOT IN (
                  SELECT seq FROM evidence
-                 WHERE shard = $1 AND agent = $2 AND reason = $5 AND at_unix_ms = $6
+                 WHERE shard = $1 AND agent = $2 AND at_unix_ms = $5
              )
              ORDER BY id DESC LIMIT -1 OFFSET $4
          ) RETURNING log",
@@ -112,7 +112,6 @@ async fn drop_oldest(
     .bind(outcome.agent.as_str())
     .bind(reason_text(reason))
     .bind(limits::EVIDENCE_PER_REASON_MAX)
-    .bind(reason_text(Retention::Failure))
     .bind(failed_at.map(time))
     .fetch_all(&mut *tx)
     .await?;

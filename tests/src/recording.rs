@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rat_engine::evidence::{SessionId, ToAgent};
 use rat_engine::shard::{
-    Action, Assignment, Driver, Event, Input, Pacer, PacerSettings, Shard, Task, Tick,
+    Action, Assignment, Driver, Event, Input, Pacer, PacerSettings, Rejudge, Shard, Task, Tick,
 };
 use rat_engine::time::Now;
 
+use crate::lists::{self, KeptList};
 use crate::stage::Counting;
 
 /// What happened to a shard, in order.
@@ -19,6 +20,8 @@ enum Step {
     Input(Box<Input>),
     /// The appraisal of this assignment ended: it is computed again.
     Judged(Box<Assignment>),
+    /// The list that the store had then was judged: it is judged again.
+    Rejudged(Box<Rejudge>, Option<KeptList>),
     /// It was asked what to do.
     Polled(Option<Asked>),
 }
@@ -28,6 +31,7 @@ enum Step {
 enum Asked {
     Send(SessionId, ToAgent),
     Appraise(String),
+    Rejudge(String),
     Commit(Arc<Tick>),
     Event(Event),
 }
@@ -55,6 +59,21 @@ impl From<&Action> for Asked {
                      {boot_pcrs:?} {start:?} {boot:?} {submission:?}"
                 ))
             }
+            Action::Rejudge(rejudge) => {
+                let Rejudge {
+                    agent,
+                    id,
+                    rules,
+                    committed,
+                    boot,
+                    boot_pcrs,
+                    ima,
+                    ..
+                } = &**rejudge;
+                Self::Rejudge(format!(
+                    "{agent} {id:?} {rules:?} {committed:?} {boot:?} {boot_pcrs:?} {ima:?}"
+                ))
+            }
             Action::Commit(tick) => Self::Commit(Arc::clone(tick)),
             Action::Event(event) => Self::Event(event.clone()),
         }
@@ -63,7 +82,7 @@ impl From<&Action> for Asked {
 
 impl Recording {
     pub(crate) fn input(&mut self, input: &Input, now: Now) {
-        // Appraisals are noted with what they are of.
+        // Appraisals and lists that were judged again are noted with what they are of.
         if let Some(input) = copy(input) {
             self.0.push((now, Step::Input(Box::new(input))));
         }
@@ -71,6 +90,10 @@ impl Recording {
 
     pub(crate) fn judged(&mut self, of: Assignment, now: Now) {
         self.0.push((now, Step::Judged(Box::new(of))));
+    }
+
+    pub(crate) fn rejudged(&mut self, of: Rejudge, list: Option<KeptList>, now: Now) {
+        self.0.push((now, Step::Rejudged(Box::new(of), list)));
     }
 
     pub(crate) fn polled(&mut self, action: Option<&Action>, now: Now) {
@@ -89,6 +112,10 @@ impl Recording {
                     task.begin();
                     shard.handle(Input::Judged(Box::new(task.finish())), now);
                 }
+                Step::Rejudged(rejudge, list) => {
+                    let rejudged = lists::rejudged(list.as_ref(), *rejudge);
+                    shard.handle(Input::Rejudged(rejudged), now);
+                }
                 Step::Polled(expected) => {
                     let mut driver = Driver {
                         pacer: &mut pacer,
@@ -103,7 +130,7 @@ impl Recording {
     }
 }
 
-/// The same input; `None` for an appraisal that ended.
+/// The same input; `None` for the end of an appraisal, or of a list's.
 fn copy(input: &Input) -> Option<Input> {
     Some(match input {
         Input::Agent {
@@ -134,7 +161,7 @@ fn copy(input: &Input) -> Option<Input> {
             agent: agent.clone(),
             submission: submission.clone(),
         },
-        Input::Judged(_) => return None,
+        Input::Judged(_) | Input::Rejudged(_) => return None,
         Input::Abandoned {
             agent,
             challenge,

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use rat_engine::evidence::{ChallengeId, SessionId, Submission, ToAgent};
 use rat_engine::shard::{
-    Abandon, AgentState, AgentView, EffectiveStatus, Failure, Group, Input, Operation,
+    Abandon, AgentState, AgentView, EffectiveStatus, Failure, Group, Input, Operation, VerdictKind,
 };
 
 use crate::evidence::Machine;
@@ -22,10 +22,12 @@ pub const STEPS_MAX: usize = 300;
 ///   since it was enrolled,
 /// - nobody is trusted while the policy forbids what everybody runs,
 /// - nobody is trusted in a boot that no boot log explained,
-/// - a failure goes away only when an operator clears it after it was there, or by passing under another policy than
-///   the one that it was a failure of,
+/// - a failure goes away only when an operator clears it after it was there, or by passing under
+///   another policy than the one that it was a failure of,
 /// - positions do not go back within a boot,
-/// - each nonce is judged at most once.
+/// - each nonce is judged at most once,
+///
+/// whatever becomes of lists in the store.
 pub fn shard_messages(steps: &[u8]) {
     let [group, _] = groups();
     play(Stage::new(Group::clone(group)), steps);
@@ -95,6 +97,7 @@ fn groups() -> &'static [Arc<Group>; 2] {
 
 impl Play {
     fn new(mut stage: Stage) -> Self {
+        stage.keeps_lists = true;
         let actors = ["one", "two"].map(|name| Actor {
             agent: stage.enrol(name, machine()),
             session: None,
@@ -119,12 +122,14 @@ impl Play {
     fn step(&mut self, step: u8) {
         let who = usize::from(step & 1);
         match step >> 1 {
-            0..=10 => self.connect(who),
+            0..=9 => self.connect(who),
+            10 => self.hold_or_run_rejudges(),
             11 => self.operate(who, Operation::Recheck),
             12 => self.answer_stray_ticks(),
-            13..=14 => self.answer_other(who),
-            15 => self.change_policy(),
-            16..=23 => self.disconnect(who),
+            13 => self.answer_other(who),
+            14 => self.damage_list(who),
+            15..=17 => self.change_policy(),
+            18..=23 => self.disconnect(who),
             24..=55 => self.answer(who, |_| {}),
             56..=63 => self.answer(who, |submission| submission.quote.truncate(30)),
             64..=67 => self.answer(who, |submission| submission.claimed_binding = None),
@@ -279,13 +284,31 @@ impl Play {
     /// Answers the ticks that wait.
     fn release(&mut self, is_kept: bool) {
         self.stage.holds_commits = false;
-        let Some(seq) = self.stage.ticks.last().map(|tick| tick.seq) else {
-            return;
-        };
-        self.stage.handle(match is_kept {
-            true => Input::Committed { seq },
-            false => Input::CommitFailed { seq },
-        });
+        self.stage.answer_commit(is_kept);
+        self.stage.settle();
+    }
+
+    /// Stored lists wait from now on, or are judged at last.
+    fn hold_or_run_rejudges(&mut self) {
+        self.stage.holds_rejudges = !self.stage.holds_rejudges;
+        if !self.stage.holds_rejudges {
+            self.stage.run_rejudges();
+        }
+    }
+
+    /// The store loses a list, or keeps other bytes than it was given.
+    fn damage_list(&mut self, who: usize) {
+        let agent = self.actors[who].agent.id.clone();
+        if self.stage.now.mono_ms.is_multiple_of(2) {
+            self.stage.lists.lose(&agent);
+        } else {
+            self.stage.lists.damage(&agent, |list| {
+                let at = list.bytes.len() / 2;
+                if let Some(byte) = list.bytes.get_mut(at) {
+                    *byte ^= 1;
+                }
+            });
+        }
     }
 
     fn abandon(&mut self) {
@@ -324,6 +347,7 @@ impl Play {
             Some(state) => {
                 actor.failure = state.failure;
                 let agent = actor.agent.id.clone();
+                self.stage.lists.lose(&agent);
                 self.stage.handle(Input::Remove(agent));
             }
             None => {
@@ -353,6 +377,9 @@ impl Play {
                 continue;
             };
             if view.status == EffectiveStatus::Trusted {
+                // Not by what the store says alone, and not for longer than a quote earned.
+                let verdict = view.state.verdict.as_ref().unwrap();
+                assert_eq!(verdict.kind, VerdictKind::Trusted);
                 assert!(!self.is_strict, "trusted against the policy");
                 let clean_ms = actor.clean_ms.expect("trusted, and never answered");
                 assert!(now_ms < clean_ms + 30_000, "trusted too long");

@@ -16,13 +16,14 @@ use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{
     Action, AgentPath, AgentRecord, AgentState, AgentView, Assignment, BootEpoch, ChainHash,
-    Driver, Epoch, Event, Group, Input, Pacer, PacerSettings, PolicyRef, Settings, Shard, Task,
-    Tick,
+    Driver, Epoch, Event, Group, Input, Pacer, PacerSettings, PolicyRef, Rejudge, Settings, Shard,
+    Task, Tick,
 };
 use rat_engine::time::Now;
 use rat_engine::tpm::Public;
 
 use crate::evidence::{Machine, boot_log};
+use crate::lists::Lists;
 use crate::measured;
 use crate::recording::Recording;
 use crate::software_tpm::Attest;
@@ -91,6 +92,16 @@ pub struct Stage {
     pub holds_tasks: bool,
     /// Appraisals that wait.
     pub tasks: Vec<Task>,
+    /// What a store keeps of lists.
+    pub lists: Lists,
+    /// Whether there is such a store; without one, stored lists are missing.
+    pub keeps_lists: bool,
+    /// Whether stored lists wait for the test to judge them.
+    pub holds_rejudges: bool,
+    /// Stored lists that wait.
+    pub rejudges: Vec<Rejudge>,
+    /// The tick that waits for its answer.
+    in_flight: Option<Arc<Tick>>,
     /// Everything that happens to the shard, when that was asked for.
     recording: Option<Recorded>,
     /// Nonces and jitter.
@@ -161,6 +172,11 @@ impl Stage {
             holds_commits: false,
             holds_tasks: false,
             tasks: Vec::new(),
+            lists: Lists::default(),
+            keeps_lists: false,
+            holds_rejudges: false,
+            rejudges: Vec::new(),
+            in_flight: None,
             recording,
             nonces: Counting::default(),
             sessions: 0,
@@ -273,15 +289,50 @@ impl Stage {
                         self.run_tasks();
                     }
                 }
+                Action::Rejudge(rejudge) => {
+                    self.rejudges.push(*rejudge);
+                    if !self.holds_rejudges {
+                        self.run_rejudges();
+                    }
+                }
                 Action::Commit(tick) => {
                     self.ticks.push(Arc::clone(&tick));
+                    self.in_flight = Some(tick);
                     if !self.holds_commits {
-                        let seq = tick.seq;
-                        self.give(Input::Committed { seq });
+                        self.answer_commit(true);
                     }
                 }
             }
         }
+    }
+
+    /// Answers the tick that waits, if one does: the store has it, or never will.
+    pub fn answer_commit(&mut self, is_kept: bool) {
+        let Some(tick) = self.in_flight.take() else {
+            return;
+        };
+        if is_kept && self.keeps_lists {
+            self.lists.commit(&tick);
+        }
+        let seq = tick.seq;
+        let input = match is_kept {
+            true => Input::Committed { seq },
+            false => Input::CommitFailed { seq },
+        };
+        self.give(input);
+    }
+
+    /// Judges the stored lists that wait.
+    pub fn run_rejudges(&mut self) {
+        for rejudge in std::mem::take(&mut self.rejudges) {
+            if let Some(recorded) = &mut self.recording {
+                let list = self.lists.of(&rejudge.agent).cloned();
+                recorded.recording.rejudged(rejudge.clone(), list, self.now);
+            }
+            let rejudged = self.lists.rejudge(rejudge);
+            self.give(Input::Rejudged(rejudged));
+        }
+        self.settle();
     }
 
     /// Runs the appraisals that wait.

@@ -18,6 +18,10 @@ mod freshness;
 mod load;
 #[path = "attacks_session/policy.rs"]
 mod policy;
+#[path = "attacks_session/rejudge.rs"]
+mod rejudge;
+#[path = "attacks_session/rules.rs"]
+mod rules;
 #[path = "attacks_session/state.rs"]
 mod state;
 #[path = "attacks_session/time.rs"]

@@ -86,11 +86,12 @@ async fn l08_a_proven_baseline_is_enforced_for_its_group_and_after_a_restart() {
     assert_eq!(event(&mut events, is_proof).await, proof);
     let trusted = |view: &rat_engine::shard::AgentView| view.status == EffectiveStatus::Trusted;
     driven.until_view(first, trusted).await;
-    let challenge = waiting.next_challenge();
-    assert_eq!(challenge.ima_from_entry, Some(0));
-    let answer = driven.answer(&waiting, &challenge);
-    assert_eq!(answer.code, Some(Code::ImaPathNotListed));
-    assert_eq!(answer.status, EffectiveStatus::Untrusted);
+    // What it showed before is on record, and judged by what is enforced now.
+    let untrusted = |view: &AgentView| view.status == EffectiveStatus::Untrusted;
+    driven.until_view(changed, untrusted).await;
+    let failure = driven.view(changed).await.state.failure.unwrap();
+    assert_eq!(failure.code, Code::ImaPathNotListed);
+    drop(waiting);
     let (_, answer) = driven.attest(3, &golden, same);
     assert_eq!(answer.status, EffectiveStatus::Trusted);
     let mut before = Vec::new();

@@ -29,14 +29,19 @@ mod ledger;
 mod machine;
 #[path = "simulation/network.rs"]
 mod network;
+#[path = "simulation/policies.rs"]
+mod policies;
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
+
 use rat_engine::shard::EffectiveStatus;
 
 use faults::Faults;
+use fleet::Allows;
 use world::{Happened, World};
 
 const SEEDS: u64 = 40;
@@ -69,9 +74,13 @@ fn settle(mut world: World, seed: u64) -> World {
 #[test]
 fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
     let mut happened = Happened::default();
+    let mut rejudged = BTreeMap::new();
     for seed in seeds() {
         let world = run(seed, Faults::all());
         happened.add(world.happened());
+        for (how, times) in world.rejudged() {
+            *rejudged.entry(how.clone()).or_default() += times;
+        }
         // What failed is failed, what is clean is trusted: nothing is lost for good.
         for (agent, machine) in world.machines() {
             let status = world.status(agent);
@@ -98,7 +107,33 @@ fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
             .into_iter()
             .min();
         assert!(least >= Some(10), "{happened:?}");
+        for how in ["passed", "denied", "missing", "not_reproduced", "timeout"] {
+            let times: u64 = rejudged.get(how).copied().unwrap_or(0);
+            assert!(times > 0, "no list was {how}: {rejudged:?}");
+        }
     }
+}
+
+#[test]
+fn l07_without_faults_an_activation_asks_no_machine_for_its_list_again() {
+    let mut world = World::new(11, Faults::none());
+    world.run_ms(60_000);
+    for (round, allows) in [Allows::More, Allows::Usual, Allows::More]
+        .iter()
+        .enumerate()
+    {
+        world.activate(*allows);
+        world.run_ms(2_000);
+        for (agent, _) in world.machines() {
+            assert_eq!(world.status(agent), EffectiveStatus::Trusted, "{agent}");
+        }
+        let all = world.machines().count() as u64;
+        let expected = BTreeMap::from([("passed".to_owned(), all * (round as u64 + 1))]);
+        assert_eq!(*world.rejudged(), expected);
+        world.run_ms(60_000);
+    }
+    assert_eq!(world.whole_lists(), world.machines().count() as u64);
+    assert_eq!(world.times_untrusted(), 0);
 }
 
 #[test]

@@ -101,7 +101,7 @@ pub struct ImaState {
     pub learned: LearnedKeys,
     /// What showed that boot_aggregate is right.
     pub boot_aggregate: Option<Evidence>,
-    /// The policy under which the machine was trusted up to there; `None` when it was not.
+    /// The policy under which everything up to there passed; `None` when not everything did.
     pub passed_under: Option<Digest>,
 }
 
@@ -314,7 +314,7 @@ impl Appraisal {
             quote,
             pcrs,
             boot,
-            mut ima,
+            ima,
             ..
         }) = proven
         else {
@@ -329,9 +329,6 @@ impl Appraisal {
                 ima: None,
             };
         };
-        if let (Some(stage), Verdict::Trusted(trusted)) = (&mut ima, &verdict) {
-            stage.state.passed_under = Some(*trusted.policy());
-        }
         Appraised {
             verdict,
             findings,
@@ -340,7 +337,10 @@ impl Appraisal {
             quote: Some(quote),
             pcrs: Some(pcrs),
             boot_pcrs: boot.map(|stage| stage.explained.pcrs()),
-            ima: ima.map(|stage| stage.state),
+            ima: ima.map(|stage| ImaState {
+                passed_under: stage.proof.passed_under().copied(),
+                ..stage.state
+            }),
         }
     }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::epoch::Over;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
-use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, VerdictKind};
+use super::rejudge::RejudgeId;
+use super::state::{
+    AgentState, BootEpoch, EffectiveStatus, LastVerdict, ListRules, VerdictKind,
+};
 use super::tick::KeptEvidence;
 use super::turns::Turns;
 use crate::crypto::VerifyingKey;
@@ -39,6 +42,10 @@ pub(super) struct Agent {
     pub(super) shown: EffectiveStatus,
     /// Challenges that were answered last. (Q02)
     pub(super) answered: [Option<ChallengeId>; 4],
+    /// Whether its stored list is to be judged by other rules. (L07)
+    pub(super) stored_list: StoredList,
+    /// Attempts in a row to do so that did not end.
+    pub(super) rejudge_tries: u32,
     /// What did not fit, when the agent is being asked once more. (I20)
     pub(super) second_look: Option<Code>,
     /// Challenges in a row whose evidence was of another boot than they asked about.
@@ -103,6 +110,41 @@ impl Live {
     }
 }
 
+/// What is to be done with the list that the store keeps of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoredList {
+    /// Nothing.
+    Settled,
+    /// It is to be judged when nothing else is under way.
+    Wanted,
+    /// It waits for its turn to be judged.
+    Queued,
+    /// It does not count: the agent is asked for its list from entry 0.
+    Unusable,
+}
+
+/// What the entries of a challenge are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// To be judged: what came before passed, or all of it is asked for.
+    Judgement,
+    /// To be judged later, with what came before, when the stored list is judged.
+    Later,
+    /// For the record: what came before is denied by the same rules already.
+    Denied,
+}
+
+impl Asks {
+    /// What is done with a list that begins with this entry: one from entry 0 is judged, whatever
+    /// was asked for.
+    pub(super) const fn of_list(self, from_entry: Option<u64>) -> Self {
+        match from_entry {
+            Some(from) if from > 0 => self,
+            _ => Self::Judgement,
+        }
+    }
+}
+
 /// Where an agent is in the life of one attestation.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -118,6 +160,13 @@ pub(super) enum Phase {
     Committing,
     /// Taking back its failure is waiting for a commit, or in one.
     Clearing,
+    /// Its stored list is being judged.
+    Rejudging {
+        /// This attempt.
+        id: RejudgeId,
+        /// When it has taken too long.
+        ends_ms: u64,
+    },
 }
 
 /// A challenge that was not answered yet.
@@ -131,6 +180,7 @@ pub(super) struct Outstanding {
     /// What it will be judged by, whatever happens to the group meanwhile. (L05)
     pub(super) group: Arc<Group>,
     pub(super) judge: Option<Arc<Judge>>,
+    pub(super) asks: Asks,
 }
 
 /// An appraisal under way.
@@ -148,6 +198,7 @@ pub(super) struct Judging {
     pub(super) has_boot_log: bool,
     /// The connection that the evidence came over, as it was then. (T08)
     pub(super) over: Over,
+    pub(super) asks: Asks,
     pub(super) group: Arc<Group>,
 }
 
@@ -180,6 +231,8 @@ impl Agent {
             seen_ms: None,
             shown: EffectiveStatus::Pending,
             answered: [None; 4],
+            stored_list: StoredList::Settled,
+            rejudge_tries: 0,
             second_look: None,
             wrong_boot_rounds: 0,
             stalled_rounds: 0,
@@ -260,9 +313,7 @@ impl Agent {
         let is_enforced = group.protected && !group.bypass;
         match verdict.kind {
             _ if !is_enforced => EffectiveStatus::TrustedUnenforced,
-            VerdictKind::Trusted if self.state.passed_under == enforced_digest(group) => {
-                EffectiveStatus::Trusted
-            }
+            VerdictKind::Trusted if self.has_passed_in(group) => EffectiveStatus::Trusted,
             VerdictKind::Authentic if self.record.path != AgentPath::Native => {
                 EffectiveStatus::Authentic
             }
@@ -283,6 +334,10 @@ impl Agent {
         })
     }
 
+    fn has_passed_in(&self, group: &Group) -> bool {
+        list_rules(group).is_some_and(|rules| self.state.has_passed(&rules))
+    }
+
     /// Notes that this challenge was answered.
     pub(super) fn remember_answered(&mut self, challenge: ChallengeId) {
         self.answered.rotate_right(1);
@@ -300,6 +355,20 @@ impl Agent {
 pub(super) fn enforced_digest(group: &Group) -> Option<Digest> {
     let policy = group.enforced.as_ref()?;
     Some(policy.judge.policy().compiled().digest())
+}
+
+/// What the lists of a group's agents are judged by; `None` while nothing is enforced.
+pub(super) fn list_rules(group: &Group) -> Option<ListRules> {
+    let policy = enforced_digest(group).filter(|_| !group.bypass)?;
+    Some(ListRules {
+        policy,
+        accept_violations: group.accept_violations,
+    })
+}
+
+/// Whether a code says that the runtime policy does not allow an entry of the list.
+pub(super) const fn is_of_list(code: Code) -> bool {
+    is_of_policy(code) && !matches!(code, Code::PcrValueNotAllowed)
 }
 
 /// Whether a code says that the policy does not allow something genuine.

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use super::agent::{Agent, Outstanding, Phase};
+use super::agent::{Agent, Asks, Outstanding, Phase, StoredList, list_rules};
 use super::input::Action;
 use super::intake::jitter_ms;
 use super::machine::{Driver, Shard};
 use super::pacing::Slot;
 use super::record::Group;
 use crate::evidence::{Challenge, ChallengeId, Nonce, ToAgent};
-use crate::ima::judge::Judge;
 use crate::pcr::{PcrIndex, PcrSet};
 use crate::time::Now;
 use crate::tpm::PcrSelection;
@@ -53,11 +52,12 @@ impl Shard {
         let mut nonce = [0; 32];
         driver.nonces.fill(&mut id)?;
         driver.nonces.fill(&mut nonce)?;
+        let (from_entry, asks) = next_entry(agent, &group);
         let challenge = Challenge {
             id: ChallengeId(id),
             nonce: Nonce(nonce),
             selection: selection(&group)?,
-            ima_from_entry: Some(next_entry(agent, &group, judge.as_deref())),
+            ima_from_entry: Some(from_entry),
             boot_log: wants_boot_log(agent, &group),
             deadline_ms: settings.challenge_deadline_ms,
         };
@@ -68,6 +68,7 @@ impl Shard {
             arriving_until_ms: None,
             group,
             judge,
+            asks,
         }));
         self.open.insert(challenge.id, place);
         let message = ToAgent::Challenge(challenge);
@@ -86,26 +87,28 @@ fn selection(group: &Group) -> Option<PcrSelection> {
     PcrSelection::new([(group.bank, pcrs)])
 }
 
-/// The first entry that was not proven and judged yet; 0 when everything has to be judged again,
-/// or when nothing shows that it is still the same list.
-fn next_entry(agent: &Agent, group: &Group, judge: Option<&Judge>) -> u64 {
+/// From which entry the list is asked for, and what for: the first that was not proven yet, when
+/// what came before was judged, or will be from what is stored; otherwise 0, as when nothing shows
+/// that it is still the same list.
+fn next_entry(agent: &Agent, group: &Group) -> (u64, Asks) {
     let state = &agent.state;
-    if agent.unproven_baseline(group).is_some() {
-        return 0;
-    }
-    let wanted = judge.map(|judge| judge.policy().compiled().digest());
-    let is_judged = wanted.is_none() || state.passed_under == wanted;
-    match &state.ima {
-        Some(committed)
-            if is_known_boot(agent, group)
-                && is_judged
-                && agent.second_look.is_none()
-                && state.learned_keys().is_ok() =>
-        {
-            committed.position()
-        }
-        _ => 0,
-    }
+    let whole = (0, Asks::Judgement);
+    let is_continued = agent.unproven_baseline(group).is_none()
+        && is_known_boot(agent, group)
+        && agent.second_look.is_none()
+        && state.learned_keys().is_ok();
+    let Some(committed) = state.ima.as_ref().filter(|_| is_continued) else {
+        return whole;
+    };
+    let waits = matches!(agent.stored_list, StoredList::Wanted | StoredList::Queued);
+    let asks = match list_rules(group) {
+        None => Asks::Judgement,
+        Some(rules) if state.has_passed(&rules) => Asks::Judgement,
+        Some(rules) if state.denied_under(&rules).is_some() => Asks::Denied,
+        Some(_) if waits => Asks::Later,
+        Some(_) => return whole,
+    };
+    (committed.position(), asks)
 }
 
 /// Until one explained the boot PCRs of this boot, and whenever the agent is asked once more.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::agent::Phase;
+use super::agent::{Phase, StoredList, is_of_policy};
 use super::input::{Action, Event};
 use super::machine::Shard;
 use super::state::BootEpoch;
@@ -15,9 +15,8 @@ use crate::time::Now;
 #[derive(Debug)]
 pub(super) struct Provisional {
     pub(super) place: u32,
+    pub(super) cause: Cause,
     pub(super) outcome: Outcome,
-    pub(super) session: Option<SessionId>,
-    pub(super) challenge: Option<ChallengeId>,
     pub(super) detail: String,
     pub(super) proved: Option<BootEpoch>,
     pub(super) seen_ms: Option<u64>,
@@ -27,6 +26,42 @@ pub(super) struct Provisional {
     pub(super) entries: u64,
     pub(super) last_pass: Option<Box<KeptEvidence>>,
     pub(super) baseline: Option<Digest>,
+}
+
+/// What led to an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Evidence that came over this connection and answered this challenge.
+    Evidence(SessionId, ChallengeId),
+    /// An operator took back a failure.
+    Clearing,
+    /// A stored list was judged by other rules.
+    Rejudging,
+}
+
+impl Provisional {
+    /// An outcome that no evidence led to: it proves no boot, and earns no trust.
+    pub(super) const fn without_evidence(
+        place: u32,
+        cause: Cause,
+        outcome: Outcome,
+        now: Now,
+    ) -> Self {
+        Self {
+            place,
+            cause,
+            outcome,
+            detail: String::new(),
+            proved: None,
+            seen_ms: None,
+            trusted_until_ms: None,
+            due_ms: now.mono_ms,
+            arrived_ms: now.mono_ms,
+            entries: 0,
+            last_pass: None,
+            baseline: None,
+        }
+    }
 }
 
 /// The tick that the store is asked to keep.
@@ -85,17 +120,26 @@ impl Shard {
         if let Some(until_ms) = provisional.trusted_until_ms {
             agent.trusted_until_ms = until_ms;
         }
-        if let Some(live) = &mut agent.session
-            && Some(live.id) == provisional.session
-        {
-            live.proved = provisional.proved.or(live.proved);
+        let is_list_sent = provisional.outcome.log.as_ref().map(|log| log.from_entry) == Some(0);
+        if is_list_sent && agent.stored_list == StoredList::Unusable {
+            agent.stored_list = StoredList::Settled;
         }
-        if provisional.challenge.is_none() && had_failed && agent.state.failure.is_none() {
-            let agent = provisional.outcome.agent.clone();
-            self.actions
-                .push_back(Action::Event(Event::Cleared { agent }));
+        let is_cleared = had_failed && agent.state.failure.is_none();
+        match provisional.cause {
+            Cause::Evidence(session, challenge) => {
+                if let Some(live) = agent.session.as_mut().filter(|live| live.id == session) {
+                    live.proved = provisional.proved.or(live.proved);
+                }
+                self.answer(&provisional, session, challenge, last_passed_unix_ms, now);
+            }
+            Cause::Clearing if is_cleared => {
+                let agent = provisional.outcome.agent.clone();
+                let event = Event::Cleared { agent };
+                self.actions.push_back(Action::Event(event));
+            }
+            Cause::Clearing => {}
+            Cause::Rejudging => self.tell_rejudged(&provisional),
         }
-        self.answer(&provisional, last_passed_unix_ms, now);
         self.announce(place, now, provisional.outcome.code, &provisional.detail);
         if let (Some(policy), Some(agent)) = (provisional.baseline, self.agent(place)) {
             let event = Event::BaselineProven {
@@ -109,8 +153,24 @@ impl Shard {
             agent.last_pass = Some(last_pass);
         }
         self.end_faulty_session(place);
+        // Whoever failed for other reasons than a policy shows its list from entry 0.
+        if provisional.outcome.code.is_none_or(is_of_policy) {
+            self.consider_rejudging(place);
+        }
         self.arm(place);
         self.clear_if_asked(place, now);
+    }
+
+    fn tell_rejudged(&mut self, provisional: &Provisional) {
+        let outcome = &provisional.outcome;
+        let Some(policy) = outcome.policy else { return };
+        let event = Event::Rejudged {
+            agent: outcome.agent.clone(),
+            policy,
+            code: outcome.code,
+            entries: provisional.entries,
+        };
+        self.actions.push_back(Action::Event(event));
     }
 
     /// Does what an operator asked for while an outcome was on its way.
@@ -124,10 +184,14 @@ impl Shard {
     }
 
     /// Answers the evidence that led to an outcome.
-    fn answer(&mut self, provisional: &Provisional, last_passed_unix_ms: u64, now: Now) {
-        let (Some(session), Some(challenge)) = (provisional.session, provisional.challenge) else {
-            return;
-        };
+    fn answer(
+        &mut self,
+        provisional: &Provisional,
+        session: SessionId,
+        challenge: ChallengeId,
+        last_passed_unix_ms: u64,
+        now: Now,
+    ) {
         let took_ms = now.mono_ms.saturating_sub(provisional.arrived_ms);
         self.end_challenge(provisional.place, Some(took_ms));
         let Some(agent) = self.agent(provisional.place) else {
@@ -173,12 +237,15 @@ impl Shard {
                 // Not at once: what the store refuses now it may refuse again.
                 agent.due_ms = now.mono_ms.saturating_add(pause_ms);
             }
-            if provisional.challenge.is_some() {
-                self.clear_if_asked(provisional.place, now);
-            } else if let Some(agent) = self.agent_mut(provisional.place) {
+            if provisional.cause == Cause::Clearing
+                && let Some(agent) = self.agent_mut(provisional.place)
+            {
                 // It was the clearing itself that is lost.
                 agent.is_to_be_cleared = true;
+            } else {
+                self.clear_if_asked(provisional.place, now);
             }
+            self.consider_rejudging(provisional.place);
             self.arm(provisional.place);
         }
     }

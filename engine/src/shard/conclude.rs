@@ -1,12 +1,15 @@
 //! From an appraisal to what it means for the agent.
 
-use super::agent::{Judging, Phase, enforced_digest, is_of_policy};
-use super::commit::Provisional;
+use super::agent::{
+    Asks, Judging, Phase, StoredList, enforced_digest, is_of_list, is_of_policy, list_rules,
+};
+use super::commit::{Cause, Provisional};
 use super::epoch::{Follows, Seen, follows};
 use super::input::{Action, Event};
 use super::machine::Shard;
+use super::record::Group;
 use super::settle::{describe, keep, settle};
-use super::state::{AgentState, BootEpoch, VerdictKind};
+use super::state::{AgentState, BootEpoch, Denied, Failure, VerdictKind};
 use super::task::{Judged, QuoteFacts};
 use super::tick::{Outcome, Retention};
 use crate::hash::Digest;
@@ -22,6 +25,8 @@ pub(super) enum Conclusion {
     Passed,
     /// There is no policy to hold against it.
     NoPolicy,
+    /// Every check passed; its list is judged with what came before, when the stored one is.
+    Later,
     /// It is the sender's or the operator's doing: recorded, and nothing about the agent changes.
     NotTheAgents(Said),
     /// The log did not fit; it is asked for once more, from entry 0. (I20)
@@ -34,7 +39,7 @@ impl Conclusion {
     const fn said(&self) -> Option<&Said> {
         match self {
             Self::NotTheAgents(said) | Self::OnceMore(said) | Self::Failed(said) => Some(said),
-            Self::Passed | Self::NoPolicy => None,
+            Self::Passed | Self::NoPolicy | Self::Later => None,
         }
     }
 }
@@ -45,6 +50,7 @@ struct OtherBoot;
 /// What to say of it.
 pub(super) struct Said {
     pub(super) code: Code,
+    /// One printable line.
     pub(super) detail: String,
     pub(super) entry: Option<u64>,
     pub(super) path: Option<Vec<u8>>,
@@ -52,10 +58,10 @@ pub(super) struct Said {
 }
 
 impl Said {
-    fn finding(finding: &Finding) -> Self {
+    pub(super) fn finding(finding: &Finding) -> Self {
         Self {
             code: finding.code,
-            detail: finding.reason.to_string(),
+            detail: describe(finding),
             entry: finding.entry(),
             path: finding.path().map(<[u8]>::to_vec),
             digest: finding.digest().map(str::to_owned),
@@ -71,11 +77,41 @@ impl Said {
             digest: None,
         }
     }
+
+    /// What was said before.
+    fn again(failure: &Failure) -> Self {
+        Self {
+            code: failure.code,
+            detail: failure.detail.clone(),
+            entry: failure.entry,
+            path: failure.path.clone(),
+            digest: failure.digest.clone(),
+        }
+    }
+
+    /// The failure that this is in a group, under this policy if a policy is why.
+    pub(super) fn failure(
+        &self,
+        group: &Group,
+        under_policy: Option<Digest>,
+        now: Now,
+    ) -> Failure {
+        Failure {
+            code: self.code,
+            detail: self.detail.clone(),
+            entry: self.entry,
+            path: self.path.clone(),
+            digest: self.digest.clone(),
+            at_unix_ms: now.unix_ms,
+            under_policy,
+            group: Some(group.slug.clone()),
+        }
+    }
 }
 
 impl Shard {
     /// Takes the end of an appraisal: an outcome to be committed, or another challenge.
-    pub(super) fn judged(&mut self, judged: Judged, now: Now) {
+    pub(super) fn judged(&mut self, mut judged: Judged, now: Now) {
         let Some(place) = self.place(&judged.agent) else {
             return;
         };
@@ -93,6 +129,11 @@ impl Shard {
         match self.conclude(place, &judging, &judged, now) {
             Err(OtherBoot) => self.ask_again(place, &judged, now),
             Ok((conclusion, follows)) => {
+                if judging.asks == Asks::Denied
+                    && let Some(denied) = self.denied(place, &judging)
+                {
+                    judged.policy = Some(denied.under.policy);
+                }
                 let conclusion = self.tell(&judged, conclusion);
                 self.record(place, &judging, judged, conclusion, follows, now);
             }
@@ -108,6 +149,9 @@ impl Shard {
     ) -> Result<(Conclusion, Follows), OtherBoot> {
         let settings = self.settings;
         let first = gravest(&judged.findings).map(Said::finding);
+        // A list that is denied already stays denied for what was found first.
+        let is_denied = |said: &Said| judging.asks == Asks::Denied && is_of_list(said.code);
+        let first = first.filter(|said| !is_denied(said));
         let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) else {
             let said = first.unwrap_or_else(|| Said::code(Code::QuoteMalformed));
             return Ok((Conclusion::NotTheAgents(said), Follows::First));
@@ -148,12 +192,23 @@ impl Shard {
             None if self.stalls(place, judged) => {
                 Conclusion::Failed(Said::code(Code::ImaNoProgress))
             }
+            None if judging.asks == Asks::Later => Conclusion::Later,
+            None if judging.asks == Asks::Denied => match self.denied(place, judging) {
+                Some(denied) => Conclusion::Failed(Said::again(&denied.first)),
+                None => Conclusion::Later,
+            },
             None if judged.verdict == VerdictKind::Authentic && !judging.group.bypass => {
                 Conclusion::NoPolicy
             }
             None => Conclusion::Passed,
         };
         Ok((conclusion, follows))
+    }
+
+    /// What the list of an agent was denied for under the rules that its evidence is judged by.
+    fn denied(&self, place: u32, judging: &Judging) -> Option<&Denied> {
+        let rules = list_rules(&judging.group)?;
+        self.agent(place)?.state.denied_under(&rules)
     }
 
     /// Tells listeners what is not in the outcome, and counts faults.
@@ -171,7 +226,10 @@ impl Shard {
             // What is the agent's only where its key or its channel stands behind it is the
             // sender's here. (ADR 002)
             Conclusion::NotTheAgents(said) => self.report_fault(place, said.code, None),
-            Conclusion::Passed | Conclusion::NoPolicy | Conclusion::Failed(_) => {
+            Conclusion::Passed
+            | Conclusion::NoPolicy
+            | Conclusion::Later
+            | Conclusion::Failed(_) => {
                 if let Some(agent) = self.agent_mut(place) {
                     agent.faults = 0;
                     agent.second_look = None;
@@ -272,7 +330,7 @@ impl Shard {
             };
         }
         let (verdict, code, detail) = match (&conclusion, conclusion.said()) {
-            (_, Some(said)) => (VerdictKind::Untrusted, Some(said.code), describe(said)),
+            (_, Some(said)) => (VerdictKind::Untrusted, Some(said.code), said.detail.clone()),
             (Conclusion::NoPolicy, None) => {
                 let code = Code::PolicyMissing;
                 (VerdictKind::Authentic, Some(code), code.cause().to_owned())
@@ -284,8 +342,7 @@ impl Shard {
         let last_pass = is_passed.then(kept);
         self.provisional.push(Provisional {
             place,
-            session: Some(judged.session),
-            challenge: Some(judged.challenge.id),
+            cause: Cause::Evidence(judged.session, judged.challenge.id),
             detail,
             proved: judged.quote.as_ref().map(epoch_of),
             seen_ms: settled.is_advanced.then_some(judging.issued.mono_ms),
@@ -349,17 +406,20 @@ impl Shard {
                 let id = outstanding.challenge.id;
                 self.open.remove(&id);
             }
-            Phase::Judging(_) | Phase::Idle | Phase::Ready => {}
+            Phase::Judging(_) | Phase::Idle | Phase::Ready | Phase::Rejudging { .. } => {}
         }
         self.end_challenge(place, None);
+        self.end_rejudging(place, Phase::Clearing);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
         agent.phase = Phase::Clearing;
         agent.turns.forgive();
+        agent.stored_list = StoredList::Unusable;
         let mut state = agent.state.clone();
         state.failure = None;
         state.passed_under = None;
+        state.list.denied = None;
         state.trusted_until_unix_ms = 0;
         let outcome = Outcome {
             agent: agent.record.id.clone(),
@@ -374,19 +434,8 @@ impl Shard {
         };
         self.ready.retain(|waiting| *waiting != place);
         self.provisional.push(Provisional {
-            place,
-            session: None,
-            challenge: None,
-            detail: String::new(),
-            proved: None,
-            seen_ms: None,
             trusted_until_ms: Some(0),
-            due_ms: now.mono_ms,
-            arrived_ms: now.mono_ms,
-            entries: 0,
-            last_pass: None,
-            baseline: None,
-            outcome,
+            ..Provisional::without_evidence(place, Cause::Clearing, outcome, now)
         });
     }
 }

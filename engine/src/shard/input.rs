@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::record::{AgentRecord, Group};
+use super::rejudge::{Rejudge, Rejudged, Unusable};
 use super::state::{AgentState, EffectiveStatus};
 use super::task::{Assignment, Judged};
 use super::tick::Tick;
@@ -62,6 +63,8 @@ pub enum Input {
         /// Why.
         why: Abandon,
     },
+    /// A stored list was judged, or could not be.
+    Rejudged(Box<Rejudged>),
     /// The tick with this number is durable.
     Committed {
         /// Its number.
@@ -149,6 +152,8 @@ pub enum Action {
     },
     /// Judge evidence; answer with [`Input::Judged`] or [`Input::Abandoned`].
     Appraise(Box<Assignment>),
+    /// Read the agent's newest stored list and judge it; answer with [`Input::Rejudged`].
+    Rejudge(Box<Rejudge>),
     /// Make outcomes durable; answer with [`Input::Committed`] or [`Input::CommitFailed`]. The
     /// next tick comes after the answer.
     Commit(Arc<Tick>),
@@ -227,6 +232,44 @@ pub enum Event {
         /// The agent.
         agent: AgentId,
     },
+    /// A stored list was judged by what its agent's group demands now, and that is durable. (L07)
+    Rejudged {
+        /// The agent.
+        agent: AgentId,
+        /// The policy.
+        policy: Digest,
+        /// What it does not allow, when it does not.
+        code: Option<Code>,
+        /// Entries of the list.
+        entries: u64,
+    },
+    /// A stored list could not be judged; the agent may be asked for it.
+    ListUnusable {
+        /// The agent.
+        agent: AgentId,
+        /// Why.
+        why: Unusable,
+    },
+}
+
+/// How much of a group was judged by what it enforces. (L07)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coverage {
+    /// Agents whose whole list was judged, however that ended.
+    pub judged: u64,
+    /// Agents.
+    pub agents: u64,
+}
+
+impl Coverage {
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            judged: self.judged.saturating_add(other.judged),
+            agents: self.agents.saturating_add(other.agents),
+        }
+    }
 }
 
 /// An agent as surfaces show it.

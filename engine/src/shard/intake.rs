@@ -1,17 +1,16 @@
 //! What agents send: connections and evidence.
 
-use super::agent::{Judging, Live, Outstanding, Phase};
+use super::agent::{Asks, Judging, Live, Outstanding, Phase, list_rules};
 use super::input::{Action, Event};
 use super::machine::{Driver, Shard};
 use super::record::{AgentPath, BaselineCandidate, Group};
-use super::state::{AgentState, BootEpoch};
+use super::state::{AgentState, BootEpoch, ListRules};
 use super::task::Assignment;
 use crate::agent_id::AgentId;
 use crate::appraisal::Rules;
 use crate::evidence::{
-    Answer, Binding, ChallengeId, Hello, Refusal, SessionId, Submission, ToAgent,
+    Answer, Binding, ChallengeId, Hello, ImaUpload, Refusal, SessionId, Submission, ToAgent,
 };
-use crate::hash::HashAlg;
 use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaOptions, LearnedKeys, Start};
 use crate::pcr::PcrSet;
@@ -150,7 +149,11 @@ impl Shard {
                 agent.phase = Phase::Idle;
                 self.ready.retain(|waiting| *waiting != place);
             }
-            Phase::Idle | Phase::Judging(_) | Phase::Committing | Phase::Clearing => {}
+            Phase::Idle
+            | Phase::Judging(_)
+            | Phase::Committing
+            | Phase::Clearing
+            | Phase::Rejudging { .. } => {}
         }
         self.arm(place);
     }
@@ -346,6 +349,7 @@ impl Shard {
             arriving_until_ms: _,
             group,
             judge,
+            asks,
         } = outstanding;
         let Some((key, ak_name)) = agent.key() else {
             // Enrolment refuses such keys; a record that holds one was damaged.
@@ -356,12 +360,15 @@ impl Shard {
         let baseline = agent.unproven_baseline(&group);
         let from_entry = submission.ima.as_ref().map(|ima| ima.from_entry);
         let covers_baseline = baseline.is_some() && from_entry == Some(0);
-        let start = start_of(&agent.state, group.bank, baseline, &submission);
+        let asks = asks.of_list(from_entry);
+        let start = start_of(&agent.state, &group, baseline, &submission);
         let to_come = bytes_to_come(&submission);
         let longest_ms = settings
             .appraisal_ms_max
             .saturating_add(settings.upload_ms(to_come));
-        let options = options(&agent.state, &group, judge.as_deref(), &submission);
+        let list = submission.ima.as_ref();
+        let options = options(&agent.state, &group, judge.as_deref(), list);
+        let judge = judge.filter(|_| asks == Asks::Judgement);
         let has_boot_log = submission.boot_log.is_some();
         let over = agent.hears(now.mono_ms);
         agent.phase = Phase::Judging(Judging {
@@ -374,6 +381,7 @@ impl Shard {
             covers_baseline,
             has_boot_log,
             over,
+            asks,
             group: std::sync::Arc::clone(&group),
         });
         let assignment = Assignment {
@@ -413,14 +421,13 @@ fn bytes_to_come(submission: &Submission) -> u64 {
 }
 
 /// How the list is read and judged.
-fn options(
+pub(super) fn options(
     state: &AgentState,
     group: &Group,
     judge: Option<&Judge>,
-    submission: &Submission,
+    list: Option<&ImaUpload>,
 ) -> ImaOptions {
     let usual = ImaOptions::default();
-    let list = submission.ima.as_ref();
     ImaOptions {
         format: list.map_or(usual.format, |list| list.format),
         scheme: state.scheme,
@@ -437,7 +444,7 @@ fn options(
 /// authenticated yet; a false claim fails with the signature, or with the clock's rules.
 fn start_of(
     state: &AgentState,
-    bank: HashAlg,
+    group: &Group,
     baseline: Option<&BaselineCandidate>,
     submission: &Submission,
 ) -> Start {
@@ -453,6 +460,7 @@ fn start_of(
         // The list that a baseline was made of must be the beginning of this one. (L08)
         return Start::AgainInBoot(candidate.covers.clone());
     }
+    let bank = group.bank;
     let known = state.ima.clone().filter(|_| state.knows_bank(bank));
     let Some(committed) = known else {
         return Start::First;
@@ -461,14 +469,16 @@ fn start_of(
     match (from, is_same_boot) {
         (0, true) => Start::AgainInBoot(committed),
         (0, false) => Start::AfterBoot(committed),
-        _ => continued(state, committed),
+        _ => continued(state, group, committed),
     }
 }
 
-fn continued(state: &AgentState, committed: Committed) -> Start {
+fn continued(state: &AgentState, group: &Group, committed: Committed) -> Start {
+    let passes = |rules: &ListRules| state.has_passed(rules);
+    let passed_under = list_rules(group).filter(passes).map(|rules| rules.policy);
     // Without the keys that it learned, a list cannot be judged from here: nothing passes.
     let (learned, passed_under) = match state.learned_keys() {
-        Ok(learned) => (learned, state.passed_under),
+        Ok(learned) => (learned, passed_under),
         Err(_) => (LearnedKeys::default(), None),
     };
     Start::Continue {

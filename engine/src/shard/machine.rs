@@ -3,11 +3,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::agent::{Agent, Phase, enforced_digest};
+use super::agent::{Agent, Phase, enforced_digest, list_rules};
 use super::commit::{InFlight, Provisional};
 use super::input::{Abandon, Action, AgentView, Event, Input, Operation};
 use super::pacing::{Pacer, Slot};
 use super::record::{AgentRecord, Group};
+use super::rejudge::Unusable;
 use super::settings::Settings;
 use super::state::{AgentState, EffectiveStatus};
 use super::tick::{ChainHash, Epoch};
@@ -15,6 +16,7 @@ use super::wheel::{Timer, Wheel};
 use crate::agent_id::{AgentId, ShardIndex};
 use crate::evidence::{ChallengeId, NonceSource, Refusal, SessionId, ToAgent};
 use crate::ima::judge::Judge;
+use crate::pcr_policy::PcrPolicy;
 use crate::time::Now;
 use crate::verdict::Code;
 
@@ -54,6 +56,10 @@ pub struct Shard {
     pub(super) greetings: VecDeque<(SessionId, u32)>,
     /// Agents that are due, in the order in which they became so.
     pub(super) ready: VecDeque<u32>,
+    /// Agents whose stored lists are to be judged again. (L07)
+    pub(super) rejudges: VecDeque<u32>,
+    /// How many attempts to do so were begun.
+    pub(super) rejudged: u64,
     /// Challenges that ended since the last poll, with the time their evidence took.
     pub(super) closed: Vec<(Slot, Option<u64>)>,
     /// Agents whose logs began to arrive since the last poll.
@@ -88,6 +94,8 @@ impl Shard {
             actions: VecDeque::new(),
             greetings: VecDeque::new(),
             ready: VecDeque::new(),
+            rejudges: VecDeque::new(),
+            rejudged: 0,
             closed: Vec::new(),
             arriving: Vec::new(),
             provisional: Vec::new(),
@@ -128,6 +136,7 @@ impl Shard {
                 challenge,
                 why,
             } => self.abandoned(&agent, challenge, why, now),
+            Input::Rejudged(rejudged) => self.rejudged(*rejudged, now),
             Input::Committed { seq } => self.committed(seq, now),
             Input::CommitFailed { seq } => self.commit_failed(seq, now),
             Input::Operate { agent, operation } => self.operate(&agent, operation, now),
@@ -156,6 +165,9 @@ impl Shard {
         if let Some(action) = self.next_challenge(now, driver) {
             return Some(action);
         }
+        if let Some(action) = self.next_rejudge(now, driver) {
+            return Some(action);
+        }
         self.next_commit()
     }
 
@@ -170,7 +182,13 @@ impl Shard {
         !self.ready.is_empty()
     }
 
-    /// Whether anything is being judged or committed.
+    /// Whether stored lists wait that the pacer has not let through yet: poll again when another
+    /// list of the same worker was judged.
+    pub fn has_lists_waiting(&self) -> bool {
+        !self.rejudges.is_empty()
+    }
+
+    /// Whether any evidence is being judged, or anything committed.
     pub fn is_busy(&self) -> bool {
         let judging = |agent: &Agent| matches!(agent.phase, Phase::Judging(_));
         self.in_flight.is_some()
@@ -186,8 +204,7 @@ impl Shard {
 
     /// Every agent, in the order in which they came.
     pub fn views(&self, now: Now) -> impl Iterator<Item = AgentView> {
-        let agents = self.agents.iter().flatten();
-        agents.map(move |agent| self.view_of(agent, now))
+        self.agents().map(move |agent| self.view_of(agent, now))
     }
 
     /// How many agents there are.
@@ -216,6 +233,15 @@ impl Shard {
 
     pub(super) fn group_of(&self, agent: &Agent) -> Option<&Group> {
         self.groups.get(&agent.record.group).map(AsRef::as_ref)
+    }
+
+    pub(super) fn group_of_place(&self, place: u32) -> Option<Arc<Group>> {
+        let agent = self.agent(place)?;
+        self.groups.get(&agent.record.group).map(Arc::clone)
+    }
+
+    pub(super) fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.iter().flatten()
     }
 
     pub(super) fn place(&self, agent: &AgentId) -> Option<u32> {
@@ -250,6 +276,7 @@ impl Shard {
                 // store said: an outcome may be on its way there.
                 known.record = Arc::new(record);
                 known.candidate = candidate;
+                self.consider_rejudging(place);
                 return self.arm(place);
             }
             self.forget(place);
@@ -273,6 +300,7 @@ impl Shard {
             *slot = Some(agent);
             self.places.insert(id, place);
         }
+        self.consider_rejudging(place);
         self.arm(place);
     }
 
@@ -300,11 +328,16 @@ impl Shard {
         };
         self.places.remove(&agent.record.id);
         self.closed.extend(agent.slot.map(|slot| (slot, None)));
-        if let Phase::Challenged(outstanding) = &agent.phase {
-            self.open.remove(&outstanding.challenge.id);
+        match &agent.phase {
+            Phase::Challenged(outstanding) => {
+                self.open.remove(&outstanding.challenge.id);
+            }
+            Phase::Rejudging { .. } => self.closed.push((Slot::Rejudging, None)),
+            _ => {}
         }
         self.greetings.retain(|(_, waiting)| *waiting != place);
         self.ready.retain(|waiting| *waiting != place);
+        self.rejudges.retain(|waiting| *waiting != place);
         self.provisional.retain(|waiting| waiting.place != place);
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.outcomes.retain(|waiting| waiting.place != place);
@@ -329,18 +362,25 @@ impl Shard {
 
     fn put_group(&mut self, group: Arc<Group>, now: Now) {
         let slug = group.slug.clone();
-        let demanded = |group: &Group| (enforced_digest(group), group.require_boot_log);
+        let demanded = |group: &Group| {
+            let pcr_policy = group.pcr_policy.as_deref().map(PcrPolicy::digest);
+            let rules = (list_rules(group), enforced_digest(group));
+            (rules, pcr_policy, group.require_boot_log)
+        };
         let new = demanded(&group);
         let old = self.groups.insert(slug.clone(), group);
         let is_changed = old.is_none_or(|old| demanded(&old) != new);
         for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
-            let Some(agent) = self.agent_mut(place) else {
-                continue;
-            };
-            if agent.record.group != slug {
+            let is_of_it = |agent: &Agent| agent.record.group == slug;
+            if !self.agent(place).is_some_and(is_of_it) {
                 continue;
             }
-            if is_changed {
+            // Whose list is stored needs not send it: it is asked when that was judged.
+            let waits = self.consider_rejudging(place);
+            if is_changed
+                && !waits
+                && let Some(agent) = self.agent_mut(place)
+            {
                 agent.due_ms = agent.due_ms.min(now.mono_ms);
             }
             self.announce(place, now, None, "");
@@ -366,10 +406,12 @@ impl Shard {
     fn drain(&mut self) {
         self.is_draining = true;
         self.ready.clear();
+        self.rejudges.clear();
         while let Some((session, _)) = self.greetings.pop_front() {
             self.refuse(session, Refusal::Draining, self.settings.retry_after_ms);
         }
         for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
+            self.end_rejudging(place, Phase::Idle);
             let Some(agent) = self.agent_mut(place) else {
                 continue;
             };
@@ -444,6 +486,9 @@ impl Shard {
                 let (agent, challenge) = (agent.record.id.clone(), judging.challenge);
                 self.abandoned(&agent, challenge, Abandon::Timeout, now);
             }
+            Phase::Rejudging { ends_ms, .. } if *ends_ms <= now_ms => {
+                self.cannot_rejudge(place, Unusable::Timeout, now);
+            }
             _ => {}
         }
         self.announce(place, now, None, "");
@@ -483,6 +528,7 @@ impl Shard {
         if self.is_draining && is_done {
             self.refuse_session(place, Refusal::Draining, settings.retry_after_ms);
         }
+        self.queue_rejudging(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -493,6 +539,7 @@ impl Shard {
             }
             Phase::Challenged(outstanding) => Some(outstanding.deadline_ms()),
             Phase::Judging(judging) => Some(judging.ends_ms),
+            Phase::Rejudging { ends_ms, .. } => Some(*ends_ms),
             Phase::Ready | Phase::Committing | Phase::Clearing => None,
         };
         let ends = match agent.shown {

@@ -14,6 +14,8 @@ mod kept;
 mod machine;
 mod pacing;
 mod record;
+mod rejudge;
+mod rejudging;
 mod settings;
 mod settle;
 mod state;
@@ -22,15 +24,16 @@ mod tick;
 mod turns;
 mod wheel;
 
-pub use input::{Abandon, Action, AgentView, Event, Input, Operation};
+pub use input::{Abandon, Action, AgentView, Coverage, Event, Input, Operation};
 pub use kept::{KeptParts, Recheck, RecheckError};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};
 pub use record::{AgentPath, AgentRecord, BaselineCandidate, Group, PolicyRef};
+pub use rejudge::{ListOnRecord, Rejudge, RejudgeId, RejudgeTask, Rejudged, Rejudgement, Unusable};
 pub use settings::Settings;
 pub use state::{
-    AgentState, BootEpoch, EffectiveStatus, Failure, KeptLearnedKey, LastVerdict, TpmClock,
-    VerdictKind,
+    AgentState, BootEpoch, Denied, EffectiveStatus, Failure, KeptLearnedKey, LastVerdict,
+    ListFacts, ListRules, TpmClock, VerdictKind,
 };
 pub use task::{Assignment, Judged, Overrun, QuoteFacts, Task};
 pub use tick::{ChainHash, Epoch, KeptEvidence, KeptLog, Outcome, Retention, Tick};

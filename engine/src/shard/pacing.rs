@@ -12,6 +12,7 @@ pub struct Pacer {
     limit_milli: u64,
     open: u64,
     receiving: u64,
+    rejudging: u64,
     shrunk_at_ms: u64,
     admitted: u64,
     admitted_at_ms: u64,
@@ -27,6 +28,9 @@ pub struct PacerSettings {
     pub open_max: u64,
     /// Agents whose logs may be on their way beside the open challenges.
     pub receiving_max: u64,
+    /// Stored lists that are judged at once, after a policy changed. Each takes a lane for one
+    /// piece at a time, so that quotes go in between. (L07)
+    pub rejudging_max: u64,
     /// The service time that is aimed at, in milliseconds.
     pub service_ms_target: u64,
     /// Connections admitted each second.
@@ -39,6 +43,7 @@ impl Default for PacerSettings {
             open_min: 16,
             open_max: 4_096,
             receiving_max: 256,
+            rejudging_max: 2,
             service_ms_target: 250,
             admissions_per_second_max: 2_000,
         }
@@ -52,6 +57,8 @@ pub(super) enum Slot {
     Open,
     /// One of those whose logs are on their way.
     Receiving,
+    /// None: its stored list is being judged.
+    Rejudging,
 }
 
 const MILLI: u64 = 1_000;
@@ -63,6 +70,7 @@ impl Pacer {
             limit_milli: settings.open_min.saturating_mul(4).saturating_mul(MILLI),
             open: 0,
             receiving: 0,
+            rejudging: 0,
             shrunk_at_ms: 0,
             admitted: 0,
             admitted_at_ms: 0,
@@ -89,6 +97,15 @@ impl Pacer {
         self.open = self.open.saturating_add(1);
     }
 
+    /// How many more stored lists may be judged now.
+    pub const fn rejudging_room(&self) -> u64 {
+        self.settings.rejudging_max.saturating_sub(self.rejudging)
+    }
+
+    pub(super) const fn rejudges(&mut self) {
+        self.rejudging = self.rejudging.saturating_add(1);
+    }
+
     /// Logs of a challenge are on their way: it counts as an open one no more, unless
     /// too many arrive already. Returns what it counts as from now on.
     pub(super) const fn receive(&mut self, slot: Slot) -> Slot {
@@ -104,11 +121,17 @@ impl Pacer {
 
     /// A challenge is over; `service_ms` when its evidence was judged and committed.
     pub(super) fn closed(&mut self, slot: Slot, service_ms: Option<u64>, now_ms: u64) {
-        if slot == Slot::Receiving {
-            self.receiving = self.receiving.saturating_sub(1);
-            return;
+        match slot {
+            Slot::Receiving => {
+                self.receiving = self.receiving.saturating_sub(1);
+                return;
+            }
+            Slot::Rejudging => {
+                self.rejudging = self.rejudging.saturating_sub(1);
+                return;
+            }
+            Slot::Open => self.open = self.open.saturating_sub(1),
         }
-        self.open = self.open.saturating_sub(1);
         let Some(service_ms) = service_ms else { return };
         let PacerSettings {
             open_min,

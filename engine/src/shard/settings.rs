@@ -14,6 +14,9 @@ pub struct Settings {
     pub appraisal_ms_max: u64,
     /// The least rate at which logs arrive, by which uploads have their time. (X04)
     pub upload_bytes_per_second_min: u64,
+    /// The longest that judging a stored list may take; its agent is not asked meanwhile, so this
+    /// is less than what trust can bridge. (L07)
+    pub rejudge_ms_max: u64,
     /// How often agents that failed are asked again.
     pub failed_interval_ms: u64,
     /// A boot takes at least this long; a TPM whose machine was gone for less was reset alone.
@@ -54,6 +57,7 @@ impl Settings {
             max_age_ms: interval_ms.saturating_mul(3),
             appraisal_ms_max: 600_000,
             upload_bytes_per_second_min: 16 * 1024,
+            rejudge_ms_max: interval_ms,
             failed_interval_ms: interval_ms.saturating_mul(6),
             boot_gap_ms_min: 1_000,
             no_progress_rounds_max: 5,

@@ -76,11 +76,44 @@ pub struct Failure {
     pub digest: Option<String>,
     /// When it failed.
     pub at_unix_ms: u64,
-    /// The policy that it failed under, when the policy is why: a change of it clears this.
+    /// The policy that it failed under, when the policy is why: a change of it clears this. For
+    /// values of PCRs it is the PCR policy's digest, otherwise the runtime policy's.
     pub under_policy: Option<Digest>,
     /// The group that it failed in: what that group demands later may clear this, and what another
     /// group demands does not. `None` in old records: then only an operator clears it. (S16)
     pub group: Option<String>,
+}
+
+/// All that the judgement of a measurement list depends on, beside the list. (L07)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ListRules {
+    /// SHA-256 of the runtime policy.
+    pub policy: Digest,
+    /// Whether violations are accepted.
+    pub accept_violations: bool,
+}
+
+/// A proven list that these rules do not allow. What is appended to it cannot change that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// The rules.
+    pub under: ListRules,
+    /// The first entry that they do not allow.
+    pub first: Failure,
+}
+
+/// What is known of the proven list beside the policy that it passed under. (L07)
+///
+/// The default says that nothing is known, as of agents whose state was stored before this was
+/// kept: their lists are judged again where it matters.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ListFacts {
+    /// Violations in it; `None` when they were not counted.
+    pub violations: Option<u64>,
+    /// Entries that passed because an exclude pattern matches; `None` when not all were judged.
+    pub excluded: Option<u64>,
+    /// Set when the whole list was judged, and denied.
+    pub denied: Option<Denied>,
 }
 
 /// A key that the kernel added to a keyring, as the measurement list showed it. (I23)
@@ -125,12 +158,32 @@ pub struct AgentState {
     pub passed: u64,
     /// When the newest passed.
     pub last_passed_unix_ms: u64,
+    /// More of the proven list.
+    pub list: ListFacts,
 }
 
 impl AgentState {
     /// Whether boot PCRs and list were proven in this bank; another one has to be proven anew.
     pub fn knows_bank(&self, bank: HashAlg) -> bool {
         self.boot_pcrs.iter().any(|(known, ..)| known == bank)
+    }
+
+    /// Whether the whole proven list passed under these rules. One with violations, or of which
+    /// nobody counted them, passes only where they are accepted.
+    pub fn has_passed(&self, rules: &ListRules) -> bool {
+        self.passed_under == Some(rules.policy)
+            && (rules.accept_violations || self.list.violations == Some(0))
+    }
+
+    /// Whether the whole proven list was judged under these rules, however that ended.
+    pub fn is_judged_under(&self, rules: &ListRules) -> bool {
+        self.has_passed(rules) || self.denied_under(rules).is_some()
+    }
+
+    /// How the proven list failed under these rules, if it did.
+    pub fn denied_under(&self, rules: &ListRules) -> Option<&Denied> {
+        let denied = self.list.denied.as_ref();
+        denied.filter(|denied| denied.under == *rules)
     }
 }
 

@@ -1,8 +1,8 @@
 use rat_engine::hash::Digest;
 use rat_engine::pcr::{PcrIndex, PcrValues};
 use rat_engine::shard::{
-    AgentPath, AgentRecord, AgentState, BootEpoch, Failure, KeptEvidence, LastVerdict, Retention,
-    TpmClock,
+    AgentPath, AgentRecord, AgentState, BootEpoch, Denied, Failure, KeptEvidence, LastVerdict,
+    ListFacts, ListRules, Retention, TpmClock,
 };
 
 use super::*;
@@ -50,6 +50,26 @@ fn state() -> AgentState {
             group: Some("web".to_owned()),
         }),
         attestations: 300,
+        list: ListFacts {
+            violations: Some(1),
+            excluded: Some(300),
+            denied: Some(Denied {
+                under: ListRules {
+                    policy: Digest::zero(HashAlg::Sha256),
+                    accept_violations: true,
+                },
+                first: Failure {
+                    code: Code::ImaPathNotListed,
+                    detail: "detail".to_owned(),
+                    entry: Some(4),
+                    path: None,
+                    digest: None,
+                    at_unix_ms: 7,
+                    under_policy: None,
+                    group: Some("web".to_owned()),
+                },
+            }),
+        },
         ..AgentState::default()
     }
 }
@@ -100,12 +120,24 @@ fn golden(hex: &str) -> Vec<Vec<u8>> {
     hex.lines().map(|line| hex::decode(line).unwrap()).collect()
 }
 
-/// What version 1 made of these records: its failures did not say in which group they were.
+/// This state as version 1 knew it: its failures did not say in which group they were, and of its
+/// list it said nothing but under which policy it passed.
+fn as_version_1_knew(state: AgentState) -> AgentState {
+    AgentState {
+        failure: state.failure.map(|failure| Failure {
+            group: None,
+            ..failure
+        }),
+        list: ListFacts::default(),
+        ..state
+    }
+}
+
+/// What version 1 made of these records.
 #[test]
 fn s06_rows_of_version_1_stay_readable() {
     let golden = golden(include_str!("version_1.hex"));
-    let mut state = state();
-    state.failure.as_mut().unwrap().group = None;
+    let state = as_version_1_knew(state());
     assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
     assert_eq!(unpack::<AgentState>(&golden[1]), Ok(state.clone()));
     assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
@@ -133,8 +165,80 @@ fn s06_rows_of_version_2_stay_readable() {
     assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
     let (outcomes, fault) = unpack_outcomes(&golden[3]);
     assert_eq!((outcomes.len(), fault), (1, None));
-    assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
     assert_eq!(unpack::<AgentState>(&outcomes[0].state), Ok(state()));
+}
+
+/// A failure as version 1 kept it: member by member.
+fn failure_of_version_1(failure: &Failure) -> impl Serialize + use<> {
+    let Failure {
+        code,
+        detail,
+        entry,
+        path,
+        digest,
+        at_unix_ms,
+        under_policy,
+        group: _,
+    } = failure.clone();
+    (
+        code,
+        detail,
+        entry,
+        path,
+        digest,
+        at_unix_ms,
+        under_policy,
+    )
+}
+
+/// A state as version 1 kept it: member by member.
+fn state_of_version_1(state: AgentState) -> impl Serialize {
+    (
+        (state.boot, state.clock, state.ima, state.learned),
+        (state.passed_under, state.scheme, state.boot_aggregate),
+        (state.boot_pcrs, state.boot_log_seen),
+        (state.trusted_until_unix_ms, state.verdict),
+        state.failure.as_ref().map(failure_of_version_1),
+        (state.attestations, state.passed, state.last_passed_unix_ms),
+    )
+}
+
+fn framed_by_version_1(record: &impl Serialize) -> Vec<u8> {
+    let body = postcard::to_stdvec(record).unwrap();
+    let mut packed = vec![VERSION_BEFORE, PLAIN];
+    packed.extend(checksum(VERSION_BEFORE, PLAIN, &body));
+    packed.extend(body);
+    packed
+}
+
+/// A failure of PCR values as version 1 kept it, with the runtime policy's digest.
+#[test]
+fn l07_a_pcr_failure_of_version_1_is_cleared_by_no_policy() {
+    for (code, is_kept) in [
+        (Code::PcrValueNotAllowed, false),
+        (Code::ImaPathNotListed, true),
+    ] {
+        let failure = Failure {
+            code,
+            under_policy: Some(Digest::ones(HashAlg::Sha256)),
+            ..state().failure.unwrap()
+        };
+        let packed = framed_by_version_1(&failure_of_version_1(&failure));
+        let read: Failure = unpack(&packed).unwrap();
+        assert_eq!(read.under_policy, failure.under_policy.filter(|_| is_kept));
+        assert_eq!(read.group, None);
+        assert_eq!(unpack(&pack(&failure).unwrap()), Ok(failure.clone()));
+        let state = AgentState {
+            failure: Some(failure),
+            ..state()
+        };
+        let packed = framed_by_version_1(&state_of_version_1(state.clone()));
+        let expected = AgentState {
+            failure: Some(read),
+            ..as_version_1_knew(state)
+        };
+        assert_eq!(unpack::<AgentState>(&packed), Ok(expected));
+    }
 }
 
 #[test]

@@ -4,11 +4,13 @@ use rat_engine::hash::Digest;
 use rat_engine::ima::boot_aggregate::Form;
 use rat_engine::ima::{BankScheme, Committed};
 use rat_engine::pcr::PcrValues;
-use rat_engine::shard::{AgentState, BootEpoch, Failure, KeptLearnedKey, LastVerdict, TpmClock};
+use rat_engine::shard::{AgentState, BootEpoch, Failure, KeptLearnedKey, LastVerdict, ListFacts, TpmClock};
 use rat_engine::verdict::Code;
 use serde::Deserialize;
 
 /// A failure that does not say in which group it was. No pass ends it: only an operator does.
+///
+/// One of PCR values noted the runtime policy. Under which PCR policy it failed is not known.
 #[derive(Deserialize)]
 pub(super) struct FailureBefore {
     code: Code,
@@ -22,6 +24,7 @@ pub(super) struct FailureBefore {
 
 impl From<FailureBefore> for Failure {
     fn from(before: FailureBefore) -> Self {
+        let is_of_pcrs = before.code == Code::PcrValueNotAllowed;
         Self {
             code: before.code,
             detail: before.detail,
@@ -29,13 +32,13 @@ impl From<FailureBefore> for Failure {
             path: before.path,
             digest: before.digest,
             at_unix_ms: before.at_unix_ms,
-            under_policy: before.under_policy,
+            under_policy: before.under_policy.filter(|_| !is_of_pcrs),
             group: None,
         }
     }
 }
 
-/// A state with such a failure.
+/// A state with such a failure, which says nothing of its list but under which policy it passed.
 #[derive(Deserialize)]
 pub(super) struct StateBefore {
     boot: Option<BootEpoch>,
@@ -73,6 +76,7 @@ impl From<StateBefore> for AgentState {
             attestations: before.attestations,
             passed: before.passed,
             last_passed_unix_ms: before.last_passed_unix_ms,
+            list: ListFacts::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use rat_engine::shard::{AgentRecord, AgentState, ChainHash, Epoch, Tick};
 use rat_store::{
     CommitResult, GroupSettings, NewGroup, NewPending, OnRemoval, Registration, Store,
 };
+use rat_tests::lists::KeptList;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -105,6 +106,25 @@ impl Durable {
             [CommitResult::Fenced] => false,
             ref other => panic!("{other:?}"),
         }
+    }
+
+    /// The newest list of an agent, as the store gives it back.
+    pub(crate) fn list(&self, agent: &AgentId) -> Option<KeptList> {
+        self.runtime.block_on(async {
+            let mut reader = self.store().log_of(agent).await.unwrap()?;
+            let log = *reader.log();
+            let mut bytes = Vec::new();
+            while let Some(piece) = reader.next().await.unwrap() {
+                bytes.extend(piece);
+            }
+            Some(KeptList {
+                format: log.format,
+                boot: log.boot,
+                entries: log.entries,
+                gap_at_entry: log.gap_at_entry,
+                bytes,
+            })
+        })
     }
 
     /// Moves ticks into agent rows; nothing that is seen changes.

@@ -3,7 +3,7 @@
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentState, Input, Operation};
 
-use crate::fleet::{Body, record};
+use crate::fleet::{Allows, Body, record};
 use crate::world::{Happening, UNIX_MS, World};
 
 /// How long a removed agent stays away: longer than anything of it is on its way.
@@ -25,6 +25,11 @@ impl World {
         for agent in agents {
             self.machine_fails(&agent);
             self.operator_acts(&agent);
+        }
+        if self.random.permille(self.faults.policy) {
+            let next = [Allows::Usual, Allows::More, Allows::Less];
+            let next = next[self.random.below(3) as usize];
+            self.activate(next);
         }
         self.schedule(1_000, Happening::Second);
     }

@@ -28,6 +28,10 @@ pub(crate) struct Faults {
     pub(crate) repair: u64,
     /// An operator removes an agent, which enrols again later.
     pub(crate) remove: u64,
+    /// Another policy is activated.
+    pub(crate) policy: u64,
+    /// A stored list is lost, damaged, or never read to its end.
+    pub(crate) list: u64,
 }
 
 impl Faults {
@@ -45,6 +49,8 @@ impl Faults {
             copy: 0,
             repair: 0,
             remove: 0,
+            policy: 0,
+            list: 0,
         }
     }
 
@@ -62,6 +68,8 @@ impl Faults {
             copy: 1,
             repair: 30,
             remove: 2,
+            policy: 30,
+            list: 150,
         }
     }
 }

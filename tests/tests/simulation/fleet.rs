@@ -7,6 +7,8 @@ use rat_engine::hash::HashAlg;
 use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{AgentPath, AgentRecord, Group, PolicyRef};
+use rat_tests::evidence::Machine;
+use rat_tests::measured::Measured;
 
 use crate::machine::SimMachine;
 use crate::world::UNIX_MS;
@@ -51,8 +53,25 @@ pub(crate) fn record(machine: &SimMachine) -> AgentRecord {
     }
 }
 
-pub(crate) fn group() -> Group {
-    let policy = rat_tests::evidence::Machine::valid().policy();
+/// What a policy allows of what machines run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allows {
+    /// What clean machines run.
+    Usual,
+    /// The same, and something that none of them runs.
+    More,
+    /// All but one file that every machine runs.
+    Less,
+}
+
+pub(crate) fn group(allows: Allows) -> Group {
+    let mut machine = Machine::valid();
+    match allows {
+        Allows::Usual => {}
+        Allows::More => machine.list.push(Measured::file("/usr/bin/id", b"id")),
+        Allows::Less => machine.list[2].digest.fill(0),
+    }
+    let policy = machine.policy();
     let policy = RuntimePolicy::parse(policy.as_bytes()).unwrap();
     let judge = Arc::new(Judge::new(Arc::new(policy), false).unwrap());
     Group {

@@ -16,6 +16,8 @@ impl World {
                 if view.status != EffectiveStatus::Trusted {
                     continue;
                 }
+                // Every machine runs what the strict policy does not allow. (L07)
+                assert!(!self.is_strict, "{agent}: trusted against the policy");
                 // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
                 let verdict = view.state.verdict.as_ref().unwrap();
                 let age_ms = now.unix_ms - verdict.challenged_unix_ms;

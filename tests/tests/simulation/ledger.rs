@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentState, ChainHash, Epoch, Failure, Outcome, Tick};
+use rat_tests::lists::Lists;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -16,6 +17,10 @@ pub(crate) struct Ledger {
     removed: HashMap<AgentId, Option<Failure>>,
     /// Agents whose failure an operator has taken back, which may not be committed yet.
     to_clear: HashSet<AgentId>,
+    /// The newest list of each agent.
+    pub(crate) lists: Lists,
+    /// How many lists were sent from entry 0, of those that were proven.
+    pub(crate) whole_lists: u64,
 }
 
 impl Ledger {
@@ -43,6 +48,7 @@ impl Ledger {
     pub(crate) fn remove(&mut self, agent: &AgentId) {
         let state = self.states.remove(agent).unwrap_or_default();
         self.states_before.remove(agent);
+        self.lists.lose(agent);
         self.removed.insert(agent.clone(), state.failure);
     }
 
@@ -94,6 +100,9 @@ impl Ledger {
         let (agent, state) = (outcome.agent.clone(), outcome.state.clone());
         let before = self.states.insert(agent.clone(), state);
         self.states_before.insert(agent, before.unwrap_or_default());
+        self.lists.keep(outcome);
+        let from_entry = outcome.log.as_ref().map(|log| log.from_entry);
+        self.whole_lists += u64::from(from_entry == Some(0));
     }
 
     /// What no outcome may do to what was committed before.
@@ -114,13 +123,45 @@ impl Ledger {
                 "{agent}: the boot epoch went back"
             );
         }
-        if old.failure.is_some() && new.failure.is_none() {
-            // Taking back is an outcome of its own, without evidence.
-            let is_operators = outcome.evidence_sha256 == [0; 32] && self.to_clear.remove(agent);
-            assert!(is_operators, "{agent}: a failure went away by itself (S09)");
+        if let Some(failure) = &old.failure
+            && new.failure.is_none()
+        {
+            // Once it is gone, there is nothing left to be taken back.
+            let was_asked_for = self.to_clear.remove(agent);
+            // Taking back is an outcome of its own, without evidence, and judges nothing.
+            let is_operators = was_asked_for
+                && (outcome.evidence_sha256, outcome.policy) == ([0; 32], None)
+                && new.trusted_until_unix_ms == 0;
+            // Otherwise it ends by a quote that passed under another policy. (L07)
+            let is_fresh = new.attestations > old.attestations;
+            let judged = new.verdict.as_ref().and_then(|verdict| verdict.policy);
+            let is_other = failure.under_policy.is_some() && failure.under_policy != judged;
+            assert!(
+                is_operators || (is_fresh && is_other && outcome.code.is_none()),
+                "{agent}: a failure went away by itself (S09)"
+            );
         }
-        if old.failure.is_some() {
+        if new.failure.is_some() {
             assert_eq!(new.trusted_until_unix_ms, 0, "{agent}: failed and trusted");
         }
+        if new.attestations == old.attestations {
+            check_without_quote(&old, outcome);
+        }
     }
+}
+
+/// What no outcome without a quote may do: it proves nothing about the machine. (L07)
+fn check_without_quote(old: &AgentState, outcome: &Outcome) {
+    let (new, agent) = (&outcome.state, &outcome.agent);
+    assert!(
+        new.trusted_until_unix_ms <= old.trusted_until_unix_ms,
+        "{agent}: trusted for longer"
+    );
+    assert_eq!(
+        (&new.boot, &new.clock, &new.ima, &new.boot_pcrs, new.passed),
+        (&old.boot, &old.clock, &old.ima, &old.boot_pcrs, old.passed),
+        "{agent}: proven without a quote"
+    );
+    assert_eq!(outcome.evidence_sha256, [0; 32]);
+    assert!(outcome.log.is_none());
 }

@@ -9,14 +9,14 @@ use rat_engine::crypto::Hasher;
 use rat_engine::evidence::{ChallengeId, SessionId, Submission, ToAgent};
 use rat_engine::hash::HashAlg;
 use rat_engine::shard::{
-    Action, AgentView, Driver, EffectiveStatus, Event, Input, Pacer, PacerSettings, Settings,
-    Shard, Task, Tick,
+    Action, AgentView, Driver, EffectiveStatus, Event, Group, Input, Pacer, PacerSettings, Rejudge,
+    Rejudged, Settings, Shard, Task, Tick,
 };
 use rat_engine::time::Now;
 
 use crate::durable::Durable;
 use crate::faults::Faults;
-use crate::fleet::{Body, group, record};
+use crate::fleet::{Allows, Body, group, record};
 use crate::ledger::Ledger;
 use crate::machine::SimMachine;
 use crate::random::Random;
@@ -48,6 +48,14 @@ pub(crate) enum Happening {
     },
     Judged {
         task: Box<Task>,
+        life: u64,
+    },
+    Reread {
+        rejudge: Box<Rejudge>,
+        life: u64,
+    },
+    Rejudged {
+        rejudged: Box<Rejudged>,
         life: u64,
     },
     Committed {
@@ -110,6 +118,10 @@ pub(crate) struct World {
     pub(crate) life: u64,
     times_untrusted: u64,
     pub(crate) happened: Happened,
+    /// The group as it is now; a server that starts is told so.
+    pub(crate) group: Arc<Group>,
+    pub(crate) is_strict: bool,
+    rejudged: BTreeMap<String, u64>,
     appraised: HashSet<ChallengeId>,
     pub(crate) challenged: HashMap<ChallengeId, (AgentId, u64)>,
     trace: Hasher,
@@ -149,6 +161,9 @@ impl World {
             life: 0,
             times_untrusted: 0,
             happened: Happened::default(),
+            group: Arc::new(group(Allows::Usual)),
+            is_strict: false,
+            rejudged: BTreeMap::new(),
             appraised: HashSet::new(),
             challenged: HashMap::new(),
             trace: Hasher::new(HashAlg::Sha256),
@@ -191,6 +206,16 @@ impl World {
         self.times_untrusted
     }
 
+    /// How often stored lists were judged again, by how that ended.
+    pub(crate) const fn rejudged(&self) -> &BTreeMap<String, u64> {
+        &self.rejudged
+    }
+
+    /// How many lists were sent from entry 0, of those that were proven.
+    pub(crate) const fn whole_lists(&self) -> u64 {
+        self.ledger.whole_lists
+    }
+
     pub(crate) fn trace(&self) -> Vec<u8> {
         self.trace.clone().finish().as_bytes().to_vec()
     }
@@ -202,9 +227,10 @@ impl World {
             .for_each(|shard| durable.verify_chain(*shard));
     }
 
-    /// Ends all faults. Operators set right what was copied.
+    /// Ends all faults. Operators set right what was copied, and enforce the usual policy.
     pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
+        self.activate(Allows::Usual);
         let copied = self.machines().filter(|(_, it)| it.copied_at_ms.is_some());
         let copied: Vec<AgentId> = copied.map(|(agent, _)| agent.clone()).collect();
         copied.iter().for_each(|agent| self.repair(agent));
@@ -284,7 +310,7 @@ impl World {
                 .shards
                 .entry(index)
                 .or_insert_with(|| Shard::new(index, epoch, seq, head, settings));
-            shard.handle(Input::Group(Arc::new(group())), now);
+            shard.handle(Input::Group(Arc::clone(&self.group)), now);
             if body.is_copy || self.ledger.is_removed(&machine.id) {
                 continue;
             }
@@ -341,26 +367,14 @@ impl World {
                     self.handle(&agent, Input::Judged(judged));
                 }
             }
-            Happening::Committed { tick, life, fails } => {
-                // The store outlives the server: what was on its way may still arrive there.
-                let kept = !fails && self.ledger.commit(&tick);
-                if let Some(durable) = self.durable.as_ref().filter(|_| !fails) {
-                    assert_eq!(durable.commit(&tick), kept);
-                    durable.fold();
+            Happening::Reread { rejudge, life } => self.reread(*rejudge, life),
+            Happening::Rejudged { rejudged, life } => {
+                if life == self.life {
+                    let agent = rejudged.agent.clone();
+                    self.handle(&agent, Input::Rejudged(rejudged));
                 }
-                self.happened.commits += u64::from(kept);
-                let (shard, seq) = (tick.shard, tick.seq);
-                let after = self.delay_ms();
-                self.schedule(
-                    after,
-                    Happening::Answered {
-                        shard,
-                        seq,
-                        kept,
-                        life,
-                    },
-                );
             }
+            Happening::Committed { tick, life, fails } => self.commit(&tick, life, fails),
             Happening::Answered {
                 shard,
                 seq,
@@ -378,6 +392,25 @@ impl World {
                 }
             }
         }
+    }
+
+    fn commit(&mut self, tick: &Tick, life: u64, fails: bool) {
+        // The store outlives the server: what was on its way may still arrive there.
+        let kept = !fails && self.ledger.commit(tick);
+        if let Some(durable) = self.durable.as_ref().filter(|_| !fails) {
+            assert_eq!(durable.commit(tick), kept);
+            durable.fold();
+        }
+        self.happened.commits += u64::from(kept);
+        let (shard, seq) = (tick.shard, tick.seq);
+        let after = self.delay_ms();
+        let answered = Happening::Answered {
+            shard,
+            seq,
+            kept,
+            life,
+        };
+        self.schedule(after, answered);
     }
 
     pub(crate) fn handle(&mut self, agent: &AgentId, input: Input) {
@@ -413,6 +446,13 @@ impl World {
             Action::Appraise(assignment) => {
                 format!("appraise {} {:?}", assignment.agent, assignment.challenge)
             }
+            // Compiled policies are other ones in each run.
+            Action::Rejudge(rejudge) => {
+                format!(
+                    "rejudge {} {:?} {:?}",
+                    rejudge.agent, rejudge.id, rejudge.rules
+                )
+            }
             Action::Commit(tick) => {
                 let outcomes = tick.outcomes.iter();
                 let outcomes: Vec<_> = outcomes
@@ -441,6 +481,11 @@ impl World {
                     },
                 );
             }
+            Action::Rejudge(rejudge) => {
+                let after = self.delay_ms();
+                let life = self.life;
+                self.schedule(after, Happening::Reread { rejudge, life });
+            }
             Action::Commit(tick) => {
                 let fails = self.random.permille(self.faults.commit_fails);
                 let after = self.delay_ms();
@@ -455,6 +500,13 @@ impl World {
             }
             Action::Event(Event::Status { to, .. }) => {
                 self.times_untrusted += u64::from(to == EffectiveStatus::Untrusted);
+            }
+            Action::Event(Event::Rejudged { code, .. }) => {
+                let how = if code.is_some() { "denied" } else { "passed" };
+                *self.rejudged.entry(how.to_owned()).or_default() += 1;
+            }
+            Action::Event(Event::ListUnusable { why, .. }) => {
+                *self.rejudged.entry(why.as_str().to_owned()).or_default() += 1;
             }
             Action::Event(_) => {}
         }

@@ -1,0 +1,54 @@
+//! Policies that are activated, and stored lists that are judged by them.
+
+use std::sync::Arc;
+
+use rat_engine::shard::{Input, Rejudge, Unusable};
+
+use crate::fleet::{Allows, group};
+use crate::world::{Happening, World};
+
+impl World {
+    /// Has the group enforce another policy.
+    pub(crate) fn activate(&mut self, allows: Allows) {
+        let now = self.now();
+        self.is_strict = allows == Allows::Less;
+        self.group = Arc::new(group(allows));
+        for shard in self.shards.values_mut() {
+            shard.handle(Input::Group(Arc::clone(&self.group)), now);
+        }
+    }
+
+    /// The store is asked for a list; what it gives may be wrong, and may never come.
+    pub(crate) fn reread(&mut self, rejudge: Rejudge, life: u64) {
+        let agent = rejudge.agent.clone();
+        let mut list = self.ledger.lists.of(&agent).cloned();
+        if let Some(durable) = &self.durable {
+            assert_eq!(durable.list(&agent), list, "{agent}");
+        }
+        if self.random.permille(self.faults.list) {
+            match self.random.below(4) {
+                0 => return,
+                1 => list = None,
+                2 => {
+                    let at = self.random.below(1_000) as usize;
+                    if let Some(list) = &mut list {
+                        let at = at % list.bytes.len();
+                        list.bytes[at] ^= 1;
+                    }
+                }
+                _ => {
+                    if let Some(list) = &mut list {
+                        list.bytes.truncate(list.bytes.len() / 2);
+                    }
+                }
+            }
+        }
+        let pieces = 1 + self.random.below(300) as usize;
+        let rejudged = match list {
+            Some(list) => list.rejudge(rejudge, pieces),
+            None => rejudge.unusable(Unusable::Missing),
+        };
+        let after = self.delay_ms();
+        self.schedule(after, Happening::Rejudged { rejudged, life });
+    }
+}
