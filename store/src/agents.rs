@@ -65,6 +65,15 @@ pub enum RecordChange {
     Baseline(Option<BaselineCandidate>),
 }
 
+/// Which agents a listing is about; a member that is `None` leaves none out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AgentFilter<'a> {
+    /// Those of this group.
+    pub group: Option<&'a str>,
+    /// Those with this host name; host names have no case.
+    pub hostname: Option<&'a str>,
+}
+
 const fn path_text(path: AgentPath) -> &'static str {
     match path {
         AgentPath::Native => "native",
@@ -166,12 +175,30 @@ impl Store {
         after_id: &str,
         agents_max: u32,
     ) -> Result<Vec<Result<StoredRecord, Unreadable>>, StoreError> {
+        self.agents_of(AgentFilter::default(), after_id, agents_max)
+            .await
+    }
+
+    /// The same of those that a filter leaves.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn agents_of(
+        &self,
+        filter: AgentFilter<'_>,
+        after_id: &str,
+        agents_max: u32,
+    ) -> Result<Vec<Result<StoredRecord, Unreadable>>, StoreError> {
         let rows = sqlx::query(
             "SELECT shard, id, packed, hostname, ip, registered_unix_ms FROM agent
-             WHERE id > $1 ORDER BY id LIMIT $2",
+             WHERE id > $1 AND ($3 IS NULL OR slug = $3)
+               AND ($4 IS NULL OR hostname = $4 COLLATE NOCASE)
+             ORDER BY id LIMIT $2",
         )
         .bind(after_id)
         .bind(agents_max.min(limits::PAGE_MAX))
+        .bind(filter.group)
+        .bind(filter.hostname)
         .fetch_all(self.pools().read())
         .await?;
         let mut agents = Vec::with_capacity(rows.len());
@@ -220,6 +247,10 @@ impl Store {
     /// Changes one thing in an agent's record; its state, and so its failure, stays. `None` when
     /// there is no such agent.
     ///
+    /// A failure under the old group's policy is one for an operator from now on: what another
+    /// group's policy allows does not end it. For this to hold, its shard must not have the agent
+    /// while it moves. (S16)
+    ///
     /// # Errors
     /// [`StoreError::Missing`] without the new group.
     pub async fn change_agent(
@@ -237,6 +268,9 @@ impl Store {
             RecordChange::Group(group) => {
                 groups::require(&mut tx, &group).await?;
                 let detail = format!("from {} to {group}", record.group);
+                if record.group != group {
+                    enrolment::bind_failure(&mut tx, id).await?;
+                }
                 record.group = group;
                 ("agent.move", detail)
             }

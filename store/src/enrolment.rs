@@ -466,6 +466,16 @@ pub(crate) async fn current_state(
     load::folded_state(&row).map_err(unreadable)
 }
 
+/// Has the failure of an agent, if it has one, ended by no policy any more.
+pub(crate) async fn bind_failure(tx: &mut Connection, agent: &AgentId) -> Result<(), StoreError> {
+    let mut state = current_state(tx, agent).await?;
+    let Some(failure) = &mut state.failure else {
+        return Ok(());
+    };
+    failure.under_policy = None;
+    put_state(tx, agent, &state).await
+}
+
 /// Writes a state that comes from no tick: as of the newest one of its shard.
 async fn put_state(
     tx: &mut Connection,

@@ -7,6 +7,7 @@
 //! [`Store`] decides nothing: it keeps what others decided, refuses what contradicts what is
 //! there, and says so by type. It reads no clock; the time is an argument.
 
+mod activations;
 mod agents;
 mod approvals;
 mod audit;
@@ -28,12 +29,15 @@ mod policies;
 mod retention;
 mod schema;
 mod tokens;
+mod waiting;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
-pub use agents::{OnRemoval, RecordChange, Registration, Removed, StoredRecord};
+pub use activations::RolledBack;
+pub use agents::{AgentFilter, OnRemoval, RecordChange, Registration, Removed, StoredRecord};
+pub use approvals::ApprovedEk;
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
@@ -47,9 +51,10 @@ pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};
 pub use packed::Fault;
-pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
+pub use policies::{NewPolicy, Precondition, Slot, Standing, StoredPolicy};
 pub use retention::{Dropped, RetentionPolicy};
 pub use tokens::{NewToken, StoredToken, TokenKind, TokenRefusal};
+pub use waiting::{NewWaiting, Waiting};
 
 use database::{Pools, Use};
 

@@ -22,6 +22,8 @@ mod interrupted;
 mod logs;
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/operations.rs"]
+mod operations;
 #[path = "store/ticks.rs"]
 mod ticks;
 

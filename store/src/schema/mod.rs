@@ -14,11 +14,18 @@ struct Step {
 }
 
 /// The steps for SQLite, in order. A step that was released is never edited: add another.
-const SQLITE: &[Step] = &[Step {
-    version: 1,
-    name: "first",
-    sql: include_str!("sqlite/001_first.sql"),
-}];
+const SQLITE: &[Step] = &[
+    Step {
+        version: 1,
+        name: "first",
+        sql: include_str!("sqlite/001_first.sql"),
+    },
+    Step {
+        version: 3,
+        name: "operations",
+        sql: include_str!("sqlite/003_operations.sql"),
+    },
+];
 
 /// "RATD": what `PRAGMA application_id` of our files says.
 const APPLICATION_ID: i64 = 0x5241_5444;

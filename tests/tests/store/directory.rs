@@ -125,12 +125,13 @@ async fn opened_after(change: &'static str) -> StoreError {
 #[tokio::test]
 async fn s06_a_newer_schema_is_refused_and_not_touched() {
     let refused = opened_after(
-        "INSERT INTO schema_step VALUES (2, 'next', zeroblob(32), 'ratd 9'); PRAGMA user_version = 1",
+        "INSERT INTO schema_step VALUES (99, 'next', zeroblob(32), 'ratd 9'); PRAGMA user_version = 1",
     )
     .await;
     match refused {
         StoreError::Schema(SchemaError::Newer { found, known }) => {
-            assert_eq!((found, known), (2, 1));
+            assert_eq!(found, 99);
+            assert!((1..99).contains(&known), "{known}");
         }
         other => panic!("{other:?}"),
     }
