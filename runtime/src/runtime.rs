@@ -37,7 +37,7 @@ pub struct Runtime {
     pub(crate) pulses: Vec<Arc<Pulse>>,
     clock: Arc<dyn Clock>,
     store_pulse: Arc<StorePulse>,
-    store_door: StoreDoor,
+    pub(crate) store_door: StoreDoor,
     gives_up: Arc<AtomicBool>,
     is_draining: Arc<AtomicBool>,
     events: broadcast::Sender<Event>,
