@@ -1,16 +1,19 @@
 //! Requests in JSON: one object, read strictly, asked for by member.
 //!
 //! Objects with a member twice are refused at every depth, because two readers would see two
-//! requests. Members that nobody asks for are checked for form and otherwise ignored, so that
-//! newer clients can speak to older servers. (X01)
+//! requests. (X01) Of machines that enrol, members that nobody asks for are checked for form and
+//! otherwise ignored, so that newer agents can speak to older servers; of operators they are
+//! refused, because a misspelt member would be a wish that nobody hears.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use crate::error::{ApiError, JsonFault, MemberFault};
+use crate::error::{ApiError, JsonFault, MemberFault, ShownName};
 use crate::limits::{JSON_DEPTH_MAX, JSON_MEMBERS_MAX};
 
 /// One JSON object, borrowed from the body where its texts hold no escapes.
@@ -23,8 +26,34 @@ pub struct Object<'a> {
 #[derive(Debug)]
 enum Member<'a> {
     Text(Cow<'a, str>),
+    Number(u64),
+    Bool(bool),
     Null,
+    /// The text of a value that is another reader's, byte for byte.
+    Document(&'a str),
     Other(&'static str),
+}
+
+impl Member<'_> {
+    const fn found(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Number(_) => "a number",
+            Self::Bool(_) => "a boolean",
+            Self::Null => "null",
+            Self::Document(_) => "a document",
+            Self::Other(found) => found,
+        }
+    }
+}
+
+/// What an operator's request may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// Names of members.
+    pub members: &'static [&'static str],
+    /// The member whose value is another reader's: a policy.
+    pub document: Option<&'static str>,
 }
 
 impl<'a> Object<'a> {
@@ -34,9 +63,32 @@ impl<'a> Object<'a> {
     /// [`ApiError::Json`] when it is no JSON text (a byte order mark, bytes that are not UTF-8 and
     /// trailing bytes included), [`ApiError::NotAnObject`] when it is another value.
     pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
+        Self::read(body, None)
+    }
+
+    /// The object that `body` is, when it holds nothing but what this form has. No body at all is
+    /// an object without members.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and [`ApiError::UnknownMember`].
+    pub fn of_form(body: &'a [u8], form: &Form) -> Result<Self, ApiError> {
+        let body = if body.is_empty() { b"{}" } else { body };
+        let object = Self::read(body, form.document)?;
+        let is_known = |name: &str| form.members.contains(&name) || form.document == Some(name);
+        let unknown = object.members.iter().find(|(name, _)| !is_known(name));
+        match unknown {
+            Some((name, _)) => Err(ApiError::UnknownMember(ShownName::new(name))),
+            None => Ok(object),
+        }
+    }
+
+    fn read(body: &'a [u8], document: Option<&'static str>) -> Result<Self, ApiError> {
         let fault = Cell::new(None);
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let root = Root { fault: &fault };
+        let root = Root {
+            fault: &fault,
+            document,
+        };
         let parsed = deserializer.deserialize_map(root).and_then(|members| {
             deserializer.end()?;
             Ok(Self { members })
@@ -68,13 +120,48 @@ impl<'a> Object<'a> {
                 Err(ApiError::member(name, MemberFault::TooLong { max, unit }))
             }
             Some(Member::Text(text)) => Ok(Some(text)),
-            Some(Member::Other(found)) => {
-                let expected = "a string";
-                Err(ApiError::member(
-                    name,
-                    MemberFault::Type { expected, found },
-                ))
+            Some(other) => Err(of_type(name, "a string", other)),
+        }
+    }
+
+    /// The truth value of a member that may be missing.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is no boolean; null is none.
+    pub fn optional_bool(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
+        match self.member(name) {
+            None => Ok(None),
+            Some(Member::Bool(value)) => Ok(Some(*value)),
+            Some(other) => Err(of_type(name, "a boolean", other)),
+        }
+    }
+
+    /// The whole number of a member that may be missing or null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is no whole number of this range.
+    pub fn optional_number(
+        &self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, ApiError> {
+        match self.member(name) {
+            None | Some(Member::Null) => Ok(None),
+            Some(Member::Number(value)) if range.contains(value) => Ok(Some(*value)),
+            Some(Member::Number(_)) => {
+                let fault = format!("must be {} to {}", range.start(), range.end());
+                Err(ApiError::member(name, MemberFault::Value(fault)))
             }
+            Some(other) => Err(of_type(name, "a whole number", other)),
+        }
+    }
+
+    /// The text of the form's document; the outer is `None` when it is missing, the inner when it
+    /// is null.
+    pub fn optional_document(&self, name: &str) -> Option<Option<&'a str>> {
+        match self.member(name) {
+            Some(Member::Document(text)) => Some((*text != "null").then_some(*text)),
+            _ => None,
         }
     }
 
@@ -120,8 +207,14 @@ impl<'a> Object<'a> {
     }
 }
 
+fn of_type(name: &'static str, expected: &'static str, member: &Member<'_>) -> ApiError {
+    let found = member.found();
+    ApiError::member(name, MemberFault::Type { expected, found })
+}
+
 struct Root<'f> {
     fault: &'f Cell<Option<JsonFault>>,
+    document: Option<&'static str>,
 }
 
 impl<'de> Visitor<'de> for Root<'_> {
@@ -132,7 +225,8 @@ impl<'de> Visitor<'de> for Root<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        read_members(map, self.fault, 1)
+        let document = self.document;
+        read_members(map, self.fault, 1, document)
     }
 }
 
@@ -141,6 +235,7 @@ fn read_members<'de, A: MapAccess<'de>>(
     mut map: A,
     fault: &Cell<Option<JsonFault>>,
     depth: usize,
+    document: Option<&str>,
 ) -> Result<Vec<(Cow<'de, str>, Member<'de>)>, A::Error> {
     let mut members: Vec<(Cow<'de, str>, Member<'de>)> = Vec::new();
     while let Some(name) = map.next_key_seed(Text)? {
@@ -150,7 +245,11 @@ fn read_members<'de, A: MapAccess<'de>>(
         if members.iter().any(|(known, _)| *known == name) {
             return Err(refuse(fault, JsonFault::Duplicate));
         }
-        let value = map.next_value_seed(Value { fault, depth })?;
+        let value = if document == Some(&*name) {
+            Member::Document(map.next_value::<&RawValue>()?.get())
+        } else {
+            map.next_value_seed(Value { fault, depth })?
+        };
         members.push((name, value));
     }
     Ok(members)
@@ -237,12 +336,12 @@ impl<'de> Visitor<'de> for Value<'_> {
         Ok(Member::Null)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Member::Other("a boolean"))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Member::Bool(value))
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Member::Other("a number"))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Member::Number(value))
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
@@ -261,7 +360,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let deeper: Self = self.deeper()?;
-        read_members(map, self.fault, deeper.depth)?;
+        read_members(map, self.fault, deeper.depth, None)?;
         Ok(Member::Other("an object"))
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use rat_api::auth::{AdminToken, Gate};
 use rat_api::clock::unix_ms;
 use rat_api::core::{self, Core};
+use rat_api::docs::{self, Docs};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
 use rat_api::listen::{Listener, Security, Stop};
@@ -84,16 +85,27 @@ impl Parts {
             interval_ms: config.attestation.interval_ms,
             mode: check::mode(config.attestation.mode),
             shared: Arc::clone(&shared),
+            started: Instant::now(),
             counted: tokio::sync::Mutex::default(),
         };
         let exposed = Exposition {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
+        let core_routes = core::surface(Arc::clone(&shared));
+        let health_routes = health_routes::surface(Arc::clone(&shared));
+        let metrics_routes = exposition::surface(Arc::clone(&shared));
+        let described = [
+            core_routes.routes(),
+            health_routes.routes(),
+            metrics_routes.routes(),
+        ]
+        .concat();
         let router = surface::join([
-            core::surface(Arc::clone(&shared)).into_router(Arc::new(core)),
-            health_routes::surface(Arc::clone(&shared)).into_router(Arc::clone(&readiness)),
-            exposition::surface(shared).into_router(exposed),
+            core_routes.into_router(Arc::new(core)),
+            health_routes.into_router(Arc::clone(&readiness)),
+            metrics_routes.into_router(exposed),
+            docs::surface(shared).into_router(Docs::of(&described)),
         ]);
         let upkeep = Upkeep {
             names: config.server_names(),

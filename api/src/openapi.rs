@@ -1,0 +1,108 @@
+//! The OpenAPI document: what every route takes, answers and demands.
+//!
+//! Handlers describe themselves; what a route demands comes from its declaration, which is what
+//! the server obeys.
+
+use axum::http::Method;
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+
+use crate::auth::Permission;
+use crate::error::Detail;
+use crate::surface::Route;
+use crate::{core, docs, exposition, health};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "ratd",
+        description = "Remote attestation for fleets of machines with a TPM 2.0. Errors have one \
+                       shape: a text for people and a stable code for programs. Times are RFC 3339 \
+                       in UTC, or null for never.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    components(schemas(Detail))
+)]
+struct Frame;
+
+/// The name of the one security scheme.
+const OPERATOR: &str = "operator";
+
+/// The document of these routes. Routes that nobody describes are not in it; a test compares.
+pub fn document(routes: &[Route]) -> OpenApi {
+    let mut document = Frame::openapi();
+    // What runs now is told by /health; the document is of the interface.
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    for part in [
+        core::described(),
+        health::described(),
+        exposition::described(),
+        docs::described(),
+    ] {
+        document.merge(part);
+    }
+    if let Some(components) = &mut document.components {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "A session or an API token. What each route demands of it is named.",
+            ))
+            .build();
+        components.add_security_scheme(OPERATOR, SecurityScheme::Http(bearer));
+    }
+    for route in routes {
+        if let Some(operation) = operation(&mut document, route) {
+            operation.security = Some(security(route.permission));
+            refusals(operation);
+        }
+    }
+    document
+}
+
+fn operation<'d>(document: &'d mut OpenApi, route: &Route) -> Option<&'d mut Operation> {
+    let item = document.paths.paths.get_mut(route.path)?;
+    match route.method {
+        Method::GET => item.get.as_mut(),
+        Method::PUT => item.put.as_mut(),
+        Method::POST => item.post.as_mut(),
+        Method::DELETE => item.delete.as_mut(),
+        Method::PATCH => item.patch.as_mut(),
+        _ => None,
+    }
+}
+
+fn security(permission: Permission) -> Vec<SecurityRequirement> {
+    let with = |action: &'static str| SecurityRequirement::new(OPERATOR, [action]);
+    match permission {
+        Permission::Public | Permission::EnrolmentToken | Permission::PendingActivation => {
+            Vec::new()
+        }
+        Permission::Operator(action) => vec![with(action)],
+        Permission::LoopbackOrOperator(action) => {
+            vec![SecurityRequirement::default(), with(action)]
+        }
+    }
+}
+
+/// Every route may refuse, in one shape.
+fn refusals(operation: &mut Operation) {
+    for (status, description) in [
+        ("4XX", "The request is refused; nothing was changed."),
+        (
+            "5XX",
+            "The server cannot answer now; `Retry-After` says when to try again.",
+        ),
+    ] {
+        let error = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name("Error")))
+            .build();
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/json", error)
+            .build();
+        let responses = &mut operation.responses.responses;
+        responses.insert(status.to_owned(), response.into());
+    }
+}
