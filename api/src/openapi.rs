@@ -54,6 +54,7 @@ pub fn document(routes: &[Route]) -> OpenApi {
     }
     for route in routes {
         if let Some(operation) = operation(&mut document, route) {
+            operation.operation_id = Some(operation_id(route));
             operation.security = Some(security(route.permission));
             refusals(operation);
         }
@@ -71,6 +72,15 @@ fn operation<'d>(document: &'d mut OpenApi, route: &Route) -> Option<&'d mut Ope
         Method::PATCH => item.patch.as_mut(),
         _ => None,
     }
+}
+
+/// A name that clients' generators can use: `get_agents_agent_id_evidence`.
+fn operation_id(route: &Route) -> String {
+    let words = route.path.split(|c: char| !c.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty());
+    let method = route.method.as_str().to_ascii_lowercase();
+    let words: Vec<&str> = std::iter::once(method.as_str()).chain(words).collect();
+    words.join("_")
 }
 
 fn security(permission: Permission) -> Vec<SecurityRequirement> {

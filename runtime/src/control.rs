@@ -74,6 +74,21 @@ impl Runtime {
     /// [`ControlError`]; then it is unknown whether the agent is served.
     pub async fn remove(&self, agent: AgentId) -> Result<(), ControlError> {
         self.input(agent.shard(), Input::Remove(agent)).await?;
+        self.settled().await
+    }
+
+    /// The same for a moment, in which the agent's record is changed: its machine is told to come
+    /// back soon, and is served again from [`enrolled`](Self::enrolled) on.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub async fn set_aside(&self, agent: AgentId) -> Result<(), ControlError> {
+        self.input(agent.shard(), Input::SetAside(agent)).await?;
+        self.settled().await
+    }
+
+    /// Waits until what the shards gave the store before is there.
+    async fn settled(&self) -> Result<(), ControlError> {
         let (settled, answer) = oneshot::channel();
         self.store_door.give(Job::Settle(settled));
         answer.await.map_err(|_| ControlError::WorkerDead)

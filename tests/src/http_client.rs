@@ -1,4 +1,5 @@
-//! A client that writes exactly the bytes that a test wants, over TLS with one pinned CA.
+//! A client that writes exactly the bytes that a test wants, over TLS with one pinned CA. Answers
+//! to whole requests are held against the OpenAPI document.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,6 +8,8 @@ use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode};
 use serde_json::Value;
+
+use crate::described;
 
 /// What a server answered.
 #[derive(Debug, Clone)]
@@ -83,6 +86,7 @@ impl Client {
     }
 
     /// A request with a body and further header lines.
+    #[track_caller]
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nhost: ratd\r\nconnection: close\r\n");
@@ -94,7 +98,26 @@ impl Client {
             request.push_str(&format!("content-length: {}\r\n", body.len()));
         }
         request.push_str("\r\n");
-        self.raw(&[request.as_bytes(), body].concat())
+        let answer = self.raw(&[request.as_bytes(), body].concat());
+        described::check(method, path, &answer);
+        answer
+    }
+
+    /// A request as whoever has this token, with a body of JSON if there is one.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> Answer {
+        let authorization = token.map(|token| format!("authorization: Bearer {token}"));
+        let mut headers: Vec<&str> = authorization.as_deref().into_iter().collect();
+        if body.is_some() {
+            headers.push("content-type: application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        self.request(method, path, &headers, body.as_bytes())
     }
 
     /// A GET, as whoever has this token.

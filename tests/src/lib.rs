@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod assignment;
 pub mod crash;
+pub mod described;
 pub mod driven;
 pub mod endorsement;
 pub mod enrolment_server;
@@ -22,6 +23,7 @@ pub mod http_client;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
+pub mod python;
 pub mod sequences;
 pub mod software_tpm;
 pub mod stage;

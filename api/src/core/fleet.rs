@@ -69,6 +69,10 @@ pub trait Fleet: Send + Sync {
     /// is there. (S16)
     fn remove(&self, agent: AgentId) -> Answer<'_, ()>;
 
+    /// The same for a moment, in which the agent's record is changed; [`enrolled`](Self::enrolled)
+    /// ends it.
+    fn set_aside(&self, agent: AgentId) -> Answer<'_, ()>;
+
     /// How far this policy has been held against a group's agents.
     fn coverage(&self, slug: String, policy: Option<Digest>) -> Answer<'_, Coverage>;
 }

@@ -185,6 +185,9 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answered<wire::GroupDetail> {
+    if body.is_empty() {
+        return Err(ApiError::NotAnObject);
+    }
     let request = Object::of_form(&body, &CHANGE)?;
     let core = &state.0;
     // What the members are merged into must be what is written over: read again, when somebody

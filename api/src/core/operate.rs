@@ -29,7 +29,7 @@ const UNKNOWN: ApiError = ApiError::NotFound("agent");
 #[utoipa::path(
     post, path = "/agents/{agent_id}/approve", tag = "agents",
     params(("agent_id" = String, Path)),
-    request_body = Option<asked::Approve>,
+    request_body = asked::Approve,
     responses((status = 200, body = wire::Approved)),
 )]
 pub(super) async fn approve(
@@ -264,7 +264,7 @@ async fn apart(
     id: &AgentId,
     change: impl Future<Output = Result<rat_store::StoredAgent, ApiError>>,
 ) -> Result<rat_store::StoredAgent, ApiError> {
-    let changed = match core.fleet.remove(id.clone()).await {
+    let changed = match core.fleet.set_aside(id.clone()).await {
         Ok(()) => change.await,
         Err(error) => Err(error.into()),
     };

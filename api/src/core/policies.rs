@@ -178,7 +178,7 @@ pub(super) async fn active(
 #[utoipa::path(
     post, path = "/policies/{policy_id}/activate", tag = "policies",
     params(("policy_id" = String, Path)),
-    request_body = Option<asked::ActivatePolicy>,
+    request_body = asked::ActivatePolicy,
     responses((status = 200, body = wire::Activated)),
 )]
 pub(super) async fn activate(

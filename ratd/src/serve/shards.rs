@@ -208,6 +208,13 @@ impl Fleet for Shards {
         })
     }
 
+    fn set_aside(&self, agent: AgentId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = self.driven()?.set_aside(agent).await;
+            told.map_err(|error| unavailable(&error))
+        })
+    }
+
     fn coverage(&self, slug: String, policy: Option<Digest>) -> Answer<'_, Coverage> {
         Box::pin(async move {
             let runtime = self.driven()?;

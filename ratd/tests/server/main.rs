@@ -9,12 +9,20 @@
     clippy::disallowed_types
 )]
 
+mod agents;
+mod attested;
 mod configuration;
 mod connections;
+mod described;
 mod enrolment;
+mod groups;
+mod hostile;
 mod lifecycle;
 mod machine;
+mod operating;
 mod operators;
+mod policies;
 mod process;
 mod requests;
 mod road;
+mod tokens;

@@ -84,6 +84,7 @@ pub(crate) enum Severity {
 
 /// What is in a slot from now on.
 #[derive(Serialize, ToSchema)]
+#[schema(as = PolicyActivated)]
 pub(crate) struct Activated {
     pub(crate) policy_id: String,
     pub(crate) policy_group_id: String,

@@ -57,6 +57,7 @@ pub(crate) struct EnrolBaseline {
 /// The proof that a machine's keys are in one TPM.
 #[derive(ToSchema)]
 #[allow(dead_code)]
+#[schema(as = AnswerActivation)]
 pub(crate) struct Activate {
     #[schema(max_length = 64)]
     activation_id: String,
@@ -67,6 +68,7 @@ pub(crate) struct Activate {
 
 /// R8.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct GenerateBaselineToken {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")]
@@ -78,6 +80,7 @@ pub(crate) struct GenerateBaselineToken {
 
 /// R9.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct GenerateToken {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")]
@@ -92,10 +95,12 @@ pub(crate) struct GenerateToken {
 
 /// A new version of a group's policy.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct NewPolicy {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")]
     policy_group_id: String,
+    /// A line without control characters.
     #[schema(min_length = 1, max_length = 128)]
     name: String,
     /// A runtime policy in Keylime's form.
@@ -105,6 +110,7 @@ pub(crate) struct NewPolicy {
 
 /// Which slot to put a version into.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct ActivatePolicy {
     /// `enforced` when missing.
@@ -113,6 +119,7 @@ pub(crate) struct ActivatePolicy {
 
 /// An approval.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct Approve {
     /// Which machine, where several ask for the id.
@@ -122,6 +129,7 @@ pub(crate) struct Approve {
 
 /// Why a failure is cleared.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct Clear {
     /// For the audit log.
@@ -131,6 +139,7 @@ pub(crate) struct Clear {
 
 /// Where an agent belongs from now on.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct Move {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")]
@@ -139,19 +148,26 @@ pub(crate) struct Move {
 
 /// A new group; settings that are missing enforce, and waive nothing.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct NewGroup {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")]
     policy_group_id: String,
     #[schema(max_length = 128)]
     name: Option<String>,
+    #[schema(nullable = false)]
     protected: Option<bool>,
+    #[schema(nullable = false)]
     bypass: Option<bool>,
+    #[schema(nullable = false)]
     block: Option<bool>,
     /// `sha256`, `sha384` or `sha512`.
     bank: Option<Bank>,
+    #[schema(nullable = false)]
     require_boot_log: Option<bool>,
+    #[schema(nullable = false)]
     accept_violations: Option<bool>,
+    #[schema(nullable = false)]
     auto_recover: Option<bool>,
     approval: Option<Approval>,
     /// In the form of Keylime's `tpm_policy`; null takes it away.
@@ -161,17 +177,24 @@ pub(crate) struct NewGroup {
 
 /// Settings of a group; those that are missing stay as they are.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct GroupChange {
     #[schema(max_length = 128)]
     name: Option<String>,
+    #[schema(nullable = false)]
     protected: Option<bool>,
+    #[schema(nullable = false)]
     bypass: Option<bool>,
+    #[schema(nullable = false)]
     block: Option<bool>,
     /// `sha256`, `sha384` or `sha512`.
     bank: Option<Bank>,
+    #[schema(nullable = false)]
     require_boot_log: Option<bool>,
+    #[schema(nullable = false)]
     accept_violations: Option<bool>,
+    #[schema(nullable = false)]
     auto_recover: Option<bool>,
     approval: Option<Approval>,
     /// In the form of Keylime's `tpm_policy`; null takes it away.
