@@ -7,7 +7,7 @@ use axum::http::Method;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
 
 use crate::auth::Permission;
 use crate::error::Detail;
@@ -29,6 +29,12 @@ struct Frame;
 
 /// The name of the one security scheme.
 const OPERATOR: &str = "operator";
+
+/// Routes that take a body without members, and none at all, for the same.
+const OPTIONAL_BODIES: [&str; 2] = [
+    "/agents/{agent_id}/approve",
+    "/policies/{policy_id}/activate",
+];
 
 /// The document of these routes. Routes that nobody describes are not in it; a test compares.
 pub fn document(routes: &[Route]) -> OpenApi {
@@ -57,6 +63,9 @@ pub fn document(routes: &[Route]) -> OpenApi {
             operation.operation_id = Some(operation_id(route));
             operation.security = Some(security(route.permission));
             refusals(operation);
+            if OPTIONAL_BODIES.contains(&route.path) {
+                leave_out_body(operation);
+            }
         }
     }
     document
@@ -93,6 +102,12 @@ fn security(permission: Permission) -> Vec<SecurityRequirement> {
         Permission::LoopbackOrOperator(action) => {
             vec![SecurityRequirement::default(), with(action)]
         }
+    }
+}
+
+fn leave_out_body(operation: &mut Operation) {
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        body.required = Some(Required::False);
     }
 }
 

@@ -200,8 +200,11 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
     }
 }
 
+/// Surfaces with their states, joined: what a listener serves.
+pub type Joined = Router;
+
 /// One router of several surfaces. Unknown paths and methods are answered in the one error shape.
-pub fn join(routers: impl IntoIterator<Item = Router>) -> Router {
+pub fn join(routers: impl IntoIterator<Item = Router>) -> Joined {
     let joined = routers.into_iter().fold(Router::new(), Router::merge);
     // Last, because it holds for the routes that are there.
     joined

@@ -13,7 +13,7 @@ use rat_api::docs::{self, Docs};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
 use rat_api::listen::{Listener, Security, Stop};
-use rat_api::surface::{self, Shared};
+use rat_api::surface::{self, Joined, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
@@ -92,21 +92,7 @@ impl Parts {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
-        let core_routes = core::surface(Arc::clone(&shared));
-        let health_routes = health_routes::surface(Arc::clone(&shared));
-        let metrics_routes = exposition::surface(Arc::clone(&shared));
-        let described = [
-            core_routes.routes(),
-            health_routes.routes(),
-            metrics_routes.routes(),
-        ]
-        .concat();
-        let router = surface::join([
-            core_routes.into_router(Arc::new(core)),
-            health_routes.into_router(Arc::clone(&readiness)),
-            metrics_routes.into_router(exposed),
-            docs::surface(shared).into_router(Docs::of(&described)),
-        ]);
+        let router = joined(&shared, core, &readiness, exposed);
         let upkeep = Upkeep {
             names: config.server_names(),
             ca,
@@ -157,6 +143,30 @@ impl Parts {
         self.store.close().await;
         is_committed && requests_ended
     }
+}
+
+/// Every surface, and the description of all of them.
+fn joined(
+    shared: &Arc<Shared>,
+    core: Core,
+    readiness: &Arc<Readiness>,
+    exposed: Exposition,
+) -> Joined {
+    let core_routes = core::surface(Arc::clone(shared));
+    let health_routes = health_routes::surface(Arc::clone(shared));
+    let metrics_routes = exposition::surface(Arc::clone(shared));
+    let described = [
+        core_routes.routes(),
+        health_routes.routes(),
+        metrics_routes.routes(),
+    ]
+    .concat();
+    surface::join([
+        core_routes.into_router(Arc::new(core)),
+        health_routes.into_router(Arc::clone(readiness)),
+        metrics_routes.into_router(exposed),
+        docs::surface(Arc::clone(shared)).into_router(Docs::of(&described)),
+    ])
 }
 
 /// What is held by nobody else, as soon as that is so.

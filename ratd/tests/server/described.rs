@@ -134,6 +134,8 @@ fn x01_requests_made_from_the_document_find_no_answer_that_it_does_not_have() {
     let mut command = Command::new(python.join("bin/schemathesis"));
     command
         .current_dir(server.home.path(""))
+        .arg("--config-file")
+        .arg(workspace_root().join("tests/python/schemathesis.toml"))
         .arg("run")
         .arg(workspace_root().join("docs/openapi.json"))
         .args(["--url", &format!("https://{}", server.ratd.core)])

@@ -11,9 +11,10 @@ use super::Fixture;
 
 async fn versions(store: &Store, group: &str, count: u64) {
     for number in 1..=count {
+        let text = format!("{{\"{number}\":1}}");
         let policy = NewPolicy {
             group,
-            text: format!("{{\"{number}\":1}}").as_bytes(),
+            text: text.as_bytes(),
             name: "policy",
             origin: "test",
             actor: "ann",
