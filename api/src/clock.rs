@@ -26,6 +26,73 @@ pub fn rfc3339(unix_ms: u64) -> Option<String> {
     ))
 }
 
+/// The time that a text in RFC 3339's form is, to the second: `2026-01-31T23:59:59Z`, with an
+/// offset instead of `Z` or without, and with a fraction, which is passed over.
+pub fn from_rfc3339(text: &str) -> Option<u64> {
+    let (date, time) = text.split_at_checked(10)?;
+    let [year, month, day] = fields(date, '-')?;
+    let time = time.strip_prefix(['T', 't', ' '])?;
+    let (clock, rest) = time.split_at_checked(8)?;
+    let [hour, minute, second] = fields(clock, ':')?;
+    let offset = match rest.strip_prefix('.') {
+        Some(rest) => {
+            let offset = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+            (offset.len() < rest.len()).then_some(offset)?
+        }
+        None => rest,
+    };
+    let days = days_until(year, month, day)?;
+    // A leap second is the next minute's first.
+    (hour < 24 && minute < 60 && second <= 60).then_some(())?;
+    let minutes = days.checked_mul(24)?.checked_add(hour)?.checked_mul(60)?;
+    let minutes = minutes.checked_add(minute)?;
+    let minutes = match offset.split_at_checked(1)? {
+        ("Z" | "z", "") => minutes,
+        ("+", ahead) => minutes.checked_sub(offset_minutes(ahead)?)?,
+        ("-", behind) => minutes.checked_add(offset_minutes(behind)?)?,
+        _ => return None,
+    };
+    minutes
+        .checked_mul(60)?
+        .checked_add(second)?
+        .checked_mul(1000)
+}
+
+fn offset_minutes(text: &str) -> Option<u64> {
+    let [hours, minutes] = fields(text, ':')?;
+    (text.len() == 5 && hours < 24 && minutes < 60).then_some(())?;
+    hours.checked_mul(60)?.checked_add(minutes)
+}
+
+/// Numbers of two or four digits with `separator` between them.
+fn fields<const N: usize>(text: &str, separator: char) -> Option<[u64; N]> {
+    let number = |part: &str| {
+        let is_number = part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_long = matches!(part.len(), 2 | 4);
+        part.parse().ok().filter(|_| is_number && is_long)
+    };
+    let numbers: Option<Vec<u64>> = text.split(separator).map(number).collect();
+    numbers?.try_into().ok()
+}
+
+/// Days from 1970-01-01 to a date; `None` for one that is none, or before that.
+fn days_until(year: u64, month: u64, day: u64) -> Option<u64> {
+    (1970..=9999).contains(&year).then_some(())?;
+    // No day is more than this many days after the year began in its longest form.
+    let earliest = year.checked_sub(1970)?.checked_mul(365)?;
+    let latest = year.checked_sub(1970)?.checked_add(1)?.checked_mul(366)?;
+    let (mut low, mut high) = (earliest, latest);
+    while low < high {
+        let middle = low.checked_add(high)?.checked_div(2)?;
+        if civil(middle)? < (year, month, day) {
+            low = middle.checked_add(1)?;
+        } else {
+            high = middle;
+        }
+    }
+    (civil(low)? == (year, month, day)).then_some(low)
+}
+
 /// The Gregorian date of a number of days since 1970-01-01.
 ///
 /// Years are counted from March, so that the leap day is the last of a year: every month's start
@@ -83,8 +150,45 @@ mod tests {
         ] {
             assert_eq!(rfc3339(seconds * 1000).as_deref(), Some(text));
             assert_eq!(rfc3339(seconds * 1000 + 999).as_deref(), Some(text));
+            assert_eq!(from_rfc3339(text), Some(seconds * 1000), "{text}");
         }
         assert_eq!(rfc3339(0), None);
+    }
+
+    #[test]
+    fn times_are_read_with_offsets_and_fractions() {
+        let noon = from_rfc3339("2026-01-31T12:00:00Z").unwrap();
+        for same in [
+            "2026-01-31t12:00:00z",
+            "2026-01-31 12:00:00.123456789Z",
+            "2026-01-31T13:30:00+01:30",
+            "2026-01-31T07:00:00-05:00",
+        ] {
+            assert_eq!(from_rfc3339(same), Some(noon), "{same}");
+        }
+        for other in [
+            "",
+            "2026-01-31",
+            "2026-01-31T12:00:00",
+            "2026-02-30T12:00:00Z",
+            "2026-13-01T12:00:00Z",
+            "2026-00-01T12:00:00Z",
+            "2026-01-00T12:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:30:00+01:00",
+            "2026-01-31T24:00:00Z",
+            "2026-01-31T12:60:00Z",
+            "2026-01-31T12:00:61Z",
+            "2026-01-31T12:00:00.Z",
+            "2026-01-31T12:00:00+1:00",
+            "2026-01-31T12:00:00Z ",
+            "2026-01-31T+2:00:00Z",
+            "2026-1-31T12:00:00Z",
+            "20260131T120000Z",
+            "\u{661}026-01-31T12:00:00Z",
+        ] {
+            assert_eq!(from_rfc3339(other), None, "{other:?}");
+        }
     }
 
     #[test]
@@ -97,6 +201,7 @@ mod tests {
             let next_month = (year, month, of_month) == (y, m + 1, 1) && d >= 28;
             let next_year = (year, month, of_month) == (y + 1, 1, 1) && (m, d) == (12, 31);
             assert!(next_day || next_month || next_year, "{previous:?}");
+            assert_eq!(days_until(year, month, of_month), Some(day));
             previous = (year, month, of_month);
         }
         assert_eq!(previous, (2369, 12, 31));

@@ -1,10 +1,15 @@
-//! What a client is told when its request is refused: one shape, `{"detail": "<text>"}`.
+//! What a client is told when its request is refused: one shape, `{"detail": "<text>", "code":
+//! "<stable text>"}`.
+
+use std::borrow::Cow;
+use std::fmt;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 use crate::{metrics, people};
 
@@ -81,6 +86,23 @@ pub enum ApiError {
     /// The JSON text is not an object.
     #[error("the body must be a JSON object")]
     NotAnObject,
+    /// The body has a member that the route does not know. It is shown when it looks like a name.
+    #[error("the body has the unknown member {0}")]
+    UnknownMember(ShownName),
+    /// A parameter of the query is not a value that it may have.
+    #[error("parameter `{parameter}`: {fault}")]
+    Parameter {
+        /// Its name.
+        parameter: &'static str,
+        /// What is wrong with it.
+        fault: MemberFault,
+    },
+    /// The query has a parameter that the route does not know.
+    #[error("the query has the unknown parameter {0}")]
+    UnknownParameter(ShownName),
+    /// What the request was made for is no longer so: `If-Match` names another version.
+    #[error("this was changed meanwhile: read it again")]
+    Changed,
     /// What the agent presented is refused, with a stable code.
     #[error("{code}: {detail}")]
     Refused {
@@ -137,6 +159,70 @@ pub enum Conflict {
     /// There are as many as there may be.
     #[error("there are as many as there may be: end or disable others")]
     Full,
+    /// A group of this slug is there.
+    #[error("there is a group of this name")]
+    GroupExists,
+    /// No version of the group's policy was enforced before the present one.
+    #[error("no other version of this group's policy was enforced before")]
+    NothingBefore,
+    /// The agent has no failure that could be cleared.
+    #[error("this agent has not failed")]
+    NotFailed,
+    /// Neither a key nor a machine waits under this id.
+    #[error("nothing waits for an approval under this agent id")]
+    NothingWaits,
+    /// Several machines wait under one id.
+    #[error("several machines ask for this agent id: name one with `ek_sha256`")]
+    SeveralWait,
+    /// The agent's state cannot be read, so that nobody knows whether it has failed.
+    #[error("the agent's state cannot be read: whether it has failed is not known")]
+    StateUnknown,
+}
+
+impl Conflict {
+    /// The stable text.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::IdTaken => "agent.id_taken",
+            Self::EkTaken => "agent.ek_taken",
+            Self::OtherGroup => "agent.other_group",
+            Self::NewAk => "agent.new_ak",
+            Self::PolicyActive => "policy.active",
+            Self::GroupExists => "group.exists",
+            Self::NothingBefore => "policy.nothing_before",
+            Self::NotFailed => "agent.not_failed",
+            Self::NothingWaits => "agent.nothing_waits",
+            Self::SeveralWait => "agent.several_wait",
+            Self::StateUnknown => "agent.state_unknown",
+            Self::UsernameTaken => "user.name_taken",
+            Self::LastAdministrator => "user.last_administrator",
+            Self::Full => "request.full",
+        }
+    }
+}
+
+/// A name that a client made up, as far as it is repeated: letters, digits and `_`, few of them.
+/// (X07)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownName(Option<String>);
+
+impl ShownName {
+    const CHARACTERS_MAX: usize = 64;
+
+    pub(crate) fn new(name: &str) -> Self {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let is_shown = (1..=Self::CHARACTERS_MAX).contains(&name.len());
+        Self((is_shown && name.bytes().all(is_plain)).then(|| name.to_owned()))
+    }
+}
+
+impl fmt::Display for ShownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => write!(f, "`{name}`"),
+            None => f.write_str("(no name that can be shown)"),
+        }
+    }
 }
 
 /// What is wrong with a member.
@@ -222,7 +308,12 @@ impl ApiError {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::BodyTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Member { .. } | Self::NotAnObject => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Member { .. }
+            | Self::NotAnObject
+            | Self::UnknownMember(_)
+            | Self::Parameter { .. }
+            | Self::UnknownParameter(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Changed => StatusCode::PRECONDITION_FAILED,
             Self::Refused { code, .. } => refused_status(code),
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
@@ -230,6 +321,38 @@ impl ApiError {
             // Not 503: clients repeat what was answered with that.
             Self::Unfinished => StatusCode::GATEWAY_TIMEOUT,
         }
+    }
+
+    /// A stable text for programs: what it is about, dot, what is wrong.
+    pub fn code(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Json(_) => "request.malformed",
+            Self::BodyBroken => "request.broken",
+            Self::ContentEncoding => "request.encoding",
+            Self::BodyTooLong { .. } => "request.too_long",
+            Self::TooSlow => "request.too_slow",
+            Self::Member { .. } => "request.member",
+            Self::NotAnObject => "request.not_an_object",
+            Self::UnknownMember(_) => "request.unknown_member",
+            Self::Parameter { .. } => "request.parameter",
+            Self::UnknownParameter(_) => "request.unknown_parameter",
+            Self::Changed => "request.changed",
+            Self::Method => "request.method",
+            Self::NotSupported(_) => "request.not_supported",
+            Self::Limited { .. } => "request.limited",
+            Self::NotAuthenticated => "auth.not_authenticated",
+            Self::NotPermitted(_) => "auth.not_permitted",
+            Self::WrongPassword => "auth.wrong_password",
+            Self::PasswordChangeRequired => "auth.password_change_required",
+            Self::NeedsLogin => "auth.needs_login",
+            Self::BeyondCaller => "auth.beyond_caller",
+            Self::TokenKind { .. } => "token.wrong_kind",
+            Self::Unavailable(_) => "server.unavailable",
+            Self::Unfinished => "server.unfinished",
+            Self::Conflict(conflict) => conflict.code(),
+            Self::Refused { code, .. } => code,
+            Self::NotFound(what) => return format!("{}.not_found", what.replace(' ', "_")).into(),
+        })
     }
 
     const fn retry_after_seconds(&self) -> Option<u64> {
@@ -257,15 +380,21 @@ fn refused_status(code: &str) -> StatusCode {
 const UNAVAILABLE_RETRY_SECONDS: u64 = 5;
 
 /// The body of every error.
-#[derive(Serialize)]
-struct Detail {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct Detail {
+    /// What is wrong, for people; the text may change.
     detail: String,
+    /// What is wrong, for programs; it does not change.
+    #[schema(example = "agent.not_found")]
+    code: String,
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Detail {
             detail: self.to_string(),
+            code: self.code().into_owned(),
         };
         self.answer(self.status(), &body)
     }

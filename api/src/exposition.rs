@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
+use utoipa::OpenApi;
 
 use crate::auth::Permission;
 use crate::health::Readiness;
@@ -26,6 +27,20 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Exposition> {
     Surface::new(shared).route(Route::get("/metrics", permission), expose)
 }
 
+#[derive(OpenApi)]
+#[openapi(paths(expose))]
+struct Described;
+
+/// What this surface's route answers.
+pub fn described() -> utoipa::openapi::OpenApi {
+    Described::openapi()
+}
+
+/// Shows every metric, in Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "server",
+    responses((status = 200, body = String, content_type = "text/plain")),
+)]
 async fn expose(State(exposition): State<Exposition>) -> Response {
     exposition.readiness.checks();
     let text = exposition.recorder.render();

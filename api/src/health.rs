@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::auth::Permission;
 use crate::error::json_response;
@@ -14,7 +15,7 @@ use crate::metrics;
 use crate::surface::{Route, Shared, Surface};
 
 /// What one part of the server says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Check {
     /// The part: a fixed word, which is a metric's label.
     pub name: &'static str,
@@ -85,12 +86,12 @@ impl Readiness {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Alive {
     status: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Ready {
     ready: bool,
     checks: Vec<Check>,
@@ -103,10 +104,32 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Readiness>> {
         .route(Route::get("/readyz", Permission::Public), readyz)
 }
 
+#[derive(OpenApi)]
+#[openapi(paths(livez, readyz))]
+struct Described;
+
+/// What this surface's routes answer.
+pub fn described() -> utoipa::openapi::OpenApi {
+    Described::openapi()
+}
+
+/// Says that the process answers.
+#[utoipa::path(
+    get, path = "/livez", tag = "server",
+    responses((status = 200, body = Alive)),
+)]
 async fn livez() -> Response {
     json_response(StatusCode::OK, &Alive { status: "alive" })
 }
 
+/// Says whether every part of the server can do its work.
+#[utoipa::path(
+    get, path = "/readyz", tag = "server",
+    responses(
+        (status = 200, body = Ready),
+        (status = 503, body = Ready, description = "A part cannot work."),
+    ),
+)]
 async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     let checks = readiness.checks();
     let ready = checks.iter().all(|check| check.ok);

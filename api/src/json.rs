@@ -1,16 +1,19 @@
 //! Requests in JSON: one object, read strictly, asked for by member.
 //!
 //! Objects with a member twice are refused at every depth, because two readers would see two
-//! requests. Members that nobody asks for are checked for form and otherwise ignored, so that
-//! newer clients can speak to older servers. (X01)
+//! requests. (X01) Members that nobody asks for are checked for form and otherwise ignored, so that
+//! newer agents and clients can speak to older servers; in requests that have a [`Form`] they are
+//! refused, because an operator's misspelt member would be a wish that nobody hears.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use crate::error::{ApiError, JsonFault, MemberFault};
+use crate::error::{ApiError, JsonFault, MemberFault, ShownName};
 use crate::limits::{JSON_DEPTH_MAX, JSON_MEMBERS_MAX};
 
 /// One JSON object, borrowed from the body where its texts hold no escapes.
@@ -27,6 +30,8 @@ enum Member<'a> {
     Number(u64),
     Flag(bool),
     Null,
+    /// The text of a value that is another reader's, byte for byte.
+    Document(&'a str),
     Other(&'static str),
 }
 
@@ -39,6 +44,7 @@ impl Member<'_> {
             Self::Number(_) => "a number",
             Self::Flag(_) => "a boolean",
             Self::Null => "null",
+            Self::Document(_) => "a document",
             Self::Other(kind) => kind,
         }
     }
@@ -49,6 +55,15 @@ impl Member<'_> {
     }
 }
 
+/// What an operator's request may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// Names of members.
+    pub members: &'static [&'static str],
+    /// The member whose value is another reader's: a policy.
+    pub document: Option<&'static str>,
+}
+
 impl<'a> Object<'a> {
     /// The object that `body` is.
     ///
@@ -56,9 +71,32 @@ impl<'a> Object<'a> {
     /// [`ApiError::Json`] when it is no JSON text (a byte order mark, bytes that are not UTF-8 and
     /// trailing bytes included), [`ApiError::NotAnObject`] when it is another value.
     pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
+        Self::read(body, None)
+    }
+
+    /// The object that `body` is, when it holds nothing but what this form has. No body at all is
+    /// an object without members.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and [`ApiError::UnknownMember`].
+    pub fn of_form(body: &'a [u8], form: &Form) -> Result<Self, ApiError> {
+        let body = if body.is_empty() { b"{}" } else { body };
+        let object = Self::read(body, form.document)?;
+        let is_known = |name: &str| form.members.contains(&name) || form.document == Some(name);
+        let unknown = object.members.iter().find(|(name, _)| !is_known(name));
+        match unknown {
+            Some((name, _)) => Err(ApiError::UnknownMember(ShownName::new(name))),
+            None => Ok(object),
+        }
+    }
+
+    fn read(body: &'a [u8], document: Option<&'static str>) -> Result<Self, ApiError> {
         let fault = Cell::new(None);
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let root = Root { fault: &fault };
+        let root = Root {
+            fault: &fault,
+            document,
+        };
         let parsed = deserializer.deserialize_map(root).and_then(|members| {
             deserializer.end()?;
             Ok(Self { members })
@@ -114,18 +152,6 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The natural number of a member that may be missing or null.
-    ///
-    /// # Errors
-    /// [`ApiError::Member`] when it is none.
-    pub fn optional_number(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
-        match self.member(name) {
-            None | Some(Member::Null) => Ok(None),
-            Some(Member::Number(number)) => Ok(Some(*number)),
-            Some(other) => Err(other.is_not(name, "a natural number")),
-        }
-    }
-
     /// The truth value of a member that may be missing or null.
     ///
     /// # Errors
@@ -135,6 +161,35 @@ impl<'a> Object<'a> {
             None | Some(Member::Null) => Ok(None),
             Some(Member::Flag(flag)) => Ok(Some(*flag)),
             Some(other) => Err(other.is_not(name, "a boolean")),
+        }
+    }
+
+    /// The natural number of a member that may be missing or null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is none of this range.
+    pub fn optional_number(
+        &self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, ApiError> {
+        match self.member(name) {
+            None | Some(Member::Null) => Ok(None),
+            Some(Member::Number(number)) if range.contains(number) => Ok(Some(*number)),
+            Some(Member::Number(_)) => {
+                let fault = format!("must be {} to {}", range.start(), range.end());
+                Err(ApiError::member(name, MemberFault::Value(fault)))
+            }
+            Some(other) => Err(other.is_not(name, "a natural number")),
+        }
+    }
+
+    /// The text of the form's document; the outer is `None` when it is missing, the inner when it
+    /// is null.
+    pub fn optional_document(&self, name: &str) -> Option<Option<&'a str>> {
+        match self.member(name) {
+            Some(Member::Document(text)) => Some((*text != "null").then_some(*text)),
+            _ => None,
         }
     }
 
@@ -182,6 +237,7 @@ impl<'a> Object<'a> {
 
 struct Root<'f> {
     fault: &'f Cell<Option<JsonFault>>,
+    document: Option<&'static str>,
 }
 
 impl<'de> Visitor<'de> for Root<'_> {
@@ -192,7 +248,8 @@ impl<'de> Visitor<'de> for Root<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        read_members(map, self.fault, 1)
+        let document = self.document;
+        read_members(map, self.fault, 1, document)
     }
 }
 
@@ -201,6 +258,7 @@ fn read_members<'de, A: MapAccess<'de>>(
     mut map: A,
     fault: &Cell<Option<JsonFault>>,
     depth: usize,
+    document: Option<&str>,
 ) -> Result<Vec<(Cow<'de, str>, Member<'de>)>, A::Error> {
     let mut members: Vec<(Cow<'de, str>, Member<'de>)> = Vec::new();
     while let Some(name) = map.next_key_seed(Text)? {
@@ -210,7 +268,11 @@ fn read_members<'de, A: MapAccess<'de>>(
         if members.iter().any(|(known, _)| *known == name) {
             return Err(refuse(fault, JsonFault::Duplicate));
         }
-        let value = map.next_value_seed(Value { fault, depth })?;
+        let value = if document == Some(&*name) {
+            Member::Document(map.next_value::<&RawValue>()?.get())
+        } else {
+            map.next_value_seed(Value { fault, depth })?
+        };
         members.push((name, value));
     }
     Ok(members)
@@ -330,7 +392,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let deeper: Self = self.deeper()?;
-        read_members(map, self.fault, deeper.depth)?;
+        read_members(map, self.fault, deeper.depth, None)?;
         Ok(Member::Other("an object"))
     }
 }

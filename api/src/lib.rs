@@ -2,8 +2,9 @@
 //!
 //! A [`surface::Surface`] is a list of routes, each with the permission and the limits that it
 //! declares; [`listen::Listener`] serves one or more of them on a socket, with TLS from [`tls`].
-//! [`core`] is the Core REST API: enrolment and, read-only, the agents. [`people`] is how people log
-//! in, and how their accounts and tokens are managed.
+//! [`core`] is the Core REST API: enrolment, agents, policies, groups and tokens. [`people`] is how
+//! people log in, and how their accounts and tokens are managed. [`openapi`] describes all of it,
+//! and [`docs`] shows the description.
 
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
@@ -11,6 +12,7 @@ mod address;
 pub mod auth;
 pub mod clock;
 pub mod core;
+pub mod docs;
 pub mod error;
 pub mod exposition;
 pub mod health;
@@ -18,6 +20,7 @@ pub mod json;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+pub mod openapi;
 pub mod people;
 pub mod surface;
 pub mod tls;

@@ -65,6 +65,14 @@ rat_engine::limits! {
         "Baseline enrolments in work at once, because each may hold its body twice.";
     ACCOUNT_BODY_BYTES_MAX = 8 * 1024, "bytes",
         "A name, two passwords, an address and roles.";
+    OPERATOR_BODY_BYTES_MAX = 16 * 1024, "bytes",
+        "A few members, the longest of them a reason.";
+    GROUP_BODY_BYTES_MAX = 128 * 1024, "bytes",
+        "A group's settings with a PCR policy of 64 KiB.";
+    POLICY_BODY_BYTES_MAX = 64 * 1024 * 1024, "bytes",
+        "A runtime policy of half a million paths, as long as the store takes one.";
+    POLICIES_AT_ONCE_MAX = 2, "requests",
+        "Policies that are read or compared at once, because each may hold a policy several times.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON
@@ -97,8 +105,25 @@ rat_engine::limits! {
         "What a program's token is for stands in lists.";
     API_TOKEN_TTL_HOURS_MAX = 8760, "hours",
         "A token lives a year at most, then somebody must want it again.";
-    PAGE_AGENTS = 1000, "agents",
-        "Agents read from the store at a time while a list is written.";
+    POLICY_NAME_CHARACTERS_MAX = 128, "characters",
+        "A policy's or a group's name stands in tables.";
+    REASON_CHARACTERS_MAX = 512, "characters",
+        "Why an operator does something, in a sentence, for the audit log.";
+    TOKEN_TTL_HOURS_MAX = 8_760, "hours",
+        "An enrolment token lives for at most a year.";
+    TOKEN_USES_MAX = 10_000_000, "uses",
+        "How often one enrolment token can be used, when that is limited.";
+    // Answers
+    PAGE_ITEMS_MAX = 1000, "items",
+        "Items of one page of a list.";
+    AGENTS_SCANNED_MAX = 10_000, "agents",
+        "Agents that one request looks at while a filter leaves most of them out; then the page ends.";
+    DIFF_ITEMS_MAX = 1000, "items",
+        "Items of each list of a comparison of two policies; how many there are is counted to the end.";
+    LINTS_SHOWN_MAX = 100, "findings",
+        "Findings about a policy that its answer names.";
+    CLEAR_MS_MAX = 10_000, "milliseconds",
+        "How long a request waits until the clearing of a failure is durable.";
 }
 
 /// A limit in milliseconds as a duration.

@@ -71,6 +71,28 @@ impl Route {
             at_once: None,
         }
     }
+
+    /// A route that puts what its path names, or its body, into place.
+    pub const fn put(path: &'static str, permission: Permission, body: BodyLimit) -> Self {
+        Self {
+            method: Method::PUT,
+            path,
+            permission,
+            body,
+            at_once: None,
+        }
+    }
+
+    /// A route that ends what its path names.
+    pub const fn delete(path: &'static str, permission: Permission) -> Self {
+        Self {
+            method: Method::DELETE,
+            path,
+            permission,
+            body: BodyLimit::None,
+            at_once: None,
+        }
+    }
 }
 
 /// Limits and credentials that all routes of a surface share.
@@ -155,6 +177,20 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
         self
     }
 
+    /// Adds the route of a collection, whose path ends with a slash, and the same without it.
+    #[must_use]
+    pub fn collection<H, T>(self, route: Route, handler: H) -> Self
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        let bare = Route {
+            path: route.path.trim_end_matches('/'),
+            ..route.clone()
+        };
+        self.route(route, handler.clone()).route(bare, handler)
+    }
+
     /// The routes and what they demand.
     pub fn routes(&self) -> &[Route] {
         &self.routes
@@ -166,9 +202,12 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
     }
 }
 
+/// Surfaces with their states, joined: what a listener serves.
+pub type Joined = Router;
+
 /// One router of several surfaces. Unknown paths and methods are answered in the one error shape,
 /// at the rate that an address has for all of its requests.
-pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> Router {
+pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> Joined {
     let joined = routers.into_iter().fold(Router::new(), Router::merge);
     let unrouted = |error: ApiError| {
         let shared = Arc::clone(shared);

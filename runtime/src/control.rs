@@ -13,6 +13,7 @@ use crate::limits::SHARDS_PER_COUNT_MAX;
 use crate::mailbox::{NotTaken, Notice, Request};
 use crate::measures;
 use crate::runtime::Runtime;
+use crate::store_thread::Job;
 
 /// Why a call was not answered.
 #[derive(Debug, Error)]
@@ -68,12 +69,31 @@ impl Runtime {
         self.input(shard, input).await
     }
 
-    /// An agent was removed; the store has forgotten it already. (N08)
+    /// Serves an agent no longer. (N08) When this returns, whatever was on its way to the store
+    /// about the agent is there: its record can be removed or changed without losing a failure.
     ///
     /// # Errors
-    /// [`ControlError`].
+    /// [`ControlError`]; then it is unknown whether the agent is served.
     pub async fn remove(&self, agent: AgentId) -> Result<(), ControlError> {
-        self.input(agent.shard(), Input::Remove(agent)).await
+        self.input(agent.shard(), Input::Remove(agent)).await?;
+        self.settled().await
+    }
+
+    /// The same for a moment, in which the agent's record is changed: its machine is told to come
+    /// back soon, and is served again from [`enrolled`](Self::enrolled) on.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub async fn set_aside(&self, agent: AgentId) -> Result<(), ControlError> {
+        self.input(agent.shard(), Input::SetAside(agent)).await?;
+        self.settled().await
+    }
+
+    /// Waits until what the shards gave the store before is there.
+    async fn settled(&self) -> Result<(), ControlError> {
+        let (settled, answer) = oneshot::channel();
+        self.store_door.give(Job::Settle(settled));
+        answer.await.map_err(|_| ControlError::WorkerDead)
     }
 
     /// An operator acts on an agent. Listeners are told when it is durable.

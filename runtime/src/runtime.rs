@@ -38,7 +38,7 @@ pub struct Runtime {
     pub(crate) pulses: Vec<Arc<Pulse>>,
     clock: Arc<dyn Clock>,
     store_pulse: Arc<StorePulse>,
-    store_door: StoreDoor,
+    pub(crate) store_door: StoreDoor,
     reader_door: ReaderDoor,
     gives_up: Arc<AtomicBool>,
     is_draining: Arc<AtomicBool>,

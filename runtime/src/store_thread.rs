@@ -9,7 +9,7 @@ use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ChallengeId;
 use rat_engine::shard::Tick;
 use rat_store::{CommitResult, LogPiece, RetentionPolicy, Staged, Store, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
@@ -23,7 +23,7 @@ use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
 
 /// What a worker wants of the store. There is never more of it than one tick for each shard, two
-/// pieces for each upload, and one for each proven baseline.
+/// pieces for each upload, one for each proven baseline, and one for each request about an agent.
 pub(crate) enum Job {
     Commit {
         tick: Box<Tick>,
@@ -41,6 +41,8 @@ pub(crate) enum Job {
         group: String,
         policy: rat_engine::hash::Digest,
     },
+    /// Says when everything that came before is in the store, or known never to be.
+    Settle(oneshot::Sender<()>),
     Stop,
 }
 
@@ -77,6 +79,7 @@ struct Batch {
     tick_owners: Vec<Arc<Mailbox>>,
     pieces: Vec<Piece>,
     baselines: Vec<(String, rat_engine::hash::Digest)>,
+    settled: Vec<oneshot::Sender<()>>,
     stops: bool,
 }
 
@@ -111,6 +114,7 @@ impl Batch {
                     mailbox,
                 }),
                 Job::Baseline { group, policy } => batch.baselines.push((group, policy)),
+                Job::Settle(settled) => batch.settled.push(settled),
                 Job::Stop => batch.stops = true,
             }
         }
@@ -139,6 +143,10 @@ impl StoreThread {
             self.commit(batch.ticks, batch.tick_owners).await;
             for (group, policy) in batch.baselines {
                 self.baseline(&group, &policy).await;
+            }
+            for settled in batch.settled {
+                // Whoever asked may have gone away.
+                let _ = settled.send(());
             }
             if stops {
                 return;

@@ -356,7 +356,7 @@ impl Worker {
     pub(crate) fn enrolment(&mut self, shard: ShardIndex, input: Input, now: Now) {
         let agent = match &input {
             Input::Agent { record, .. } => Some(record.id.clone()),
-            Input::Remove(agent) => Some(agent.clone()),
+            Input::Remove(agent) | Input::SetAside(agent) => Some(agent.clone()),
             _ => None,
         };
         self.give(shard, input, now);

@@ -65,6 +65,15 @@ pub enum RecordChange {
     Baseline(Option<BaselineCandidate>),
 }
 
+/// Which agents a listing is about; a member that is `None` leaves none out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AgentFilter<'a> {
+    /// Those of this group.
+    pub group: Option<&'a str>,
+    /// Those with this host name; host names have no case.
+    pub hostname: Option<&'a str>,
+}
+
 const fn path_text(path: AgentPath) -> &'static str {
     match path {
         AgentPath::Native => "native",
@@ -166,12 +175,30 @@ impl Store {
         after_id: &str,
         agents_max: u32,
     ) -> Result<Vec<Result<StoredRecord, Unreadable>>, StoreError> {
+        self.agents_of(AgentFilter::default(), after_id, agents_max)
+            .await
+    }
+
+    /// The same of those that a filter leaves.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn agents_of(
+        &self,
+        filter: AgentFilter<'_>,
+        after_id: &str,
+        agents_max: u32,
+    ) -> Result<Vec<Result<StoredRecord, Unreadable>>, StoreError> {
         let rows = sqlx::query(
             "SELECT shard, id, packed, hostname, ip, registered_unix_ms FROM agent
-             WHERE id > $1 ORDER BY id LIMIT $2",
+             WHERE id > $1 AND ($3 IS NULL OR slug = $3)
+               AND ($4 IS NULL OR hostname = $4 COLLATE NOCASE)
+             ORDER BY id LIMIT $2",
         )
         .bind(after_id)
         .bind(agents_max.min(limits::PAGE_MAX))
+        .bind(filter.group)
+        .bind(filter.hostname)
         .fetch_all(self.pools().read())
         .await?;
         let mut agents = Vec::with_capacity(rows.len());
@@ -219,6 +246,9 @@ impl Store {
 
     /// Changes one thing in an agent's record; its state, and so its failure, stays. `None` when
     /// there is no such agent.
+    ///
+    /// A failure says in which group it was, and what another one allows does not end it. (S16) Its
+    /// shard must not have the agent meanwhile, or would go on by the old record.
     ///
     /// # Errors
     /// [`StoreError::Missing`] without the new group.

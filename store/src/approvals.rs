@@ -1,10 +1,25 @@
 //! Machines that an operator let into a group one by one. (N12)
 
+use sqlx::Row;
+
 use crate::Store;
 use crate::audit::{self, AuditEntry};
-use crate::database::number;
-use crate::error::StoreError;
+use crate::database::{array, natural, number};
+use crate::error::{RowName, StoreError};
 use crate::groups;
+use crate::limits;
+use crate::waiting;
+
+/// A machine that an operator let into a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovedEk {
+    /// The machine.
+    pub ek_sha256: [u8; 32],
+    /// Who let it in.
+    pub approved_by: String,
+    /// When.
+    pub approved_unix_ms: u64,
+}
 
 impl Store {
     /// Lets the machine with this endorsement key into a group; false when it was let in before.
@@ -23,6 +38,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let mut tx = self.pools().write().await?;
         groups::require(&mut tx, slug).await?;
+        waiting::forget(&mut tx, slug, ek_sha256).await?;
         let made = sqlx::query(
             "INSERT INTO approved_ek (slug, ek_sha256, approved_by, approved_unix_ms)
              VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
@@ -34,6 +50,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if made.rows_affected() == 0 {
+            tx.commit().await?;
             return Ok(false);
         }
         audit(&mut tx, "ek.approve", slug, ek_sha256, actor, now_unix_ms).await?;
@@ -65,6 +82,38 @@ impl Store {
         audit(&mut tx, "ek.withdraw", slug, ek_sha256, actor, now_unix_ms).await?;
         tx.commit().await?;
         Ok(true)
+    }
+
+    /// Machines that were let into a group, those after this one in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn approved_eks(
+        &self,
+        slug: &str,
+        after: Option<&[u8; 32]>,
+        machines_max: u32,
+    ) -> Result<Vec<ApprovedEk>, StoreError> {
+        let after = after.map_or(&[][..], |after| &after[..]);
+        let rows = sqlx::query(
+            "SELECT ek_sha256, approved_by, approved_unix_ms FROM approved_ek
+             WHERE slug = $1 AND ek_sha256 > $2 ORDER BY ek_sha256 LIMIT $3",
+        )
+        .bind(slug)
+        .bind(after)
+        .bind(machines_max.min(limits::PAGE_MAX))
+        .fetch_all(self.pools().read())
+        .await?;
+        let unreadable = |fault| StoreError::unreadable(RowName::Group(slug.to_owned()), fault);
+        let mut approved = Vec::with_capacity(rows.len());
+        for row in rows {
+            approved.push(ApprovedEk {
+                ek_sha256: array(row.try_get(0)?).map_err(unreadable)?,
+                approved_by: row.try_get(1)?,
+                approved_unix_ms: natural(row.try_get(2)?).map_err(unreadable)?,
+            });
+        }
+        Ok(approved)
     }
 
     /// Whether an operator let this machine into this group.

@@ -320,39 +320,84 @@ impl Store {
         actor: &str,
         now_unix_ms: u64,
     ) -> Result<(), StoreError> {
-        settings.check()?;
         let mut tx = self.pools().write().await?;
-        let changed = sqlx::query(
-            "UPDATE policy_group SET name = $2, protected = $3, bypass = $4, block = $5, bank = $6,
-                 require_boot_log = $7, accept_violations = $8, auto_recover = $9, approval = $10,
-                 pcr_policy = $11, row_version = row_version + 1
-             WHERE slug = $1",
-        )
-        .bind(slug)
-        .bind(&settings.name)
-        .bind(settings.protected)
-        .bind(settings.bypass)
-        .bind(settings.block)
-        .bind(settings.bank.name())
-        .bind(settings.require_boot_log)
-        .bind(settings.accept_violations)
-        .bind(settings.auto_recover)
-        .bind(settings.approval.as_str())
-        .bind(settings.pcr_policy.as_deref())
-        .execute(&mut *tx)
-        .await?;
-        if changed.rows_affected() == 0 {
-            return Err(StoreError::Missing(RowName::Group(slug.to_owned())));
-        }
-        let entry = AuditEntry {
-            at_unix_ms: now_unix_ms,
-            actor,
-            action: "group.update",
-            target: slug,
-            detail: &settings.audited(),
-        };
-        audit::append(&mut tx, entry).await?;
+        write_settings(&mut tx, slug, settings, actor, now_unix_ms).await?;
         tx.commit().await?;
         Ok(())
     }
+
+    /// The same, if the group's row is still this version: false when somebody else changed it
+    /// meanwhile, and nothing changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] without such a group.
+    pub async fn update_group_at(
+        &self,
+        slug: &str,
+        row_version: u64,
+        settings: &GroupSettings,
+        actor: &str,
+        now_unix_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.pools().write().await?;
+        if row_version_of(&mut tx, slug).await? != row_version {
+            return Ok(false);
+        }
+        write_settings(&mut tx, slug, settings, actor, now_unix_ms).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}
+
+async fn row_version_of(tx: &mut Connection, slug: &str) -> Result<u64, StoreError> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT row_version FROM policy_group WHERE slug = $1")
+            .bind(slug)
+            .fetch_optional(tx)
+            .await?;
+    let name = || RowName::Group(slug.to_owned());
+    let found = found.ok_or_else(|| StoreError::Missing(name()))?;
+    natural(found).map_err(|fault| StoreError::unreadable(name(), fault))
+}
+
+/// Writes a group's settings, and into the audit log what they are now.
+async fn write_settings(
+    tx: &mut Connection,
+    slug: &str,
+    settings: &GroupSettings,
+    actor: &str,
+    now_unix_ms: u64,
+) -> Result<(), StoreError> {
+    settings.check()?;
+    let changed = sqlx::query(
+        "UPDATE policy_group SET name = $2, protected = $3, bypass = $4, block = $5, bank = $6,
+             require_boot_log = $7, accept_violations = $8, auto_recover = $9, approval = $10,
+             pcr_policy = $11, row_version = row_version + 1
+         WHERE slug = $1",
+    )
+    .bind(slug)
+    .bind(&settings.name)
+    .bind(settings.protected)
+    .bind(settings.bypass)
+    .bind(settings.block)
+    .bind(settings.bank.name())
+    .bind(settings.require_boot_log)
+    .bind(settings.accept_violations)
+    .bind(settings.auto_recover)
+    .bind(settings.approval.as_str())
+    .bind(settings.pcr_policy.as_deref())
+    .execute(&mut *tx)
+    .await?;
+    if changed.rows_affected() == 0 {
+        return Err(StoreError::Missing(RowName::Group(slug.to_owned())));
+    }
+    let entry = AuditEntry {
+        at_unix_ms: now_unix_ms,
+        actor,
+        action: "group.update",
+        target: slug,
+        detail: &settings.audited(),
+    };
+    audit::append(tx, entry).await?;
+    Ok(())
 }

@@ -7,6 +7,7 @@
 //! [`Store`] decides nothing: it keeps what others decided, refuses what contradicts what is
 //! there, and says so by type. It reads no clock; the time is an argument.
 
+mod activations;
 mod agents;
 mod api_tokens;
 mod approvals;
@@ -31,13 +32,16 @@ mod schema;
 mod sessions;
 mod tokens;
 mod users;
+mod waiting;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
-pub use agents::{OnRemoval, RecordChange, Registration, Removed, StoredRecord};
+pub use activations::RolledBack;
+pub use agents::{AgentFilter, OnRemoval, RecordChange, Registration, Removed, StoredRecord};
 pub use api_tokens::{NewApiToken, StoredApiToken};
+pub use approvals::ApprovedEk;
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RestoreError, Restored};
 pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
@@ -51,13 +55,14 @@ pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};
 pub use packed::Fault;
-pub use policies::{NewPolicy, Precondition, Slot, StoredPolicy};
+pub use policies::{NewPolicy, PolicyStanding, Precondition, Slot, StoredPolicy};
 pub use retention::{Dropped, RetentionPolicy};
 pub use sessions::{NewSession, StoredSession};
 pub use tokens::{NewToken, StoredToken, TokenKind, TokenRefusal};
 pub use users::{
     NewUser, PasswordChange, PasswordHash, Standing, StoredUser, UserChange, UserRefusal,
 };
+pub use waiting::{NewWaiting, Waiting};
 
 use database::{Pools, Use};
 

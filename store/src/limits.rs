@@ -27,6 +27,12 @@ pub const EVIDENCE_PER_REASON_MAX: u32 = 16;
 pub const PENDING_MAX: usize = 100_000;
 /// Bytes of the caller's part of a pending activation.
 pub const PENDING_BYTES_MAX: usize = 64 << 10;
+/// Machines that wait for an operator's approval into one group.
+pub const WAITING_PER_GROUP_MAX: usize = 1_000;
+/// Machines that wait for an operator's approval in all.
+pub const WAITING_MAX: usize = 10_000;
+/// How long a machine that does not ask again is remembered: a week.
+pub const WAITING_TTL_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// Rows of one page of a listing.
 pub const PAGE_MAX: u32 = 1_000;
 /// Bytes of a name, an actor, an origin, an action or a target.

@@ -6,6 +6,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::Store;
+use crate::activations;
 use crate::audit::{self, AuditEntry};
 use crate::database::{Connection, count, natural, number};
 use crate::error::{RowName, StoreError};
@@ -49,6 +50,40 @@ pub struct StoredPolicy {
     pub created_unix_ms: u64,
     /// How long its text is.
     pub text_bytes: u64,
+    /// How it stands in its group.
+    pub standing: PolicyStanding,
+}
+
+/// How a version of a policy stands in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PolicyStanding {
+    /// It is enforced.
+    Enforced,
+    /// It is judged beside the enforced one.
+    Shadow,
+    /// It was enforced once.
+    Superseded,
+    /// It never was.
+    Inactive,
+}
+
+/// The columns of a version `v`, its text `b` and its group `g`, as [`StoredPolicy::read`] wants
+/// them, with conditions and an order.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT v.slug, v.version, v.digest, v.name, v.origin, v.created_by,
+                    v.created_unix_ms, b.text_bytes,
+                    g.enforced_version IS v.version, g.shadow_version IS v.version,
+                    EXISTS (SELECT 1 FROM policy_activation a
+                            WHERE a.slug = v.slug AND a.version = v.version
+                              AND a.slot = 'enforced')
+             FROM policy_version v
+             JOIN policy_blob b ON b.digest = v.digest
+             JOIN policy_group g ON g.slug = v.slug",
+            $rest
+        )
+    };
 }
 
 impl StoredPolicy {
@@ -64,6 +99,12 @@ impl StoredPolicy {
             created_by: row.try_get(5)?,
             created_unix_ms: natural(row.try_get(6)?).map_err(unreadable)?,
             text_bytes: natural(row.try_get(7)?).map_err(unreadable)?,
+            standing: match (row.try_get(8)?, row.try_get(9)?, row.try_get(10)?) {
+                (true, _, _) => PolicyStanding::Enforced,
+                (false, true, _) => PolicyStanding::Shadow,
+                (false, false, true) => PolicyStanding::Superseded,
+                (false, false, false) => PolicyStanding::Inactive,
+            },
             group: group.clone(),
         })
     }
@@ -159,42 +200,17 @@ impl Store {
         actor: &str,
         now_unix_ms: u64,
     ) -> Result<bool, StoreError> {
-        let sql = match (slot, precondition) {
-            (Slot::Enforced, Precondition::Always) => {
-                "UPDATE policy_group SET enforced_version = $2, row_version = row_version + 1
-                 WHERE slug = $1"
-            }
-            (Slot::Enforced, Precondition::OnlyIfNone) => {
-                "UPDATE policy_group SET enforced_version = $2, row_version = row_version + 1
-                 WHERE slug = $1 AND enforced_version IS NULL"
-            }
-            (Slot::Shadow, Precondition::Always) => {
-                "UPDATE policy_group SET shadow_version = $2, row_version = row_version + 1
-                 WHERE slug = $1"
-            }
-            (Slot::Shadow, Precondition::OnlyIfNone) => {
-                "UPDATE policy_group SET shadow_version = $2, row_version = row_version + 1
-                 WHERE slug = $1 AND shadow_version IS NULL"
-            }
-        };
         let mut tx = self.pools().write().await?;
         require_version(&mut tx, group, version).await?;
-        let changed = sqlx::query(sql)
-            .bind(group)
-            .bind(number(version)?)
-            .execute(&mut *tx)
-            .await?;
-        if changed.rows_affected() == 0 {
+        let now = now_unix_ms;
+        if !activations::fill(&mut tx, group, version, slot, precondition).await? {
             return Ok(false);
         }
-        let action = match slot {
-            Slot::Enforced => "policy.enforce",
-            Slot::Shadow => "policy.shadow",
-        };
+        activations::record(&mut tx, group, slot, Some(version), actor, now).await?;
         let entry = AuditEntry {
-            at_unix_ms: now_unix_ms,
+            at_unix_ms: now,
             actor,
-            action,
+            action: activations::action(slot),
             target: group,
             detail: &format!("version {version}"),
         };
@@ -231,6 +247,7 @@ impl Store {
         if changed.rows_affected() == 0 {
             return Ok(false);
         }
+        activations::record(&mut tx, group, slot, None, actor, now_unix_ms).await?;
         let entry = AuditEntry {
             at_unix_ms: now_unix_ms,
             actor,
@@ -274,12 +291,9 @@ impl Store {
         after_version: u64,
         policies_max: u32,
     ) -> Result<Vec<StoredPolicy>, StoreError> {
-        sqlx::query(
-            "SELECT v.slug, v.version, v.digest, v.name, v.origin, v.created_by,
-                    v.created_unix_ms, b.text_bytes
-             FROM policy_version v JOIN policy_blob b ON b.digest = v.digest
-             WHERE v.slug = $1 AND v.version > $2 ORDER BY v.version LIMIT $3",
-        )
+        sqlx::query(select!(
+            " WHERE v.slug = $1 AND v.version > $2 ORDER BY v.version LIMIT $3"
+        ))
         .bind(group)
         .bind(number(after_version)?)
         .bind(policies_max.min(limits::PAGE_MAX))
@@ -289,9 +303,81 @@ impl Store {
         .map(StoredPolicy::read)
         .collect()
     }
+
+    /// One version of a group's policy.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn policy(
+        &self,
+        group: &str,
+        version: u64,
+    ) -> Result<Option<StoredPolicy>, StoreError> {
+        let row = sqlx::query(select!(" WHERE v.slug = $1 AND v.version = $2"))
+            .bind(group)
+            .bind(number(version)?)
+            .fetch_optional(self.pools().read())
+            .await?;
+        row.as_ref().map(StoredPolicy::read).transpose()
+    }
+
+    /// The newest version of a group's policy that has the text of this digest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn policy_of_digest(
+        &self,
+        group: &str,
+        digest: &Digest,
+    ) -> Result<Option<StoredPolicy>, StoreError> {
+        let row = sqlx::query(select!(
+            " WHERE v.slug = $1 AND v.digest = $2 ORDER BY v.version DESC LIMIT 1"
+        ))
+        .bind(group)
+        .bind(digest.as_bytes())
+        .fetch_optional(self.pools().read())
+        .await?;
+        row.as_ref().map(StoredPolicy::read).transpose()
+    }
+
+    /// Versions of one group's policy, or of all groups', the newest first; those that come after
+    /// `after` in this order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn newest_policies(
+        &self,
+        group: Option<&str>,
+        after: Option<&StoredPolicy>,
+        policies_max: u32,
+    ) -> Result<Vec<StoredPolicy>, StoreError> {
+        let created = after
+            .map(|after| number(after.created_unix_ms))
+            .transpose()?;
+        let version = after.map(|after| number(after.version)).transpose()?;
+        sqlx::query(select!(
+            " WHERE ($1 IS NULL OR v.slug = $1)
+                AND ($2 IS NULL OR (v.created_unix_ms, v.slug, v.version) < ($2, $3, $4))
+              ORDER BY v.created_unix_ms DESC, v.slug DESC, v.version DESC LIMIT $5"
+        ))
+        .bind(group)
+        .bind(created)
+        .bind(after.map(|after| &after.group))
+        .bind(version)
+        .bind(policies_max.min(limits::PAGE_MAX))
+        .fetch_all(self.pools().read())
+        .await?
+        .iter()
+        .map(StoredPolicy::read)
+        .collect()
+    }
 }
 
-async fn require_version(tx: &mut Connection, group: &str, version: u64) -> Result<(), StoreError> {
+pub(crate) async fn require_version(
+    tx: &mut Connection,
+    group: &str,
+    version: u64,
+) -> Result<(), StoreError> {
     let found: Option<i64> =
         sqlx::query_scalar("SELECT 1 FROM policy_version WHERE slug = $1 AND version = $2")
             .bind(group)

@@ -1,4 +1,5 @@
-//! A client that writes exactly the bytes that a test wants, over TLS with one pinned CA.
+//! A client that writes exactly the bytes that a test wants, over TLS with one pinned CA. Answers
+//! to whole requests are held against the OpenAPI document.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -9,6 +10,8 @@ use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode};
 use openssl::x509::X509;
 use serde_json::Value;
+
+use crate::described;
 
 /// What a server answered.
 #[derive(Debug, Clone)]
@@ -121,7 +124,21 @@ impl Client {
     }
 
     /// A request with a body and further header lines.
+    #[track_caller]
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+        let answer = self.request_of_own(method, path, headers, body);
+        described::check(method, path, &answer);
+        answer
+    }
+
+    /// The same to a server whose answers are the test's own: nothing describes them.
+    pub fn request_of_own(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Answer {
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nhost: ratd\r\nconnection: close\r\n");
         for header in headers {
@@ -135,7 +152,26 @@ impl Client {
         self.raw(&[request.as_bytes(), body].concat())
     }
 
+    /// A request as whoever has this token, with a body of JSON if there is one.
+    #[track_caller]
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> Answer {
+        let authorization = token.map(|token| format!("authorization: Bearer {token}"));
+        let mut headers: Vec<&str> = authorization.as_deref().into_iter().collect();
+        if body.is_some() {
+            headers.push("content-type: application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        self.request(method, path, &headers, body.as_bytes())
+    }
+
     /// A GET, as whoever has this token.
+    #[track_caller]
     pub fn get(&self, path: &str, token: Option<&str>) -> Answer {
         let authorization = token.map(|token| format!("authorization: Bearer {token}"));
         let headers: Vec<&str> = authorization.as_deref().into_iter().collect();
@@ -156,16 +192,9 @@ impl Client {
     }
 
     /// A POST of JSON.
+    #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send("POST", path, None, body)
-    }
-
-    /// A request with JSON, as whoever has this token.
-    pub fn send(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Answer {
-        let authorization = token.map(|token| format!("authorization: Bearer {token}"));
-        let mut headers = vec!["content-type: application/json"];
-        headers.extend(authorization.as_deref());
-        self.request(method, path, &headers, body.to_string().as_bytes())
+        self.send("POST", path, None, Some(body))
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod assignment;
 pub mod crash;
+pub mod described;
 pub mod driven;
 pub mod endorsement;
 pub mod enrolment_server;
@@ -23,6 +24,7 @@ pub mod lists;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
+pub mod python;
 pub mod recording;
 pub mod sequences;
 pub mod software_tpm;

@@ -143,6 +143,7 @@ fn copy(input: &Input) -> Option<Input> {
             candidate: candidate.clone(),
         },
         Input::Remove(agent) => Input::Remove(agent.clone()),
+        Input::SetAside(agent) => Input::SetAside(agent.clone()),
         Input::Group(group) => Input::Group(Arc::clone(group)),
         Input::Connected { session, hello } => Input::Connected {
             session: *session,

@@ -26,6 +26,8 @@ mod logs;
 mod migrations;
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/operations.rs"]
+mod operations;
 #[path = "store/ticks.rs"]
 mod ticks;
 

@@ -18,10 +18,11 @@ use rat_store::{
     Activated, AuditEntry, Conflict as StoreConflict, Registration, Store, StoredAgent, TryResult,
 };
 
-use super::enrolment::{answer, approve};
+use super::enrolment::{Admission, answer, approve, not_approved};
 use super::fleet::Fleet;
 use super::pending::PendingEnrolment;
-use super::{Core, State, wire};
+use super::wire::{enrolment as wire, request as asked};
+use super::{Core, State};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
 use crate::error::{ApiError, Conflict, MemberFault};
@@ -29,6 +30,12 @@ use crate::json::Object;
 use crate::limits::{ACTIVATION_ID_CHARACTERS_MAX, PROOF_CHARACTERS_MAX};
 
 /// Takes the answer to a pending activation.
+#[utoipa::path(
+    post, path = "/agents/{agent_id}/activate", tag = "enrolment",
+    params(("agent_id" = String, Path)),
+    request_body = asked::Activate,
+    responses((status = 200, body = wire::Activated)),
+)]
 pub(super) async fn activate(
     state: State,
     agent: Result<Path<String>, PathRejection>,
@@ -69,6 +76,7 @@ async fn activated(
             core.store.clone(),
             Arc::clone(&core.fleet),
             agent,
+            SERVE_RETRY,
         ));
     }
     Ok(wire::Activated {
@@ -96,11 +104,15 @@ const SERVE_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Has an enrolled agent served as soon as the shards can: as it is by then, because it may enrol
 /// again or be removed meanwhile.
-async fn serve_later(store: Store, fleet: Arc<dyn Fleet>, agent: AgentId) {
-    let mut wait = SERVE_RETRY;
+pub(super) async fn serve_later(
+    store: Store,
+    fleet: Arc<dyn Fleet>,
+    agent: AgentId,
+    mut wait: Duration,
+) {
     loop {
         tokio::time::sleep(wait).await;
-        wait = wait.saturating_mul(2).min(SERVE_RETRY_MAX);
+        wait = wait.saturating_mul(2).clamp(SERVE_RETRY, SERVE_RETRY_MAX);
         match store.enrolled_agent(&agent).await {
             Ok(Some(stored)) => match fleet.enrolled(stored).await {
                 Ok(()) => return,
@@ -160,7 +172,10 @@ async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiEr
     let pending = &enrolment.pending;
     let group = core.store.group(&pending.group).await?;
     let group = group.ok_or(ApiError::NotFound("group"))?;
-    approve(core, &group, pending.vouch, pending.ek_sha256).await
+    match approve(core, &group, pending.vouch, pending.ek_sha256).await? {
+        Admission::Admitted => Ok(()),
+        Admission::Waits => Err(not_approved(&pending.ek_sha256)),
+    }
 }
 
 async fn issue(core: &Core, enrolment: &PendingEnrolment) -> Result<IssuedToAgent, ApiError> {

@@ -1,113 +1,214 @@
-//! R1: every enrolled agent.
+//! R1: every enrolled agent, in pages, and one of them.
 
-use std::sync::Arc;
+use axum::http::Uri;
+use rat_engine::agent_id::AgentId;
+use rat_engine::shard::{AgentPath, AgentState, EffectiveStatus};
+use rat_store::{AgentFilter, Registration, StoredRecord, Unreadable};
 
-use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
-use axum::response::Response;
-use http_body_util::channel::{Channel, Sender};
-use rat_engine::shard::{AgentState, EffectiveStatus};
-use rat_store::{Registration, StoreError, StoredRecord, Unreadable};
-use serde::Serialize;
-use thiserror::Error;
+use super::fleet::Seen;
+use super::request::{AgentInPath, Answered, Parameters, Reply, next_page, policy_id, wrong};
+use super::wire::agent as wire;
+use super::wire::agent::Status;
+use super::{Core, State};
+use crate::clock::{from_rfc3339, rfc3339};
+use crate::error::ApiError;
+use crate::limits::{AGENTS_SCANNED_MAX, HOSTNAME_CHARACTERS_MAX, PAGE_ITEMS_MAX};
 
-use super::fleet::{FleetUnavailable, Seen};
-use super::{Core, State, wire};
-use crate::clock::rfc3339;
-use crate::error::json_body;
-use crate::limits::PAGE_AGENTS;
-
-/// All agents, as one JSON array, written page by page: a million of them are never in memory at
-/// once, here or in the store's transaction.
+/// Lists agents by id.
 ///
-/// A failure in the middle breaks the answer off, so that a client does not take a part for the
-/// whole.
-pub(super) async fn list(state: State) -> Response {
-    let (sender, body) = Channel::<Bytes, ListError>::new(2);
-    tokio::spawn(write_all(Arc::clone(&state.0), sender));
-    json_body(StatusCode::OK, Body::new(body))
+/// A page ends at its limit, or where a filter has left out so many agents that the request has
+/// looked at enough of them; as long as `Link` names a next page there may be more.
+#[utoipa::path(
+    get, path = "/agents/", tag = "agents",
+    params(
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Items of a page; 1000 when missing."),
+        ("after" = Option<String>, Query, description = "Agents after this id."),
+        ("group" = Option<String>, Query, description = "Agents of this policy group."),
+        ("status" = Option<String>, Query, description = "Agents of this status or effective status."),
+        ("hostname" = Option<String>, Query, description = "Agents with this host name, in any case."),
+        ("since" = Option<String>, Query, format = DateTime, description = "Agents that registered or attested at this time or later."),
+    ),
+    responses((status = 200, body = Vec<wire::Agent>, headers(("link" = String, description = "Where the next page is, when there is one.")))),
+)]
+pub(super) async fn list(
+    state: State,
+    uri: Uri,
+    parameters: Parameters,
+) -> Answered<Vec<wire::Agent>> {
+    parameters.only(&["limit", "after", "group", "status", "hostname", "since"])?;
+    let wanted = Wanted::read(&parameters)?;
+    let limit = usize::try_from(parameters.limit()?).unwrap_or(PAGE_ITEMS_MAX);
+    let found = page(
+        &state.0,
+        &wanted,
+        parameters.text("after").unwrap_or(""),
+        limit,
+    )
+    .await?;
+    let next = found
+        .last
+        .map(|last| next_page(uri.path(), &parameters, &last));
+    Ok(Reply::ok(found.items).with_next(next))
 }
 
-#[derive(Debug, Error)]
-enum ListError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Fleet(#[from] FleetUnavailable),
-    #[error("an agent cannot be written as JSON")]
-    Json(#[from] serde_json::Error),
+/// Shows one agent.
+#[utoipa::path(
+    get, path = "/agents/{agent_id}", tag = "agents",
+    params(("agent_id" = String, Path)),
+    responses((status = 200, body = wire::AgentDetail)),
+)]
+pub(super) async fn show(
+    state: State,
+    AgentInPath(id): AgentInPath,
+) -> Answered<wire::AgentDetail> {
+    detail(&state.0, &id).await.map(Reply::ok)
 }
 
-async fn write_all(core: Arc<Core>, mut sender: Sender<Bytes, ListError>) {
-    let mut after = String::new();
-    let mut first = true;
-    loop {
-        let page = match page(&core, &after).await {
-            Ok(page) => page,
-            Err(error) => {
-                tracing::error!(%error, "the list of agents broke off");
-                return sender.abort(error);
-            }
+/// What is known of one agent, but for its evidence.
+pub(super) async fn detail(core: &Core, id: &AgentId) -> Result<wire::AgentDetail, ApiError> {
+    let stored = core.store.agent(id).await?;
+    let stored = stored.ok_or(ApiError::NotFound("agent"))?;
+    let seen = core.fleet.seen(vec![id.clone()]).await.unwrap_or_default();
+    let record = &stored.record;
+    let baseline = match &record.baseline {
+        Some(baseline) => {
+            let version = core.store.policy_of_digest(&record.group, &baseline.policy);
+            version.await?
+        }
+        None => None,
+    };
+    Ok(wire::AgentDetail {
+        agent: item(&stored, seen.into_iter().next().flatten().as_ref()),
+        ak_epoch: record.ak_epoch,
+        ak_proposed: core.store.proposed_ak(id).await?.is_some(),
+        ek_sha256: hex::encode(record.ek_sha256),
+        client_key_sha256: hex::encode(record.client_key_sha256),
+        relay_key_sha256: record.relay_key_sha256.map(hex::encode),
+        path: match record.path {
+            AgentPath::Native => wire::Path::Native,
+            AgentPath::KeylimePull => wire::Path::KeylimePull,
+            AgentPath::KeylimePush => wire::Path::KeylimePush,
+        },
+        mode: core.mode.as_str(),
+        baseline_policy_id: baseline.map(|policy| policy_id(&policy.group, policy.version)),
+    })
+}
+
+/// Which agents a list is to show.
+#[derive(Debug)]
+struct Wanted<'a> {
+    filter: AgentFilter<'a>,
+    status: Option<&'a str>,
+    since_unix_ms: u64,
+}
+
+impl<'a> Wanted<'a> {
+    fn read(parameters: &'a Parameters) -> Result<Self, ApiError> {
+        let status = parameters.text("status");
+        let is_status = |text: &str| {
+            Status::ALL.iter().any(|status| status.as_str() == text)
+                || EffectiveStatus::ALL
+                    .iter()
+                    .any(|status| status.as_str() == text)
         };
-        let last = page.last.is_none();
-        let mut text = String::with_capacity(page.text.len().saturating_add(2));
-        text.push_str(match (first, page.text.is_empty()) {
-            (true, _) => "[",
-            (false, false) => ",",
-            (false, true) => "",
+        if status.is_some_and(|status| !is_status(status)) {
+            return Err(wrong("status", "is no status".to_owned()));
+        }
+        let hostname = parameters.text("hostname");
+        if hostname.is_some_and(|name| name.len() > HOSTNAME_CHARACTERS_MAX) {
+            return Err(wrong("hostname", "is longer than a host name".to_owned()));
+        }
+        let since_unix_ms = match parameters.text("since") {
+            None => 0,
+            Some(text) => from_rfc3339(text).ok_or_else(|| {
+                let example = "must be a time such as 2026-01-31T23:59:59Z";
+                wrong("since", example.to_owned())
+            })?,
+        };
+        Ok(Self {
+            filter: AgentFilter {
+                group: parameters.text("group"),
+                hostname,
+            },
+            status,
+            since_unix_ms,
+        })
+    }
+
+    fn takes(&self, agent: &wire::Agent, registered_unix_ms: u64, seen: Option<&Seen>) -> bool {
+        let status = self.status.is_none_or(|status| {
+            agent.identity.status.as_str() == status || agent.effective_status == status
         });
-        text.push_str(&page.text);
-        if last {
-            text.push(']');
-        }
-        // The client went away, or there is nothing more to send.
-        if sender.send_data(Bytes::from(text)).await.is_err() {
-            return;
-        }
-        let Some(id) = page.last else {
-            return;
-        };
-        after = id;
-        first = false;
+        let checked_in = seen.map_or(0, |seen| last_checkin(&seen.state));
+        status && registered_unix_ms.max(checked_in) >= self.since_unix_ms
     }
 }
 
 struct Page {
-    /// Items, with commas between them.
-    text: String,
-    /// The last id, when there may be more.
+    items: Vec<wire::Agent>,
+    /// The last id that was looked at, when there may be more.
     last: Option<String>,
 }
 
-async fn page(core: &Core, after: &str) -> Result<Page, ListError> {
-    let max = u32::try_from(PAGE_AGENTS).unwrap_or(u32::MAX);
-    let rows = core.store.agents(after, max).await?;
-    let ids = rows.iter().flatten().map(|row| row.record.id.clone());
-    let mut seen = core.fleet.seen(ids.collect()).await?.into_iter();
-    let mut text = String::new();
-    for row in &rows {
-        let item = match row {
-            Ok(stored) => item(stored, seen.next().flatten().as_ref()),
-            Err(unreadable) => unreadable_item(unreadable),
+async fn page(
+    core: &Core,
+    wanted: &Wanted<'_>,
+    after: &str,
+    limit: usize,
+) -> Result<Page, ApiError> {
+    let mut found = Page {
+        items: Vec::new(),
+        last: Some(after.to_owned()),
+    };
+    let mut scanned: usize = 0;
+    while found.items.len() < limit && scanned < AGENTS_SCANNED_MAX {
+        let missing = limit.saturating_sub(found.items.len());
+        let most = if wanted.status.is_none() && wanted.since_unix_ms == 0 {
+            missing
+        } else {
+            PAGE_ITEMS_MAX
         };
-        if !text.is_empty() {
-            text.push(',');
+        let from = found.last.clone().unwrap_or_default();
+        let max = u32::try_from(most).unwrap_or(u32::MAX);
+        let rows = core.store.agents_of(wanted.filter, &from, max).await?;
+        scanned = scanned.saturating_add(rows.len());
+        let is_last = rows.len() < most;
+        let ids = rows.iter().flatten().map(|row| row.record.id.clone());
+        let seen = core.fleet.seen(ids.collect()).await?;
+        let mut seen = seen.into_iter();
+        for row in &rows {
+            if found.items.len() >= limit {
+                return Ok(found);
+            }
+            let (id, item, is_taken) = match row {
+                Ok(stored) => {
+                    let seen = seen.next().flatten();
+                    let item = item(stored, seen.as_ref());
+                    let registered = stored.registration.registered_unix_ms;
+                    let is_taken = wanted.takes(&item, registered, seen.as_ref());
+                    (stored.record.id.as_str(), item, is_taken)
+                }
+                Err(unreadable) => {
+                    let item = unreadable_item(unreadable);
+                    let is_taken = wanted.takes(&item, u64::MAX, None);
+                    (unreadable.agent.as_str(), item, is_taken)
+                }
+            };
+            found.last = Some(id.to_owned());
+            if is_taken {
+                found.items.push(item);
+            }
         }
-        text.push_str(&to_json(&item)?);
+        if is_last {
+            found.last = None;
+            return Ok(found);
+        }
     }
-    let last = rows.last().filter(|_| rows.len() >= PAGE_AGENTS);
-    let last = last.map(|row| match row {
-        Ok(stored) => stored.record.id.as_str().to_owned(),
-        Err(unreadable) => unreadable.agent.clone(),
-    });
-    Ok(Page { text, last })
+    Ok(found)
 }
 
-fn to_json(item: &impl Serialize) -> Result<String, ListError> {
-    Ok(serde_json::to_string(item)?)
-}
-
-fn item(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Agent {
+/// An item of R1.
+pub(super) fn item(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Agent {
     let shown = Shown::of(seen);
     wire::Agent {
         identity: identity(stored, seen),
@@ -124,7 +225,7 @@ fn unreadable_item(unreadable: &Unreadable) -> wire::Agent {
             id: unreadable.agent.clone(),
             hostname: String::new(),
             ip_address: String::new(),
-            status: "stale",
+            status: Status::Stale,
             registered_at: None,
             last_checkin: None,
         },
@@ -152,7 +253,7 @@ pub(super) fn identity(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Iden
 }
 
 /// When an attestation was last concluded; 0 for never.
-fn last_checkin(state: &AgentState) -> u64 {
+pub(super) fn last_checkin(state: &AgentState) -> u64 {
     state
         .verdict
         .as_ref()
@@ -162,7 +263,7 @@ fn last_checkin(state: &AgentState) -> u64 {
 /// An effective status in the words of the Core API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shown {
-    pub(super) status: &'static str,
+    pub(super) status: Status,
     pub(super) effective: &'static str,
     pub(super) warning: Option<&'static str>,
 }
@@ -172,18 +273,18 @@ impl Shown {
     pub(super) fn of(seen: Option<&Seen>) -> Self {
         let Some(seen) = seen else {
             return Self {
-                status: "stale",
+                status: Status::Stale,
                 effective: EffectiveStatus::Unverified.as_str(),
                 warning: Some("no shard serves this agent"),
             };
         };
         let (status, warning) = match seen.status {
-            EffectiveStatus::Trusted | EffectiveStatus::TrustedUnenforced => ("active", None),
-            EffectiveStatus::Authentic => ("active", Some("policy.missing")),
-            EffectiveStatus::Pending => ("pending", None),
-            EffectiveStatus::Unverified => ("stale", Some("policy.missing")),
-            EffectiveStatus::Overdue => ("stale", None),
-            EffectiveStatus::Untrusted | EffectiveStatus::Blocked => ("failed", None),
+            EffectiveStatus::Trusted | EffectiveStatus::TrustedUnenforced => (Status::Active, None),
+            EffectiveStatus::Authentic => (Status::Active, Some("policy.missing")),
+            EffectiveStatus::Pending => (Status::Pending, None),
+            EffectiveStatus::Unverified => (Status::Stale, Some("policy.missing")),
+            EffectiveStatus::Overdue => (Status::Stale, None),
+            EffectiveStatus::Untrusted | EffectiveStatus::Blocked => (Status::Failed, None),
         };
         Self {
             status,
@@ -211,12 +312,12 @@ mod tests {
             };
             let shown = Shown::of(Some(&seen));
             assert_eq!(
-                shown.status == "active",
+                shown.status == Status::Active,
                 active.contains(&status),
                 "{status}"
             );
             assert_eq!(shown.effective, status.as_str());
         }
-        assert_eq!(Shown::of(None).status, "stale");
+        assert_eq!(Shown::of(None).status, Status::Stale);
     }
 }

@@ -15,13 +15,15 @@ use rat_identity::approval::{self, Decision};
 use rat_identity::ek::EkVouch;
 use rat_identity::enrolment::{self as identity, Applicant, Challenged, EnrolmentError};
 use rat_identity::limits::ACTIVATION_TTL_MS;
-use rat_store::{Approval, NewPending, NewPolicy, StoreError, StoredGroup, TokenKind};
+use rat_store::{Approval, NewPending, NewPolicy, NewWaiting, StoreError, StoredGroup, TokenKind};
 
 use super::baseline::{self, Baseline};
 use super::claims::Claims;
 use super::pending::PendingEnrolment;
+use super::request::policy_id;
 use super::tokens::{self, Presented};
-use super::{Core, State, SystemRandom, compute, wire};
+use super::wire::{enrolment as wire, request as asked};
+use super::{Core, State, SystemRandom, compute};
 use crate::auth::Peer;
 use crate::clock::{rfc3339, unix_ms};
 use crate::error::{ApiError, Conflict, MemberFault, json_response};
@@ -30,12 +32,22 @@ use crate::limits::BASELINE_BODY_BYTES_MAX;
 use crate::metrics;
 
 /// R4: enrols a machine into the group of its token.
+#[utoipa::path(
+    post, path = "/agents/enroll", tag = "enrolment",
+    request_body = asked::Enrol,
+    responses((status = 200, body = wire::Enrolled)),
+)]
 pub(super) async fn enrol(state: State, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
     let result = enrolled(&state.0, &peer, &body).await;
     answer("enrol", result)
 }
 
 /// R5: the same with a baseline token, and the machine's list as a candidate policy.
+#[utoipa::path(
+    post, path = "/agents/enroll-baseline", tag = "enrolment",
+    request_body = asked::EnrolBaseline,
+    responses((status = 200, body = wire::BaselineEstablished)),
+)]
 pub(super) async fn enrol_baseline(
     state: State,
     Extension(peer): Extension<Peer>,
@@ -71,7 +83,7 @@ async fn enrolled(core: &Core, peer: &Peer, body: &[u8]) -> Result<wire::Enrolle
     require_kind(&presented, TokenKind::Enrol)?;
     let claims = Claims::read(&request)?;
     let group = group_of(core, &presented).await?;
-    let applicant = check(core, &group, claims.clone()).await?;
+    let applicant = check(core, peer, &group, claims.clone()).await?;
     let challenged = challenge(&presented, &group, applicant).await?;
     let activation = activation(&challenged);
     keep(core, peer, &presented, &claims, challenged, None).await?;
@@ -97,7 +109,7 @@ async fn baseline_established(
     if group.enforced.is_some() {
         return Err(ApiError::Conflict(Conflict::PolicyActive));
     }
-    let applicant = check(core, &group, claims.clone()).await?;
+    let applicant = check(core, peer, &group, claims.clone()).await?;
     let timestamp = rfc3339(unix_ms()).unwrap_or_default();
     let baseline = compute(move || {
         baseline::from_ascii(list.as_bytes(), &timestamp)
@@ -122,11 +134,6 @@ async fn baseline_established(
     })
 }
 
-/// The name of a version among all groups'.
-pub(super) fn policy_id(group: &str, version: u64) -> String {
-    format!("p-{group}-{version:03}")
-}
-
 fn require_kind(presented: &Presented, wanted: TokenKind) -> Result<(), ApiError> {
     match (presented.token.kind(), wanted) {
         (TokenKind::Baseline, TokenKind::Enrol) => Err(ApiError::TokenKind {
@@ -147,7 +154,13 @@ async fn group_of(core: &Core, presented: &Presented) -> Result<StoredGroup, Api
 }
 
 /// The applicant that these claims are of, if they fit together and the group takes its TPM.
-async fn check(core: &Core, group: &StoredGroup, claims: Claims) -> Result<Applicant, ApiError> {
+async fn check(
+    core: &Core,
+    peer: &Peer,
+    group: &StoredGroup,
+    claims: Claims,
+) -> Result<Applicant, ApiError> {
+    let hostname = claims.hostname.clone();
     let trust = Arc::clone(&core.trust);
     let applicant = compute(move || {
         let request = identity::Request {
@@ -170,8 +183,32 @@ async fn check(core: &Core, group: &StoredGroup, claims: Claims) -> Result<Appli
             return Err(ApiError::Conflict(Conflict::OtherGroup));
         }
     }
-    approve(core, group, applicant.vouch, applicant.ek_sha256).await?;
-    Ok(applicant)
+    let ek_sha256 = applicant.ek_sha256;
+    match approve(core, group, applicant.vouch, ek_sha256).await? {
+        Admission::Admitted => Ok(applicant),
+        Admission::Waits => {
+            let ip = peer.address.ip().to_canonical().to_string();
+            let waiting = NewWaiting {
+                group: &group.slug,
+                ek_sha256: &ek_sha256,
+                agent: &applicant.agent,
+                hostname: &hostname,
+                ip: &ip,
+            };
+            remember(core, waiting).await;
+            Err(not_approved(&ek_sha256))
+        }
+    }
+}
+
+/// Shows the machine to operators. What cannot be remembered changes nothing for the machine: it is
+/// refused all the same, and asks again.
+async fn remember(core: &Core, waiting: NewWaiting<'_>) {
+    match core.store.put_waiting(waiting, unix_ms()).await {
+        Ok(()) => {}
+        Err(StoreError::TooLarge { .. }) => metrics::limit_rejected("WAITING_MAX"),
+        Err(error) => tracing::error!(%error, "a machine that waits cannot be remembered"),
+    }
 }
 
 fn refused(error: &EnrolmentError) -> ApiError {
@@ -187,37 +224,45 @@ fn refused(error: &EnrolmentError) -> ApiError {
     }
 }
 
+/// What a group says to a machine whose TPM is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It may enrol.
+    Admitted,
+    /// An operator has to approve it first.
+    Waits,
+}
+
 /// Whether the group takes a machine whose TPM is known in this way. (N12)
 pub(super) async fn approve(
     core: &Core,
     group: &StoredGroup,
     vouch: EkVouch,
     ek_sha256: [u8; 32],
-) -> Result<(), ApiError> {
+) -> Result<Admission, ApiError> {
     let wanted = match group.settings.approval {
         Approval::Auto => approval::Approval::Auto,
         Approval::List => approval::Approval::List,
         Approval::Manual => approval::Approval::Manual,
     };
     match approval::decide(wanted, vouch) {
-        Decision::Admit => Ok(()),
+        Decision::Admit => Ok(Admission::Admitted),
         Decision::NotListed => Err(ApiError::Refused {
             code: "ek.not_listed",
             detail: "this group takes only TPMs on the operator's list".to_owned(),
         }),
         Decision::AskOperator if core.store.is_ek_approved(&group.slug, &ek_sha256).await? => {
-            Ok(())
+            Ok(Admission::Admitted)
         }
-        Decision::AskOperator => {
-            let (group, ek) = (&group.slug, hex::encode(ek_sha256));
-            tracing::info!(%group, ek_sha256 = %ek, "a machine waits for an operator's approval");
-            Err(ApiError::Refused {
-                code: "ek.not_approved",
-                detail: format!(
-                    "this group takes machines that an operator approves one by one, by {ek}"
-                ),
-            })
-        }
+        Decision::AskOperator => Ok(Admission::Waits),
+    }
+}
+
+pub(super) fn not_approved(ek_sha256: &[u8; 32]) -> ApiError {
+    let ek = hex::encode(ek_sha256);
+    ApiError::Refused {
+        code: "ek.not_approved",
+        detail: format!("this group takes machines that an operator approves one by one, by {ek}"),
     }
 }
 

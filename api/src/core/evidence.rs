@@ -2,37 +2,31 @@
 
 use std::collections::BTreeSet;
 
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use rat_engine::agent_id::AgentId;
 use rat_engine::hash::Digest;
 use rat_engine::policy::RuntimePolicy;
-use rat_engine::shard::{AgentState, Failure};
+use rat_engine::shard::{AgentState, EffectiveStatus, Failure};
 use rat_engine::tpm::Public;
+use rat_engine::verdict::Code;
 use rat_store::{StoredGroup, StoredRecord};
 
 use super::agents::{Shown, identity};
 use super::fleet::Seen;
-use super::{Core, State, compute, wire};
+use super::request::{AgentInPath, Answered, Reply};
+use super::wire::agent as wire;
+use super::{Core, State, compute};
 use crate::clock::rfc3339;
-use crate::error::{ApiError, json_response};
+use crate::error::ApiError;
 
-/// Shows one agent.
-pub(super) async fn show(state: State, agent: Result<Path<String>, PathRejection>) -> Response {
-    // What is not UTF-8 names no agent, as an empty text does not.
-    let agent = agent.map_or_else(|_| String::new(), |Path(agent)| agent);
-    match evidence(&state.0, &agent).await {
-        Ok(evidence) => json_response(StatusCode::OK, &evidence),
-        Err(error) => error.into_response(),
-    }
-}
-
-async fn evidence(core: &Core, agent: &str) -> Result<wire::Evidence, ApiError> {
-    let unknown = ApiError::NotFound("agent");
-    let id = AgentId::parse(agent).map_err(|_| unknown.clone())?;
-    let stored = core.store.agent(&id).await?.ok_or(unknown)?;
+/// Shows what is known of one agent.
+#[utoipa::path(
+    get, path = "/agents/{agent_id}/evidence", tag = "agents",
+    params(("agent_id" = String, Path)),
+    responses((status = 200, body = wire::Evidence)),
+)]
+pub(super) async fn show(state: State, AgentInPath(id): AgentInPath) -> Answered<wire::Evidence> {
+    let core = &state.0;
+    let stored = core.store.agent(&id).await?;
+    let stored = stored.ok_or(ApiError::NotFound("agent"))?;
     let seen = core.fleet.seen(vec![id]).await;
     // Without an answer of the shards nothing is shown as live.
     let (seen, shards_answer) = match seen {
@@ -46,34 +40,83 @@ async fn evidence(core: &Core, agent: &str) -> Result<wire::Evidence, ApiError> 
         None => None,
     };
     let attestation = match (&seen, &group) {
-        (Some(seen), Some(group)) => Some(attestation(&stored, seen, group)),
+        (Some(seen), Some(group)) => Some(attestation(core, &stored, seen, group).await?),
         _ => None,
     };
-    Ok(wire::Evidence {
+    let failure = attestation.as_ref().and_then(|seen| seen.failure.clone());
+    Ok(Reply::ok(wire::Evidence {
         agent: wire::EvidenceAgent {
             identity: identity(&stored, seen.as_ref()),
             effective_status: shown.effective,
         },
         attestation,
         policy,
+        first_offence: failure,
+        what_to_do: seen.as_ref().and_then(what_to_do),
         warning: if shards_answer {
             shown.warning
         } else {
             Some("the agents' shards do not answer")
         },
-    })
+    }))
 }
 
-fn attestation(stored: &StoredRecord, seen: &Seen, group: &StoredGroup) -> wire::Attestation {
+/// What to do about a status that is not as it should be: the remedy of what failed first, of what
+/// the newest verdict says, or of the status itself.
+fn what_to_do(seen: &Seen) -> Option<&'static str> {
     let state = &seen.state;
-    wire::Attestation {
+    let failed = state.failure.as_ref().map(|failure| failure.code);
+    let said = || state.verdict.as_ref().and_then(|verdict| verdict.code);
+    match seen.status {
+        EffectiveStatus::Trusted
+        | EffectiveStatus::TrustedUnenforced
+        | EffectiveStatus::Authentic => None,
+        EffectiveStatus::Untrusted => failed.or_else(said).map(Code::remedy),
+        EffectiveStatus::Unverified => Some(said().unwrap_or(Code::PolicyMissing).remedy()),
+        EffectiveStatus::Pending => {
+            Some("Start rat-agent on the machine; if it runs, look into its log.")
+        }
+        EffectiveStatus::Overdue => Some(
+            "Check that the machine is on, that rat-agent runs, and that it reaches the server.",
+        ),
+        EffectiveStatus::Blocked => {
+            Some("Nothing is wrong with the machine: its group is blocked until `block` is false.")
+        }
+    }
+}
+
+async fn attestation(
+    core: &Core,
+    stored: &StoredRecord,
+    seen: &Seen,
+    group: &StoredGroup,
+) -> Result<wire::Attestation, ApiError> {
+    let state = &seen.state;
+    let policy_judged = match &state.passed_under {
+        None => None,
+        Some(digest) => {
+            let version = core.store.policy_of_digest(&group.slug, digest).await?;
+            Some(wire::PolicyJudged {
+                digest: hex::encode(digest.as_bytes()),
+                version: version.map(|policy| policy.version.to_string()),
+            })
+        }
+    };
+    Ok(wire::Attestation {
         count: state.passed,
         last_successful: rfc3339(state.last_passed_unix_ms),
         hash_alg: group.settings.bank.name(),
         sign_alg: sign_alg(&stored.record.ak_public),
         active_pcrs: quoted_pcrs(state, group),
         failure: state.failure.as_ref().map(failure),
-    }
+        boot_epoch: state.boot.map(|boot| wire::BootEpoch {
+            reset_count: boot.reset_count,
+            restart_count: boot.restart_count,
+        }),
+        policy_judged,
+        passed_by_exclude: state.list.excluded,
+        trusted_until: rfc3339(state.trusted_until_unix_ms),
+    })
 }
 
 /// Paths come from the machine: what is not printable is escaped. (X07)
@@ -113,16 +156,17 @@ fn sign_alg(ak_public: &[u8]) -> &'static str {
     }
 }
 
-async fn policy(core: &Core, group: &StoredGroup) -> Result<Option<wire::Policy>, ApiError> {
+async fn policy(
+    core: &Core,
+    group: &StoredGroup,
+) -> Result<Option<wire::EvidencePolicy>, ApiError> {
     let Some(enforced) = group.enforced else {
         return Ok(None);
     };
-    let before = enforced.version.saturating_sub(1);
-    let versions = core.store.policies(&group.slug, before, 1).await?;
-    let Some(version) = versions.into_iter().next() else {
+    let Some(version) = core.store.policy(&group.slug, enforced.version).await? else {
         return Ok(None);
     };
-    Ok(Some(wire::Policy {
+    Ok(Some(wire::EvidencePolicy {
         name: version.name,
         version: version.version.to_string(),
         // Known once policies come from a repository.

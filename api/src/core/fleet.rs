@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, EffectiveStatus};
+use rat_engine::shard::{AgentState, Coverage, EffectiveStatus};
 use rat_store::StoredAgent;
 use thiserror::Error;
 
@@ -32,4 +32,22 @@ pub trait Fleet: Send + Sync {
 
     /// What is known of each of these agents; `None` for one that no shard serves.
     fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>>;
+
+    /// Reads a group from the store again: its settings, or what is in its slots, changed.
+    fn group_changed(&self, slug: String) -> Answer<'_, ()>;
+
+    /// Has an agent's failure taken back, as soon as nothing of it is being judged. It must pass
+    /// from the first entry before it is trusted. (S09)
+    fn clear(&self, agent: AgentId) -> Answer<'_, ()>;
+
+    /// Serves an agent no longer. When this is answered, what was on its way to the store about it
+    /// is there. (S16)
+    fn remove(&self, agent: AgentId) -> Answer<'_, ()>;
+
+    /// The same for a moment, in which the agent's record is changed; [`enrolled`](Self::enrolled)
+    /// ends it.
+    fn set_aside(&self, agent: AgentId) -> Answer<'_, ()>;
+
+    /// How many of a group's agents were judged by what it enforces, however that ended. (L07)
+    fn coverage(&self, slug: String) -> Answer<'_, Coverage>;
 }

@@ -1,19 +1,33 @@
-//! The Core REST API: enrolment, and the agents, read-only.
+//! The Core REST API: enrolment, agents, policies, groups and tokens.
 //!
 //! R10 says what a token is for, R4 and R5 take a machine's claims and answer with a sealed
-//! secret, `/agents/{id}/activate` takes the proof and answers with the agent's certificate. R1
-//! and R2 show agents to operators.
+//! secret, `/agents/{id}/activate` takes the proof and answers with the agent's certificate. All
+//! else is for operators: [`request`] reads what they name, the store makes the change together
+//! with its entry in the audit log, and [`fleet::Fleet`] tells the shards.
 
 mod activation;
 mod agents;
+mod audit;
 pub mod baseline;
 pub mod claims;
+mod comparison;
+mod described;
 mod enrolment;
 mod evidence;
 pub mod fleet;
+pub mod groups;
+mod health;
+mod issue;
+mod machines;
+mod operate;
 mod pending;
+mod policies;
+mod request;
+mod sync;
 pub mod tokens;
 mod wire;
+
+pub use described::described;
 
 use std::sync::Arc;
 
@@ -28,7 +42,7 @@ use crate::error::ApiError;
 use crate::limits;
 use crate::surface::{BodyLimit, Route, Shared, Surface};
 
-use fleet::Fleet;
+use fleet::{Fleet, FleetUnavailable};
 
 /// What clients are told of where things are.
 #[derive(Debug, Clone)]
@@ -81,6 +95,8 @@ pub struct Core {
     pub mode: AgentMode,
     /// Limits and credentials.
     pub shared: Arc<Shared>,
+    /// When the server started.
+    pub started: tokio::time::Instant,
     /// The policy whose paths were counted last, and how many they are.
     pub counted: tokio::sync::Mutex<Option<(Digest, usize)>>,
 }
@@ -89,6 +105,23 @@ type State = axum::extract::State<Arc<Core>>;
 
 /// The routes of the Core API.
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
+    let surface = enrolment_routes(Surface::new(shared));
+    let surface = agent_routes(surface);
+    let surface = policy_routes(surface);
+    group_routes(surface)
+        .route(Route::get("/health", Permission::Public), health::show)
+        .route(Route::get("/audit", operator("audit:view")), audit::list)
+}
+
+const fn operator(action: &'static str) -> Permission {
+    Permission::Operator(action)
+}
+
+/// The body of an operator's request that is neither a policy nor a group.
+const SMALL: BodyLimit =
+    BodyLimit::Bytes("OPERATOR_BODY_BYTES_MAX", limits::OPERATOR_BODY_BYTES_MAX);
+
+fn enrolment_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
     let token = Permission::EnrolmentToken;
     let body = BodyLimit::Bytes;
     let tokens = body("TOKEN_BODY_BYTES_MAX", limits::TOKEN_BODY_BYTES_MAX);
@@ -104,9 +137,8 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
         Permission::PendingActivation,
         activate,
     );
-    let view = Permission::Operator("agents:view");
-    let evidence = Permission::Operator("evidence:view");
-    Surface::new(shared)
+    let issue = operator("enroll:issue");
+    surface
         .route(
             Route::post("/tokens/validate", token, tokens),
             tokens::validate,
@@ -117,11 +149,102 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
         )
         .route(baseline, enrolment::enrol_baseline)
         .route(activation, activation::activate)
-        .route(Route::get("/agents/", view), agents::list)
-        .route(Route::get("/agents", view), agents::list)
         .route(
-            Route::get("/agents/{agent_id}/evidence", evidence),
+            Route::post("/tokens/generate-baseline", issue, SMALL),
+            issue::baseline,
+        )
+        .route(
+            Route::post("/tokens/generate", issue, SMALL),
+            issue::standard,
+        )
+        .collection(Route::get("/tokens/", operator("enroll:view")), issue::list)
+        .route(Route::delete("/tokens/{token_id}", issue), issue::revoke)
+}
+
+fn agent_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
+    let view = operator("agents:view");
+    let manage = operator("agents:manage");
+    let of_agent = |path, permission| Route::post(path, permission, SMALL);
+    surface
+        .collection(Route::get("/agents/", view), agents::list)
+        .route(Route::get("/agents/pending", view), machines::waiting)
+        .route(Route::get("/agents/{agent_id}", view), agents::show)
+        .route(
+            Route::get("/agents/{agent_id}/evidence", operator("evidence:view")),
             evidence::show,
+        )
+        .route(
+            of_agent("/agents/{agent_id}/sync-status", view),
+            sync::sync_status,
+        )
+        .route(
+            of_agent("/agents/{agent_id}/approve", operator("agents:approve")),
+            operate::approve,
+        )
+        .route(of_agent("/agents/{agent_id}/clear", manage), operate::clear)
+        .route(
+            of_agent("/agents/{agent_id}/move", manage),
+            operate::change_group,
+        )
+        .route(Route::delete("/agents/{agent_id}", manage), operate::remove)
+}
+
+fn policy_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
+    let view = operator("policies:view");
+    let activate = operator("policies:activate");
+    let policy = BodyLimit::Bytes("POLICY_BODY_BYTES_MAX", limits::POLICY_BODY_BYTES_MAX);
+    let at_once = Some(("POLICIES_AT_ONCE_MAX", limits::POLICIES_AT_ONCE_MAX));
+    let add = Route {
+        at_once,
+        ..Route::post("/policies/", operator("policies:add"), policy)
+    };
+    let diff = Route {
+        at_once,
+        ..Route::get("/policies/{policy_id}/diff", view)
+    };
+    surface
+        .collection(Route::get("/policies/", view), policies::list)
+        .collection(add, policies::add)
+        .route(Route::get("/policies/{policy_id}", view), policies::show)
+        .route(diff, policies::diff)
+        .route(
+            Route::post("/policies/{policy_id}/activate", activate, SMALL),
+            policies::activate,
+        )
+        .route(
+            Route::get("/policies/groups/{group_id}/active-policy", view),
+            policies::active,
+        )
+        .route(
+            Route::post("/policies/groups/{group_id}/rollback", activate, SMALL),
+            policies::roll_back,
+        )
+}
+
+fn group_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
+    let view = operator("groups:view");
+    let manage = operator("groups:manage");
+    let group = BodyLimit::Bytes("GROUP_BODY_BYTES_MAX", limits::GROUP_BODY_BYTES_MAX);
+    let machine = "/groups/{group_id}/ek/{ek_sha256}";
+    surface
+        .collection(Route::get("/groups/", view), groups::list)
+        .collection(Route::post("/groups/", manage, group), groups::create)
+        .route(Route::get("/groups/{group_id}", view), groups::show)
+        .route(
+            Route::put("/groups/{group_id}", manage, group),
+            groups::change,
+        )
+        .route(
+            Route::get("/groups/{group_id}/ek", operator("ek:view")),
+            machines::approved,
+        )
+        .route(
+            Route::put(machine, operator("ek:manage"), BodyLimit::None),
+            machines::let_in,
+        )
+        .route(
+            Route::delete(machine, operator("ek:manage")),
+            machines::keep_out,
         )
 }
 
@@ -139,6 +262,13 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
         Self::Unavailable("the records cannot be read or written now")
+    }
+}
+
+/// What a client is told when nobody knows how the agents stand.
+impl From<FleetUnavailable> for ApiError {
+    fn from(_: FleetUnavailable) -> Self {
+        Self::Unavailable("the agents' shards do not answer")
     }
 }
 

@@ -13,7 +13,8 @@ use rat_engine::hash::HashAlg;
 use rat_store::{NewToken, StoredToken, TokenKind};
 use thiserror::Error;
 
-use super::{Core, State, wire};
+use super::wire::{enrolment as wire, request as asked};
+use super::{Core, State};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
 use crate::error::{ApiError, json_response};
@@ -212,6 +213,11 @@ pub(crate) fn refused(core: &Core, address: IpAddr) -> ApiError {
 }
 
 /// R10: what a token is for, without using it.
+#[utoipa::path(
+    post, path = "/tokens/validate", tag = "enrolment",
+    request_body = asked::ValidateToken,
+    responses((status = 200, body = wire::InstallConfig)),
+)]
 pub(super) async fn validate(
     state: State,
     Extension(peer): Extension<Peer>,
@@ -224,18 +230,18 @@ pub(super) async fn validate(
     }
 }
 
-async fn install_config<'a>(
-    core: &'a Core,
+async fn install_config(
+    core: &Core,
     peer: &Peer,
     body: &[u8],
-) -> Result<wire::InstallConfig<'a>, ApiError> {
+) -> Result<wire::InstallConfig, ApiError> {
     let request = Object::parse(body)?;
     let presented = authenticate(core, &request, peer.address.ip()).await?;
     let addresses = &core.addresses;
     Ok(wire::InstallConfig {
-        registrar_ip: &addresses.host,
-        verifier_ip: &addresses.host,
-        core_url: &addresses.core_url,
+        registrar_ip: addresses.host.clone(),
+        verifier_ip: addresses.host.clone(),
+        core_url: addresses.core_url.clone(),
         is_baseline: presented.token.kind() == TokenKind::Baseline,
         group_id: presented.stored.token.group,
     })

@@ -39,11 +39,11 @@ fn arrays_of_texts_numbers_and_truth_values_are_read() {
         object.optional_texts("e", 0).unwrap().map(<[_]>::len),
         Some(0)
     );
-    assert_eq!(object.optional_number("n").unwrap(), Some(7));
+    assert_eq!(object.optional_number("n", 0..=7).unwrap(), Some(7));
     assert_eq!(object.optional_flag("f").unwrap(), Some(false));
     for missing in ["x", "none"] {
         assert_eq!(object.optional_texts(missing, 9).unwrap(), None);
-        assert_eq!(object.optional_number(missing).unwrap(), None);
+        assert_eq!(object.optional_number(missing, 0..=7).unwrap(), None);
         assert_eq!(object.optional_flag(missing).unwrap(), None);
     }
     assert!(object.optional_texts("t", 1).is_err());
@@ -61,7 +61,7 @@ fn arrays_of_texts_numbers_and_truth_values_are_read() {
             assert_eq!(error.to_string(), refused("an array of strings"));
         }
         if name != "n" {
-            let error = object.optional_number(name).unwrap_err();
+            let error = object.optional_number(name, 0..=7).unwrap_err();
             assert_eq!(error.to_string(), refused("a natural number"));
         }
         if name != "f" {
@@ -136,4 +136,89 @@ fn x01_nesting_at_the_limit_is_read() {
         refused(nested(depth + 1).as_bytes()),
         ApiError::Json(JsonFault::Depth)
     );
+}
+
+const FORM: Form = Form {
+    members: &["name", "count", "flag"],
+    document: Some("policy"),
+};
+
+#[test]
+fn an_operators_request_holds_nothing_but_what_its_form_has() {
+    let body = br#"{"name":"n","count":3,"flag":true,"policy": { "a" : [1] } }"#;
+    let object = Object::of_form(body, &FORM).unwrap();
+    assert_eq!(object.text("name", 10), Ok("n"));
+    assert_eq!(object.optional_number("count", 1..=3), Ok(Some(3)));
+    assert_eq!(object.optional_flag("flag"), Ok(Some(true)));
+    // The text of a document, byte for byte.
+    let document = object.optional_document("policy");
+    assert_eq!(document, Some(Some(r#"{ "a" : [1] }"#)));
+    let empty = Object::of_form(b"", &FORM).unwrap();
+    assert_eq!(empty.optional_text("name", 10), Ok(None));
+    assert_eq!(empty.optional_document("policy"), None);
+    let null = Object::of_form(br#"{"policy":null}"#, &FORM).unwrap();
+    assert_eq!(null.optional_document("policy"), Some(None));
+    for (body, shown) in [
+        (&br#"{"nam":1}"#[..], "`nam`"),
+        (br#"{"<script>":1}"#, "(no name that can be shown)"),
+        (br#"{"":1}"#, "(no name that can be shown)"),
+    ] {
+        let refused = Object::of_form(body, &FORM).unwrap_err();
+        let expected = format!("the body has the unknown member {shown}");
+        assert_eq!(refused.to_string(), expected);
+        assert_eq!(refused.code(), "request.unknown_member");
+    }
+}
+
+#[test]
+fn x01_a_document_is_one_value_and_its_members_are_another_readers() {
+    for body in [
+        &br#"{"policy":{}"#[..],
+        br#"{"policy":{]}"#,
+        b"{\"policy\":\"\xff\"}",
+        br#"{"policy":{},"policy":{}}"#,
+        br#"{"policy":}"#,
+    ] {
+        let refused = Object::of_form(body, &FORM);
+        assert!(matches!(refused, Err(ApiError::Json(_))), "{refused:?}");
+    }
+    // Deep, twice, many: its own reader decides.
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let body = format!("{{\"policy\":{deep}}}");
+    let object = Object::of_form(body.as_bytes(), &FORM).unwrap();
+    assert_eq!(
+        object.optional_document("policy"),
+        Some(Some(deep.as_str()))
+    );
+}
+
+#[test]
+fn members_of_another_type_or_range_are_named() {
+    for (body, expected) in [
+        (
+            r#"{"count":"3"}"#,
+            "member `count`: must be a natural number, found a string",
+        ),
+        (
+            r#"{"count":-3}"#,
+            "member `count`: must be a natural number, found a number",
+        ),
+        (
+            r#"{"count":1.5}"#,
+            "member `count`: must be a natural number, found a number",
+        ),
+        (r#"{"count":4}"#, "member `count`: must be 1 to 3"),
+        (r#"{"count":0}"#, "member `count`: must be 1 to 3"),
+    ] {
+        let object = Object::of_form(body.as_bytes(), &FORM).unwrap();
+        let refused = object.optional_number("count", 1..=3).unwrap_err();
+        assert_eq!(refused.to_string(), expected);
+    }
+    for (value, found) in [("1", "a number"), ("\"true\"", "a string")] {
+        let body = format!("{{\"flag\":{value}}}");
+        let object = Object::of_form(body.as_bytes(), &FORM).unwrap();
+        let refused = object.optional_flag("flag").unwrap_err();
+        let expected = format!("member `flag`: must be a boolean, found {found}");
+        assert_eq!(refused.to_string(), expected);
+    }
 }

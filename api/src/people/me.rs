@@ -10,7 +10,7 @@ use rat_store::{PasswordChange, StoredUser, UserChange};
 
 use super::session::of_session;
 use super::users::{change_user, email_of};
-use super::{People, State, answer, done, not_taken, wire};
+use super::{People, State, answer, asked, done, not_taken, wire};
 use crate::auth::account::check_password;
 use crate::auth::{Caller, Peer};
 use crate::clock::unix_ms;
@@ -26,13 +26,22 @@ async fn myself(people: &People, caller: &Caller) -> Result<StoredUser, ApiError
     user.ok_or(ApiError::NotAuthenticated)
 }
 
-/// T5.
+/// Shows one's own account.
+#[utoipa::path(
+    get, path = "/api/v1/auth/me", tag = "accounts",
+    responses((status = 200, body = wire::Me)),
+)]
 pub(super) async fn show(state: State, Extension(caller): Extension<Caller>) -> Response {
     let me = myself(&state.0, &caller).await;
     answer(StatusCode::OK, me.map(wire::Me::from))
 }
 
-/// T6.
+/// Changes one's own address.
+#[utoipa::path(
+    put, path = "/api/v1/auth/me", tag = "accounts",
+    request_body = asked::AccountChange,
+    responses((status = 200, body = wire::Me)),
+)]
 pub(super) async fn change(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -55,7 +64,12 @@ async fn change_email(
     change_user(people, user, &change, caller).await
 }
 
-/// T7: ends every other session of the user.
+/// Changes one's own password, and ends every other session of the user.
+#[utoipa::path(
+    put, path = "/api/v1/auth/me/password", tag = "accounts",
+    request_body = asked::PasswordChange,
+    responses((status = 204)),
+)]
 pub(super) async fn change_password(
     state: State,
     Extension(peer): Extension<Peer>,

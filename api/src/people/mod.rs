@@ -3,6 +3,8 @@
 //! Paths, members and errors are those of the fleet API that its users know
 //! (`{"error", "code", "details"}`), under `/api/v1`. `auth/tokens` is ours.
 
+mod asked;
+mod described;
 mod me;
 mod refusal;
 mod session;
@@ -26,7 +28,8 @@ use crate::error::{ApiError, MemberFault, json_response};
 use crate::limits;
 use crate::surface::{BodyLimit, Route, Shared, Surface};
 
-pub(crate) use refusal::refuse;
+pub use described::described;
+pub(crate) use refusal::{REFUSAL, refuse};
 
 /// Where the paths of this API begin.
 pub const PREFIX: &str = "/api/v1/";

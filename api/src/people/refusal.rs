@@ -4,16 +4,26 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, Conflict};
 
 /// The body of a refusal.
-#[derive(Serialize)]
-struct Refusal {
+#[derive(Serialize, ToSchema)]
+#[schema(as = AccountError)]
+pub(super) struct Refusal {
+    /// What is wrong, for people; the text may change.
     error: String,
+    /// What is wrong, for programs; it does not change.
+    #[schema(example = "VALIDATION_FAILED")]
     code: &'static str,
+    /// Which member, permission or limit it is about, when it is about one.
+    #[schema(value_type = Object)]
     details: Map<String, Value>,
 }
+
+/// What the OpenAPI document calls it.
+pub(crate) const REFUSAL: &str = "AccountError";
 
 /// A refusal as `{"error", "code", "details"}`. This API has no 409 and no 422: what contradicts a
 /// record, or cannot be a value, is 400.
@@ -26,6 +36,9 @@ pub(crate) fn refuse(error: ApiError) -> Response {
     match &error {
         ApiError::Member { member, .. } => {
             details.insert("member".to_owned(), Value::from(*member));
+        }
+        ApiError::Parameter { parameter, .. } => {
+            details.insert("parameter".to_owned(), Value::from(*parameter));
         }
         ApiError::NotPermitted(action) => {
             details.insert("permission".to_owned(), Value::from(*action));
@@ -48,6 +61,9 @@ const fn code(error: &ApiError) -> &'static str {
         ApiError::Json(_) | ApiError::BodyBroken | ApiError::TooSlow => "BAD_REQUEST",
         ApiError::ContentEncoding | ApiError::BodyTooLong { .. } => "BAD_REQUEST",
         ApiError::Member { .. } | ApiError::NotAnObject => "VALIDATION_FAILED",
+        ApiError::UnknownMember(_) => "VALIDATION_FAILED",
+        ApiError::Parameter { .. } | ApiError::UnknownParameter(_) => "VALIDATION_FAILED",
+        ApiError::Changed => "PRECONDITION_FAILED",
         ApiError::NotAuthenticated => "UNAUTHORIZED",
         ApiError::WrongPassword => "INVALID_CREDENTIALS",
         ApiError::PasswordChangeRequired => "PASSWORD_CHANGE_REQUIRED",

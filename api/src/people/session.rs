@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use rat_store::{NewSession, Standing, StoredUser};
 
-use super::{People, State, answer, done, no_random, wire};
+use super::{People, State, answer, asked, done, no_random, wire};
 use crate::auth::credential::{Credential, CredentialKind};
 use crate::auth::{Caller, CallerCredential, Peer};
 use crate::clock::{rfc3339, unix_ms};
@@ -20,7 +20,12 @@ use crate::metrics;
 /// How long a session lives, whatever is done in it.
 const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// T2: a new session, whoever holds one already.
+/// Opens a new session, whoever holds one already.
+#[utoipa::path(
+    post, path = "/api/v1/auth/login", tag = "accounts",
+    request_body = asked::LogIn,
+    responses((status = 200, body = wire::LoggedIn)),
+)]
 pub(super) async fn log_in(
     state: State,
     Extension(peer): Extension<Peer>,
@@ -79,7 +84,11 @@ async fn begin(people: &People, user: StoredUser) -> Result<Option<wire::LoggedI
     }))
 }
 
-/// T3: ends the session that asks.
+/// Ends the session that asks.
+#[utoipa::path(
+    post, path = "/api/v1/auth/logout", tag = "accounts",
+    responses((status = 204)),
+)]
 pub(super) async fn log_out(state: State, Extension(caller): Extension<Caller>) -> Response {
     done(end(&state.0, &caller).await)
 }

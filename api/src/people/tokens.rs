@@ -8,7 +8,7 @@ use axum::response::Response;
 use rat_store::{NewApiToken, StoreError, StoredApiToken, StoredUser};
 
 use super::session::of_session;
-use super::{PathText, People, State, answer, done, named, no_random, not_taken, wire};
+use super::{PathText, People, State, answer, asked, done, named, no_random, not_taken, wire};
 use crate::auth::Caller;
 use crate::auth::account::check_roles;
 use crate::auth::credential::{Credential, CredentialKind};
@@ -21,7 +21,12 @@ use crate::limits::{
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
-/// One's own tokens; everybody's with `?owner=all`.
+/// Lists one's own API tokens; everybody's with `owner=all`, for whoever may see them.
+#[utoipa::path(
+    get, path = "/api/v1/auth/tokens", tag = "accounts",
+    params(("owner" = Option<String>, Query, description = "`all`, or left out.")),
+    responses((status = 200, body = wire::Tokens)),
+)]
 pub(super) async fn list(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -61,7 +66,12 @@ async fn listed(
     }
 }
 
-/// A token of one's own, that may do no more than oneself.
+/// Makes an API token of one's own, that may do no more than oneself.
+#[utoipa::path(
+    post, path = "/api/v1/auth/tokens", tag = "accounts",
+    request_body = asked::NewApiToken,
+    responses((status = 201, body = wire::MadeToken)),
+)]
 pub(super) async fn create(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -111,15 +121,16 @@ async fn make(people: &People, caller: &Caller, body: &[u8]) -> Result<wire::Mad
 
 fn ttl_hours(request: &Object<'_>) -> Result<u64, ApiError> {
     let most = u64::try_from(API_TOKEN_TTL_HOURS_MAX).unwrap_or(u64::MAX);
-    let hours = request.optional_number("ttl_hours")?.unwrap_or(most);
-    if (1..=most).contains(&hours) {
-        return Ok(hours);
-    }
-    let range = MemberFault::Value(format!("must be from 1 to {most}"));
-    Err(ApiError::member("ttl_hours", range))
+    let hours = request.optional_number("ttl_hours", 1..=most)?;
+    Ok(hours.unwrap_or(most))
 }
 
-/// Ends a token. Somebody else's is not there for whoever may not manage it.
+/// Ends an API token. Somebody else's is not there for whoever may not manage it.
+#[utoipa::path(
+    delete, path = "/api/v1/auth/tokens/{token_id}", tag = "accounts",
+    params(("token_id" = String, Path)),
+    responses((status = 204)),
+)]
 pub(super) async fn revoke(
     state: State,
     Extension(caller): Extension<Caller>,

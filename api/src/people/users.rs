@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use rat_store::{PasswordChange, StoreError, StoredUser, UserChange, UserRefusal};
 
-use super::{PathText, People, State, answer, done, named, no_random, not_taken, wire};
+use super::{PathText, People, State, answer, asked, done, named, no_random, not_taken, wire};
 use crate::auth::Caller;
 use crate::auth::account::{self, check_email, check_password, check_roles, check_username};
 use crate::auth::roles::{self, Role};
@@ -17,7 +17,11 @@ use crate::limits::{
     EMAIL_CHARACTERS_MAX, PASSWORD_CHARACTERS_MAX, ROLES_MAX, USERNAME_CHARACTERS_MAX,
 };
 
-/// T24.
+/// Lists everybody who has an account.
+#[utoipa::path(
+    get, path = "/api/v1/users", tag = "accounts",
+    responses((status = 200, body = wire::Users)),
+)]
 pub(super) async fn list(state: State) -> Response {
     let users = state.0.store.users().await.map_err(ApiError::from);
     let shown = users.map(|users| wire::Users {
@@ -26,7 +30,12 @@ pub(super) async fn list(state: State) -> Response {
     answer(StatusCode::OK, shown)
 }
 
-/// T26.
+/// Shows one account.
+#[utoipa::path(
+    get, path = "/api/v1/users/{user_id}", tag = "accounts",
+    params(("user_id" = String, Path)),
+    responses((status = 200, body = wire::User)),
+)]
 pub(super) async fn show(state: State, id: PathText) -> Response {
     let user = existing(&state.0, &named(id)).await;
     answer(StatusCode::OK, user.map(wire::User::from))
@@ -37,7 +46,12 @@ async fn existing(people: &People, id: &str) -> Result<StoredUser, ApiError> {
     user.ok_or(ApiError::NotFound("user"))
 }
 
-/// T25.
+/// Makes an account.
+#[utoipa::path(
+    post, path = "/api/v1/users", tag = "accounts",
+    request_body = asked::NewUser,
+    responses((status = 201, body = wire::User)),
+)]
 pub(super) async fn create(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -90,7 +104,13 @@ fn roles_of(request: &Object<'_>, caller: &Caller) -> Result<Option<Vec<&'static
     Err(ApiError::BeyondCaller)
 }
 
-/// T27.
+/// Changes an account.
+#[utoipa::path(
+    put, path = "/api/v1/users/{user_id}", tag = "accounts",
+    params(("user_id" = String, Path)),
+    request_body = asked::UserChange,
+    responses((status = 200, body = wire::User)),
+)]
 pub(super) async fn change(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -131,7 +151,12 @@ pub(super) async fn change_user(
     })
 }
 
-/// T28: disables, and does not remove, so that audit entries keep their meaning.
+/// Disables an account. It is not removed, so that audit entries keep their meaning.
+#[utoipa::path(
+    delete, path = "/api/v1/users/{user_id}", tag = "accounts",
+    params(("user_id" = String, Path)),
+    responses((status = 204)),
+)]
 pub(super) async fn disable(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -145,7 +170,13 @@ pub(super) async fn disable(
     done(changed.map(drop))
 }
 
-/// T29: ends every session of the user.
+/// Gives somebody another password, and ends every session of that user.
+#[utoipa::path(
+    put, path = "/api/v1/users/{user_id}/password", tag = "accounts",
+    params(("user_id" = String, Path)),
+    request_body = asked::NewPassword,
+    responses((status = 204)),
+)]
 pub(super) async fn set_password(
     state: State,
     Extension(caller): Extension<Caller>,
@@ -176,7 +207,11 @@ async fn replace(people: &People, caller: &Caller, id: &str, body: &[u8]) -> Res
     Ok(())
 }
 
-/// T30.
+/// Lists the roles that there are.
+#[utoipa::path(
+    get, path = "/api/v1/roles", tag = "accounts",
+    responses((status = 200, body = wire::Roles)),
+)]
 pub(super) async fn roles() -> Response {
     let roles = roles::ALL.into_iter().map(wire::ShownRole::from).collect();
     answer(StatusCode::OK, Ok(wire::Roles { roles }))

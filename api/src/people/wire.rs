@@ -2,21 +2,25 @@
 
 use rat_store::{Standing, StoredApiToken, StoredUser};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::auth::roles::{Granted, Role};
 use crate::clock::rfc3339;
 
 /// A user, as administrators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct User {
     id: String,
     username: String,
     email: String,
     roles: Vec<String>,
+    /// `local`: there are no other accounts yet.
     auth_provider: String,
     disabled: bool,
     must_change_password: bool,
+    #[schema(format = DateTime)]
     created_at: Option<String>,
+    #[schema(format = DateTime)]
     last_login: Option<String>,
 }
 
@@ -36,17 +40,19 @@ impl From<StoredUser> for User {
     }
 }
 
-/// T24.
-#[derive(Serialize)]
+/// Everybody who has an account.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Users {
     pub(super) users: Vec<User>,
 }
 
 /// A user, as it sees itself.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Account)]
 pub(super) struct Me {
     #[serde(flatten)]
     user: User,
+    /// What the roles give, each as `area:action`.
     permissions: Vec<&'static str>,
 }
 
@@ -59,27 +65,32 @@ impl From<StoredUser> for Me {
     }
 }
 
-/// T2.
-#[derive(Serialize)]
+/// A session of 24 hours.
+#[derive(Serialize, ToSchema)]
 pub(super) struct LoggedIn {
+    /// The session's token; it is shown this once.
     pub(super) token: String,
     pub(super) user: Me,
+    #[schema(format = DateTime)]
     pub(super) expires_at: Option<String>,
 }
 
-/// T30.
-#[derive(Serialize)]
+/// The roles that there are.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Roles {
     pub(super) roles: Vec<ShownRole>,
 }
 
 /// A role.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Role)]
 pub(super) struct ShownRole {
     id: &'static str,
     name: &'static str,
     description: &'static str,
+    /// What it gives: `area:action`, `area:*` or `*`.
     permissions: &'static [&'static str],
+    /// Whether it is one of the server's own; all are today.
     is_system: bool,
 }
 
@@ -96,16 +107,22 @@ impl From<&'static Role> for ShownRole {
 }
 
 /// An API token, without its secret.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiToken)]
 pub(super) struct ShownToken {
     id: String,
     name: String,
     role: String,
+    /// Whose it is; null for one that was made on the data directory.
     owner: Option<String>,
     created_by: String,
+    #[schema(format = DateTime)]
     created_at: Option<String>,
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
+    #[schema(format = DateTime)]
     revoked_at: Option<String>,
+    #[schema(format = DateTime)]
     last_used: Option<String>,
 }
 
@@ -127,13 +144,15 @@ impl From<StoredApiToken> for ShownToken {
 }
 
 /// API tokens.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiTokens)]
 pub(super) struct Tokens {
     pub(super) tokens: Vec<ShownToken>,
 }
 
 /// A new API token, with its text, this once.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiTokenMade)]
 pub(super) struct MadeToken {
     pub(super) token: String,
     #[serde(flatten)]

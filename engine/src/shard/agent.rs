@@ -6,9 +6,7 @@ use super::epoch::Over;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
 use super::rejudge::RejudgeId;
-use super::state::{
-    AgentState, BootEpoch, EffectiveStatus, LastVerdict, ListRules, VerdictKind,
-};
+use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, ListRules, VerdictKind};
 use super::tick::KeptEvidence;
 use super::turns::Turns;
 use crate::crypto::VerifyingKey;

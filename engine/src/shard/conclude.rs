@@ -1,8 +1,6 @@
 //! From an appraisal to what it means for the agent.
 
-use super::agent::{
-    Asks, Judging, Phase, StoredList, enforced_digest, is_of_list, is_of_policy, list_rules,
-};
+use super::agent::{Asks, Judging, Phase, enforced_digest, is_of_list, is_of_policy, list_rules};
 use super::commit::{Cause, Provisional};
 use super::epoch::{Follows, Seen, follows};
 use super::input::{Action, Event};
@@ -90,12 +88,7 @@ impl Said {
     }
 
     /// The failure that this is in a group, under this policy if a policy is why.
-    pub(super) fn failure(
-        &self,
-        group: &Group,
-        under_policy: Option<Digest>,
-        now: Now,
-    ) -> Failure {
+    pub(super) fn failure(&self, group: &Group, under_policy: Option<Digest>, now: Now) -> Failure {
         Failure {
             code: self.code,
             detail: self.detail.clone(),
@@ -415,11 +408,11 @@ impl Shard {
         };
         agent.phase = Phase::Clearing;
         agent.turns.forgive();
-        agent.stored_list = StoredList::Unusable;
         let mut state = agent.state.clone();
         state.failure = None;
         state.passed_under = None;
         state.list.denied = None;
+        state.list.is_dismissed = true;
         state.trusted_until_unix_ms = 0;
         let outcome = Outcome {
             agent: agent.record.id.clone(),

@@ -27,6 +27,9 @@ pub enum Input {
     },
     /// An operator removed an agent. (N08)
     Remove(AgentId),
+    /// An agent's record is being changed: it is not here until it comes as [`Input::Agent`] again,
+    /// and its machine soon asks anew.
+    SetAside(AgentId),
     /// What a group demands, for the first time or anew.
     Group(Arc<Group>),
     /// An agent connected.

@@ -115,7 +115,8 @@ impl Shard {
                 state,
                 candidate,
             } => self.put(*record, *state, candidate, now),
-            Input::Remove(agent) => self.remove(&agent),
+            Input::Remove(agent) => self.remove(&agent, Refusal::UnknownAgent),
+            Input::SetAside(agent) => self.remove(&agent, Refusal::Busy),
             Input::Group(group) => self.put_group(group, now),
             Input::Connected { session, hello } => self.connected(session, &hello, now),
             Input::Disconnected { session, agent } => self.disconnected(session, &agent, now),
@@ -310,9 +311,9 @@ impl Shard {
         self.closed.extend(slot.map(|slot| (slot, service_ms)));
     }
 
-    fn remove(&mut self, agent: &AgentId) {
+    fn remove(&mut self, agent: &AgentId, code: Refusal) {
         if let Some(place) = self.place(agent) {
-            self.refuse_session(place, Refusal::UnknownAgent, self.settings.retry_after_ms);
+            self.refuse_session(place, code, self.settings.retry_after_ms);
             self.forget(place);
         }
     }

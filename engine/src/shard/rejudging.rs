@@ -236,13 +236,7 @@ impl Shard {
 }
 
 /// Notes that the list is denied; says whether that is news.
-fn denied(
-    state: &mut AgentState,
-    said: &Said,
-    group: &Group,
-    rules: ListRules,
-    now: Now,
-) -> bool {
+fn denied(state: &mut AgentState, said: &Said, group: &Group, rules: ListRules, now: Now) -> bool {
     let last = state.verdict.take();
     let is_news = last
         .as_ref()
@@ -276,6 +270,7 @@ fn wants_rejudging(agent: &Agent, group: &Group) -> bool {
         && state.boot.is_some()
         && state.ima.is_some()
         && state.knows_bank(group.bank)
+        && !state.list.is_dismissed
         && !state.is_judged_under(&rules)
         // Nothing passes an empty policy, which is no fault of the list. (L01)
         && !is_empty

@@ -184,6 +184,7 @@ impl ListFacts {
         let Some(report) = &judged.report else { return };
         // Unless it continues a list of which this is known, this is all of it.
         let is_whole = judging.from_entry == Some(0);
+        self.is_dismissed &= !is_whole;
         let count = |before: Option<u64>, more: u64| match is_whole {
             true => Some(more),
             false => before.map(|before| before.saturating_add(more)),

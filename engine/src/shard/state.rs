@@ -114,6 +114,9 @@ pub struct ListFacts {
     pub excluded: Option<u64>,
     /// Set when the whole list was judged, and denied.
     pub denied: Option<Denied>,
+    /// Whether an operator took back a failure since the agent sent the list: it would only bring
+    /// the failure back, so that the agent must send it again. (S09)
+    pub is_dismissed: bool,
 }
 
 /// A key that the kernel added to a keyring, as the measurement list showed it. (I23)

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rat_api::clock::{rfc3339, unix_ms};
+use rat_api::core::groups::{is_slug, new_group};
 use rat_api::limits::GROUP_CHARACTERS_MAX;
 use rat_engine::hash::HashAlg;
-use rat_store::{Approval, GroupSettings, NewGroup, Store, StoredGroup};
+use rat_store::{Approval, GroupSettings, Store, StoredGroup};
 use serde::Serialize;
 
 use super::ACTOR;
@@ -52,21 +53,16 @@ pub(super) async fn create(
     slug: &str,
     settings: GroupSettings,
 ) -> anyhow::Result<()> {
-    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
     ensure!(
-        (1..=GROUP_CHARACTERS_MAX).contains(&slug.len()) && slug.bytes().all(allowed),
+        is_slug(slug),
         "a group's slug has 1 to {GROUP_CHARACTERS_MAX} of a-z, 0-9, `-` and `_`"
     );
-    let mut hex_id = [0; 16];
-    getrandom::fill(&mut hex_id).context("the operating system gives no random numbers")?;
-    let group = NewGroup {
-        slug: slug.to_owned(),
-        hex_id: hex::encode(hex_id),
-        settings: GroupSettings {
-            name: slug.to_owned(),
-            ..settings
-        },
+    let settings = GroupSettings {
+        name: slug.to_owned(),
+        ..settings
     };
+    let group = new_group(slug, settings);
+    let group = group.context("the operating system gives no random numbers")?;
     Ok(store.create_group(&group, ACTOR, unix_ms()).await?)
 }
 

@@ -10,7 +10,7 @@ use rat_api::core::fleet::{Answer, Fleet, FleetUnavailable, Seen};
 use rat_api::health::{Check, Probe};
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::Intake;
-use rat_engine::shard;
+use rat_engine::shard::{self, Coverage, Operation};
 use rat_runtime::{
     ControlError, Drained, Reloaded, Runtime, Settings, StoreHealth, SystemClock, WorkerHealth,
 };
@@ -166,18 +166,64 @@ fn unavailable(error: &ControlError) -> FleetUnavailable {
     FleetUnavailable
 }
 
+impl Shards {
+    fn driven(&self) -> Result<Arc<Runtime>, FleetUnavailable> {
+        self.0.load_full().ok_or(FleetUnavailable)
+    }
+}
+
 impl Fleet for Shards {
     fn enrolled(&self, agent: StoredAgent) -> Answer<'_, ()> {
         Box::pin(async move {
-            let runtime = self.0.load_full().ok_or(FleetUnavailable)?;
-            let told = runtime.enrolled(agent.record, agent.state).await;
+            let told = self.driven()?.enrolled(agent.record, agent.state).await;
             told.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn group_changed(&self, slug: String) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match self.driven()?.reload_group(&slug).await {
+                Ok(Reloaded::Whole | Reloaded::Absent) => Ok(()),
+                Ok(Reloaded::WithoutPolicies(error)) => {
+                    tracing::error!(group = slug, %error, "nobody in this group is trusted");
+                    Ok(())
+                }
+                Err(error) => Err(unavailable(&error)),
+            }
+        })
+    }
+
+    fn clear(&self, agent: AgentId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = self.driven()?.operate(agent, Operation::Clear).await;
+            told.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn remove(&self, agent: AgentId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = self.driven()?.remove(agent).await;
+            told.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn set_aside(&self, agent: AgentId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = self.driven()?.set_aside(agent).await;
+            told.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn coverage(&self, slug: String) -> Answer<'_, Coverage> {
+        Box::pin(async move {
+            let counted = self.driven()?.coverage(&slug).await;
+            counted.map_err(|error| unavailable(&error))
         })
     }
 
     fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>> {
         Box::pin(async move {
-            let runtime = self.0.load_full().ok_or(FleetUnavailable)?;
+            let runtime = self.driven()?;
             let mut seen = Vec::with_capacity(agents.len());
             for agent in agents {
                 let view = runtime

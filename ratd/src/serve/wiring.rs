@@ -8,11 +8,12 @@ use anyhow::Context;
 use rat_api::auth::Gate;
 use rat_api::clock::unix_ms;
 use rat_api::core::{self, Core};
+use rat_api::docs::{self, Docs};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
 use rat_api::listen::{Listener, Security, Stop};
 use rat_api::people::{self, People};
-use rat_api::surface::{self, Shared};
+use rat_api::surface::{self, Joined, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
@@ -77,6 +78,7 @@ impl Parts {
             interval_ms: config.attestation.interval_ms,
             mode: check::mode(config.attestation.mode),
             shared: Arc::clone(&shared),
+            started: Instant::now(),
             counted: tokio::sync::Mutex::default(),
         };
         let people = people(config, &store, &shared);
@@ -84,13 +86,7 @@ impl Parts {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
-        let routers = [
-            core::surface(Arc::clone(&shared)).into_router(Arc::new(core)),
-            people::surface(Arc::clone(&shared)).into_router(people),
-            health_routes::surface(Arc::clone(&shared)).into_router(Arc::clone(&readiness)),
-            exposition::surface(Arc::clone(&shared)).into_router(exposed),
-        ];
-        let router = surface::join(&shared, routers);
+        let router = joined(&shared, core, people, &readiness, exposed);
         let upkeep = Upkeep {
             names: config.server_names(),
             ca,
@@ -141,6 +137,35 @@ impl Parts {
         self.store.close().await;
         is_committed && requests_ended
     }
+}
+
+/// Every surface, and the description of all of them.
+fn joined(
+    shared: &Arc<Shared>,
+    core: Core,
+    people: Arc<People>,
+    readiness: &Arc<Readiness>,
+    exposed: Exposition,
+) -> Joined {
+    let core_routes = core::surface(Arc::clone(shared));
+    let people_routes = people::surface(Arc::clone(shared));
+    let health_routes = health_routes::surface(Arc::clone(shared));
+    let metrics_routes = exposition::surface(Arc::clone(shared));
+    let described = [
+        core_routes.routes(),
+        people_routes.routes(),
+        health_routes.routes(),
+        metrics_routes.routes(),
+    ]
+    .concat();
+    let routers = [
+        core_routes.into_router(Arc::new(core)),
+        people_routes.into_router(people),
+        health_routes.into_router(Arc::clone(readiness)),
+        metrics_routes.into_router(exposed),
+        docs::surface(Arc::clone(shared)).into_router(Docs::of(&described)),
+    ];
+    surface::join(shared, routers)
 }
 
 /// What is held by nobody else, as soon as that is so.

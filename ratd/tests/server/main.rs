@@ -10,12 +10,20 @@
 )]
 
 mod accounts;
+mod agents;
+mod attested;
 mod configuration;
 mod connections;
+mod described;
 mod enrolment;
+mod groups;
+mod hostile;
 mod lifecycle;
 mod machine;
+mod operating;
 mod operators;
+mod policies;
 mod process;
 mod requests;
 mod road;
+mod tokens;

@@ -69,6 +69,7 @@ fn state() -> AgentState {
                     group: Some("web".to_owned()),
                 },
             }),
+            is_dismissed: true,
         },
         ..AgentState::default()
     }
@@ -180,15 +181,7 @@ fn failure_of_version_1(failure: &Failure) -> impl Serialize + use<> {
         under_policy,
         group: _,
     } = failure.clone();
-    (
-        code,
-        detail,
-        entry,
-        path,
-        digest,
-        at_unix_ms,
-        under_policy,
-    )
+    (code, detail, entry, path, digest, at_unix_ms, under_policy)
 }
 
 /// A state as version 1 kept it: member by member.

@@ -4,7 +4,9 @@ use rat_engine::hash::Digest;
 use rat_engine::ima::boot_aggregate::Form;
 use rat_engine::ima::{BankScheme, Committed};
 use rat_engine::pcr::PcrValues;
-use rat_engine::shard::{AgentState, BootEpoch, Failure, KeptLearnedKey, LastVerdict, ListFacts, TpmClock};
+use rat_engine::shard::{
+    AgentState, BootEpoch, Failure, KeptLearnedKey, LastVerdict, ListFacts, TpmClock,
+};
 use rat_engine::verdict::Code;
 use serde::Deserialize;
 

@@ -25,6 +25,11 @@ const SQLITE: &[Step] = &[
         name: "accounts",
         sql: include_str!("sqlite/002_accounts.sql"),
     },
+    Step {
+        version: 3,
+        name: "operations",
+        sql: include_str!("sqlite/003_operations.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.

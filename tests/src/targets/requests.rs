@@ -145,7 +145,7 @@ fn others_equal(object: &Object<'_>, value: &Value) {
             assert!(texts.is_none_or(|texts| texts.len() > limits::ROLES_MAX));
         }
     }
-    match object.optional_number("ttl_hours") {
+    match object.optional_number("ttl_hours", 0..=u64::MAX) {
         Ok(None) => assert!(value["ttl_hours"].is_null()),
         Ok(number) => assert_eq!(number, value["ttl_hours"].as_u64()),
         Err(_) => assert_eq!(value["ttl_hours"].as_u64(), None),

@@ -67,7 +67,7 @@ fn a04_a_login_always_has_a_new_token_whatever_was_brought_along() {
     for _ in 0..3 {
         let answer = world
             .client()
-            .send("POST", "/api/v1/auth/login", Some(&chosen), &body);
+            .send("POST", "/api/v1/auth/login", Some(&chosen), Some(&body));
         assert_eq!(answer.status, 200);
         assert!(seen.insert(answer.json()["token"].as_str().unwrap().to_owned()));
     }

@@ -282,7 +282,7 @@ fn call(client: &Client, route: &Route, identity: &Identity) -> Outcome {
     }
     let headers: Vec<&str> = identity.header.as_deref().into_iter().collect();
     let body: &[u8] = if route.method == "GET" { b"" } else { b"{}" };
-    let answer = client.request(route.method.as_str(), &path, &headers, body);
+    let answer = client.request_of_own(route.method.as_str(), &path, &headers, body);
     match answer.status {
         200 if answer.body == b"reached" => Outcome::Reached,
         401 => Outcome::Unauthenticated,
@@ -316,7 +316,7 @@ fn a01_every_route_by_every_identity() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(
-        routes.len() >= 25 && identities.len() >= 30,
+        routes.len() >= 60 && identities.len() >= 30,
         "too few to mean anything"
     );
 }
@@ -331,7 +331,9 @@ fn a01_every_route_declares_a_known_permission_and_none_is_declared_twice() {
             route.permission
         {
             assert!(ACTIONS.contains(&action), "{action} of {}", route.path);
-            let changes = route.method != "GET";
+            // R3 is asked for by POST, and changes nothing.
+            let is_sync = route.path == "/agents/{agent_id}/sync-status";
+            let changes = route.method != "GET" && !is_sync;
             assert!(
                 !(changes && action.ends_with(":view")),
                 "{} {action}",

@@ -141,8 +141,10 @@ fn l07_a_digest_taken_away_is_found_in_the_stored_list_of_a_machine_that_is_away
         (outcome.verdict, outcome.code),
         (VerdictKind::Untrusted, Some(failure.code))
     );
-    let reasons: Vec<_> = outcome.kept.iter().map(|kept| kept.reason).collect();
-    assert_eq!(reasons, [Retention::BeforeFailure]);
+    let kept = outcome.kept.iter();
+    let kept: Vec<_> = kept.map(|kept| (kept.reason, kept.at_unix_ms)).collect();
+    assert_eq!(kept, [(Retention::BeforeFailure, failure.at_unix_ms)]);
+    assert_eq!(failure.group.as_deref(), Some("fleet"));
 }
 
 #[test]
@@ -416,8 +418,14 @@ fn s05_after_a_restart_lists_that_were_not_judged_are() {
     let (mut stage, agent, _) = kept();
     stage.holds_rejudges = true;
     activate(&mut stage, stricter(&agent.machine));
-    // The process ends here. The next one has what is durable, and the new policy.
-    let view = stage.view(&agent);
+    restart(&mut stage, &agent, stricter(&agent.machine));
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
+    assert_eq!(coverage(&stage), (1, 1));
+}
+
+/// Ends the process. The next one has what is durable, and this group.
+fn restart(stage: &mut Stage, agent: &Enrolled, group: Group) {
+    let view = stage.view(agent);
     let (seq, head) = stage.shard.head();
     let index = rat_engine::agent_id::ShardIndex::new(0).unwrap();
     let settings = rat_engine::shard::Settings::default();
@@ -426,12 +434,32 @@ fn s05_after_a_restart_lists_that_were_not_judged_are() {
     stage.pacer = rat_engine::shard::Pacer::new(Default::default());
     stage.rejudges.clear();
     stage.holds_rejudges = false;
-    activate(&mut stage, stricter(&agent.machine));
+    activate(stage, group);
     stage.handle(Input::Agent {
         record: Box::new((*view.record).clone()),
         state: Box::new(view.state),
         candidate: None,
     });
+}
+
+#[test]
+fn s05_s09_a_failure_that_was_taken_back_does_not_come_back_from_the_stored_list() {
+    let (mut stage, agent, session) = kept();
+    activate(&mut stage, stricter(&agent.machine));
+    assert!(stage.view(&agent).state.failure.is_some());
+    stage.disconnect(&agent, session);
+    stage.handle(Input::Operate {
+        agent: agent.id.clone(),
+        operation: Operation::Clear,
+    });
+    restart(&mut stage, &agent, stricter(&agent.machine));
+    activate(&mut stage, wider(&agent.machine));
+    assert_eq!(stage.view(&agent).state.failure, None);
+    assert_eq!(coverage(&stage), (0, 1));
+    // What the machine shows again counts, and is kept like any other list.
+    let session = stage.connect(&agent);
+    asked_for_everything(&mut stage, &agent, session);
+    activate(&mut stage, stricter(&agent.machine));
     assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
     assert_eq!(coverage(&stage), (1, 1));
 }

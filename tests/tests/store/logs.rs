@@ -441,6 +441,32 @@ async fn fails_again(fixture: &Fixture, attestation: u64, first: Option<Failure>
     fixture.commit(vec![outcome]).await;
 }
 
+/// Nothing new was judged when a stored list was denied: what passed before goes with it.
+#[tokio::test]
+async fn s07_l07_what_shows_a_list_that_was_denied_is_kept_while_the_failure_holds() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let max = u64::from(limits::EVIDENCE_PER_REASON_MAX);
+    let failure = Failure {
+        at_unix_ms: 1,
+        ..fleet::failure()
+    };
+    let mut denied = fleet::outcome(1, 1);
+    denied.state.failure = Some(failure.clone());
+    denied.kept = vec![kept(Retention::BeforeFailure, 1, 10)];
+    fixture.commit(vec![denied]).await;
+    for attestation in 2..=max + 2 {
+        fails_again(&fixture, attestation, Some(failure.clone())).await;
+    }
+    let stored = fixture.store.evidence(&fleet::agent(1), None, 100).await;
+    let stored = stored.unwrap();
+    let all = stored.iter().map(|stored| &stored.evidence);
+    let before = all.filter(|kept| kept.reason == Retention::BeforeFailure);
+    let times: Vec<u64> = before.map(|kept| kept.at_unix_ms).collect();
+    let mut expected: Vec<u64> = (3..=max + 2).rev().collect();
+    expected.push(1);
+    assert_eq!(times, expected);
+}
+
 #[tokio::test]
 async fn s07_the_newest_evidence_and_that_of_the_failure_that_holds_is_kept() {
     let fixture = Fixture::with_agents(1..3).await;

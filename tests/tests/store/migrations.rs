@@ -4,7 +4,9 @@ use std::path::Path;
 
 use rat_engine::crypto::digest;
 use rat_engine::hash::HashAlg;
-use rat_store::{NewToken, SchemaError, Store, StoreError, TokenKind};
+use rat_store::{
+    NewPolicy, NewToken, Precondition, RolledBack, SchemaError, Slot, Store, StoreError, TokenKind,
+};
 use rat_tests::fleet;
 use sqlx::{Connection, Row, SqliteConnection};
 
@@ -81,7 +83,25 @@ async fn lived_in() -> Fixture {
         created_unix_ms: 4,
     };
     fixture.store.put_token(&token).await.unwrap();
+    for text in ["{\"first\":1}", "{\"second\":2}"] {
+        let policy = NewPolicy {
+            group: fleet::GROUP,
+            text: text.as_bytes(),
+            name: "release",
+            origin: "test",
+            actor: "test",
+            now_unix_ms: 4,
+        };
+        fixture.store.put_policy(policy).await.unwrap();
+    }
+    enforce(&fixture.store, 1).await;
     fixture
+}
+
+async fn enforce(store: &Store, version: u64) {
+    let (slot, always) = (Slot::Enforced, Precondition::Always);
+    let enforcing = store.activate_policy(fleet::GROUP, version, slot, always, "test", 5);
+    assert!(enforcing.await.unwrap());
 }
 
 #[tokio::test]
@@ -117,7 +137,7 @@ async fn s06_a_database_of_the_first_schema_is_brought_on_with_all_that_is_in_it
     assert_eq!(store.token("0123456789abcdef").await.unwrap(), token);
     assert_eq!(store.verify_audit().await.unwrap().unwrap(), audit);
     assert!(store.users().await.unwrap().is_empty());
-    // What the next step brought can be used, and the rest goes on.
+    // What the next steps brought can be used, and the rest goes on.
     let user = rat_store::NewUser {
         id: "1".to_owned(),
         username: "admin".to_owned(),
@@ -129,6 +149,10 @@ async fn s06_a_database_of_the_first_schema_is_brought_on_with_all_that_is_in_it
     };
     assert!(store.put_first_user(&user, "ratd").await.unwrap());
     assert_eq!(store.verify_audit().await.unwrap().unwrap().0, audit.0 + 1);
+    // What was enforced before anybody kept a history of that can be returned to.
+    enforce(&store, 2).await;
+    let rolled_back = store.roll_back_policy(fleet::GROUP, "test", 6).await;
+    assert_eq!(rolled_back.unwrap(), RolledBack::To(1));
     store.close().await;
     // A second start applies nothing again.
     let store = Store::open(old.path()).await.unwrap();
