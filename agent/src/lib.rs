@@ -8,7 +8,6 @@
     )
 )]
 
-pub mod access;
 pub mod arguments;
 pub mod device;
 pub mod doctor;
@@ -22,21 +21,8 @@ pub mod service;
 pub mod settings;
 pub mod state;
 pub mod status;
-pub mod token;
 
-/// An error and what led to it, in one line. Errors of this crate name their cause themselves where
-/// it belongs into the sentence; it is not said twice.
-pub fn explain(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
-}
+pub use rat_client::{access, explain, token};
 
 /// Milliseconds since 1970 by the machine's clock.
 #[allow(

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{}", explain(&error));
+            tracing::error!("{}", explain(error.as_ref()));
             ExitCode::from(2)
         }
     }

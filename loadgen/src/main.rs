@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", explain(&error));
+            tracing::error!("{}", explain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

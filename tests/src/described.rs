@@ -1,4 +1,4 @@
-//! Answers, held against the OpenAPI document in the repository.
+//! Requests and answers, held against the OpenAPI document in the repository.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -36,7 +36,7 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
             false => "Error",
         };
         let shape = json!({"$ref": format!("#/components/schemas/{shape}")});
-        return fits(&shape, answer, &what);
+        return fits(&shape, &answer.json(), &what);
     };
     let responses = &operation["responses"];
     let class = format!("{}XX", answer.status / 100);
@@ -52,21 +52,123 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
     let content = contents.get(content_type);
     let content = content.unwrap_or_else(|| panic!("{what} is {content_type:?}"));
     if content_type == "application/json" {
-        fits(&content["schema"], answer, &what);
+        fits(&content["schema"], &answer.json(), &what);
     }
 }
 
-/// The operation of the template that has the fewest parameters.
+/// Every operation, as `GET /agents/{agent_id}`.
+pub fn operations() -> Vec<String> {
+    let paths = DOCUMENT["paths"].as_object().unwrap().iter();
+    let of_path = |(path, item): (&String, &Value)| {
+        let methods = item.as_object().unwrap().keys();
+        let named = methods.map(|method| format!("{} {path}", method.to_uppercase()));
+        named.collect::<Vec<_>>()
+    };
+    paths.flat_map(of_path).collect()
+}
+
+/// Panics unless the document describes this request: its path, the parameters of its query, and
+/// each member of its body. Returns the name of the operation.
+#[track_caller]
+pub fn check_request(method: &str, target: &str, body: &[u8]) -> String {
+    let path = target.split('?').next().unwrap();
+    check_members(method, target, body);
+    format!("{method} {}", template(path).unwrap())
+}
+
+#[track_caller]
+fn check_members(method: &str, target: &str, body: &[u8]) {
+    let what = format!("{method} {target}");
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let operation = operation(method, path).unwrap_or_else(|| panic!("{what} is not described"));
+    let parameters = operation["parameters"].as_array();
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split('=').next().unwrap();
+        let is_it = |known: &Value| known["in"] == "query" && known["name"] == name;
+        let is_known = parameters.is_some_and(|known| known.iter().any(is_it));
+        assert!(is_known, "{what}: {name} is not described");
+    }
+    let described = &operation["requestBody"];
+    if body.is_empty() {
+        return assert_ne!(described["required"], true, "{what} should have a body");
+    }
+    let body: Value = serde_json::from_slice(body).unwrap();
+    let members = body.as_object().unwrap();
+    if described.is_null() {
+        return assert!(members.is_empty(), "{what} should have no body: {body}");
+    }
+    let schema = &described["content"]["application/json"]["schema"];
+    fits(schema, &body, &what);
+    let known = &resolved(schema)["properties"];
+    for name in members.keys() {
+        assert!(!known[name].is_null(), "{what}: {name} is not described");
+    }
+}
+
+/// A body with all members that the document describes for success; `None` for none.
+pub fn sample(method: &str, target: &str) -> Option<Value> {
+    let operation = operation(method, target.split('?').next().unwrap())?;
+    let mut responses = operation["responses"].as_object().unwrap().iter();
+    let success = responses.find(|(status, _)| status.starts_with('2'));
+    let schema = &success.unwrap().1["content"]["application/json"]["schema"];
+    (!schema.is_null()).then(|| sample_of(schema))
+}
+
+fn resolved(schema: &Value) -> &Value {
+    match schema["$ref"].as_str() {
+        Some(name) => DOCUMENT.pointer(name.trim_start_matches('#')).unwrap(),
+        None => schema,
+    }
+}
+
+/// Texts are `x`, numbers 1; of alternatives the first.
+fn sample_of(schema: &Value) -> Value {
+    let schema = resolved(schema);
+    if let Some(parts) = schema["allOf"].as_array() {
+        let mut whole = json!({});
+        for part in parts {
+            let Value::Object(part) = sample_of(part) else {
+                panic!("no object: {part}")
+            };
+            whole.as_object_mut().unwrap().extend(part);
+        }
+        return whole;
+    }
+    if let Some(first) = schema["oneOf"].get(0).or(schema["enum"].get(0)) {
+        return match first {
+            Value::Object(_) => sample_of(first),
+            value => value.clone(),
+        };
+    }
+    let kind = &schema["type"];
+    match kind.get(0).unwrap_or(kind).as_str() {
+        Some("string") if schema["format"] == "date-time" => json!("2026-01-31T00:00:00Z"),
+        Some("string") => json!("x"),
+        Some("integer") => json!(1),
+        Some("boolean") => json!(true),
+        Some("array") => json!([sample_of(&schema["items"])]),
+        Some("object") => {
+            let members = schema["properties"].as_object().into_iter().flatten();
+            let members = members.map(|(name, member)| (name.clone(), sample_of(member)));
+            Value::Object(members.collect())
+        }
+        other => panic!("what is {other:?}? {schema}"),
+    }
+}
+
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
-    let paths = DOCUMENT["paths"].as_object().unwrap();
+    DOCUMENT["paths"][template(path)?].get(method.to_lowercase())
+}
+
+/// The template of this path that has the fewest parameters.
+fn template(path: &str) -> Option<&'static str> {
+    let templates = DOCUMENT["paths"].as_object().unwrap().keys();
     // A collection's path is taken without its slash, too.
     let with_slash = format!("{path}/");
-    let mut found: Vec<_> = paths
-        .iter()
-        .filter(|(template, _)| matches(template, path) || **template == with_slash)
-        .collect();
-    found.sort_by_key(|(template, _)| template.matches('{').count());
-    found.first()?.1.get(method.to_lowercase())
+    templates
+        .filter(|template| matches(template, path) || **template == with_slash)
+        .min_by_key(|template| template.matches('{').count())
+        .map(String::as_str)
 }
 
 fn matches(template: &str, path: &str) -> bool {
@@ -79,7 +181,7 @@ fn matches(template: &str, path: &str) -> bool {
 }
 
 #[track_caller]
-fn fits(schema: &Value, answer: &Answer, what: &str) {
+fn fits(schema: &Value, body: &Value, what: &str) {
     let key = schema.to_string();
     let validator = VALIDATORS.lock().unwrap().get(&key).cloned();
     let validator = validator.unwrap_or_else(|| {
@@ -93,9 +195,8 @@ fn fits(schema: &Value, answer: &Answer, what: &str) {
         VALIDATORS.lock().unwrap().insert(key, Arc::clone(&made));
         made
     });
-    let body = answer.json();
     let faults: Vec<String> = validator
-        .iter_errors(&body)
+        .iter_errors(body)
         .map(|error| error.to_string())
         .collect();
     assert!(faults.is_empty(), "{what}: {faults:?}: {body}");

@@ -48,7 +48,16 @@ pub(super) fn run(path: &Path, format: Format, terminal: &mut Terminal) -> Resul
         .with("padding_bytes", log.padding_bytes())
         .with("faults", faults);
     match format {
-        Format::Json => {
+        Format::Table => {
+            headline(terminal)?;
+            for event in log.events() {
+                let place = terminal.styled(Look::Bold, &event.place().to_string());
+                let record = event_record(event, &banks);
+                write!(terminal, "\n{place} {}\n{record}", event.event_type())?;
+            }
+            write!(terminal, "\n{summary}\nReplayed PCR values\n{replayed}")?;
+        }
+        format => {
             let events = log.events().iter().map(|event| {
                 let place = event.place();
                 Record::new()
@@ -60,16 +69,7 @@ pub(super) fn run(path: &Path, format: Format, terminal: &mut Terminal) -> Resul
             });
             let events: Vec<Record> = events.collect();
             let record = unverified(summary).with("replayed", replayed);
-            terminal.json(&record.with("list", events))?;
-        }
-        Format::Table => {
-            headline(terminal)?;
-            for event in log.events() {
-                let place = terminal.styled(Look::Bold, &event.place().to_string());
-                let record = event_record(event, &banks);
-                write!(terminal, "\n{place} {}\n{record}", event.event_type())?;
-            }
-            write!(terminal, "\n{summary}\nReplayed PCR values\n{replayed}")?;
+            terminal.document(format, &record.with("list", events))?;
         }
     }
     Ok(outcome)

@@ -58,8 +58,8 @@ pub(super) fn run(options: &InspectArguments, terminal: &mut Terminal) -> Result
         let shown = counts.take(position, entry, log_hash);
         if options.entries && written.is_ok() && !terminal.is_closed() {
             written = match format {
-                Format::Json => terminal.json_line(&shown.to_record()),
                 Format::Table => writeln!(terminal, "{shown}"),
+                format => terminal.document_of_many(format, &shown.to_record()),
             };
         }
     })?;
@@ -67,24 +67,25 @@ pub(super) fn run(options: &InspectArguments, terminal: &mut Terminal) -> Result
     let passed = reading.fault.is_none() && counts.wrong_hashes == 0 && counts.malformed.is_none();
     let summary = counts.summary(&reading, log_hash);
     match format {
-        Format::Json if options.entries => {
-            terminal.json_line(&Record::new().with("summary", unverified(summary)))?;
-        }
-        Format::Json => {
-            let list = |list: &mut dyn Iterator<Item = &Shown>| {
-                list.map(Shown::to_record).collect::<Vec<_>>()
-            };
-            let record = unverified(summary)
-                .with("first", list(&mut counts.first.iter()))
-                .with("last", list(&mut counts.last.iter()));
-            terminal.json(&record)?;
-        }
         Format::Table if options.entries => write!(terminal, "\n{summary}")?,
         Format::Table => {
             write!(terminal, "{summary}\nfirst and last entries\n")?;
             for shown in counts.first.iter().chain(&counts.last) {
                 writeln!(terminal, "{shown}")?;
             }
+        }
+        _ if options.entries => {
+            let summary = Record::new().with("summary", unverified(summary));
+            terminal.document_of_many(format, &summary)?;
+        }
+        _ => {
+            let list = |list: &mut dyn Iterator<Item = &Shown>| {
+                list.map(Shown::to_record).collect::<Vec<_>>()
+            };
+            let record = unverified(summary)
+                .with("first", list(&mut counts.first.iter()))
+                .with("last", list(&mut counts.last.iter()));
+            terminal.document(format, &record)?;
         }
     }
     Ok(if passed {

@@ -38,11 +38,11 @@ pub(crate) fn run(options: &InspectArguments, terminal: &mut Terminal) -> Result
 /// Writes a record, with the warning that nothing in it was verified.
 fn show(record: Record, format: Format, terminal: &mut Terminal) -> io::Result<()> {
     match format {
-        Format::Json => terminal.json(&unverified(record)),
         Format::Table => {
             headline(terminal)?;
             write!(terminal, "{record}")
         }
+        format => terminal.document(format, &unverified(record)),
     }
 }
 

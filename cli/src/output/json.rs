@@ -20,6 +20,33 @@ pub(super) fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Re
     Ok(value.serialize(&mut serializer)?)
 }
 
+/// Writes a JSON text. What a terminal would not show plainly can only stand within strings, where
+/// it can be escaped; line ends and tabs between values stay.
+pub(super) fn write_text(out: &mut impl Write, text: &str) -> io::Result<()> {
+    for line in text.split_inclusive(['\n', '\r', '\t']) {
+        let (shown, end) = line.split_at(line.trim_end_matches(['\n', '\r', '\t']).len());
+        write_escaped(out, shown)?;
+        // A carriage return alone would let the next line write over this one.
+        out.write_all(end.replace('\r', "").as_bytes())?;
+    }
+    Ok(())
+}
+
+fn write_escaped<W: ?Sized + Write>(out: &mut W, text: &str) -> io::Result<()> {
+    let mut units = [0; 2];
+    let mut utf8 = [0; 4];
+    for character in text.chars() {
+        if is_printable(character) {
+            out.write_all(character.encode_utf8(&mut utf8).as_bytes())?;
+        } else {
+            for unit in character.encode_utf16(&mut units) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes what a terminal would not show plainly as `\uNNNN`. JSON itself demands that only of
 /// the first 32 characters.
 struct Printable<F>(F);
@@ -30,18 +57,7 @@ impl<F: Formatter> Formatter for Printable<F> {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        let mut units = [0; 2];
-        let mut utf8 = [0; 4];
-        for character in fragment.chars() {
-            if is_printable(character) {
-                writer.write_all(character.encode_utf8(&mut utf8).as_bytes())?;
-            } else {
-                for unit in character.encode_utf16(&mut units) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-        }
-        Ok(())
+        write_escaped(writer, fragment)
     }
 
     fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
@@ -105,5 +121,18 @@ mod tests {
             let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
             assert_eq!(read, value);
         }
+    }
+
+    #[test]
+    fn x07_texts_of_others_lose_nothing_but_control_characters() {
+        let text = "{\r\n\t\"a\u{202e}\": [\"\u{9b}31m\u{7f}\u{e0041}\", 1.50]\r}";
+        let mut out = Vec::new();
+        write_text(&mut out, text).unwrap();
+        let shown = String::from_utf8(out).unwrap();
+        let is_plain = |c: char| is_printable(c) || matches!(c, '\n' | '\t');
+        assert!(shown.chars().all(is_plain), "{shown:?}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&shown), read(text));
+        assert!(shown.contains("1.50"));
     }
 }

@@ -1,8 +1,10 @@
-//! Where results go: text for people or JSON for programs, on standard output.
+//! Where results go: text for people, JSON or YAML for programs, on standard output.
 
 mod escape;
 mod json;
 mod record;
+mod table;
+mod yaml;
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
@@ -12,6 +14,7 @@ use serde::Serialize;
 
 pub(crate) use escape::{name_text, printable};
 pub(crate) use record::{Item, Record};
+pub(crate) use table::{Column, status_look, table};
 
 /// How a result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -19,8 +22,10 @@ pub(crate) enum Format {
     /// Lines for people
     #[default]
     Table,
-    /// One JSON object for programs
+    /// JSON for programs
     Json,
+    /// YAML for programs
+    Yaml,
 }
 
 /// What a piece of text should look like, where the terminal can show it.
@@ -82,14 +87,31 @@ impl Terminal {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// One JSON value, indented, on lines of its own.
-    pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+    /// One value for programs: indented JSON, unless the format is YAML.
+    pub(crate) fn document(&mut self, format: Format, value: &impl Serialize) -> io::Result<()> {
+        if format == Format::Yaml {
+            return yaml::write(&mut self.out, value);
+        }
         json::write_pretty(&mut self.out, value)?;
         writeln!(self.out)
     }
 
-    /// One JSON value on one line.
-    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> io::Result<()> {
+    /// JSON that somebody else wrote, with the same meaning and without what a terminal obeys.
+    pub(crate) fn json_text(&mut self, text: &str) -> io::Result<()> {
+        json::write_text(&mut self.out, text)?;
+        writeln!(self.out)
+    }
+
+    /// One of several values for programs: JSON on one line, or a document of a YAML stream.
+    pub(crate) fn document_of_many(
+        &mut self,
+        format: Format,
+        value: &impl Serialize,
+    ) -> io::Result<()> {
+        if format == Format::Yaml {
+            writeln!(self.out, "---")?;
+            return yaml::write(&mut self.out, value);
+        }
         json::write_line(&mut self.out, value)?;
         writeln!(self.out)
     }

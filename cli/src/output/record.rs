@@ -1,7 +1,8 @@
-//! Named values that are written once, and shown as lines or as JSON.
+//! Named values that are written once, and shown as lines, JSON or YAML; and what a server answered.
 
 use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::escape::{name_text, printable};
@@ -10,16 +11,20 @@ use super::escape::{name_text, printable};
 const HEX_BYTES_SHOWN: usize = 64;
 
 /// Named values in the order in which they are shown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Record(Vec<(String, Item)>);
 
 /// One value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Item {
     /// There is none.
     Absent,
     /// A number.
     Number(u64),
+    /// A number below zero.
+    Negative(i64),
+    /// A number with decimals.
+    Decimal(f64),
     /// Yes or no.
     Flag(bool),
     /// Text of ours, or a message.
@@ -57,6 +62,23 @@ impl Record {
         self
     }
 
+    /// The value of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Item> {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found.map(|(_, item)| item)
+    }
+
+    /// The record without the value of this name.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.0.retain(|(key, _)| key != name);
+        self
+    }
+
+    /// The names and values, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Item)> {
+        self.0.iter().map(|(name, item)| (name.as_str(), item))
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, indent: usize) -> fmt::Result {
         let length = |(name, item): &(String, Item)| match item {
             Item::Record(_) => 0,
@@ -66,7 +88,7 @@ impl Record {
         for (name, item) in &self.0 {
             let label = printable(&name.replace('_', " "));
             match item {
-                Item::Record(record) => {
+                Item::Record(record) if !record.0.is_empty() => {
                     writeln!(f, "{:indent$}{label}", "")?;
                     record.write(f, indent.saturating_add(2))?;
                 }
@@ -89,6 +111,8 @@ impl fmt::Display for Item {
         match self {
             Self::Absent => f.write_str("-"),
             Self::Number(number) => number.fmt(f),
+            Self::Negative(number) => number.fmt(f),
+            Self::Decimal(number) => number.fmt(f),
             Self::Flag(true) => f.write_str("yes"),
             Self::Flag(false) => f.write_str("no"),
             Self::Text(text) if text.is_empty() => f.write_str("(empty)"),
@@ -109,6 +133,7 @@ impl fmt::Display for Item {
                 }
                 Ok(())
             }
+            Self::Record(Record(fields)) if fields.is_empty() => f.write_str("(none)"),
             Self::Record(Record(fields)) => {
                 for (nth, (name, item)) in fields.iter().enumerate() {
                     f.write_str(if nth > 0 { ", " } else { "" })?;
@@ -117,6 +142,97 @@ impl fmt::Display for Item {
                 Ok(())
             }
         }
+    }
+}
+
+impl Item {
+    /// The value of this name, when this is a record that has one.
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
+        match self {
+            Self::Record(record) => record.get(name),
+            _ => None,
+        }
+    }
+
+    /// The text of this name, unless it is empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name) {
+            Some(Self::Text(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number of this name.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        match self.get(name) {
+            Some(Self::Number(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The values of the list of this name; none when there is no such list.
+    pub(crate) fn list(&self, name: &str) -> &[Self] {
+        match self.get(name) {
+            Some(Self::List(items)) => items,
+            _ => &[],
+        }
+    }
+}
+
+/// Any JSON, with members in their order, also those that we do not know.
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyItem)
+    }
+}
+
+struct AnyItem;
+
+impl<'de> Visitor<'de> for AnyItem {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Item, E> {
+        Ok(Item::Absent)
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<Item, E> {
+        Ok(Item::Flag(flag))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Item, E> {
+        Ok(Item::Number(number))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Item, E> {
+        Ok(u64::try_from(number).map_or(Item::Negative(number), Item::Number))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Item, E> {
+        Ok(Item::Decimal(number))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Item, E> {
+        Ok(Item::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Item, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Item::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Item, A::Error> {
+        let mut record = Vec::new();
+        while let Some(member) = members.next_entry()? {
+            record.push(member);
+        }
+        Ok(Item::Record(Record(record)))
     }
 }
 
@@ -141,6 +257,8 @@ impl Serialize for Item {
         match self {
             Self::Absent => serializer.serialize_none(),
             Self::Number(number) => serializer.serialize_u64(*number),
+            Self::Negative(number) => serializer.serialize_i64(*number),
+            Self::Decimal(number) => serializer.serialize_f64(*number),
             Self::Flag(flag) => serializer.serialize_bool(*flag),
             Self::Text(text) => serializer.serialize_str(text),
             Self::Name(bytes) => match std::str::from_utf8(bytes) {

@@ -16,10 +16,6 @@ pub(super) fn run(path: &Path, format: Format, terminal: &mut Terminal) -> Resul
     let policy = read("FILE", path)?;
     let findings = lint(&policy);
     match format {
-        Format::Json => {
-            let findings: Vec<_> = findings.iter().map(to_record).collect();
-            terminal.json(&Record::new().with("findings", findings))?;
-        }
         Format::Table => {
             for finding in &findings {
                 let severity = finding.severity();
@@ -33,6 +29,10 @@ pub(super) fn run(path: &Path, format: Format, terminal: &mut Terminal) -> Resul
                 writeln!(terminal, "{severity}  {}: {text}", finding.id())?;
             }
             writeln!(terminal, "{}", summary(&findings))?;
+        }
+        _ => {
+            let findings: Vec<_> = findings.iter().map(to_record).collect();
+            terminal.document(format, &Record::new().with("findings", findings))?;
         }
     }
     let failed = findings

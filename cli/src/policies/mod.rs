@@ -1,11 +1,12 @@
-//! Runtime policies: reading, `rat policies lint` and `rat policies create`.
+//! Runtime policies: reading, `rat policies lint` and `rat policies create`; the rest of
+//! `rat policies` asks the server.
 
 mod create;
 mod lint;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::verdict::Code;
@@ -14,6 +15,8 @@ use crate::Outcome;
 use crate::arguments::{CreateCommand, PolicyArguments, PolicyCommand};
 use crate::input::{self, InputError};
 use crate::output::Terminal;
+use crate::remote::policies as remote;
+use crate::remote::policies::{Part, Wanted};
 
 pub(crate) use lint::summary as lint_summary;
 
@@ -35,5 +38,42 @@ pub(crate) fn run(options: &PolicyArguments, terminal: &mut Terminal) -> Result<
         PolicyCommand::Create {
             policy: CreateCommand::Runtime(options),
         } => create::run(options, terminal),
+        PolicyCommand::List {
+            group,
+            limit,
+            remote,
+        } => remote::run_list(group.as_deref(), *limit, remote, terminal),
+        PolicyCommand::Show {
+            policy,
+            active,
+            content,
+            out,
+            remote,
+        } => {
+            let wanted = match (policy, active) {
+                (Some(policy), _) => Wanted::Policy(policy),
+                (None, Some(group)) => Wanted::ActiveOf(group),
+                (None, None) => bail!("give a policy, or --active GROUP"),
+            };
+            let part = match out {
+                Some(path) => Part::ContentInto(path),
+                None if *content => Part::Content,
+                None => Part::About,
+            };
+            remote::run_show(&wanted, &part, remote, terminal)
+        }
+        PolicyCommand::Add {
+            file,
+            group,
+            name,
+            remote,
+        } => remote::run_add(file, group, name.as_deref(), remote, terminal),
+        PolicyCommand::Diff { old, new, remote } => remote::run_diff(old, new, remote, terminal),
+        PolicyCommand::Activate {
+            policy,
+            shadow,
+            remote,
+        } => remote::run_activate(policy, *shadow, remote, terminal),
+        PolicyCommand::Rollback { group, remote } => remote::run_rollback(group, remote, terminal),
     }
 }

@@ -29,8 +29,8 @@ pub(crate) fn run(options: &VerifyArguments, terminal: &mut Terminal) -> Result<
     }
     let report = judge::judge(&mut files, options)?;
     match options.output {
-        Format::Json => terminal.json(&report.to_record())?,
         Format::Table => table::write(&report, terminal)?,
+        format => terminal.document(format, &report.to_record())?,
     }
     Ok(report.outcome())
 }

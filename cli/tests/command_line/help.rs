@@ -1,53 +1,22 @@
-//! Help, version, completions and manual pages.
+//! Help, version, completions and manual pages. What each command's help says stands in
+//! docs/reference/cli.md, which a test of the program keeps.
 
 use crate::run::rat;
 
-const HELP: &str = "\
-Judge evidence of TPM 2.0 machines offline, and see what is in it
-
-Usage: rat <COMMAND>
-
-Commands:
-  verify       Judge a quote, with its PCR values, logs and policies
-  inspect      Show what a file of evidence or a policy holds, unverified
-  policies     Check and make runtime policies
-  completions  Print a completion script for a shell
-  man          Print the manual page, or write those of all commands
-  help         Print this message or the help of the given subcommand(s)
-
-Options:
-  -h, --help     Print help
-  -V, --version  Print version
-
-Exit codes:
-  0  every check passed
-  1  a check failed
-  2  wrong usage, or a file that cannot be used
-";
-
-const COMMANDS: [&[&str]; 6] = [
-    &["verify"],
-    &["inspect"],
-    &["policies", "lint"],
-    &["policies", "create", "runtime"],
-    &["completions"],
-    &["man"],
-];
-
 #[test]
-fn the_help_is_this() {
+fn the_help_begins_with_what_it_is_and_ends_with_an_example() {
     let run = rat(&["--help"]);
-    assert_eq!((run.code, run.stdout.as_str()), (0, HELP));
-}
-
-#[test]
-fn every_command_has_help_with_an_example() {
-    for command in COMMANDS {
-        for help in ["-h", "--help"] {
-            let run = rat(&[command, &[help]].concat());
-            assert_eq!(run.code, 0);
-            assert!(run.stdout.contains("Example:\n  "), "{command:?}");
-        }
+    assert_eq!(run.code, 0);
+    let begin =
+        "Run a fleet of attested machines, and judge evidence in files\n\nUsage: rat <COMMAND>\n";
+    assert!(run.stdout.starts_with(begin), "{}", run.stdout);
+    for text in [
+        "\nExit codes:\n",
+        "\n  3  no answer",
+        "RAT_TOKEN",
+        "\nExample:\n  rat connect",
+    ] {
+        assert!(run.stdout.contains(text), "{text}: {}", run.stdout);
     }
 }
 
@@ -90,7 +59,12 @@ fn manual_pages() {
     let into = folder.path().join("man1");
     let run = rat(&["man", "--dir", into.to_str().unwrap()]);
     assert_eq!((run.code, run.stdout.as_str()), (0, ""));
-    for page in ["rat.1", "rat-verify.1", "rat-policies-create-runtime.1"] {
+    for page in [
+        "rat.1",
+        "rat-verify.1",
+        "rat-policies-create-runtime.1",
+        "rat-agents-list.1",
+    ] {
         assert!(
             std::fs::metadata(into.join(page)).unwrap().len() > 500,
             "{page}"

@@ -1,9 +1,25 @@
-//! The built `rat`, from its command line to its exit code.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+//! The built `rat`, from its command line to its exit code: on files, against a real server, and
+//! against one that is hostile.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
+mod connect;
+mod described;
+mod fleet;
 mod help;
+mod hostile;
+mod hostile_server;
 mod inspect;
+mod login;
+mod operator;
+mod people;
 mod policies;
+mod ratd;
 mod run;
 mod swtpm;
 mod verify;

@@ -336,6 +336,17 @@ fn files_over_their_limit_are_not_read() {
 }
 
 #[test]
+fn the_verdict_as_yaml() {
+    let (machine, verify) = valid();
+    let verify = verify.with_file("--policy", machine.policy().as_bytes());
+    let run = verify.with("--output", "yaml").table();
+    assert_eq!(run.code, 0, "{run:?}");
+    for line in ["verdict: trusted\n", "\nquote:\n  proven: true\n"] {
+        assert!(run.stdout.contains(line), "{run:?}");
+    }
+}
+
+#[test]
 fn usage_errors() {
     let (_, verify) = valid();
     let with = |option: &str, value: &str| {
@@ -351,7 +362,7 @@ fn usage_errors() {
         ("--ima-pcrs", "10,16"),
         ("--max-log-size", "2G"),
         ("--require-valid-ima-sig", ""),
-        ("--output", "yaml"),
+        ("--output", "xml"),
         ("--unknown", ""),
     ] {
         with(option, value).is_unusable(&[option]);

@@ -1,0 +1,143 @@
+//! Accounts, API tokens and the audit log, by an administrator and by others.
+
+use serde_json::Value;
+
+use crate::operator::Operator;
+use crate::ratd::Ratd;
+
+const PASSWORD: &str = "correct horse battery";
+
+/// An administrator who has logged in.
+fn administrator(ratd: &Ratd) -> Operator {
+    let operator = Operator::new();
+    ratd.connect(&operator);
+    let first = ratd.first_password().display().to_string();
+    let new = operator.secret("new", PASSWORD);
+    let login = ["login", "--username", "admin", "--password-file", &first];
+    operator.ok(&[&login[..], &["--new-password-file", &new]].concat());
+    operator
+}
+
+fn names(list: &Value, member: &str) -> Vec<String> {
+    let items = list.as_array().unwrap().iter();
+    items
+        .map(|item| item[member].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn users_are_made_used_and_kept_out() {
+    let ratd = Ratd::start(&[]);
+    let admin = administrator(&ratd);
+    let create = [
+        "users",
+        "create",
+        "ada",
+        "--role",
+        "viewer",
+        "--password-stdin",
+    ];
+    let run = admin.rat_reading(&format!("{PASSWORD}\n"), &create);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(!run.stdout.contains(PASSWORD), "{run:?}");
+    let run = admin.rat_reading(&format!("{PASSWORD}\n"), &create);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert_eq!(
+        names(&admin.json(&["users", "list"]), "username"),
+        ["ada", "admin"]
+    );
+
+    let ada = Operator::new();
+    ratd.connect(&ada);
+    let first = ada.secret("first", PASSWORD);
+    let login = ["login", "--username", "ada", "--password-file", &first];
+    // Who made the account is to know its password no longer.
+    assert!(ada.fails(2, &login).contains("--new-password-file"));
+    let new = ada.secret("new", "a password of her own");
+    ada.ok(&[&login[..], &["--new-password-file", &new]].concat());
+    assert_eq!(ada.json(&["agents", "list"]), serde_json::json!([]));
+    for forbidden in [
+        &["groups", "create", "g"][..],
+        &["tokens", "create", "g", "--baseline"],
+        &["users", "list"],
+        &["audit"],
+    ] {
+        ada.fails(1, forbidden);
+    }
+    let run = ada.rat(&["users", "list", "--output", "yaml"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stdout.contains("status: 403"), "{run:?}");
+
+    assert_eq!(admin.json(&["users", "disable", "ADA"])["disabled"], "ada");
+    let said = ada.fails(1, &["agents", "list"]);
+    assert!(said.contains("log in again"), "{said}");
+    let said = admin.fails(1, &["users", "disable", "nobody"]);
+    assert!(said.contains("no user `nobody`"), "{said}");
+}
+
+#[test]
+fn api_tokens_are_made_used_and_ended() {
+    let ratd = Ratd::start(&[]);
+    let admin = administrator(&ratd);
+    let made = admin.json(&[
+        "api-tokens",
+        "create",
+        "ci",
+        "--role",
+        "viewer",
+        "--ttl-hours",
+        "2",
+    ]);
+    let token = made["token"].as_str().unwrap().to_owned();
+    let listed = admin.ok(&["api-tokens", "list"]);
+    assert!(
+        listed.contains("ci") && !listed.contains(&token[20..]),
+        "{listed}"
+    );
+    let mut script = Operator::new();
+    ratd.connect(&script);
+    script.set("RAT_TOKEN", Some(&token));
+    assert_eq!(script.json(&["agents", "list"]), serde_json::json!([]));
+    // A program has no account, and makes no tokens.
+    assert_eq!(script.json(&["whoami"])["api_token"], made["id"]);
+    script.fails(1, &["api-tokens", "create", "more", "--role", "viewer"]);
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(admin.json(&["api-tokens", "revoke", id])["revoked"], id);
+    assert!(
+        script
+            .fails(1, &["agents", "list"])
+            .contains("make another token")
+    );
+    let all = admin.json(&["api-tokens", "list", "--all"]);
+    assert!(names(&all, "name").contains(&"ci".to_owned()), "{all}");
+    for other in ["0123456789abcdef", ".."] {
+        let run = admin.rat(&["api-tokens", "revoke", other]);
+        assert!(matches!(run.code, 1 | 2), "{run:?}");
+    }
+}
+
+#[test]
+fn the_audit_log_names_who_did_what() {
+    let ratd = Ratd::start(&[]);
+    let admin = administrator(&ratd);
+    admin.ok(&["groups", "create", "prod", "--approval", "manual"]);
+    admin.ok(&["groups", "set", "prod", "--block", "true"]);
+    let entries = admin.json(&["audit"]);
+    let entries = entries.as_array().unwrap();
+    let of_group = |entry: &&Value| entry["target"].to_string().contains("prod");
+    let of_group: Vec<_> = entries.iter().filter(of_group).collect();
+    assert!(of_group.len() >= 2, "{entries:?}");
+    for entry in of_group {
+        assert!(
+            entry["actor"].as_str().unwrap().contains("admin"),
+            "{entry}"
+        );
+    }
+    let last = entries.last().unwrap()["seq"].as_u64().unwrap();
+    let after = (last - 1).to_string();
+    let tail = admin.json(&["audit", "--after", &after]);
+    assert_eq!(tail.as_array().unwrap().len(), 1);
+    let first = admin.json(&["audit", "--limit", "1"]);
+    assert_eq!(first.as_array().unwrap()[0], entries[0]);
+    assert!(admin.ok(&["audit"]).starts_with("SEQ"));
+}
