@@ -1,4 +1,4 @@
-//! One request over HTTP/1.1 over TLS 1.3, to a server that has proven itself.
+//! Requests over HTTP/1.1 over TLS 1.3, to a server that has proven itself.
 //!
 //! Who the server is, is settled in the handshake: until then nothing leaves this machine but a
 //! ClientHello. (N14)
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
@@ -25,6 +26,7 @@ use rustls::{
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -217,17 +219,25 @@ impl Client {
     /// # Errors
     /// [`HttpsError`].
     pub async fn exchange(&self, asked: Asked<'_>) -> Result<Reply, HttpsError> {
-        let late = |after| {
-            let server = self.server.to_string();
-            move |_| HttpsError::Timeout { server, after }
-        };
+        self.open().await?.exchange(asked).await
+    }
+
+    /// A connection for many requests, one after the other.
+    ///
+    /// # Errors
+    /// [`HttpsError`].
+    pub async fn open(&self) -> Result<Connection, HttpsError> {
         let stream = timeout(CONNECT_TIMEOUT, self.connect())
             .await
-            .map_err(late(CONNECT_TIMEOUT))??;
-        let patience = asked.patience;
-        timeout(patience, self.speak(stream, asked))
+            .map_err(|_| self.server.late(CONNECT_TIMEOUT))??;
+        let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(late(patience))?
+            .map_err(|source| self.server.broken(source))?;
+        Ok(Connection {
+            server: self.server.clone(),
+            sender,
+            driver: tokio::spawn(driver),
+        })
     }
 
     async fn connect(&self) -> Result<tokio_rustls::client::TlsStream<TcpStream>, HttpsError> {
@@ -244,37 +254,70 @@ impl Client {
             .map_err(failed)
     }
 
-    async fn speak(
-        &self,
-        stream: tokio_rustls::client::TlsStream<TcpStream>,
-        asked: Asked<'_>,
-    ) -> Result<Reply, HttpsError> {
+    fn connect_error(&self, source: std::io::Error) -> HttpsError {
         let server = self.server.to_string();
+        match foreign(&source) {
+            Some(wanted) => HttpsError::ForeignCa {
+                server,
+                wanted: hex::encode(wanted),
+            },
+            None => HttpsError::Connect { server, source },
+        }
+    }
+}
+
+impl ServerUrl {
+    fn late(&self, after: Duration) -> HttpsError {
+        let server = self.to_string();
+        HttpsError::Timeout { server, after }
+    }
+
+    fn broken(&self, source: hyper::Error) -> HttpsError {
+        let server = self.to_string();
+        HttpsError::Exchange { server, source }
+    }
+}
+
+/// A connection to a server that has proven itself.
+#[derive(Debug)]
+pub struct Connection {
+    server: ServerUrl,
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<Result<(), hyper::Error>>,
+}
+
+impl Connection {
+    /// Sends one request, and reads its answer to the end.
+    ///
+    /// # Errors
+    /// [`HttpsError`]. The connection is of no use after one.
+    pub async fn exchange(&mut self, asked: Asked<'_>) -> Result<Reply, HttpsError> {
+        let patience = asked.patience;
+        timeout(patience, self.speak(asked))
+            .await
+            .map_err(|_| self.server.late(patience))?
+    }
+
+    async fn speak(&mut self, asked: Asked<'_>) -> Result<Reply, HttpsError> {
         let max_bytes = asked.answer_bytes_max;
         let request = self.request(asked)?;
-        let broken = |source| HttpsError::Exchange {
-            server: server.clone(),
-            source,
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
-        let driver = tokio::spawn(connection);
-        let reply = match sender.send_request(request).await.map_err(broken) {
-            Ok(response) => {
-                let (parts, body) = response.into_parts();
-                let read = Limited::new(body, max_bytes).collect().await;
-                read.map(|read| Reply {
-                    status: parts.status,
-                    headers: parts.headers,
-                    body: read.to_bytes(),
-                })
-                .map_err(|_| HttpsError::Answer { server, max_bytes })
-            }
+        let sent = match self.sender.ready().await {
+            Ok(()) => self.sender.send_request(request).await,
             Err(error) => Err(error),
         };
-        driver.abort();
-        reply
+        let (parts, body) = sent
+            .map_err(|source| self.server.broken(source))?
+            .into_parts();
+        let body = Limited::new(body, max_bytes).collect().await;
+        let body = body.map_err(|_| HttpsError::Answer {
+            server: self.server.to_string(),
+            max_bytes,
+        })?;
+        Ok(Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.to_bytes(),
+        })
     }
 
     fn request(&self, asked: Asked<'_>) -> Result<Request<Full<Bytes>>, HttpsError> {
@@ -288,16 +331,11 @@ impl Client {
         request.headers_mut().extend(asked.headers);
         Ok(request)
     }
+}
 
-    fn connect_error(&self, source: std::io::Error) -> HttpsError {
-        let server = self.server.to_string();
-        match foreign(&source) {
-            Some(wanted) => HttpsError::ForeignCa {
-                server,
-                wanted: hex::encode(wanted),
-            },
-            None => HttpsError::Connect { server, source },
-        }
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
     }
 }
 

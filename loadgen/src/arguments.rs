@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::fleet::FleetOptions;
+use crate::requests::RequestOptions;
 use crate::swtpm::{Machines, SwtpmOptions};
 
 /// Simulated machines that enrol with and attest to a ratd server, for tests and demos.
@@ -26,6 +27,8 @@ pub enum Command {
     },
     /// Run many software agents, and print what came of it as JSON
     Fleet(FleetOptions),
+    /// Ask a server's API the same again and again, and print how it answered as JSON
+    Requests(RequestOptions),
     /// Make the TPMs of simulated machines, and print the files to name to a server beforehand:
     /// ek-ca.pem (identity.ek_ca), and with --ecc ek-list (identity.ek_list)
     Manufacture(Machines),

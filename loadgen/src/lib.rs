@@ -17,5 +17,6 @@ pub mod fleet;
 pub mod keys;
 pub mod measured;
 pub mod report;
+pub mod requests;
 pub mod software_tpm;
 pub mod swtpm;

@@ -8,7 +8,7 @@ use clap::Parser;
 use rat_agent::explain;
 use rat_load::arguments::{Arguments, Command};
 use rat_load::keys::EkCa;
-use rat_load::{fleet, swtpm};
+use rat_load::{fleet, requests, swtpm};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -38,12 +38,8 @@ fn run(arguments: Arguments) -> Result<()> {
             let (certificate, _) = EkCa::paths(&dir);
             writeln!(std::io::stdout(), "{}", certificate.display())?;
         }
-        Command::Fleet(options) => {
-            let report = runtime.block_on(fleet::run(&options))?;
-            let mut out = std::io::stdout().lock();
-            serde_json::to_writer_pretty(&mut out, &report)?;
-            writeln!(out)?;
-        }
+        Command::Fleet(options) => print(&runtime.block_on(fleet::run(&options))?)?,
+        Command::Requests(options) => print(&runtime.block_on(requests::run(&options))?)?,
         Command::Manufacture(machines) => {
             let made = machines.manufacture()?;
             for path in std::iter::once(&made.ek_ca).chain(&made.ek_list) {
@@ -54,5 +50,12 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     // A thread that waits for commands does not keep the process.
     runtime.shutdown_background();
+    Ok(())
+}
+
+fn print(report: &impl serde::Serialize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, report)?;
+    writeln!(out)?;
     Ok(())
 }

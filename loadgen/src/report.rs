@@ -16,6 +16,11 @@ const TROUBLES_MAX: usize = 32;
 /// Latencies from one microsecond to ten minutes, to three digits.
 const HIGHEST_US: u64 = 600_000_000;
 
+/// A histogram of latencies, in microseconds.
+pub(crate) fn latencies() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, HIGHEST_US, 3)?)
+}
+
 /// Counts what happens to a fleet's agents.
 #[derive(Debug)]
 pub struct Counts {
@@ -70,6 +75,27 @@ pub struct Latency {
     pub max: f64,
 }
 
+impl Latency {
+    pub(crate) fn of(microseconds: &Histogram<u64>) -> Self {
+        let ms = |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64() * 1000.0;
+        let quantile = |quantile| ms(microseconds.value_at_quantile(quantile));
+        Self {
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            max: ms(microseconds.max()),
+        }
+    }
+}
+
+/// How many there were of something in each second of a time.
+pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
+    // What a run counts is far below 2^32.
+    let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let seconds = time.as_secs_f64();
+    if seconds > 0.0 { count / seconds } else { 0.0 }
+}
+
 impl Counts {
     /// Nothing yet.
     ///
@@ -82,7 +108,7 @@ impl Counts {
                 by_status: BTreeMap::new(),
                 by_code: BTreeMap::new(),
                 troubles: BTreeMap::new(),
-                latency_us: Histogram::new_with_bounds(1, HIGHEST_US, 3)?,
+                latency_us: latencies()?,
             }),
             verdict: Notify::new(),
         })
@@ -142,27 +168,18 @@ impl Counts {
     pub fn report(&self, agents: usize, enrolment: Duration, counted: Duration) -> Report {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let attestations = inner.latency_us.len();
-        let ms = |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64() * 1000.0;
-        let quantile = |quantile| ms(inner.latency_us.value_at_quantile(quantile));
         let seconds = counted.as_secs_f64();
-        // Counts of attestations are far below 2^32.
-        let count = f64::from(u32::try_from(attestations).unwrap_or(u32::MAX));
         Report {
             agents,
             enrolment_seconds: enrolment.as_secs_f64(),
             seconds,
             connections: inner.connected,
             attestations,
-            per_second: if seconds > 0.0 { count / seconds } else { 0.0 },
+            per_second: per_second(attestations, counted),
             by_status: inner.by_status.clone(),
             by_code: inner.by_code.clone(),
             troubles: inner.troubles.clone(),
-            latency_ms: Latency {
-                p50: quantile(0.5),
-                p90: quantile(0.9),
-                p99: quantile(0.99),
-                max: ms(inner.latency_us.max()),
-            },
+            latency_ms: Latency::of(&inner.latency_us),
         }
     }
 }

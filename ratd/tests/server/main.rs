@@ -19,6 +19,7 @@ mod enrolment;
 mod groups;
 mod hostile;
 mod lifecycle;
+mod load;
 mod machine;
 mod operating;
 mod operators;

@@ -1,0 +1,133 @@
+//! Makes a data directory with many enrolled agents that attested, for `benches/road records`.
+//!
+//! ```text
+//! records DIR AGENTS
+//! ```
+//!
+//! What an agent's record holds has the size of a real one's; enrolling 100,000 machines one by one
+//! would take a quarter of an hour.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rat_engine::crypto;
+use rat_engine::hash::HashAlg;
+use rat_engine::shard::{Outcome, Tick};
+use rat_store::{
+    Activated, CommitResult, GroupSettings, NewGroup, NewPending, NewPolicy, Precondition,
+    Registration, Slot, Store,
+};
+use rat_tests::fleet;
+
+/// Paths that the policy lists.
+const PATHS: usize = 1_000;
+/// Agents whose outcomes are committed together.
+const AT_ONCE: usize = 5_000;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, directory, agents] = arguments.as_slice() else {
+        eprintln!("usage: records DIR AGENTS");
+        std::process::exit(2);
+    };
+    let store = Store::open(Path::new(directory)).await.unwrap();
+    let policy = enrol(&store, agents.parse().unwrap()).await;
+    attest(&store, agents.parse().unwrap(), &policy).await;
+}
+
+/// A policy of so many files.
+fn policy() -> Vec<u8> {
+    let digests: Vec<String> = (0..PATHS)
+        .map(|nth| {
+            let digest = crypto::digest(HashAlg::Sha256, &nth.to_le_bytes());
+            let hex = hex::encode(digest.as_bytes());
+            format!("\"/usr/lib/x86_64-linux-gnu/lib{nth}.so\":[\"{hex}\"]")
+        })
+        .collect();
+    let digests = digests.join(",");
+    let meta = r#"{"version":5,"generator":1}"#;
+    format!(r#"{{"meta":{meta},"release":0,"digests":{{{digests}}},"excludes":[],"keyrings":{{}},"ima":{{"ignored_keyrings":[],"log_hash_alg":"sha1","dm_policy":null}},"ima-buf":{{}},"verification-keys":""}}"#)
+        .into_bytes()
+}
+
+async fn enrol(store: &Store, agents: u64) -> Vec<u8> {
+    let text = policy();
+    let group = NewGroup {
+        slug: fleet::GROUP.to_owned(),
+        hex_id: "0f".repeat(16),
+        settings: GroupSettings::default(),
+    };
+    store.create_group(&group, "bench", 1).await.unwrap();
+    let version = store
+        .put_policy(NewPolicy {
+            group: fleet::GROUP,
+            text: &text,
+            name: "bench",
+            origin: "bench",
+            actor: "bench",
+            now_unix_ms: 1,
+        })
+        .await
+        .unwrap();
+    let slot = Slot::Enforced;
+    let always = Precondition::Always;
+    store
+        .activate_policy(fleet::GROUP, version.version, slot, always, "bench", 1)
+        .await
+        .unwrap();
+    for number in 0..agents {
+        let record = fleet::record(number);
+        let registration = Registration {
+            hostname: format!("host-{number}"),
+            ip: "192.0.2.1".to_owned(),
+            registered_unix_ms: fleet::START_UNIX_MS + number,
+        };
+        let pending = NewPending {
+            id: "p",
+            agent: &record.id,
+            body: b"",
+            expires_unix_ms: registration.registered_unix_ms + 1,
+        };
+        store.put_pending(pending, 1).await.unwrap();
+        let activated = store.activate("p", &record, &registration).await;
+        let activated = activated.unwrap();
+        assert!(matches!(activated, Ok(Activated::New(_))), "{activated:?}");
+    }
+    text
+}
+
+async fn attest(store: &Store, agents: u64, policy: &[u8]) {
+    let digest = crypto::digest(HashAlg::Sha256, policy);
+    let epoch = store.take_ownership("bench").await.unwrap();
+    let mut heads = store.heads().await.unwrap();
+    for from in (0..agents).step_by(AT_ONCE) {
+        let mut by_shard = BTreeMap::<_, Vec<Outcome>>::new();
+        for number in from..agents.min(from + AT_ONCE as u64) {
+            let mut outcome = fleet::outcome(number, 1);
+            outcome.policy = Some(digest);
+            outcome.state.passed_under = Some(digest);
+            let of_shard = by_shard.entry(outcome.agent.shard()).or_default();
+            of_shard.push(outcome);
+        }
+        let ticks: Vec<Tick> = by_shard
+            .into_iter()
+            .map(|(shard, outcomes)| {
+                let head = &mut heads[usize::from(shard.get())];
+                let tick = Tick::new(shard, epoch, head.seq + 1, head.head, outcomes);
+                (head.seq, head.head) = (tick.seq, tick.after);
+                tick
+            })
+            .collect();
+        let results = store.commit(&ticks).await.unwrap();
+        assert!(results.iter().all(|r| *r == CommitResult::Committed));
+        while store.fold(4096).await.unwrap().more {}
+    }
+}
