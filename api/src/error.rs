@@ -174,9 +174,6 @@ pub enum Conflict {
     /// Several machines wait under one id.
     #[error("several machines ask for this agent id: name one with `ek_sha256`")]
     SeveralWait,
-    /// The agent's state cannot be read, so that nobody knows whether it has failed.
-    #[error("the agent's state cannot be read: whether it has failed is not known")]
-    StateUnknown,
 }
 
 impl Conflict {
@@ -193,7 +190,6 @@ impl Conflict {
             Self::NotFailed => "agent.not_failed",
             Self::NothingWaits => "agent.nothing_waits",
             Self::SeveralWait => "agent.several_wait",
-            Self::StateUnknown => "agent.state_unknown",
             Self::UsernameTaken => "user.name_taken",
             Self::LastAdministrator => "user.last_administrator",
             Self::Full => "request.full",

@@ -14,7 +14,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::value::RawValue;
 
 use crate::error::{ApiError, JsonFault, MemberFault, ShownName};
-use crate::limits::{JSON_DEPTH_MAX, JSON_MEMBERS_MAX};
+use crate::limits::{JSON_DEPTH_MAX, JSON_MEMBERS_MAX, JSON_TEXTS_MAX};
 
 /// One JSON object, borrowed from the body where its texts hold no escapes.
 #[derive(Debug)]
@@ -26,13 +26,36 @@ pub struct Object<'a> {
 #[derive(Debug)]
 enum Member<'a> {
     Text(Cow<'a, str>),
-    Texts(Vec<Cow<'a, str>>),
+    Texts(Texts<'a>),
     Number(u64),
     Flag(bool),
     Null,
     /// The text of a value that is another reader's, byte for byte.
     Document(&'a str),
     Other(&'static str),
+}
+
+/// The strings of an array: the first of them, and how many there are. What a request has no use for
+/// takes no memory, however long its body may be. (X01)
+#[derive(Debug, Default)]
+struct Texts<'a> {
+    kept: Vec<Cow<'a, str>>,
+    count: usize,
+}
+
+impl<'a> Texts<'a> {
+    fn push(&mut self, text: Cow<'a, str>) {
+        self.count = self.count.saturating_add(1);
+        if self.kept.len() < JSON_TEXTS_MAX {
+            self.kept.push(text);
+        }
+    }
+
+    /// All of them, when there are no more than `max`.
+    fn up_to(&self, max: usize) -> Option<&[Cow<'a, str>]> {
+        let is_whole = self.count == self.kept.len();
+        (is_whole && self.count <= max).then_some(&*self.kept)
+    }
 }
 
 impl Member<'_> {
@@ -90,6 +113,17 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The same, where no body is no request.
+    ///
+    /// # Errors
+    /// As [`of_form`](Self::of_form), and [`ApiError::NotAnObject`] for no body at all.
+    pub fn of_whole_form(body: &'a [u8], form: &Form) -> Result<Self, ApiError> {
+        if body.is_empty() {
+            return Err(ApiError::NotAnObject);
+        }
+        Self::of_form(body, form)
+    }
+
     fn read(body: &'a [u8], document: Option<&'static str>) -> Result<Self, ApiError> {
         let fault = Cell::new(None);
         let mut deserializer = serde_json::Deserializer::from_slice(body);
@@ -143,11 +177,14 @@ impl<'a> Object<'a> {
     ) -> Result<Option<&[Cow<'a, str>]>, ApiError> {
         match self.member(name) {
             None | Some(Member::Null) => Ok(None),
-            Some(Member::Texts(texts)) if texts.len() > max => {
-                let unit = "elements";
-                Err(ApiError::member(name, MemberFault::TooLong { max, unit }))
-            }
-            Some(Member::Texts(texts)) => Ok(Some(texts)),
+            Some(Member::Texts(texts)) => match texts.up_to(max) {
+                None => {
+                    let max = max.min(JSON_TEXTS_MAX);
+                    let unit = "elements";
+                    Err(ApiError::member(name, MemberFault::TooLong { max, unit }))
+                }
+                texts => Ok(texts),
+            },
             Some(other) => Err(other.is_not(name, "an array of strings")),
         }
     }
@@ -227,6 +264,19 @@ impl<'a> Object<'a> {
             return Err(ApiError::member(name, MemberFault::TooLong { max, unit }));
         }
         Ok(Some(bytes))
+    }
+
+    /// Refuses null in these members. Where a member that is missing leaves something as it is,
+    /// null would be a wish that nobody hears.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`].
+    pub fn refuse_null(&self, names: &[&'static str]) -> Result<(), ApiError> {
+        let null = names.iter().find_map(|name| match self.member(name) {
+            Some(member @ Member::Null) => Some(member.is_not(name, "a value")),
+            _ => None,
+        });
+        null.map_or(Ok(()), Err)
     }
 
     /// Whether a member is there and not null.
@@ -377,7 +427,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let deeper = self.deeper()?;
-        let mut texts = Some(Vec::new());
+        let mut texts = Some(Texts::default());
         while let Some(element) = seq.next_element_seed(deeper)? {
             texts = match (texts, element) {
                 (Some(mut texts), Member::Text(text)) => {

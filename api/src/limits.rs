@@ -45,8 +45,12 @@ rat_engine::limits! {
         "How long an address waits then.";
     LOGINS_PER_ADDRESS_PER_MINUTE = 30, "logins per minute",
         "Attempts of one address (one /64 of IPv6), right or wrong: programs hold API tokens.";
-    LOGINS_PER_USERNAME_PER_MINUTE = 10, "logins per minute",
-        "Attempts at one username from wherever, so that many addresses guess as slowly as one.";
+    LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE = 10, "logins per minute",
+        "Attempts of one address at one username, so that others can still log in as that.";
+    LOGINS_PER_USERNAME_PER_MINUTE = 60, "logins per minute",
+        "Attempts at one username from wherever, so that many addresses guess slowly, too.";
+    PASSWORD_CHECKS_PER_USER_PER_MINUTE = 10, "attempts per minute",
+        "Attempts at the present password by somebody who found a session open.";
     PASSWORD_HASHES_AT_ONCE_MAX = 2, "computations",
         "Passwords hashed at once: 19 MiB and tens of milliseconds of a core each.";
     PASSWORD_HASHES_WAITING_MAX = 32, "computations",
@@ -73,6 +77,10 @@ rat_engine::limits! {
         "A runtime policy of half a million paths, as long as the store takes one.";
     POLICIES_AT_ONCE_MAX = 2, "requests",
         "Policies that are read or compared at once, because each may hold a policy several times.";
+    POLICY_TEXTS_AT_ONCE_MAX = 4, "requests",
+        "Policies on their way to whoever asked for one: each is in memory until it was read.";
+    POLICY_TEXTS_PER_ADDRESS_MAX = 2, "requests",
+        "Of these, to one address.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON
@@ -80,6 +88,8 @@ rat_engine::limits! {
         "Nesting of a request's JSON; documented requests have one level.";
     JSON_MEMBERS_MAX = 256, "members",
         "Members of one object of a request; documented requests have under ten.";
+    JSON_TEXTS_MAX = 256, "texts",
+        "Texts of one array of a request that are kept; documented requests have at most 16.";
     // Fields
     TOKEN_CHARACTERS_MAX = 256, "characters",
         "A token has under 130 characters.";
@@ -122,6 +132,10 @@ rat_engine::limits! {
         "Items of each list of a comparison of two policies; how many there are is counted to the end.";
     LINTS_SHOWN_MAX = 100, "findings",
         "Findings about a policy that its answer names.";
+    COUNTED_POLICIES_MAX = 1024, "policies",
+        "Policies whose number of paths is remembered; a few dozen bytes each.";
+    COVERAGE_KEPT_MS = 1000, "milliseconds",
+        "How long a count of a group's judged agents is shown again: each looks at every agent.";
     CLEAR_MS_MAX = 10_000, "milliseconds",
         "How long a request waits until the clearing of a failure is durable.";
 }

@@ -3,11 +3,13 @@
 //! Handlers describe themselves; what a route demands comes from its declaration, which is what
 //! the server obeys.
 
+mod refusals;
+
 use axum::http::Method;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
+use utoipa::openapi::{OpenApi, RefOr, Required};
 
 use crate::auth::Permission;
 use crate::error::Detail;
@@ -71,7 +73,7 @@ pub fn document(routes: &[Route]) -> OpenApi {
         if let Some(operation) = operation(&mut document, route) {
             operation.operation_id = Some(operation_id(route));
             operation.security = Some(security(route.permission));
-            refusals(operation, route.path);
+            refusals::describe(operation, route);
             if OPTIONAL_BODIES.contains(&route.path) {
                 leave_out_body(operation);
             }
@@ -122,31 +124,5 @@ fn security(permission: Permission) -> Vec<SecurityRequirement> {
 fn leave_out_body(operation: &mut Operation) {
     if let Some(RefOr::T(body)) = &mut operation.request_body {
         body.required = Some(Required::False);
-    }
-}
-
-/// Every route may refuse, in the shape that clients of its API expect.
-fn refusals(operation: &mut Operation, path: &str) {
-    let shape = if path.starts_with(people::PREFIX) {
-        people::REFUSAL
-    } else {
-        "Error"
-    };
-    for (status, description) in [
-        ("4XX", "The request is refused; nothing was changed."),
-        (
-            "5XX",
-            "The server cannot answer now; `Retry-After` says when to try again.",
-        ),
-    ] {
-        let error = ContentBuilder::new()
-            .schema(Some(Ref::from_schema_name(shape)))
-            .build();
-        let response = ResponseBuilder::new()
-            .description(description)
-            .content("application/json", error)
-            .build();
-        let responses = &mut operation.responses.responses;
-        responses.insert(status.to_owned(), response.into());
     }
 }

@@ -4,7 +4,10 @@
 //! that no route is without one. (A01)
 
 use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -16,6 +19,7 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -37,8 +41,26 @@ pub struct Route {
     /// How long its body may be.
     pub body: BodyLimit,
     /// How many requests of it may be in work at once; `None` for the surface's limit alone.
-    pub at_once: Option<(&'static str, usize)>,
+    pub at_once: Option<AtOnceMax>,
+    /// The path that this one is another spelling of.
+    pub alias_of: Option<&'static str>,
 }
+
+/// How many requests of one route, in all of its spellings, are in work at once: from its admission
+/// until its answer was sent, because all the while its body, or what it is answered with, takes
+/// memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtOnceMax {
+    /// The limit's name in [`limits`].
+    pub name: &'static str,
+    /// From everywhere.
+    pub max: usize,
+    /// From one address.
+    pub of_address: usize,
+}
+
+/// Paths, and other spellings of each.
+pub type Aliases = &'static [(&'static str, &'static [&'static str])];
 
 /// How long a body may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +80,7 @@ impl Route {
             permission,
             body: BodyLimit::None,
             at_once: None,
+            alias_of: None,
         }
     }
 
@@ -69,6 +92,7 @@ impl Route {
             permission,
             body,
             at_once: None,
+            alias_of: None,
         }
     }
 
@@ -80,6 +104,7 @@ impl Route {
             permission,
             body,
             at_once: None,
+            alias_of: None,
         }
     }
 
@@ -91,6 +116,7 @@ impl Route {
             permission,
             body: BodyLimit::None,
             at_once: None,
+            alias_of: None,
         }
     }
 }
@@ -131,20 +157,27 @@ pub struct Surface<S> {
     router: Router<S>,
     routes: Vec<Route>,
     shared: Arc<Shared>,
+    aliases: Aliases,
 }
 
 impl<S: Clone + Send + Sync + 'static> Surface<S> {
     /// A surface without routes.
     pub fn new(shared: Arc<Shared>) -> Self {
+        Self::with_aliases(shared, &[])
+    }
+
+    /// A surface without routes. Those that it gets are reached in each of these spellings, too.
+    pub fn with_aliases(shared: Arc<Shared>, aliases: Aliases) -> Self {
         Self {
             router: Router::new(),
             routes: Vec::new(),
             shared,
+            aliases,
         }
     }
 
-    /// Adds a route. The handler runs only when the caller has the route's permission, and finds
-    /// the whole body, within its limit, in memory.
+    /// Adds a route, in each of its spellings. The handler runs only when the caller has the
+    /// route's permission, and finds the whole body, within its limit, in memory.
     #[must_use]
     pub fn route<H, T>(mut self, route: Route, handler: H) -> Self
     where
@@ -158,37 +191,35 @@ impl<S: Clone + Send + Sync + 'static> Surface<S> {
             Method::PATCH => MethodFilter::PATCH,
             _ => MethodFilter::GET,
         };
-        let at_once = route.at_once.map(|(name, max)| AtOnce {
-            name,
-            permits: Arc::new(Semaphore::new(max)),
-            by_address: Shares::default(),
+        let at_once = route.at_once.map(|limit| {
+            Arc::new(AtOnce {
+                limit,
+                permits: Arc::new(Semaphore::new(limit.max)),
+                by_address: Shares::default(),
+            })
         });
-        let entrance = Entrance {
-            route: route.clone(),
-            shared: Arc::clone(&self.shared),
-            at_once,
-        };
-        // The entrance has read the body within the route's own limit; the extractor's is smaller.
-        let guarded = on(filter, handler)
-            .layer(DefaultBodyLimit::disable())
-            .layer(from_fn_with_state(Arc::new(entrance), enter));
-        self.router = self.router.route(route.path, guarded);
-        self.routes.push(route);
-        self
-    }
-
-    /// Adds the route of a collection, whose path ends with a slash, and the same without it.
-    #[must_use]
-    pub fn collection<H, T>(self, route: Route, handler: H) -> Self
-    where
-        H: Handler<T, S>,
-        T: 'static,
-    {
-        let bare = Route {
-            path: route.path.trim_end_matches('/'),
+        let aliases = self.aliases.iter().find(|(path, _)| *path == route.path);
+        let aliases = aliases.map_or(&[][..], |(_, aliases)| aliases);
+        let aliases = aliases.iter().map(|path| Route {
+            path,
+            alias_of: Some(route.path),
             ..route.clone()
-        };
-        self.route(route, handler.clone()).route(bare, handler)
+        });
+        for route in std::iter::once(route.clone()).chain(aliases) {
+            let entrance = Entrance {
+                route: route.clone(),
+                shared: Arc::clone(&self.shared),
+                at_once: at_once.clone(),
+            };
+            // The entrance has read the body within the route's own limit; the extractor's is
+            // smaller.
+            let guarded = on(filter, handler.clone())
+                .layer(DefaultBodyLimit::disable())
+                .layer(from_fn_with_state(Arc::new(entrance), enter));
+            self.router = self.router.route(route.path, guarded);
+            self.routes.push(route);
+        }
+        self
     }
 
     /// The routes and what they demand.
@@ -235,12 +266,12 @@ fn refuse_unrouted(shared: &Shared, request: &Request, error: ApiError) -> Respo
 struct Entrance {
     route: Route,
     shared: Arc<Shared>,
-    at_once: Option<AtOnce>,
+    at_once: Option<Arc<AtOnce>>,
 }
 
-/// How many requests of one route are taken at once, from one address at most one.
+/// The places of one route.
 struct AtOnce {
-    name: &'static str,
+    limit: AtOnceMax,
     permits: Arc<Semaphore>,
     by_address: Shares,
 }
@@ -250,8 +281,8 @@ struct AtOnce {
 /// The order is by cost: rate, permission, body, capacity. Capacity comes last, so that whoever
 /// sends a body slowly holds none of what others work with, and each address has but a share of the
 /// bodies that are read at once. (X04) A route with a limit of its own is the exception, because
-/// that limit bounds the memory of its bodies: an address has one of its places at most, and loses
-/// it when the body does not come in fast enough. The handler runs in a task of its own:
+/// that limit bounds the memory of its bodies: an address has few of its places, and loses one when
+/// the body does not come in fast enough, or is not read to its end in time. The handler runs in a task of its own:
 /// a client that goes away cannot stop it between two steps, and a panic ends as an answer.
 async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Next) -> Response {
     let method = metrics::known_method(&entrance.route.method);
@@ -267,11 +298,83 @@ async fn enter(State(entrance): State<Arc<Entrance>>, request: Request, next: Ne
     response
 }
 
-/// What a request holds of the limits until its handler has ended.
-#[derive(Default)]
+/// What a request holds of the limits.
 struct Held {
-    permits: Vec<OwnedSemaphorePermit>,
-    share: Option<Share>,
+    /// Until its handler has ended.
+    in_work: OwnedSemaphorePermit,
+    /// Until its answer was sent.
+    place: Option<Place>,
+}
+
+/// One of a route's places.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _share: Share,
+}
+
+impl AtOnce {
+    fn take(&self, address: IpAddr) -> Result<Place, ApiError> {
+        let AtOnceMax {
+            name, of_address, ..
+        } = self.limit;
+        let permit = permit(&self.permits, name)?;
+        let share = self.by_address.take(address, of_address);
+        Ok(Place {
+            _permit: permit,
+            _share: share.ok_or_else(|| ApiError::limited(name, 1))?,
+        })
+    }
+}
+
+/// A body that has a place until the last of it was taken for sending. It is given in pieces, so
+/// that it is as long there as it takes memory.
+struct Placed {
+    body: Body,
+    /// What was taken from the body, and not given yet.
+    rest: Bytes,
+    _place: Place,
+}
+
+/// Bytes of one piece: more than these wait in no connection beside what it has buffered.
+const PIECE_BYTES: usize = 64 * 1024;
+
+impl HttpBody for Placed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        while self.rest.is_empty() {
+            let frame = match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other,
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let length = self.rest.len().min(PIECE_BYTES);
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower().saturating_add(rest));
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
+    }
 }
 
 async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held), ApiError> {
@@ -289,12 +392,10 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
         .gate
         .admit(route.permission, &peer, request.headers())
         .await?;
-    let mut held = Held::default();
-    if let Some(at_once) = at_once {
-        held.permits.push(permit(&at_once.permits, at_once.name)?);
-        let share = at_once.by_address.take(peer.address.ip(), 1);
-        held.share = Some(share.ok_or_else(|| ApiError::limited(at_once.name, 1))?);
-    }
+    let place = match at_once {
+        Some(at_once) => Some(at_once.take(peer.address.ip())?),
+        None => None,
+    };
     let (mut parts, body) = request.into_parts();
     if let Some(caller) = caller {
         parts.extensions.insert(caller);
@@ -310,7 +411,7 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
         }
     };
     let in_work = permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?;
-    held.permits.push(in_work);
+    let held = Held { in_work, place };
     Ok((Request::from_parts(parts, Body::from(body)), held))
 }
 
@@ -375,8 +476,17 @@ async fn run(
 ) -> Result<Response, ApiError> {
     let task = tokio::spawn(async move {
         let response = handler.await;
-        drop(held);
-        response
+        drop(held.in_work);
+        match held.place {
+            None => response,
+            Some(place) => response.map(|body| {
+                Body::new(Placed {
+                    body,
+                    rest: Bytes::new(),
+                    _place: place,
+                })
+            }),
+        }
     });
     let time = limits::duration(limits::REQUEST_MS_MAX);
     match tokio::time::timeout(time, task).await {

@@ -17,7 +17,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::shard::{Epoch, Outcome, Tick};
 use rat_store::{
-    Activated, CommitResult, GroupSettings, NewGroup, NewPending, Registration, ShardHead, Store,
+    Activated, Answered, CommitResult, GroupSettings, NewGroup, NewPending, Registration,
+    ShardHead, Store,
 };
 use rat_tests::fleet;
 use tempfile::TempDir;
@@ -95,7 +96,10 @@ impl Bench {
                     expires_unix_ms: 9,
                 };
                 self.store.put_pending(pending, 1).await.unwrap();
-                let activated = self.store.activate("p", &record, &registration).await;
+                let activated = self
+                    .store
+                    .activate(&Answered::new("p", "bench"), &record, &registration)
+                    .await;
                 assert!(matches!(activated.unwrap(), Ok(Activated::New(_))));
             }
         });

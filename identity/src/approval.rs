@@ -13,7 +13,7 @@ use crate::ek::EkVouch;
 pub enum Approval {
     /// Whoever holds a token and a TPM that is known by a chain or by a list.
     Auto,
-    /// Only TPMs on a list.
+    /// Only TPMs that an operator named: on a list, or for this group.
     List,
     /// Every machine waits for an operator.
     #[default]
@@ -44,10 +44,11 @@ impl Decision {
 /// What a group makes of a TPM that is known in this way.
 pub const fn decide(approval: Approval, vouch: EkVouch) -> Decision {
     match (approval, vouch) {
-        (Approval::Auto, EkVouch::Chain { .. } | EkVouch::List)
+        (_, EkVouch::Approved)
+        | (Approval::Auto, EkVouch::Chain { .. } | EkVouch::List)
         | (Approval::List, EkVouch::List) => Decision::Admit,
         (Approval::List, EkVouch::Chain { .. }) => Decision::NotListed,
-        (Approval::Manual, _) => Decision::AskOperator,
+        (Approval::Manual, EkVouch::Chain { .. } | EkVouch::List) => Decision::AskOperator,
     }
 }
 
@@ -65,6 +66,9 @@ mod tests {
             (Approval::List, EkVouch::List, Decision::Admit),
             (Approval::Manual, chain, Decision::AskOperator),
             (Approval::Manual, EkVouch::List, Decision::AskOperator),
+            (Approval::Auto, EkVouch::Approved, Decision::Admit),
+            (Approval::List, EkVouch::Approved, Decision::Admit),
+            (Approval::Manual, EkVouch::Approved, Decision::Admit),
         ];
         for (approval, vouch, expected) in cases {
             assert_eq!(decide(approval, vouch), expected, "{approval:?} {vouch:?}");

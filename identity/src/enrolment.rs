@@ -30,6 +30,9 @@ pub struct Request<'a> {
     pub ak_public: &'a [u8],
     /// A PKCS#10 request in DER for the key that it will connect with.
     pub csr: &'a [u8],
+    /// The machine, by its endorsement key, that an operator let into the group: vouched for,
+    /// whatever certificate it has. `None` when this one was not.
+    pub approved_ek_sha256: Option<&'a [u8; 32]>,
 }
 
 /// A machine whose claims fit together. That it holds the keys is not proven yet.
@@ -153,7 +156,8 @@ pub fn check(
     })?;
     VerifyingKey::from_tpm(&ak).map_err(EnrolmentError::AkKey)?;
     let ek = EndorsementKey::parse(request.ek_public)?;
-    let proof = trust.vouch(request.ek_certificate, &ek, now_unix_ms)?;
+    let approved = request.approved_ek_sha256;
+    let proof = trust.vouch(request.ek_certificate, &ek, approved, now_unix_ms)?;
     Ok(Applicant {
         agent: request.agent.clone(),
         ek_sha256: proof.ek_sha256,

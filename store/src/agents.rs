@@ -2,6 +2,7 @@
 
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentPath, AgentRecord, BaselineCandidate, Failure};
+use rat_engine::verdict::Code;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -72,6 +73,32 @@ pub struct AgentFilter<'a> {
     pub group: Option<&'a str>,
     /// Those with this host name; host names have no case.
     pub hostname: Option<&'a str>,
+}
+
+/// The query of agents after an id, with a condition.
+macro_rules! listing {
+    ($condition:literal) => {
+        concat!(
+            "SELECT shard, id, packed, hostname, ip, registered_unix_ms FROM agent
+             WHERE id > $1",
+            $condition,
+            " ORDER BY id LIMIT $2"
+        )
+    };
+}
+
+impl AgentFilter<'_> {
+    /// A query for each kind of filter, so that the database knows by which index to go: what is
+    /// left out is never looked at.
+    const fn sql(&self) -> &'static str {
+        match (self.group, self.hostname) {
+            (None, None) => listing!(""),
+            (Some(_), None) => listing!(" AND slug = $3"),
+            (None, Some(_)) => listing!(" AND hostname = $4 COLLATE NOCASE"),
+            // Few machines share a name; the index of names is the better one.
+            (Some(_), Some(_)) => listing!(" AND hostname = $4 COLLATE NOCASE AND +slug = $3"),
+        }
+    }
 }
 
 const fn path_text(path: AgentPath) -> &'static str {
@@ -189,18 +216,13 @@ impl Store {
         after_id: &str,
         agents_max: u32,
     ) -> Result<Vec<Result<StoredRecord, Unreadable>>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT shard, id, packed, hostname, ip, registered_unix_ms FROM agent
-             WHERE id > $1 AND ($3 IS NULL OR slug = $3)
-               AND ($4 IS NULL OR hostname = $4 COLLATE NOCASE)
-             ORDER BY id LIMIT $2",
-        )
-        .bind(after_id)
-        .bind(agents_max.min(limits::PAGE_MAX))
-        .bind(filter.group)
-        .bind(filter.hostname)
-        .fetch_all(self.pools().read())
-        .await?;
+        let rows = sqlx::query(filter.sql())
+            .bind(after_id)
+            .bind(agents_max.min(limits::PAGE_MAX))
+            .bind(filter.group)
+            .bind(filter.hostname)
+            .fetch_all(self.pools().read())
+            .await?;
         let mut agents = Vec::with_capacity(rows.len());
         for row in rows {
             agents.push(match read(&row) {
@@ -302,8 +324,11 @@ impl Store {
     /// answered: then nothing more is committed about it. A failure that is committed later all
     /// the same still sticks to the machine.
     ///
+    /// A machine whose state cannot be read may have failed. It is taken for failed, by
+    /// [`Code::IdentityHistoryLost`], until somebody has looked at it.
+    ///
     /// # Errors
-    /// [`StoreError::StateUnknown`] when its state cannot be read and its failure is to be kept.
+    /// [`StoreError`].
     pub async fn remove_agent(
         &self,
         id: &AgentId,
@@ -332,11 +357,7 @@ impl Store {
         let kept = match (failure, state) {
             (OnRemoval::ClearFailure, _) => None,
             (OnRemoval::KeepFailure, Some(state)) => state.failure,
-            (OnRemoval::KeepFailure, None) => {
-                return Err(StoreError::StateUnknown {
-                    agent: id.as_str().to_owned(),
-                });
-            }
+            (OnRemoval::KeepFailure, None) => Some(history_lost(&group, now_unix_ms)),
         };
         if let Some(failure) = &kept {
             enrolment::keep_failure(&mut tx, &machine, failure).await?;
@@ -372,6 +393,20 @@ fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
+fn history_lost(group: &str, now_unix_ms: u64) -> Failure {
+    let code = Code::IdentityHistoryLost;
+    Failure {
+        code,
+        detail: code.cause().to_owned(),
+        entry: None,
+        path: None,
+        digest: None,
+        at_unix_ms: now_unix_ms,
+        under_policy: None,
+        group: Some(group.to_owned()),
+    }
+}
+
 async fn delete(
     tx: &mut Connection,
     machine: &FailedMachine<'_>,
@@ -402,4 +437,43 @@ async fn delete(
     .execute(&mut *tx)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+
+    use super::*;
+
+    /// How the database goes about a query, in one line.
+    async fn plan(store: &Store, filter: AgentFilter<'_>) -> String {
+        let sql = format!("EXPLAIN QUERY PLAN {}", filter.sql());
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind("")
+            .bind(10)
+            .bind(filter.group)
+            .bind(filter.hostname)
+            .fetch_all(store.pools().read())
+            .await;
+        let steps = rows.unwrap();
+        let steps = steps.iter().map(|row| row.get::<String, _>("detail"));
+        steps.collect::<Vec<_>>().join("; ")
+    }
+
+    #[tokio::test]
+    async fn every_listing_goes_by_an_index_in_the_order_of_ids() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let (group, hostname) = (Some("g"), Some("h"));
+        for (group, hostname, index) in [
+            (None, None, "agent_by_id (id>?)"),
+            (group, None, "agent_by_group (slug=? AND id>?)"),
+            (None, hostname, "agent_by_hostname (hostname=? AND id>?)"),
+            (group, hostname, "agent_by_hostname (hostname=? AND id>?)"),
+        ] {
+            let plan = plan(&store, AgentFilter { group, hostname }).await;
+            assert!(plan.contains(index), "{plan}");
+            assert!(!plan.contains("SCAN") && !plan.contains("TEMP"), "{plan}");
+        }
+    }
 }

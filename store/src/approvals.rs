@@ -4,7 +4,7 @@ use sqlx::Row;
 
 use crate::Store;
 use crate::audit::{self, AuditEntry};
-use crate::database::{array, natural, number};
+use crate::database::{Connection, array, natural, number};
 use crate::error::{RowName, StoreError};
 use crate::groups;
 use crate::limits;
@@ -125,19 +125,28 @@ impl Store {
         slug: &str,
         ek_sha256: &[u8; 32],
     ) -> Result<bool, StoreError> {
-        let found: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM approved_ek WHERE slug = $1 AND ek_sha256 = $2",
-        )
-        .bind(slug)
-        .bind(&ek_sha256[..])
-        .fetch_one(self.pools().read())
-        .await?;
-        Ok(found > 0)
+        let mut connection = self.pools().read().acquire().await?;
+        is_approved(&mut connection, slug, ek_sha256).await
     }
 }
 
+/// Whether an operator let this machine into this group, inside a transaction.
+pub(crate) async fn is_approved(
+    connection: &mut Connection,
+    slug: &str,
+    ek_sha256: &[u8; 32],
+) -> Result<bool, StoreError> {
+    let found: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM approved_ek WHERE slug = $1 AND ek_sha256 = $2")
+            .bind(slug)
+            .bind(&ek_sha256[..])
+            .fetch_one(connection)
+            .await?;
+    Ok(found > 0)
+}
+
 async fn audit(
-    tx: &mut crate::database::Connection,
+    tx: &mut Connection,
     action: &str,
     slug: &str,
     ek_sha256: &[u8; 32],

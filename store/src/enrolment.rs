@@ -1,13 +1,14 @@
 //! Enrolment: pending activations, and the one transaction that makes an agent.
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
-use rat_engine::crypto;
 use rat_engine::shard::{AgentRecord, AgentState, Failure};
 use sqlx::Row;
 use thiserror::Error;
 
 use crate::Store;
 use crate::agents::{self, Registration};
+use crate::approvals;
+use crate::attestation_keys;
 use crate::audit::{self, AuditEntry};
 use crate::database::{Connection, natural, number, time};
 use crate::error::{RowName, StoreError};
@@ -54,6 +55,31 @@ pub enum TryResult {
     Unknown,
 }
 
+/// An activation that a machine answered, and what else must still hold when it is concluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered<'a> {
+    /// Its id.
+    pub activation_id: &'a str,
+    /// Who enrols the machine, for the audit log.
+    pub actor: &'a str,
+    /// The enrolment token; `None` where none was asked for.
+    pub token_id: Option<&'a str>,
+    /// Whether nothing but an operator's approval of this machine lets it in.
+    pub needs_approval: bool,
+}
+
+impl<'a> Answered<'a> {
+    /// An answer that needs neither token nor approval.
+    pub const fn new(activation_id: &'a str, actor: &'a str) -> Self {
+        Self {
+            activation_id,
+            actor,
+            token_id: None,
+            needs_approval: false,
+        }
+    }
+}
+
 /// What an activation led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Activated {
@@ -87,6 +113,12 @@ pub enum Conflict {
     /// Only [`Store::change_agent`] moves it. (S16)
     #[error("the machine belongs to another group")]
     OtherGroup,
+    /// The enrolment token was revoked meanwhile. (N08)
+    #[error("the enrolment token was revoked")]
+    TokenRevoked,
+    /// The operator's approval of the machine was withdrawn meanwhile. (N12)
+    #[error("the machine is not approved")]
+    NotApproved,
 }
 
 impl Store {
@@ -195,20 +227,23 @@ impl Store {
         Ok(dropped)
     }
 
-    /// Enrols the agent that answered this activation, in one transaction: the activation is used
-    /// up, and the id, the machine and its keys are bound to each other. (N07)
+    /// Enrols the agent that answered this activation, in one transaction with its entry in the audit
+    /// log: the activation is used up, and the id, the machine and its keys are bound to each other.
+    /// (N07)
     ///
     /// # Errors
     /// The outer for the database and [`StoreError::Missing`] without the record's group; the
-    /// inner when the record contradicts what is enrolled. Both leave everything as it was.
+    /// inner when the record contradicts what is enrolled, or what the enrolment stood on holds no
+    /// more. All of them leave everything as it was.
     ///
     /// # Security
     /// The caller has checked the answer. Whatever the record says, a machine that failed is
     /// failed again, an attestation key is replaced only by [`Store::approve_ak`], and a group only
-    /// by [`Store::change_agent`].
+    /// by [`Store::change_agent`]. A token that was revoked and an approval that was withdrawn
+    /// before this transaction let nobody in. (N08)
     pub async fn activate(
         &self,
-        activation_id: &str,
+        answered: &Answered<'_>,
         record: &AgentRecord,
         registration: &Registration,
     ) -> Result<Result<Activated, Conflict>, StoreError> {
@@ -216,7 +251,7 @@ impl Store {
         let was_pending = sqlx::query(
             "DELETE FROM pending WHERE id = $1 AND agent = $2 AND expires_unix_ms > $3",
         )
-        .bind(activation_id)
+        .bind(answered.activation_id)
         .bind(record.id.as_str())
         .bind(number(registration.registered_unix_ms)?)
         .execute(&mut *tx)
@@ -225,34 +260,27 @@ impl Store {
             return Ok(Err(Conflict::NotPending));
         }
         groups::require(&mut tx, &record.group).await?;
-        let activated = match enrolled(&mut tx, &record.id).await? {
-            None => match machine_id(&mut tx, &record.ek_sha256).await? {
-                Some(other) => return Ok(Err(Conflict::EkEnrolled(other))),
-                None => match enrol(&mut tx, record, registration).await? {
-                    Ok(stored) => Activated::New(stored),
-                    Err(conflict) => return Ok(Err(conflict)),
-                },
-            },
-            Some(old) if old.ek_sha256 != record.ek_sha256 => return Ok(Err(Conflict::IdTaken)),
-            Some(old) if old.path != record.path => return Ok(Err(Conflict::OtherPath)),
-            Some(old) if old.group != record.group => return Ok(Err(Conflict::OtherGroup)),
-            Some(old) if old.ak_public != record.ak_public => {
-                propose_ak(&mut tx, record, registration.registered_unix_ms).await?;
-                Activated::NewAkNeedsOperator
-            }
-            Some(old) => {
-                let record = AgentRecord {
-                    ak_epoch: old.ak_epoch,
-                    relay_key_sha256: old.relay_key_sha256,
-                    baseline: record.baseline.clone().or(old.baseline),
-                    ..record.clone()
-                };
-                agents::update(&mut tx, &record).await?;
-                agents::update_registration(&mut tx, &record.id, registration).await?;
-                let state = current_state(&mut tx, &record.id).await?;
-                Activated::SameAgain(StoredAgent { record, state })
+        if let Some(ended) = ended(&mut tx, answered, record).await? {
+            return Ok(Err(ended));
+        }
+        let (activated, action) = match bind(&mut tx, answered, record, registration).await? {
+            Err(conflict) => return Ok(Err(conflict)),
+            Ok(new @ Activated::New(_)) => (new, "agent.enrol"),
+            Ok(again @ Activated::SameAgain(_)) => (again, "agent.enrol_again"),
+            // That a key is proposed has an entry of its own.
+            Ok(proposed @ Activated::NewAkNeedsOperator) => {
+                tx.commit().await?;
+                return Ok(Ok(proposed));
             }
         };
+        let entry = AuditEntry {
+            at_unix_ms: registration.registered_unix_ms,
+            actor: answered.actor,
+            action,
+            target: record.id.as_str(),
+            detail: &record.group,
+        };
+        audit::append(&mut tx, entry).await?;
         tx.commit().await?;
         Ok(Ok(activated))
     }
@@ -270,71 +298,66 @@ impl Store {
         tx.commit().await?;
         Ok(Some(StoredAgent { record, state }))
     }
+}
 
-    /// The attestation key that an agent wants to change to.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn proposed_ak(&self, agent: &AgentId) -> Result<Option<AgentRecord>, StoreError> {
-        let stored: Option<Vec<u8>> =
-            sqlx::query_scalar("SELECT packed FROM ak_candidate WHERE shard = $1 AND agent = $2")
-                .bind(i64::from(agent.shard().get()))
-                .bind(agent.as_str())
-                .fetch_optional(self.pools().read())
-                .await?;
-        stored
-            .map(|packed| load::read_record(agent.as_str(), &packed))
-            .transpose()
-    }
-
-    /// Takes the attestation key that an agent proposed, under a new key epoch: an operator's
-    /// decision. Its failure stays, its trust ends; `None` when no key is proposed.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn approve_ak(
-        &self,
-        agent: &AgentId,
-        actor: &str,
-        now_unix_ms: u64,
-    ) -> Result<Option<StoredAgent>, StoreError> {
-        let mut tx = self.pools().write().await?;
-        let stored: Option<Vec<u8>> = sqlx::query_scalar(
-            "DELETE FROM ak_candidate WHERE shard = $1 AND agent = $2 RETURNING packed",
+/// What of that which the enrolment stood on holds no more.
+async fn ended(
+    tx: &mut Connection,
+    answered: &Answered<'_>,
+    record: &AgentRecord,
+) -> Result<Option<Conflict>, StoreError> {
+    if let Some(token) = answered.token_id {
+        let valid: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM token WHERE id = $1 AND revoked_unix_ms IS NULL",
         )
-        .bind(i64::from(agent.shard().get()))
-        .bind(agent.as_str())
-        .fetch_optional(&mut *tx)
+        .bind(token)
+        .fetch_one(&mut *tx)
         .await?;
-        let (Some(stored), Some(old)) = (stored, enrolled(&mut tx, agent).await?) else {
-            return Ok(None);
-        };
-        let proposed = load::read_record(agent.as_str(), &stored)?;
-        // An operator may have changed the rest since the key was proposed.
-        let record = AgentRecord {
-            ak_epoch: old.ak_epoch.saturating_add(1),
-            group: old.group,
-            relay_key_sha256: old.relay_key_sha256,
-            baseline: proposed.baseline.clone().or(old.baseline),
-            ..proposed
-        };
-        agents::update(&mut tx, &record).await?;
-        let state = AgentState {
-            trusted_until_unix_ms: 0,
-            ..current_state(&mut tx, agent).await?
-        };
-        put_state(&mut tx, agent, &state).await?;
-        let entry = AuditEntry {
-            at_unix_ms: now_unix_ms,
-            actor,
-            action: "agent.approve_ak",
-            target: agent.as_str(),
-            detail: &format!("key epoch {}", record.ak_epoch),
-        };
-        audit::append(&mut tx, entry).await?;
-        tx.commit().await?;
-        Ok(Some(StoredAgent { record, state }))
+        if valid == 0 {
+            return Ok(Some(Conflict::TokenRevoked));
+        }
     }
+    let is_let_in = !answered.needs_approval
+        || approvals::is_approved(&mut *tx, &record.group, &record.ek_sha256).await?;
+    Ok((!is_let_in).then_some(Conflict::NotApproved))
+}
+
+/// Binds the id, the machine and its keys to each other, as far as they do not contradict what is
+/// enrolled.
+async fn bind(
+    tx: &mut Connection,
+    answered: &Answered<'_>,
+    record: &AgentRecord,
+    registration: &Registration,
+) -> Result<Result<Activated, Conflict>, StoreError> {
+    let now = registration.registered_unix_ms;
+    Ok(match enrolled(tx, &record.id).await? {
+        None => match machine_id(tx, &record.ek_sha256).await? {
+            Some(other) => Err(Conflict::EkEnrolled(other)),
+            None => enrol(tx, record, registration).await?.map(Activated::New),
+        },
+        Some(old) if old.ek_sha256 != record.ek_sha256 => Err(Conflict::IdTaken),
+        Some(old) if old.path != record.path => Err(Conflict::OtherPath),
+        Some(old) if old.group != record.group => Err(Conflict::OtherGroup),
+        Some(old) if old.ak_public != record.ak_public => {
+            attestation_keys::propose(tx, record, answered.actor, now).await?;
+            Ok(Activated::NewAkNeedsOperator)
+        }
+        Some(old) => {
+            let record = AgentRecord {
+                ak_epoch: old.ak_epoch,
+                relay_key_sha256: old.relay_key_sha256,
+                baseline: record.baseline.clone().or(old.baseline),
+                ..record.clone()
+            };
+            agents::update(tx, &record).await?;
+            agents::update_registration(tx, &record.id, registration).await?;
+            // It has the key that it had: it does not want the other one any more.
+            attestation_keys::withdraw(tx, &record.id).await?;
+            let state = current_state(tx, &record.id).await?;
+            Ok(Activated::SameAgain(StoredAgent { record, state }))
+        }
+    })
 }
 
 async fn drop_pending(tx: &mut Connection, id: &str) -> Result<bool, StoreError> {
@@ -413,34 +436,6 @@ async fn enrol(
     }))
 }
 
-async fn propose_ak(
-    tx: &mut Connection,
-    record: &AgentRecord,
-    now_unix_ms: u64,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO ak_candidate (shard, agent, at_unix_ms, packed) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (shard, agent)
-         DO UPDATE SET at_unix_ms = excluded.at_unix_ms, packed = excluded.packed",
-    )
-    .bind(i64::from(record.id.shard().get()))
-    .bind(record.id.as_str())
-    .bind(number(now_unix_ms)?)
-    .bind(packed::pack(record)?)
-    .execute(&mut *tx)
-    .await?;
-    let key = crypto::digest(rat_engine::hash::HashAlg::Sha256, &record.ak_public);
-    let entry = AuditEntry {
-        at_unix_ms: now_unix_ms,
-        actor: "enrolment",
-        action: "agent.propose_ak",
-        target: record.id.as_str(),
-        detail: &key.to_string(),
-    };
-    audit::append(tx, entry).await?;
-    Ok(())
-}
-
 /// The state of an agent after all that is committed. Folds its shard.
 pub(crate) async fn current_state(
     tx: &mut Connection,
@@ -467,7 +462,7 @@ pub(crate) async fn current_state(
 }
 
 /// Writes a state that comes from no tick: as of the newest one of its shard.
-async fn put_state(
+pub(crate) async fn put_state(
     tx: &mut Connection,
     agent: &AgentId,
     state: &AgentState,

@@ -55,12 +55,6 @@ pub enum StoreError {
     /// Nothing of this name is there.
     #[error("{0} does not exist")]
     Missing(RowName),
-    /// The agent's state cannot be read, so that nobody knows whether it has failed.
-    #[error("whether agent {agent} has failed cannot be read; removing it must clear that")]
-    StateUnknown {
-        /// The agent.
-        agent: String,
-    },
 }
 
 /// An error of the database in use.
@@ -121,8 +115,7 @@ impl StoreError {
             | Self::Number(_)
             | Self::Pack
             | Self::Exists(_)
-            | Self::Missing(_)
-            | Self::StateUnknown { .. } => true,
+            | Self::Missing(_) => true,
         }
     }
 

@@ -257,6 +257,25 @@ impl Store {
             .collect()
     }
 
+    /// Groups after this slug, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn groups_after(
+        &self,
+        after_slug: &str,
+        groups_max: u32,
+    ) -> Result<Vec<StoredGroup>, StoreError> {
+        sqlx::query(select!(" WHERE g.slug > $1 ORDER BY g.slug LIMIT $2"))
+            .bind(after_slug)
+            .bind(groups_max.min(limits::PAGE_MAX))
+            .fetch_all(self.pools().read())
+            .await?
+            .iter()
+            .map(StoredGroup::read)
+            .collect()
+    }
+
     /// Makes a group, without a policy.
     ///
     /// # Errors

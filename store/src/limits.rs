@@ -27,6 +27,8 @@ pub const EVIDENCE_PER_REASON_MAX: u32 = 16;
 pub const PENDING_MAX: usize = 100_000;
 /// Bytes of the caller's part of a pending activation.
 pub const PENDING_BYTES_MAX: usize = 64 << 10;
+/// Ids under which one machine waits for an operator's approval into one group.
+pub const WAITING_PER_MACHINE_MAX: usize = 4;
 /// Machines that wait for an operator's approval into one group.
 pub const WAITING_PER_GROUP_MAX: usize = 1_000;
 /// Machines that wait for an operator's approval in all.

@@ -158,17 +158,33 @@ impl Store {
         row.as_ref().map(StoredSession::read).transpose()
     }
 
-    /// Ends a session; true when there was one.
+    /// Ends a session, as its user wishes; true when there was one.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn end_session(&self, id: &str) -> Result<bool, StoreError> {
+    pub async fn end_session(
+        &self,
+        id: &str,
+        actor: &str,
+        now_unix_ms: u64,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.pools().write().await?;
         let gone = sqlx::query("DELETE FROM session WHERE id = $1")
             .bind(id)
             .execute(&mut *tx)
             .await?;
+        if gone.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let entry = AuditEntry {
+            at_unix_ms: now_unix_ms,
+            actor,
+            action: "session.end",
+            target: id,
+            detail: "",
+        };
+        audit::append(&mut tx, entry).await?;
         tx.commit().await?;
-        Ok(gone.rows_affected() > 0)
+        Ok(true)
     }
 }

@@ -26,14 +26,15 @@ pub struct NewWaiting<'a> {
     pub ip: &'a str,
 }
 
-/// A machine that waits.
+/// A machine that waits under one id. What is known of it was said by whoever asked: that is not
+/// proven to be the machine, and so nobody's asking changes what another id was asked for with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     /// The group.
     pub group: String,
     /// The machine.
     pub ek_sha256: [u8; 32],
-    /// The id that it asked for last.
+    /// The id that it asks for.
     pub agent: String,
     /// Its host name, as it said last.
     pub hostname: String,
@@ -71,6 +72,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::TooLarge`] when as many as may be are waiting, [`StoreError::Missing`]
     /// without such a group.
+    ///
+    /// # Security
+    /// Whoever knows a machine's endorsement key, which is public, can ask in its name. So each id
+    /// that was asked for stands on its own: nobody takes a machine's entry away, or renames it.
+    /// (N12)
     pub async fn put_waiting(
         &self,
         waiting: NewWaiting<'_>,
@@ -85,9 +91,8 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         let again = sqlx::query(
-            "UPDATE waiting SET agent = $3, hostname = $4, ip = $5, last_seen_unix_ms = $6,
-                                tries = tries + 1
-             WHERE slug = $1 AND ek_sha256 = $2",
+            "UPDATE waiting SET hostname = $4, ip = $5, last_seen_unix_ms = $6, tries = tries + 1
+             WHERE slug = $1 AND ek_sha256 = $2 AND agent = $3",
         )
         .bind(waiting.group)
         .bind(&waiting.ek_sha256[..])
@@ -104,25 +109,30 @@ impl Store {
         Ok(())
     }
 
-    /// Machines that wait, by group and machine; those after `after`.
+    /// Machines that wait, by group, machine and id; those after `after`.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn waiting(
         &self,
-        after: Option<(&str, &[u8; 32])>,
+        after: Option<(&str, &[u8; 32], &str)>,
         machines_max: u32,
         now_unix_ms: u64,
     ) -> Result<Vec<Waiting>, StoreError> {
-        let (group, ek_sha256) = after.map_or(("", &[][..]), |(group, ek)| (group, &ek[..]));
+        let (group, ek_sha256, agent) = match after {
+            None => ("", &[][..], ""),
+            Some((group, ek_sha256, agent)) => (group, &ek_sha256[..], agent),
+        };
         sqlx::query(
             "SELECT slug, ek_sha256, agent, hostname, ip, first_seen_unix_ms, last_seen_unix_ms,
                     tries
-             FROM waiting WHERE (slug, ek_sha256) > ($1, $2) AND last_seen_unix_ms > $3
-             ORDER BY slug, ek_sha256 LIMIT $4",
+             FROM waiting
+             WHERE (slug, ek_sha256, agent) > ($1, $2, $3) AND last_seen_unix_ms > $4
+             ORDER BY slug, ek_sha256, agent LIMIT $5",
         )
         .bind(group)
         .bind(ek_sha256)
+        .bind(agent)
         .bind(number(oldest(now_unix_ms))?)
         .bind(machines_max.min(limits::PAGE_MAX))
         .fetch_all(self.pools().read())
@@ -168,17 +178,25 @@ async fn insert(
     waiting: NewWaiting<'_>,
     now_unix_ms: u64,
 ) -> Result<(), StoreError> {
-    let (of_group, of_all): (i64, i64) =
-        sqlx::query_as("SELECT coalesce(sum(slug = $1), 0), count(*) FROM waiting")
-            .bind(waiting.group)
-            .fetch_one(&mut *tx)
-            .await?;
+    let (of_machine, of_group, of_all): (i64, i64, i64) = sqlx::query_as(
+        "SELECT coalesce(sum(slug = $1 AND ek_sha256 = $2), 0), coalesce(sum(slug = $1), 0),
+                count(*) FROM waiting",
+    )
+    .bind(waiting.group)
+    .bind(&waiting.ek_sha256[..])
+    .fetch_one(&mut *tx)
+    .await?;
     let with_this = |count: i64| {
         usize::try_from(count)
             .unwrap_or(usize::MAX)
             .saturating_add(1)
     };
     let (of_group, of_all) = (with_this(of_group), with_this(of_all));
+    limits::check(
+        "ids that one machine waits under",
+        with_this(of_machine),
+        limits::WAITING_PER_MACHINE_MAX,
+    )?;
     limits::check(
         "machines that wait for one group",
         of_group,

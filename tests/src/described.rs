@@ -39,11 +39,11 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
         return fits(&shape, &answer.json(), &what);
     };
     let responses = &operation["responses"];
-    let class = format!("{}XX", answer.status / 100);
-    let described = [answer.status.to_string(), class]
-        .iter()
-        .find_map(|status| responses.get(status));
-    let described = described.unwrap_or_else(|| panic!("{what} is not described"));
+    let described = responses.get(answer.status.to_string());
+    let described = described.unwrap_or_else(|| {
+        let body = String::from_utf8_lossy(&answer.body);
+        panic!("{what} is not described: {body:.200}")
+    });
     let Some(contents) = described.get("content").and_then(Value::as_object) else {
         return assert!(answer.body.is_empty(), "{what} should have no body");
     };
@@ -160,15 +160,20 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
     DOCUMENT["paths"][template(path)?].get(method.to_lowercase())
 }
 
-/// The template of this path that has the fewest parameters.
+/// The template of this path, however it is written, that has the fewest parameters.
 fn template(path: &str) -> Option<&'static str> {
     let templates = DOCUMENT["paths"].as_object().unwrap().keys();
-    // A collection's path is taken without its slash, too.
-    let with_slash = format!("{path}/");
     templates
-        .filter(|template| matches(template, path) || **template == with_slash)
+        .filter(|template| spellings(template).any(|spelling| matches(spelling, path)))
         .min_by_key(|template| template.matches('{').count())
         .map(String::as_str)
+}
+
+/// A template, and the other ways to write it.
+fn spellings(template: &str) -> impl Iterator<Item = &str> {
+    let aliases = rat_api::core::ALIASES.iter();
+    let aliases = aliases.filter(move |(canonical, _)| *canonical == template);
+    std::iter::once(template).chain(aliases.flat_map(|(_, aliases)| aliases.iter().copied()))
 }
 
 fn matches(template: &str, path: &str) -> bool {

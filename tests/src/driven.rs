@@ -14,8 +14,8 @@ use rat_engine::ima::LogFormat;
 use rat_engine::shard::{AgentPath, AgentRecord, AgentView, Event};
 use rat_runtime::{Drained, EventStream, Runtime, Settings, SystemClock};
 use rat_store::{
-    Activated, GroupSettings, NewGroup, NewPending, NewPolicy, Precondition, Registration, Slot,
-    Store,
+    Activated, Answered, GroupSettings, NewGroup, NewPending, NewPolicy, Precondition,
+    Registration, Slot, Store,
 };
 use tempfile::TempDir;
 
@@ -148,7 +148,10 @@ impl Driven {
             ip: "127.0.0.1".to_owned(),
             registered_unix_ms: unix_ms(),
         };
-        let activated = self.store.activate(&id, &record, &registration).await;
+        let activated = self
+            .store
+            .activate(&Answered::new(&id, "test"), &record, &registration)
+            .await;
         let Ok(Ok(Activated::New(stored))) = activated else {
             panic!("{activated:?}");
         };

@@ -211,6 +211,7 @@ impl Core {
             ek_public: &ek_public,
             ak_public: &ak_public,
             csr: &csr,
+            approved_ek_sha256: None,
         };
         let applicant = check(&self.trust, &request, unix_ms())?;
         let challenged = challenge(&applicant, &token.sha256(), GROUP, &mut SystemRandom)?;

@@ -128,6 +128,7 @@ impl Claims {
             ek_public: &self.ek_public,
             ak_public: &self.ak_public,
             csr: &self.csr,
+            approved_ek_sha256: None,
         };
         enrolment::check(&WORLD.trust, &request, NOW)
     }

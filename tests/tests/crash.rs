@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use rat_engine::agent_id::ShardIndex;
 use rat_store::{
-    Activated, GroupSettings, NewGroup, NewPending, Registration, Restored, Store, StoredAgent,
+    Activated, Answered, GroupSettings, NewGroup, NewPending, Registration, Restored, Store,
+    StoredAgent,
 };
 use rat_tests::{crash, fleet};
 
@@ -65,7 +66,9 @@ async fn prepare(directory: &Path) {
             expires_unix_ms: 9,
         };
         store.put_pending(pending, 1).await.unwrap();
-        let activated = store.activate(pending.id, &record, &registration).await;
+        let activated = store
+            .activate(&Answered::new(pending.id, "test"), &record, &registration)
+            .await;
         assert!(matches!(activated.unwrap(), Ok(Activated::New(_))));
     }
     store.close().await;

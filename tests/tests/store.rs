@@ -10,6 +10,8 @@
 
 #[path = "store/accounts.rs"]
 mod accounts;
+#[path = "store/admissions.rs"]
+mod admissions;
 #[path = "store/backup.rs"]
 mod backup;
 #[path = "store/directory.rs"]
@@ -36,13 +38,16 @@ use std::path::Path;
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::shard::{AgentRecord, Epoch, Outcome, Tick};
 use rat_store::{
-    Activated, CommitResult, Conflict, GroupSettings, Loaded, NewGroup, NewPending, Registration,
-    ShardHead, Store,
+    Activated, Answered, CommitResult, Conflict, GroupSettings, Loaded, NewGroup, NewPending,
+    Registration, ShardHead, Store,
 };
 use rat_tests::fleet;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
+
+/// What a machine answers that needs nothing but its proof.
+const ANSWERED: Answered<'_> = Answered::new("activation", "test");
 
 /// A store in a folder of its own, owned, with the group of the fleet.
 struct Fixture {
@@ -89,7 +94,7 @@ impl Fixture {
         self.store.put_pending(pending, 1).await.unwrap();
         let activated = self
             .store
-            .activate("activation", record, &registration())
+            .activate(&ANSWERED, record, &registration())
             .await;
         self.store.drop_pending("activation").await.unwrap();
         activated.unwrap()

@@ -12,12 +12,21 @@ use crate::limits::{
 /// The user that the first start makes.
 pub const FIRST_USER: &str = "admin";
 
+/// How the audit log names whoever enrols with a token: this, and the token's id.
+pub(crate) const TOKEN_ACTOR: &str = "token ";
+
+/// What the audit log calls parts of the server. (S12)
+const SERVER_ACTORS: [&str; 3] = ["ratd", "baseline", "enrolment"];
+
 /// Why a member of an account is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AccountFault {
     /// The name is empty, too long, or has other characters.
     #[error("a username has 1 to {USERNAME_CHARACTERS_MAX} of letters, digits and `_.@-`")]
     Username,
+    /// The audit log calls a part of the server like this.
+    #[error("this name is kept for the server itself")]
+    ReservedName,
     /// The address is none.
     #[error(
         "an email address has one `@`, no blanks and at most {EMAIL_CHARACTERS_MAX} characters"
@@ -37,8 +46,12 @@ pub enum AccountFault {
 /// Whether this is a username.
 ///
 /// # Errors
-/// [`AccountFault::Username`].
+/// [`AccountFault::Username`], [`AccountFault::ReservedName`].
 pub fn check_username(username: &str) -> Result<(), AccountFault> {
+    let is_ours = |name: &&str| username.eq_ignore_ascii_case(name);
+    if username.starts_with(TOKEN_ACTOR) || SERVER_ACTORS.iter().any(is_ours) {
+        return Err(AccountFault::ReservedName);
+    }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@-".contains(&byte);
     let length = (1..=USERNAME_CHARACTERS_MAX).contains(&username.len());
     (length && username.bytes().all(allowed))
@@ -156,6 +169,17 @@ mod tests {
             &"a".repeat(65),
         ] {
             assert_eq!(check_username(bad), Err(AccountFault::Username), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn s12_nobody_is_called_like_a_part_of_the_server() {
+        for name in ["ratd", "Baseline", "ENROLMENT", "token 0123456789abcdef"] {
+            let refused = check_username(name);
+            assert_eq!(refused, Err(AccountFault::ReservedName), "{name}");
+        }
+        for name in ["ratd2", "token", "tokens", "my-baseline"] {
+            assert_eq!(check_username(name), Ok(()), "{name}");
         }
     }
 

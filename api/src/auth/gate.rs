@@ -77,6 +77,14 @@ impl Gate {
         self.logins.take(address, username)
     }
 
+    /// Counts an attempt of a user, who is logged in, at the present password.
+    ///
+    /// # Errors
+    /// [`ApiError::Limited`].
+    pub fn count_password_check(&self, user: &str) -> Result<(), ApiError> {
+        self.logins.take_check(user)
+    }
+
     /// Lets a request pass, or says why not. The caller is named where the route demands a
     /// credential.
     ///

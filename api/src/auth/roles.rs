@@ -36,6 +36,7 @@ pub const OPERATOR: &Role = &Role {
         "enroll:*",
         "ek:*",
         "metrics:view",
+        "webhooks:view",
     ],
 };
 
@@ -175,7 +176,7 @@ mod tests {
         let admin = Granted::to_user(&ids(&["admin"]));
         assert!(viewer.covers(VIEWER) && !viewer.covers(OPERATOR) && !viewer.covers(ADMIN));
         assert!(operator.covers(OPERATOR) && !operator.covers(ADMIN));
-        assert!(!operator.covers(VIEWER), "webhooks:view");
+        assert!(operator.covers(VIEWER), "whoever runs a fleet may look on");
         assert!(both.covers(OPERATOR) && both.covers(VIEWER) && !both.covers(ADMIN));
         assert!(ALL.into_iter().all(|role| admin.covers(role)));
         assert_eq!(admin.permissions(), ["*"]);

@@ -6,15 +6,23 @@ use governor::Quota;
 
 use crate::address::{Buckets, client_of, count, whole_seconds};
 use crate::error::ApiError;
-use crate::limits::{LOGINS_PER_ADDRESS_PER_MINUTE, LOGINS_PER_USERNAME_PER_MINUTE};
+use crate::limits::{
+    LOGINS_PER_ADDRESS_PER_MINUTE, LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE,
+    LOGINS_PER_USERNAME_PER_MINUTE, PASSWORD_CHECKS_PER_USER_PER_MINUTE,
+};
 
-/// Counts attempts, right and wrong alike, by address and by username.
+/// Counts attempts, right and wrong alike, by address, by username, and by both.
 ///
 /// An attempt is counted before its password is looked at, so that no number of attempts at once
 /// gets past. Names that no user has are counted like others: the answer does not tell them apart.
+///
+/// What is left of a name for one address is not what others made of it: whoever guesses at a name
+/// keeps its owner out only from many addresses at once.
 pub(super) struct LoginRate {
     by_address: Buckets,
+    by_both: Buckets,
     by_username: Buckets,
+    by_user: Buckets,
 }
 
 impl LoginRate {
@@ -22,7 +30,9 @@ impl LoginRate {
         let per_minute = |limit| Buckets::new(Quota::per_minute(count(limit)));
         Self {
             by_address: per_minute(LOGINS_PER_ADDRESS_PER_MINUTE),
+            by_both: per_minute(LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE),
             by_username: per_minute(LOGINS_PER_USERNAME_PER_MINUTE),
+            by_user: per_minute(PASSWORD_CHECKS_PER_USER_PER_MINUTE),
         }
     }
 
@@ -31,14 +41,25 @@ impl LoginRate {
     /// # Errors
     /// [`ApiError::Limited`].
     pub(super) fn take(&self, address: IpAddr, username: &str) -> Result<(), ApiError> {
-        let address = self.by_address.take(client_of(address));
-        address.map_err(|wait| {
-            ApiError::limited("LOGINS_PER_ADDRESS_PER_MINUTE", whole_seconds(wait))
-        })?;
-        let username = self.by_username.take(username.to_ascii_lowercase());
-        username.map_err(|wait| {
-            ApiError::limited("LOGINS_PER_USERNAME_PER_MINUTE", whole_seconds(wait))
-        })
+        let limited = |limit| move |wait| ApiError::limited(limit, whole_seconds(wait));
+        let (client, username) = (client_of(address), username.to_ascii_lowercase());
+        let by_address = self.by_address.take(client);
+        by_address.map_err(limited("LOGINS_PER_ADDRESS_PER_MINUTE"))?;
+        let by_both = self.by_both.take((client, username.as_str()));
+        by_both.map_err(limited("LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE"))?;
+        let by_username = self.by_username.take(username.as_str());
+        by_username.map_err(limited("LOGINS_PER_USERNAME_PER_MINUTE"))
+    }
+
+    /// Counts one attempt at the present password by somebody who is logged in as this user. Logins
+    /// of others do not count here: they must not keep a user from changing the password.
+    ///
+    /// # Errors
+    /// [`ApiError::Limited`].
+    pub(super) fn take_check(&self, user: &str) -> Result<(), ApiError> {
+        let limit = "PASSWORD_CHECKS_PER_USER_PER_MINUTE";
+        let taken = self.by_user.take(user);
+        taken.map_err(|wait| ApiError::limited(limit, whole_seconds(wait)))
     }
 }
 
@@ -56,10 +77,13 @@ mod tests {
         }
     }
 
+    fn address(n: usize) -> IpAddr {
+        IpAddr::from([192, 0, 2, u8::try_from(n).unwrap()])
+    }
+
     #[test]
-    fn a03_a_name_is_guessed_at_from_many_addresses_as_slowly_as_from_one() {
+    fn a03_a_name_is_guessed_at_slowly_from_however_many_addresses() {
         let rate = LoginRate::new();
-        let address = |n: usize| IpAddr::from([192, 0, 2, u8::try_from(n).unwrap()]);
         for n in 0..LOGINS_PER_USERNAME_PER_MINUTE {
             let name = if n % 2 == 0 { "admin" } else { "ADMIN" };
             rate.take(address(n), name).unwrap();
@@ -68,6 +92,27 @@ mod tests {
         let (limit, seconds) = limit(refused);
         assert_eq!(limit, "LOGINS_PER_USERNAME_PER_MINUTE");
         assert!((1..=60).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn a03_who_guesses_at_a_name_from_one_address_keeps_its_owner_out_of_none_other() {
+        let rate = LoginRate::new();
+        let (guessing, owners) = (address(1), address(2));
+        let guess = || rate.take(guessing, "admin");
+        for _ in 0..LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE {
+            guess().unwrap();
+        }
+        for _ in 0..10 {
+            let refused = limit(guess().unwrap_err()).0;
+            assert_eq!(refused, "LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE");
+        }
+        rate.take(owners, "admin").unwrap();
+        for _ in 0..PASSWORD_CHECKS_PER_USER_PER_MINUTE {
+            rate.take_check("admin").unwrap();
+        }
+        let refused = limit(rate.take_check("admin").unwrap_err()).0;
+        assert_eq!(refused, "PASSWORD_CHECKS_PER_USER_PER_MINUTE");
+        rate.take(owners, "admin").unwrap();
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `/agents/{id}/activate`: the proof that a machine's keys are in one TPM, and its certificate.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -11,15 +10,15 @@ use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentPath, AgentRecord};
 use rat_identity::ca::{IssueError, IssuedToAgent};
+use rat_identity::ek::EkVouch;
 use rat_identity::enrolment;
 use rat_identity::limits::ACTIVATION_TRIES_MAX;
 use rat_identity::pem;
 use rat_store::{
-    Activated, AuditEntry, Conflict as StoreConflict, Registration, Store, StoredAgent, TryResult,
+    Activated, Answered, Conflict as StoreConflict, Registration, StoredAgent, TryResult,
 };
 
-use super::enrolment::{Admission, answer, approve, not_approved};
-use super::fleet::Fleet;
+use super::enrolment::{Admission, actor, answer, approve, not_approved};
 use super::pending::PendingEnrolment;
 use super::wire::{enrolment as wire, request as asked};
 use super::{Core, State};
@@ -51,7 +50,7 @@ pub(super) async fn activate(
 const NOT_PENDING: ApiError = ApiError::NotFound("pending activation");
 
 async fn activated(
-    core: &Core,
+    core: &Arc<Core>,
     peer: &Peer,
     agent: &str,
     body: &[u8],
@@ -68,17 +67,10 @@ async fn activated(
     // record without a certificate would be an agent that nobody can be. The other way round
     // nothing is lost: shards refuse a certificate whose key no record names.
     let issued = issue(core, &enrolment).await?;
+    let turn = core.turn(&agent).await;
     let stored = store(core, peer, id, &enrolment).await?;
-    // The agent is durable, so the client may have its certificate whatever the shards say.
-    if let Err(error) = core.fleet.enrolled(stored).await {
-        tracing::warn!(%agent, %error, "an enrolled agent is not served yet");
-        tokio::spawn(serve_later(
-            core.store.clone(),
-            Arc::clone(&core.fleet),
-            agent,
-            SERVE_RETRY,
-        ));
-    }
+    turn.serve(stored).await;
+    drop(turn);
     Ok(wire::Activated {
         certificate: to_pem(&issued.chain_der),
         ca: core
@@ -96,36 +88,6 @@ async fn activated(
             mode: core.mode.as_str(),
         },
     })
-}
-
-/// How long to wait before the shards are asked again to serve an agent: at first, and at most.
-const SERVE_RETRY: Duration = Duration::from_secs(1);
-const SERVE_RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// Has an enrolled agent served as soon as the shards can: as it is by then, because it may enrol
-/// again or be removed meanwhile.
-pub(super) async fn serve_later(
-    store: Store,
-    fleet: Arc<dyn Fleet>,
-    agent: AgentId,
-    mut wait: Duration,
-) {
-    loop {
-        tokio::time::sleep(wait).await;
-        wait = wait.saturating_mul(2).clamp(SERVE_RETRY, SERVE_RETRY_MAX);
-        match store.enrolled_agent(&agent).await {
-            Ok(Some(stored)) => match fleet.enrolled(stored).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(%agent, %error, "an agent is still not served"),
-            },
-            Ok(None) => return,
-            Err(error) if error.is_lasting() => {
-                tracing::error!(%agent, %error, "an enrolled agent cannot be read");
-                return;
-            }
-            Err(error) => tracing::warn!(%agent, %error, "an enrolled agent cannot be read yet"),
-        }
-    }
 }
 
 /// The pending enrolment that this proof answers.
@@ -172,7 +134,7 @@ async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiEr
     let pending = &enrolment.pending;
     let group = core.store.group(&pending.group).await?;
     let group = group.ok_or(ApiError::NotFound("group"))?;
-    match approve(core, &group, pending.vouch, pending.ek_sha256).await? {
+    match approve(&group, pending.vouch)? {
         Admission::Admitted => Ok(()),
         Admission::Waits => Err(not_approved(&pending.ek_sha256)),
     }
@@ -226,32 +188,28 @@ async fn store(
         ip: peer.address.ip().to_canonical().to_string(),
         registered_unix_ms: now,
     };
-    let activated = core
+    let answered = Answered {
+        activation_id,
+        actor: &actor(&enrolment.token_id),
+        token_id: Some(&enrolment.token_id),
+        needs_approval: pending.vouch == EkVouch::Approved,
+    };
+    match core
         .store
-        .activate(activation_id, &record, &registration)
-        .await?;
-    let (stored, action) = match activated {
-        Ok(Activated::New(stored)) => (stored, "agent.enrol"),
-        Ok(Activated::SameAgain(stored)) => (stored, "agent.enrol_again"),
-        Ok(Activated::NewAkNeedsOperator) => return Err(ApiError::Conflict(Conflict::NewAk)),
-        Err(StoreConflict::NotPending) => return Err(NOT_PENDING),
-        Err(StoreConflict::EkEnrolled(_)) => return Err(ApiError::Conflict(Conflict::EkTaken)),
+        .activate(&answered, &record, &registration)
+        .await?
+    {
+        Ok(Activated::New(stored) | Activated::SameAgain(stored)) => Ok(stored),
+        Ok(Activated::NewAkNeedsOperator) => Err(ApiError::Conflict(Conflict::NewAk)),
+        Err(StoreConflict::NotPending) => Err(NOT_PENDING),
+        Err(StoreConflict::EkEnrolled(_)) => Err(ApiError::Conflict(Conflict::EkTaken)),
         Err(StoreConflict::IdTaken | StoreConflict::OtherPath) => {
-            return Err(ApiError::Conflict(Conflict::IdTaken));
+            Err(ApiError::Conflict(Conflict::IdTaken))
         }
-        Err(StoreConflict::OtherGroup) => return Err(ApiError::Conflict(Conflict::OtherGroup)),
-    };
-    let entry = AuditEntry {
-        at_unix_ms: now,
-        actor: &format!("token {}", enrolment.token_id),
-        action,
-        target: record.id.as_str(),
-        detail: &record.group,
-    };
-    if let Err(error) = core.store.audit(entry).await {
-        tracing::error!(agent = %record.id, %error, "an enrolment is missing from the audit log");
+        Err(StoreConflict::OtherGroup) => Err(ApiError::Conflict(Conflict::OtherGroup)),
+        Err(StoreConflict::TokenRevoked) => Err(ApiError::NotAuthenticated),
+        Err(StoreConflict::NotApproved) => Err(not_approved(&pending.ek_sha256)),
     }
-    Ok(stored)
 }
 
 fn to_pem(chain_der: &[Vec<u8>]) -> String {

@@ -3,7 +3,7 @@
 use axum::http::Uri;
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentPath, AgentState, EffectiveStatus};
-use rat_store::{AgentFilter, Registration, StoredRecord, Unreadable};
+use rat_store::{AgentFilter, Registration, StoredRecord, Unreadable, key_sha256};
 
 use super::fleet::Seen;
 use super::request::{AgentInPath, Answered, Parameters, Reply, next_page, policy_id, wrong};
@@ -77,10 +77,12 @@ pub(super) async fn detail(core: &Core, id: &AgentId) -> Result<wire::AgentDetai
         }
         None => None,
     };
+    let proposed = core.store.proposed_ak(id).await?;
     Ok(wire::AgentDetail {
         agent: item(&stored, seen.into_iter().next().flatten().as_ref()),
         ak_epoch: record.ak_epoch,
-        ak_proposed: core.store.proposed_ak(id).await?.is_some(),
+        ak_proposed: proposed.is_some(),
+        ak_proposed_sha256: proposed.map(|proposed| hex::encode(key_sha256(&proposed.ak_public))),
         ek_sha256: hex::encode(record.ek_sha256),
         client_key_sha256: hex::encode(record.client_key_sha256),
         relay_key_sha256: record.relay_key_sha256.map(hex::encode),
@@ -252,12 +254,13 @@ pub(super) fn identity(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Iden
     }
 }
 
-/// When an attestation was last concluded; 0 for never.
+/// When the agent was last asked for a quote that it answered; 0 for never. A stored list that is
+/// judged again is nothing that the agent did.
 pub(super) fn last_checkin(state: &AgentState) -> u64 {
     state
         .verdict
         .as_ref()
-        .map_or(0, |verdict| verdict.at_unix_ms)
+        .map_or(0, |verdict| verdict.challenged_unix_ms)
 }
 
 /// An effective status in the words of the Core API.
@@ -296,7 +299,29 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
+    use rat_engine::shard::{LastVerdict, VerdictKind};
+
     use super::*;
+
+    #[test]
+    fn l07_a_list_that_is_judged_again_is_no_check_in() {
+        let verdict = |at_unix_ms| LastVerdict {
+            kind: VerdictKind::Trusted,
+            code: None,
+            detail: String::new(),
+            policy: None,
+            challenged_unix_ms: 5_000,
+            at_unix_ms,
+        };
+        for at_unix_ms in [5_100, 9_000_000] {
+            let state = AgentState {
+                verdict: Some(verdict(at_unix_ms)),
+                ..AgentState::default()
+            };
+            assert_eq!(last_checkin(&state), 5_000);
+        }
+        assert_eq!(last_checkin(&AgentState::default()), 0);
+    }
 
     #[test]
     fn only_agents_that_are_genuine_now_are_active() {

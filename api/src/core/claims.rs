@@ -36,14 +36,8 @@ impl Claims {
     /// [`ApiError::Member`] for the first member at fault; [`ApiError::NotSupported`] for a
     /// request without any key.
     pub fn read(request: &Object<'_>) -> Result<Self, ApiError> {
-        let hostname = hostname(request)?;
-        // A longer text is refused by the id's own rule, which names it.
-        let agent = request.text("agent_uuid", HOSTNAME_CHARACTERS_MAX)?;
-        let agent = AgentId::parse(agent).map_err(|error| {
-            ApiError::member("agent_uuid", MemberFault::Value(error.to_string()))
-        })?;
-        let keys = ["ek_public", "ak_public", "csr"];
-        if !keys.iter().any(|name| request.has(name)) {
+        let (agent, hostname) = named(request)?;
+        if !has_keys(request) {
             return Err(ApiError::NotSupported(
                 "enrolment without ek_public, ak_public and csr is for Keylime's agents, whose \
                  registrar this server does not have yet",
@@ -62,6 +56,25 @@ impl Claims {
             csr: bytes("csr", REQUEST_BYTES_MAX)?,
         })
     }
+}
+
+/// Whether a request brings any key of the machine's.
+pub(super) fn has_keys(request: &Object<'_>) -> bool {
+    let keys = ["ek_public", "ak_public", "csr"];
+    keys.iter().any(|name| request.has(name))
+}
+
+/// The id and the name that a machine claims.
+///
+/// # Errors
+/// [`ApiError::Member`] for the first at fault.
+pub(super) fn named(request: &Object<'_>) -> Result<(AgentId, String), ApiError> {
+    let hostname = hostname(request)?;
+    // A longer text is refused by the id's own rule, which names it.
+    let agent = request.text("agent_uuid", HOSTNAME_CHARACTERS_MAX)?;
+    let agent = AgentId::parse(agent)
+        .map_err(|error| ApiError::member("agent_uuid", MemberFault::Value(error.to_string())))?;
+    Ok((agent, hostname))
 }
 
 /// A host name of letters, digits, `.`, `-` and `_`: it is shown to people, in tables and pages.

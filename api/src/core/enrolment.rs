@@ -12,19 +12,20 @@ use rat_engine::crypto::digest;
 use rat_engine::hash::HashAlg;
 use rat_engine::shard::BaselineCandidate;
 use rat_identity::approval::{self, Decision};
-use rat_identity::ek::EkVouch;
+use rat_identity::ek::{self, EkVouch};
 use rat_identity::enrolment::{self as identity, Applicant, Challenged, EnrolmentError};
 use rat_identity::limits::ACTIVATION_TTL_MS;
 use rat_store::{Approval, NewPending, NewPolicy, NewWaiting, StoreError, StoredGroup, TokenKind};
 
 use super::baseline::{self, Baseline};
-use super::claims::Claims;
+use super::claims::{self, Claims};
 use super::pending::PendingEnrolment;
 use super::request::policy_id;
 use super::tokens::{self, Presented};
 use super::wire::{enrolment as wire, request as asked};
 use super::{Core, State, SystemRandom, compute};
 use crate::auth::Peer;
+use crate::auth::account::TOKEN_ACTOR;
 use crate::clock::{rfc3339, unix_ms};
 use crate::error::{ApiError, Conflict, MemberFault, json_response};
 use crate::json::Object;
@@ -43,6 +44,10 @@ pub(super) async fn enrol(state: State, Extension(peer): Extension<Peer>, body: 
 }
 
 /// R5: the same with a baseline token, and the machine's list as a candidate policy.
+///
+/// The machine's first quote that covers the list makes the candidate the group's policy. Without
+/// keys nobody can prove that the list is a machine's: then an operator activates the candidate, or
+/// does not.
 #[utoipa::path(
     post, path = "/agents/enroll-baseline", tag = "enrolment",
     request_body = asked::EnrolBaseline,
@@ -103,30 +108,46 @@ async fn baseline_established(
     let request = Object::parse(body)?;
     let presented = tokens::authenticate(core, &request, peer.address.ip()).await?;
     require_kind(&presented, TokenKind::Baseline)?;
-    let claims = Claims::read(&request)?;
-    let list = request.text("ima_log", BASELINE_BODY_BYTES_MAX)?.to_owned();
+    let list = request.text("ima_log", BASELINE_BODY_BYTES_MAX);
+    // Without keys it is a machine that ratd cannot ask for a proof: what it sends is a list.
+    let claims = match claims::has_keys(&request) {
+        true => Some(Claims::read(&request)?),
+        false => claims::named(&request).map(|_| None)?,
+    };
+    let list = list?.to_owned();
     let group = group_of(core, &presented).await?;
     if group.enforced.is_some() {
         return Err(ApiError::Conflict(Conflict::PolicyActive));
     }
-    let applicant = check(core, peer, &group, claims.clone()).await?;
+    let applicant = match &claims {
+        Some(claims) => Some(check(core, peer, &group, claims.clone()).await?),
+        None => None,
+    };
     let timestamp = rfc3339(unix_ms()).unwrap_or_default();
     let baseline = compute(move || {
         baseline::from_ascii(list.as_bytes(), &timestamp)
             .map_err(|error| ApiError::member("ima_log", MemberFault::Value(error.to_string())))
     })
     .await?;
-    let challenged = challenge(&presented, &group, applicant).await?;
-    let activation = activation(&challenged);
+    let challenged = match applicant {
+        Some(applicant) => Some(challenge(&presented, &group, applicant).await?),
+        None => None,
+    };
+    let activation = challenged.as_ref().map(activation);
     // Everything that can be at fault was checked: what is written from here on is written for a
     // request that succeeds, unless the token is used elsewhere in this very moment. Then the
     // group has a version more, which nothing points to.
-    let version = put_candidate(core, &group, &claims, &baseline).await?;
-    let candidate = BaselineCandidate {
-        policy: digest(HashAlg::Sha256, baseline.policy.as_bytes()),
-        covers: baseline.covers,
-    };
-    keep(core, peer, &presented, &claims, challenged, Some(candidate)).await?;
+    let version = put_candidate(core, &group, &presented, &baseline).await?;
+    match claims.zip(challenged) {
+        None => use_token(core, peer, &presented).await?,
+        Some((claims, challenged)) => {
+            let candidate = BaselineCandidate {
+                policy: digest(HashAlg::Sha256, baseline.policy.as_bytes()),
+                covers: baseline.covers,
+            };
+            keep(core, peer, &presented, &claims, challenged, Some(candidate)).await?;
+        }
+    }
     Ok(wire::BaselineEstablished {
         status: "baseline_established",
         policy_id: policy_id(&group.slug, version),
@@ -161,6 +182,13 @@ async fn check(
     claims: Claims,
 ) -> Result<Applicant, ApiError> {
     let hostname = claims.hostname.clone();
+    let ek_public = claims.ek_public.clone();
+    let machine = compute(move || {
+        let machine = ek::machine_of(&ek_public);
+        machine.map_err(|error| refused(&error.into()))
+    })
+    .await?;
+    let is_approved = core.store.is_ek_approved(&group.slug, &machine).await?;
     let trust = Arc::clone(&core.trust);
     let applicant = compute(move || {
         let request = identity::Request {
@@ -169,6 +197,7 @@ async fn check(
             ek_public: &claims.ek_public,
             ak_public: &claims.ak_public,
             csr: &claims.csr,
+            approved_ek_sha256: is_approved.then_some(&machine),
         };
         identity::check(&trust, &request, unix_ms()).map_err(|error| refused(&error))
     })
@@ -184,7 +213,7 @@ async fn check(
         }
     }
     let ek_sha256 = applicant.ek_sha256;
-    match approve(core, group, applicant.vouch, ek_sha256).await? {
+    match approve(group, applicant.vouch)? {
         Admission::Admitted => Ok(applicant),
         Admission::Waits => {
             let ip = peer.address.ip().to_canonical().to_string();
@@ -234,12 +263,7 @@ pub(super) enum Admission {
 }
 
 /// Whether the group takes a machine whose TPM is known in this way. (N12)
-pub(super) async fn approve(
-    core: &Core,
-    group: &StoredGroup,
-    vouch: EkVouch,
-    ek_sha256: [u8; 32],
-) -> Result<Admission, ApiError> {
+pub(super) fn approve(group: &StoredGroup, vouch: EkVouch) -> Result<Admission, ApiError> {
     let wanted = match group.settings.approval {
         Approval::Auto => approval::Approval::Auto,
         Approval::List => approval::Approval::List,
@@ -249,11 +273,8 @@ pub(super) async fn approve(
         Decision::Admit => Ok(Admission::Admitted),
         Decision::NotListed => Err(ApiError::Refused {
             code: "ek.not_listed",
-            detail: "this group takes only TPMs on the operator's list".to_owned(),
+            detail: "this group takes only TPMs that an operator named".to_owned(),
         }),
-        Decision::AskOperator if core.store.is_ek_approved(&group.slug, &ek_sha256).await? => {
-            Ok(Admission::Admitted)
-        }
         Decision::AskOperator => Ok(Admission::Waits),
     }
 }
@@ -290,10 +311,15 @@ fn activation(challenged: &Challenged) -> wire::Activation {
     }
 }
 
+/// Who enrols with a token, for the audit log. No username begins like this.
+pub(super) fn actor(token_id: &str) -> String {
+    format!("{TOKEN_ACTOR}{token_id}")
+}
+
 async fn put_candidate(
     core: &Core,
     group: &StoredGroup,
-    claims: &Claims,
+    presented: &Presented,
     baseline: &Baseline,
 ) -> Result<u64, ApiError> {
     let policy = NewPolicy {
@@ -301,7 +327,8 @@ async fn put_candidate(
         text: baseline.policy.as_bytes(),
         name: &format!("Baseline::{}", group.slug),
         origin: "baseline",
-        actor: claims.agent.as_str(),
+        // Not the id that the machine claims: it could be anybody's name.
+        actor: &actor(presented.token.id()),
         now_unix_ms: unix_ms(),
     };
     Ok(core.store.put_policy(policy).await?.version)
@@ -342,20 +369,19 @@ async fn keep(
             StoreError::TooLarge { .. } => ApiError::limited("PENDING_MAX", 60),
             other => other.into(),
         })?;
-    let used = core
-        .store
-        .use_token(presented.token.id(), &presented.token.sha256(), now)
-        .await;
-    match used {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => {
-            core.store.drop_pending(id).await?;
-            Err(tokens::refused(core, peer.address.ip()))
-        }
-        Err(error) => {
-            // Whether the token was used is unknown; the activation is of no use to anybody.
-            let _ = core.store.drop_pending(id).await;
-            Err(error.into())
-        }
+    // Whether the token was used or not, the activation is of no use to anybody without it.
+    let used = use_token(core, peer, presented).await;
+    if used.is_err() {
+        let _ = core.store.drop_pending(id).await;
+    }
+    used
+}
+
+/// Uses the token once.
+async fn use_token(core: &Core, peer: &Peer, presented: &Presented) -> Result<(), ApiError> {
+    let (id, sha256) = (presented.token.id(), presented.token.sha256());
+    match core.store.use_token(id, &sha256, unix_ms()).await? {
+        Ok(_) => Ok(()),
+        Err(_) => Err(tokens::refused(core, peer.address.ip())),
     }
 }

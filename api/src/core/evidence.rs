@@ -1,6 +1,7 @@
 //! R2: what is known of one agent, for whoever must decide about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use rat_engine::hash::Digest;
 use rat_engine::policy::RuntimePolicy;
@@ -16,6 +17,7 @@ use super::wire::agent as wire;
 use super::{Core, State, compute};
 use crate::clock::rfc3339;
 use crate::error::ApiError;
+use crate::limits::COUNTED_POLICIES_MAX;
 
 /// Shows what is known of one agent.
 #[utoipa::path(
@@ -43,7 +45,7 @@ pub(super) async fn show(state: State, AgentInPath(id): AgentInPath) -> Answered
         (Some(seen), Some(group)) => Some(attestation(core, &stored, seen, group).await?),
         _ => None,
     };
-    let failure = attestation.as_ref().and_then(|seen| seen.failure.clone());
+    let failed = seen.as_ref().and_then(|seen| offence(seen));
     Ok(Reply::ok(wire::Evidence {
         agent: wire::EvidenceAgent {
             identity: identity(&stored, seen.as_ref()),
@@ -51,8 +53,11 @@ pub(super) async fn show(state: State, AgentInPath(id): AgentInPath) -> Answered
         },
         attestation,
         policy,
-        first_offence: failure,
-        what_to_do: seen.as_ref().and_then(what_to_do),
+        first_offence: failed.map(failure),
+        what_to_do: match (&seen, &group) {
+            (Some(seen), Some(group)) => what_to_do(seen, group),
+            _ => None,
+        },
         warning: if shards_answer {
             shown.warning
         } else {
@@ -61,18 +66,32 @@ pub(super) async fn show(state: State, AgentInPath(id): AgentInPath) -> Answered
     }))
 }
 
+/// What the agent did first that its group does not allow: what it failed by, or, in a group that
+/// only reports, what was found in its list.
+fn offence(seen: &Seen) -> Option<&Failure> {
+    let state = &seen.state;
+    let found = || state.list.denied.as_ref().map(|denied| &denied.first);
+    match seen.status {
+        EffectiveStatus::TrustedUnenforced => state.failure.as_ref().or_else(found),
+        _ => state.failure.as_ref(),
+    }
+}
+
 /// What to do about a status that is not as it should be: the remedy of what failed first, of what
 /// the newest verdict says, or of the status itself.
-fn what_to_do(seen: &Seen) -> Option<&'static str> {
-    let state = &seen.state;
-    let failed = state.failure.as_ref().map(|failure| failure.code);
-    let said = || state.verdict.as_ref().and_then(|verdict| verdict.code);
+fn what_to_do(seen: &Seen, group: &StoredGroup) -> Option<&'static str> {
+    let offence = offence(seen).map(|offence| offence.code);
+    let said = || seen.state.verdict.as_ref().and_then(|verdict| verdict.code);
     match seen.status {
-        EffectiveStatus::Trusted
-        | EffectiveStatus::TrustedUnenforced
-        | EffectiveStatus::Authentic => None,
-        EffectiveStatus::Untrusted => failed.or_else(said).map(Code::remedy),
+        EffectiveStatus::Trusted | EffectiveStatus::Authentic => None,
+        EffectiveStatus::Untrusted | EffectiveStatus::TrustedUnenforced => {
+            offence.or_else(said).map(Code::remedy)
+        }
         EffectiveStatus::Unverified => Some(said().unwrap_or(Code::PolicyMissing).remedy()),
+        EffectiveStatus::Pending if is_being_judged(&seen.state, group) => Some(
+            "Nothing: its stored list is being judged by what its group enforces now; the group's \
+             coverage shows how far that is.",
+        ),
         EffectiveStatus::Pending => {
             Some("Start rat-agent on the machine; if it runs, look into its log.")
         }
@@ -85,6 +104,26 @@ fn what_to_do(seen: &Seen) -> Option<&'static str> {
     }
 }
 
+/// Whether the agent's proven list was judged by another policy than the one that its group enforces
+/// now. (L07)
+fn is_being_judged(state: &AgentState, group: &StoredGroup) -> bool {
+    let judged = judged_under(state);
+    let enforced = group.enforced.map(|enforced| enforced.digest);
+    state.ima.is_some() && judged.is_some() && enforced.is_some() && judged != enforced
+}
+
+/// The policy that everything proven of this boot was judged by, however that ended.
+fn judged_under(state: &AgentState) -> Option<Digest> {
+    let denied = || state.list.denied.as_ref().map(|denied| denied.under.policy);
+    // What was not allowed of the PCRs' values is in another policy.
+    let failed = || {
+        let failure = state.failure.as_ref()?;
+        let is_of_list = failure.code != Code::PcrValueNotAllowed;
+        failure.under_policy.filter(|_| is_of_list)
+    };
+    state.passed_under.or_else(denied).or_else(failed)
+}
+
 async fn attestation(
     core: &Core,
     stored: &StoredRecord,
@@ -92,10 +131,10 @@ async fn attestation(
     group: &StoredGroup,
 ) -> Result<wire::Attestation, ApiError> {
     let state = &seen.state;
-    let policy_judged = match &state.passed_under {
+    let policy_judged = match judged_under(state) {
         None => None,
         Some(digest) => {
-            let version = core.store.policy_of_digest(&group.slug, digest).await?;
+            let version = core.store.policy_of_digest(&group.slug, &digest).await?;
             Some(wire::PolicyJudged {
                 digest: hex::encode(digest.as_bytes()),
                 version: version.map(|policy| policy.version.to_string()),
@@ -179,12 +218,37 @@ async fn policy(
     }))
 }
 
-/// How many paths a policy lists. Policies are immutable, so that the last one asked for is
-/// remembered.
+/// How many paths policies list. Policies are immutable, so that what was counted stays true.
+#[derive(Default)]
+pub(super) struct Counted {
+    known: Mutex<HashMap<Digest, usize>>,
+    /// Held while a policy is read: however many ask, one is in memory.
+    counting: tokio::sync::Mutex<()>,
+}
+
+impl Counted {
+    fn known(&self, digest: &Digest) -> Option<usize> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(digest).copied()
+    }
+
+    fn keep(&self, digest: Digest, count: usize) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= COUNTED_POLICIES_MAX {
+            known.clear();
+        }
+        known.insert(digest, count);
+    }
+}
+
 async fn measurement_count(core: &Core, digest: Digest) -> Result<usize, ApiError> {
-    if let Some((known, count)) = *core.counted.lock().await
-        && known == digest
-    {
+    let counted = &core.in_memory.counted;
+    if let Some(count) = counted.known(&digest) {
+        return Ok(count);
+    }
+    let _counting = counted.counting.lock().await;
+    // Somebody else may have counted meanwhile.
+    if let Some(count) = counted.known(&digest) {
         return Ok(count);
     }
     let text = core.store.policy_text(&digest).await?;
@@ -195,6 +259,132 @@ async fn measurement_count(core: &Core, digest: Digest) -> Result<usize, ApiErro
         Ok(policy.compiled().path_count())
     })
     .await?;
-    *core.counted.lock().await = Some((digest, count));
+    counted.keep(digest, count);
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use rat_engine::hash::HashAlg;
+    use rat_engine::ima::Committed;
+    use rat_engine::shard::{Denied, ListRules};
+    use rat_store::{GroupSettings, VersionRef};
+
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        rat_engine::crypto::digest(HashAlg::Sha256, text.as_bytes())
+    }
+
+    fn failed_by(code: Code, under: Option<&str>) -> Failure {
+        Failure {
+            code,
+            detail: "it is not listed".to_owned(),
+            entry: Some(7),
+            path: None,
+            digest: None,
+            at_unix_ms: 1,
+            under_policy: under.map(digest),
+            group: None,
+        }
+    }
+
+    fn denied(under: &str) -> Denied {
+        Denied {
+            under: ListRules {
+                policy: digest(under),
+                accept_violations: false,
+            },
+            first: failed_by(Code::ImaPathNotListed, Some(under)),
+        }
+    }
+
+    fn seen(status: EffectiveStatus, change: impl FnOnce(&mut AgentState)) -> Seen {
+        let mut state = AgentState {
+            ima: Some(Committed::new(3, Vec::new())),
+            ..AgentState::default()
+        };
+        change(&mut state);
+        Seen { status, state }
+    }
+
+    fn group(enforced: &str) -> StoredGroup {
+        StoredGroup {
+            slug: "web".to_owned(),
+            hex_id: String::new(),
+            settings: GroupSettings::default(),
+            enforced: Some(VersionRef {
+                version: 2,
+                digest: digest(enforced),
+            }),
+            shadow: None,
+            created_unix_ms: 1,
+            row_version: 1,
+        }
+    }
+
+    #[test]
+    fn l12_a_group_that_only_reports_shows_what_it_found() {
+        let found = seen(EffectiveStatus::TrustedUnenforced, |state| {
+            state.list.denied = Some(denied("p"));
+        });
+        assert_eq!(
+            offence(&found).map(|it| it.code),
+            Some(Code::ImaPathNotListed)
+        );
+        let remedy = Some(Code::ImaPathNotListed.remedy());
+        assert_eq!(what_to_do(&found, &group("p")), remedy);
+        // An agent whose failure was taken back has none, though its list is what it was.
+        let cleared = seen(EffectiveStatus::Pending, |state| {
+            state.list.denied = Some(denied("p"));
+        });
+        assert_eq!(offence(&cleared), None);
+        let clean = seen(EffectiveStatus::TrustedUnenforced, |_| {});
+        assert_eq!(
+            (offence(&clean), what_to_do(&clean, &group("p"))),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn l07_a_failed_agent_shows_the_policy_that_it_failed_under() {
+        let of = |change: fn(&mut AgentState)| {
+            judged_under(&seen(EffectiveStatus::Untrusted, change).state)
+        };
+        assert_eq!(of(|_| {}), None);
+        let passed = of(|state| {
+            state.passed_under = Some(digest("passed"));
+            state.failure = Some(failed_by(Code::ImaPathNotListed, Some("failed")));
+        });
+        assert_eq!(passed, Some(digest("passed")));
+        let listed = of(|state| {
+            state.list.denied = Some(denied("denied"));
+            state.failure = Some(failed_by(Code::ImaPathNotListed, Some("failed")));
+        });
+        assert_eq!(listed, Some(digest("denied")));
+        let failed = of(|state| {
+            state.failure = Some(failed_by(Code::ImaDigestNotListed, Some("failed")));
+        });
+        assert_eq!(failed, Some(digest("failed")));
+        // The policy of the PCRs is another one.
+        let of_pcrs = of(|state| {
+            state.failure = Some(failed_by(Code::PcrValueNotAllowed, Some("pcrs")));
+        });
+        assert_eq!(of_pcrs, None);
+    }
+
+    #[test]
+    fn l07_an_agent_whose_list_is_being_judged_is_not_told_to_start() {
+        let waits = seen(EffectiveStatus::Pending, |state| {
+            state.passed_under = Some(digest("old"));
+        });
+        let said = what_to_do(&waits, &group("new")).unwrap();
+        assert!(said.contains("is being judged"), "{said}");
+        // Its list was judged: it is something else that it waits for.
+        let said = what_to_do(&waits, &group("old")).unwrap();
+        assert!(said.contains("rat-agent"), "{said}");
+        let new = seen(EffectiveStatus::Pending, |state| state.ima = None);
+        let said = what_to_do(&new, &group("new")).unwrap();
+        assert!(said.contains("Start rat-agent"), "{said}");
+    }
 }

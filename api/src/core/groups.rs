@@ -1,15 +1,21 @@
 //! Policy groups: made, shown and changed.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use axum::Extension;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use rat_engine::evidence::NonceSource;
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_store::{Approval, GroupSettings, NewGroup, StoreError, StoredGroup};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::request::{Answered, GroupInPath, Reply, etag, policy_id};
+use super::request::{
+    Answered, GroupInPath, Parameters, Reply, etag, last_of_full, next_page, policy_id,
+};
 use super::wire::group as wire;
 use super::wire::policy::Coverage;
 use super::wire::request as asked;
@@ -18,7 +24,7 @@ use crate::auth::Caller;
 use crate::clock::{rfc3339, unix_ms};
 use crate::error::{ApiError, Conflict, MemberFault};
 use crate::json::{Form, Object};
-use crate::limits::{GROUP_CHARACTERS_MAX, POLICY_NAME_CHARACTERS_MAX};
+use crate::limits::{COVERAGE_KEPT_MS, GROUP_CHARACTERS_MAX, POLICY_NAME_CHARACTERS_MAX, duration};
 
 const NEW: Form = Form {
     members: &[
@@ -117,15 +123,27 @@ pub(super) async fn tell_shards(core: &Core, slug: &str) {
     }
 }
 
-/// Lists every group, by name.
+/// Lists groups, by name.
 #[utoipa::path(
     get, path = "/groups/", tag = "groups",
-    responses((status = 200, body = Vec<wire::Group>)),
+    params(
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Items of a page; 1000 when missing."),
+        ("after" = Option<String>, Query, description = "Groups after this one."),
+    ),
+    responses((status = 200, body = Vec<wire::Group>, headers(("link" = String, description = "Where the next page is, when there is one.")))),
 )]
-pub(super) async fn list(state: State) -> Answered<Vec<wire::Group>> {
-    let groups = state.0.store.groups().await?;
+pub(super) async fn list(
+    state: State,
+    uri: Uri,
+    parameters: Parameters,
+) -> Answered<Vec<wire::Group>> {
+    parameters.only(&["limit", "after"])?;
+    let (after, limit) = (parameters.text("after").unwrap_or(""), parameters.limit()?);
+    let groups = state.0.store.groups_after(after, limit).await?;
+    let last = last_of_full(&groups, limit);
+    let next = last.map(|last| next_page(uri.path(), &parameters, &last.slug));
     let shown: Result<_, _> = groups.iter().map(shown).collect();
-    shown.map(Reply::ok)
+    shown.map(|shown| Reply::ok(shown).with_next(next))
 }
 
 /// Makes a group, without a policy.
@@ -154,7 +172,7 @@ pub(super) async fn create(
 #[utoipa::path(
     get, path = "/groups/{group_id}", tag = "groups",
     params(("group_id" = String, Path)),
-    responses((status = 200, body = wire::GroupDetail, headers(("etag" = String, description = "Its version.")))),
+    responses((status = 200, body = wire::GroupDetail, headers(("etag" = String, description = "The version of its settings and slots; `coverage` is no part of it.")))),
 )]
 pub(super) async fn show(
     state: State,
@@ -176,7 +194,7 @@ pub(super) async fn show(
         ("if-match" = Option<String>, Header, description = "An `ETag` of this group, or `*`."),
     ),
     request_body = asked::GroupChange,
-    responses((status = 200, body = wire::GroupDetail, headers(("etag" = String, description = "Its version.")))),
+    responses((status = 200, body = wire::GroupDetail, headers(("etag" = String, description = "The version of its settings and slots; `coverage` is no part of it.")))),
 )]
 pub(super) async fn change(
     state: State,
@@ -185,10 +203,7 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answered<wire::GroupDetail> {
-    if body.is_empty() {
-        return Err(ApiError::NotAnObject);
-    }
-    let request = Object::of_form(&body, &CHANGE)?;
+    let request = Object::of_whole_form(&body, &CHANGE)?;
     let core = &state.0;
     // What the members are merged into must be what is written over: read again, when somebody
     // else was faster.
@@ -197,6 +212,10 @@ pub(super) async fn change(
         require_version(&headers, group.row_version)?;
         let mut settings = group.settings.clone();
         merge(&mut settings, &request)?;
+        if settings == group.settings {
+            let (version, detail) = (group.row_version, detail(core, &group).await?);
+            return Ok(Reply::ok(detail).of_version(version));
+        }
         let (version, actor, now) = (group.row_version, caller.actor(), unix_ms());
         let changed = core
             .store
@@ -237,6 +256,7 @@ fn require_version(headers: &HeaderMap, row_version: u64) -> Result<(), ApiError
 
 /// Puts the members that are there over the settings.
 fn merge(settings: &mut GroupSettings, request: &Object<'_>) -> Result<(), ApiError> {
+    request.refuse_null(CHANGE.members)?;
     if let Some(name) = name_of(request)? {
         settings.name = name;
     }
@@ -290,13 +310,53 @@ pub(super) fn name_of(request: &Object<'_>) -> Result<Option<String>, ApiError> 
     Ok(Some(name.to_owned()))
 }
 
+/// How far groups' policies were held against their agents a moment ago: each count looks at every
+/// agent of the server.
+#[derive(Default)]
+pub(super) struct RecentCoverage(Mutex<HashMap<String, Counted>>);
+
+/// A count of one version of a group: what it enforces now may be judged by nobody yet.
+#[derive(Clone, Copy)]
+struct Counted {
+    row_version: u64,
+    at: Instant,
+    coverage: Coverage,
+}
+
+impl RecentCoverage {
+    fn of(&self, group: &StoredGroup) -> Option<Coverage> {
+        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = counted.get(&group.slug)?;
+        let is_recent = counted.row_version == group.row_version
+            && counted.at.elapsed() < duration(COVERAGE_KEPT_MS);
+        is_recent.then_some(counted.coverage)
+    }
+
+    fn keep(&self, group: &StoredGroup, coverage: Coverage) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.retain(|_, counted| counted.at.elapsed() < duration(COVERAGE_KEPT_MS));
+        let now = Counted {
+            row_version: group.row_version,
+            at: Instant::now(),
+            coverage,
+        };
+        counted.insert(group.slug.clone(), now);
+    }
+}
+
 /// How far a group's enforced policy has been held against its agents.
 pub(super) async fn coverage(core: &Core, group: &StoredGroup) -> Option<Coverage> {
+    let recent = &core.in_memory.coverage;
+    if let Some(known) = recent.of(group) {
+        return Some(known);
+    }
     let counted = core.fleet.coverage(group.slug.clone()).await.ok()?;
-    Some(Coverage {
+    let coverage = Coverage {
         judged: counted.judged,
         agents: counted.agents,
-    })
+    };
+    recent.keep(group, coverage);
+    Some(coverage)
 }
 
 async fn detail(core: &Core, group: &StoredGroup) -> Result<wire::GroupDetail, ApiError> {

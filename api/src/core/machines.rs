@@ -18,12 +18,13 @@ const UNKNOWN_GROUP: ApiError = ApiError::NotFound("group");
 
 /// Lists machines that wait for an operator's approval.
 ///
-/// That their TPMs are genuine was checked; what they say of themselves was not.
+/// That there is such a genuine TPM was checked; that it was the one that asked, and what was said of
+/// the machine, was not. A machine stands here once for each id that was asked for in its name.
 #[utoipa::path(
     get, path = "/agents/pending", tag = "enrolment",
     params(
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Items of a page; 1000 when missing."),
-        ("after" = Option<String>, Query, description = "Machines after this one: its group, `:` and its `ek_sha256`."),
+        ("after" = Option<String>, Query, description = "Machines after this one: its group, `ek_sha256` and `agent_id`, with `:` in between."),
     ),
     responses((status = 200, body = Vec<wire::Waiting>, headers(("link" = String, description = "Where the next page is, when there is one.")))),
 )]
@@ -36,17 +37,20 @@ pub(super) async fn waiting(
     let after = match parameters.text("after") {
         None => None,
         Some(text) => {
-            let found = text.split_once(':');
-            let found = found.and_then(|(group, ek)| Some((group, sha256(ek)?)));
-            let form = || wrong("after", "must be a group, `:` and an ek_sha256".to_owned());
-            Some(found.ok_or_else(form)?)
+            let form = "must be a group, an ek_sha256 and an agent_id, with `:` in between";
+            Some(place_of(text).ok_or_else(|| wrong("after", form.to_owned()))?)
         }
     };
     let limit = parameters.limit()?;
-    let from = after.as_ref().map(|(group, ek)| (*group, ek));
+    let from = after
+        .as_ref()
+        .map(|(group, ek, agent)| (*group, ek, *agent));
     let machines = state.0.store.waiting(from, limit, unix_ms()).await?;
     let last = last_of_full(&machines, limit);
-    let last = last.map(|last| format!("{}:{}", last.group, hex::encode(last.ek_sha256)));
+    let last = last.map(|last| {
+        let ek = hex::encode(last.ek_sha256);
+        format!("{}:{ek}:{}", last.group, last.agent)
+    });
     let next = last.map(|last| next_page(uri.path(), &parameters, &last));
     let shown = machines.into_iter().map(|machine| wire::Waiting {
         agent_id: machine.agent,
@@ -59,6 +63,13 @@ pub(super) async fn waiting(
         tries: machine.tries,
     });
     Ok(Reply::ok(shown.collect()).with_next(next))
+}
+
+/// A machine's place among those that wait: its group, itself and the id that it asks for.
+fn place_of(text: &str) -> Option<(&str, [u8; 32], &str)> {
+    let (group, rest) = text.split_once(':')?;
+    let (ek, agent) = rest.split_once(':')?;
+    Some((group, sha256(ek)?, agent))
 }
 
 /// Lists machines that may enrol into a group.

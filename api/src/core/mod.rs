@@ -23,6 +23,7 @@ mod operate;
 mod pending;
 mod policies;
 mod request;
+mod serving;
 mod sync;
 pub mod tokens;
 mod wire;
@@ -32,7 +33,6 @@ pub use described::described;
 use std::sync::Arc;
 
 use rat_engine::evidence::NonceSource;
-use rat_engine::hash::Digest;
 use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
 use rat_store::{Store, StoreError};
@@ -40,7 +40,7 @@ use rat_store::{Store, StoreError};
 use crate::auth::Permission;
 use crate::error::ApiError;
 use crate::limits;
-use crate::surface::{BodyLimit, Route, Shared, Surface};
+use crate::surface::{Aliases, AtOnceMax, BodyLimit, Route, Shared, Surface};
 
 use fleet::{Fleet, FleetUnavailable};
 
@@ -97,15 +97,48 @@ pub struct Core {
     pub shared: Arc<Shared>,
     /// When the server started.
     pub started: tokio::time::Instant,
-    /// The policy whose paths were counted last, and how many they are.
-    pub counted: tokio::sync::Mutex<Option<(Digest, usize)>>,
+    /// What requests leave for others.
+    pub in_memory: InMemory,
+}
+
+/// What requests leave for others, in memory and bounded; a server starts with none of it.
+#[derive(Default)]
+pub struct InMemory {
+    turns: serving::Turns,
+    counted: evidence::Counted,
+    coverage: groups::RecentCoverage,
 }
 
 type State = axum::extract::State<Arc<Core>>;
 
+/// Other spellings of paths, whatever the method: names that clients and documents know a route by,
+/// and collections without their slash or with one.
+pub const ALIASES: Aliases = &[
+    ("/agents/", &["/agents"]),
+    (
+        "/agents/enroll-baseline",
+        &["/agents/baseline", "/agents/establish-baseline"],
+    ),
+    ("/agents/pending", &["/agents/pending/"]),
+    ("/audit", &["/audit/"]),
+    ("/groups/", &["/groups"]),
+    ("/groups/{group_id}/ek", &["/groups/{group_id}/ek/"]),
+    ("/policies/", &["/policies"]),
+    ("/tokens/", &["/tokens"]),
+    (
+        "/tokens/generate",
+        &["/tokens/generate-standard", "/enrollment/generate"],
+    ),
+    (
+        "/tokens/generate-baseline",
+        &["/enrollment/generate-baseline"],
+    ),
+    ("/tokens/validate", &["/enrollment/validate"]),
+];
+
 /// The routes of the Core API.
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
-    let surface = enrolment_routes(Surface::new(shared));
+    let surface = enrolment_routes(Surface::with_aliases(shared, ALIASES));
     let surface = agent_routes(surface);
     let surface = policy_routes(surface);
     group_routes(surface)
@@ -129,7 +162,11 @@ fn enrolment_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
     let list = body("BASELINE_BODY_BYTES_MAX", limits::BASELINE_BODY_BYTES_MAX);
     let activate = body("ACTIVATE_BODY_BYTES_MAX", limits::ACTIVATE_BODY_BYTES_MAX);
     let baseline = Route {
-        at_once: Some(("BASELINES_AT_ONCE_MAX", limits::BASELINES_AT_ONCE_MAX)),
+        at_once: Some(AtOnceMax {
+            name: "BASELINES_AT_ONCE_MAX",
+            max: limits::BASELINES_AT_ONCE_MAX,
+            of_address: 1,
+        }),
         ..Route::post("/agents/enroll-baseline", token, list)
     };
     let activation = Route::post(
@@ -157,7 +194,7 @@ fn enrolment_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             Route::post("/tokens/generate", issue, SMALL),
             issue::standard,
         )
-        .collection(Route::get("/tokens/", operator("enroll:view")), issue::list)
+        .route(Route::get("/tokens/", operator("enroll:view")), issue::list)
         .route(Route::delete("/tokens/{token_id}", issue), issue::revoke)
 }
 
@@ -166,7 +203,7 @@ fn agent_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
     let manage = operator("agents:manage");
     let of_agent = |path, permission| Route::post(path, permission, SMALL);
     surface
-        .collection(Route::get("/agents/", view), agents::list)
+        .route(Route::get("/agents/", view), agents::list)
         .route(Route::get("/agents/pending", view), machines::waiting)
         .route(Route::get("/agents/{agent_id}", view), agents::show)
         .route(
@@ -193,30 +230,51 @@ fn policy_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
     let view = operator("policies:view");
     let activate = operator("policies:activate");
     let policy = BodyLimit::Bytes("POLICY_BODY_BYTES_MAX", limits::POLICY_BODY_BYTES_MAX);
-    let at_once = Some(("POLICIES_AT_ONCE_MAX", limits::POLICIES_AT_ONCE_MAX));
-    let add = Route {
-        at_once,
-        ..Route::post("/policies/", operator("policies:add"), policy)
+    let whole = |route: Route| Route {
+        at_once: Some(AtOnceMax {
+            name: "POLICIES_AT_ONCE_MAX",
+            max: limits::POLICIES_AT_ONCE_MAX,
+            of_address: 1,
+        }),
+        ..route
     };
-    let diff = Route {
-        at_once,
-        ..Route::get("/policies/{policy_id}/diff", view)
+    let text = |path| Route {
+        at_once: Some(AtOnceMax {
+            name: "POLICY_TEXTS_AT_ONCE_MAX",
+            max: limits::POLICY_TEXTS_AT_ONCE_MAX,
+            of_address: limits::POLICY_TEXTS_PER_ADDRESS_MAX,
+        }),
+        ..Route::get(path, view)
     };
     surface
-        .collection(Route::get("/policies/", view), policies::list)
-        .collection(add, policies::add)
-        .route(Route::get("/policies/{policy_id}", view), policies::show)
-        .route(diff, policies::diff)
+        .route(Route::get("/policies/", view), policies::list)
         .route(
-            Route::post("/policies/{policy_id}/activate", activate, SMALL),
+            whole(Route::post("/policies/", operator("policies:add"), policy)),
+            policies::add,
+        )
+        .route(text("/policies/{policy_id}"), policies::show)
+        .route(
+            whole(Route::get("/policies/{policy_id}/diff", view)),
+            policies::diff,
+        )
+        .route(
+            whole(Route::post(
+                "/policies/{policy_id}/activate",
+                activate,
+                SMALL,
+            )),
             policies::activate,
         )
         .route(
-            Route::get("/policies/groups/{group_id}/active-policy", view),
+            text("/policies/groups/{group_id}/active-policy"),
             policies::active,
         )
         .route(
-            Route::post("/policies/groups/{group_id}/rollback", activate, SMALL),
+            whole(Route::post(
+                "/policies/groups/{group_id}/rollback",
+                activate,
+                SMALL,
+            )),
             policies::roll_back,
         )
 }
@@ -227,8 +285,8 @@ fn group_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
     let group = BodyLimit::Bytes("GROUP_BODY_BYTES_MAX", limits::GROUP_BODY_BYTES_MAX);
     let machine = "/groups/{group_id}/ek/{ek_sha256}";
     surface
-        .collection(Route::get("/groups/", view), groups::list)
-        .collection(Route::post("/groups/", manage, group), groups::create)
+        .route(Route::get("/groups/", view), groups::list)
+        .route(Route::post("/groups/", manage, group), groups::create)
         .route(Route::get("/groups/{group_id}", view), groups::show)
         .route(
             Route::put("/groups/{group_id}", manage, group),

@@ -7,9 +7,8 @@ use axum::Extension;
 use axum::body::Bytes;
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::Failure;
-use rat_store::{AuditEntry, OnRemoval, RecordChange, StoreError, Waiting};
+use rat_store::{AuditEntry, OnRemoval, RecordChange, Waiting};
 
-use super::activation::serve_later;
 use super::agents::detail;
 use super::groups::slug_of;
 use super::request::{AgentInPath, Answered, Reply, sha256};
@@ -39,39 +38,48 @@ pub(super) async fn approve(
     body: Bytes,
 ) -> Answered<wire::Approved> {
     let form = Form {
-        members: &["ek_sha256"],
+        members: &["ek_sha256", "ak_proposed_sha256"],
         document: None,
     };
     let request = Object::of_form(&body, &form)?;
-    let wanted = match request.optional_text("ek_sha256", 64)? {
-        None => None,
-        Some(text) => Some(sha256(text).ok_or_else(|| {
-            let form = "64 lower-case hexadecimal digits";
-            ApiError::member("ek_sha256", MemberFault::Encoding(form))
-        })?),
-    };
+    let machine = digits_of(&request, "ek_sha256")?;
+    let key = digits_of(&request, "ak_proposed_sha256")?;
     let core = &state.0;
     match core.store.proposed_ak(&id).await? {
-        Some(proposed) if wanted.is_none_or(|wanted| wanted == proposed.ek_sha256) => {
-            approve_key(core, &id, &caller).await
+        Some(proposed) if machine.is_none_or(|wanted| wanted == proposed.ek_sha256) => {
+            approve_key(core, &id, key.as_ref(), &caller).await
         }
-        _ => approve_machine(core, &id, wanted, &caller).await,
+        _ if key.is_some() => Err(ApiError::Conflict(Conflict::NothingWaits)),
+        _ => approve_machine(core, &id, machine, &caller).await,
     }
     .map(Reply::ok)
+}
+
+/// The SHA-256 that a member names, if it is there.
+fn digits_of(request: &Object<'_>, member: &'static str) -> Result<Option<[u8; 32]>, ApiError> {
+    let Some(text) = request.optional_text(member, 64)? else {
+        return Ok(None);
+    };
+    let form = "64 lower-case hexadecimal digits";
+    let wrong = || ApiError::member(member, MemberFault::Encoding(form));
+    sha256(text).ok_or_else(wrong).map(Some)
 }
 
 /// The shard forgets the agent first, so that nothing which the old key signed is recorded after
 /// its trust has ended.
 async fn approve_key(
-    core: &Core,
+    core: &Arc<Core>,
     id: &AgentId,
+    key: Option<&[u8; 32]>,
     caller: &Caller,
 ) -> Result<wire::Approved, ApiError> {
-    let stored = apart(core, id, async {
-        let approved = core.store.approve_ak(id, caller.actor(), unix_ms()).await?;
+    let turn = core.turn(id).await;
+    let approving = async {
+        let (actor, now) = (caller.actor(), unix_ms());
+        let approved = core.store.approve_ak(id, key, actor, now).await?;
         approved.ok_or(ApiError::Conflict(Conflict::NothingWaits))
-    })
-    .await?;
+    };
+    let stored = turn.apart(approving).await?;
     let record = stored.record;
     Ok(wire::Approved {
         agent_id: id.as_str().to_owned(),
@@ -138,6 +146,9 @@ pub(super) async fn clear(
     }
     let core = &state.0;
     core.store.agent(&id).await?.ok_or(UNKNOWN)?;
+    // Until it is cleared: an agent that is changed meanwhile would be taken from its shard, and
+    // what was asked of that would be forgotten.
+    let turn = core.turn(&id).await;
     let failure = failure_of(core, &id).await?;
     let failure = failure.ok_or(ApiError::Conflict(Conflict::NotFailed))?;
     let entry = AuditEntry {
@@ -159,11 +170,10 @@ pub(super) async fn clear(
     };
     match tokio::time::timeout(duration(CLEAR_MS_MAX), cleared).await {
         Ok(cleared) => cleared?,
-        Err(_) => {
-            let later = "the failure is not cleared yet; it will be when the store answers";
-            return Err(ApiError::Unavailable(later));
-        }
+        // It will be when the store answers.
+        Err(_) => return Err(ApiError::Unfinished),
     }
+    drop(turn);
     detail(core, &id).await.map(Reply::ok)
 }
 
@@ -200,7 +210,8 @@ pub(super) async fn change_group(
     core.store.agent(&id).await?.ok_or(UNKNOWN)?;
     let group = core.store.group(&slug).await?;
     group.ok_or(ApiError::NotFound("group"))?;
-    apart(core, &id, async {
+    let turn = core.turn(&id).await;
+    let moving = async {
         let (change, now) = (RecordChange::Group(slug), unix_ms());
         let changed = core
             .store
@@ -208,8 +219,9 @@ pub(super) async fn change_group(
             .await?;
         changed.ok_or(UNKNOWN)?;
         core.store.enrolled_agent(&id).await?.ok_or(UNKNOWN)
-    })
-    .await?;
+    };
+    turn.apart(moving).await?;
+    drop(turn);
     detail(core, &id).await.map(Reply::ok)
 }
 
@@ -225,64 +237,12 @@ pub(super) async fn remove(
     Extension(caller): Extension<Caller>,
 ) -> Answered<wire::Removed> {
     let core = &state.0;
-    // Before anything else: a shard that does not answer might serve it on.
-    let forgotten = core.fleet.remove(id.clone()).await;
-    let removed = match forgotten {
-        Ok(()) => {
-            let (keep, now) = (OnRemoval::KeepFailure, unix_ms());
-            core.store
-                .remove_agent(&id, keep, caller.actor(), now)
-                .await
-        }
-        Err(error) => {
-            serve_again(core, &id);
-            return Err(error.into());
-        }
-    };
-    match removed {
-        Ok(Some(removed)) => Ok(Reply::ok(wire::Removed {
-            agent_id: id.as_str().to_owned(),
-            failure_kept: removed.failure.is_some(),
-        })),
-        Ok(None) => Err(UNKNOWN),
-        Err(error) => {
-            serve_again(core, &id);
-            Err(match error {
-                StoreError::StateUnknown { .. } => ApiError::Conflict(Conflict::StateUnknown),
-                error => error.into(),
-            })
-        }
-    }
-}
-
-/// Changes an agent's record while no shard has the agent, and has it served again as it is then.
-///
-/// What is on its way to the store about an agent says what it was before the change; it must be
-/// there first, or it would undo the change.
-async fn apart(
-    core: &Core,
-    id: &AgentId,
-    change: impl Future<Output = Result<rat_store::StoredAgent, ApiError>>,
-) -> Result<rat_store::StoredAgent, ApiError> {
-    let changed = match core.fleet.set_aside(id.clone()).await {
-        Ok(()) => change.await,
-        Err(error) => Err(error.into()),
-    };
-    match changed {
-        Ok(stored) => {
-            if core.fleet.enrolled(stored.clone()).await.is_err() {
-                serve_again(core, id);
-            }
-            Ok(stored)
-        }
-        Err(error) => {
-            serve_again(core, id);
-            Err(error)
-        }
-    }
-}
-
-fn serve_again(core: &Core, id: &AgentId) {
-    let (store, fleet) = (core.store.clone(), Arc::clone(&core.fleet));
-    tokio::spawn(serve_later(store, fleet, id.clone(), Duration::ZERO));
+    let turn = core.turn(&id).await;
+    let (keep, now) = (OnRemoval::KeepFailure, unix_ms());
+    let removal = core.store.remove_agent(&id, keep, caller.actor(), now);
+    let removed = turn.remove(removal).await??.ok_or(UNKNOWN)?;
+    Ok(Reply::ok(wire::Removed {
+        agent_id: id.as_str().to_owned(),
+        failure_kept: removed.failure.is_some(),
+    }))
 }

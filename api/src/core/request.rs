@@ -41,7 +41,8 @@ impl PolicyId {
         let (group, version) = text.strip_prefix("p-")?.rsplit_once('-')?;
         let id = Self {
             group: is_slug(group).then(|| group.to_owned())?,
-            version: version.parse().ok()?,
+            // No version is 0, and none is more than the store can count.
+            version: version.parse().ok().filter(is_countable)?,
         };
         // Each version has one name.
         (id.text() == text).then_some(id)
@@ -50,6 +51,10 @@ impl PolicyId {
     pub(super) fn text(&self) -> String {
         policy_id(&self.group, self.version)
     }
+}
+
+fn is_countable(version: &u64) -> bool {
+    *version > 0 && i64::try_from(*version).is_ok()
 }
 
 /// The name of a version among all groups'.
@@ -319,6 +324,9 @@ mod tests {
             "p-g\n-003",
             "p-G-003",
             "p-g-99999999999999999999999",
+            "p-g-9223372036854775808",
+            "p-g-18446744073709551615",
+            "p-g-000",
         ] {
             assert_eq!(PolicyId::parse(other), None, "{other:?}");
         }

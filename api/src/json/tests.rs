@@ -72,6 +72,50 @@ fn arrays_of_texts_numbers_and_truth_values_are_read() {
 }
 
 #[test]
+fn x01_of_the_texts_of_an_array_no_more_are_kept_than_anybody_asks_for() {
+    let array = |count: usize| {
+        let texts = vec!["\"\""; count].join(",");
+        format!("{{\"t\":[{texts}],\"o\":{{\"deeper\":[[{texts}]]}}}}")
+    };
+    let kept = |object: &Object<'_>| match object.member("t") {
+        Some(Member::Texts(texts)) => (texts.kept.len(), texts.kept.capacity(), texts.count),
+        other => panic!("{other:?}"),
+    };
+    let long = array(1_000_000);
+    let object = Object::parse(long.as_bytes()).unwrap();
+    let (length, capacity, count) = kept(&object);
+    assert_eq!((length, count), (JSON_TEXTS_MAX, 1_000_000));
+    assert!(capacity <= 2 * JSON_TEXTS_MAX, "{capacity}");
+    for max in [0, 16, JSON_TEXTS_MAX, 1_000_000, usize::MAX] {
+        let error = object.optional_texts("t", max).unwrap_err();
+        let shown = max.min(JSON_TEXTS_MAX);
+        let expected = format!("member `t`: is longer than {shown} elements");
+        assert_eq!(error.to_string(), expected);
+    }
+    // At the limit all of them are there, and one more is refused.
+    let whole = array(JSON_TEXTS_MAX);
+    let object = Object::parse(whole.as_bytes()).unwrap();
+    let texts = object.optional_texts("t", JSON_TEXTS_MAX).unwrap();
+    assert_eq!(texts.map(<[_]>::len), Some(JSON_TEXTS_MAX));
+    assert!(object.optional_texts("t", JSON_TEXTS_MAX - 1).is_err());
+    let more = array(JSON_TEXTS_MAX + 1);
+    let object = Object::parse(more.as_bytes()).unwrap();
+    assert!(object.optional_texts("t", usize::MAX).is_err());
+}
+
+#[test]
+fn null_is_refused_where_it_would_be_passed_over() {
+    let object = Object::parse(br#"{"a":null,"b":false,"c":"x"}"#).unwrap();
+    assert_eq!(object.refuse_null(&["b", "c", "d"]), Ok(()));
+    let refused = object.refuse_null(&["b", "a"]).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "member `a`: must be a value, found null"
+    );
+    assert_eq!(refused.status(), 422);
+}
+
+#[test]
 fn bytes_are_padded_base64_and_bounded() {
     let object = Object::parse(br#"{"a":"AQID","b":"AQI","c":"AQID_-","d":"AQ=="}"#).unwrap();
     assert_eq!(object.optional_bytes("a", 3).unwrap(), Some(vec![1, 2, 3]));
@@ -156,6 +200,9 @@ fn an_operators_request_holds_nothing_but_what_its_form_has() {
     let empty = Object::of_form(b"", &FORM).unwrap();
     assert_eq!(empty.optional_text("name", 10), Ok(None));
     assert_eq!(empty.optional_document("policy"), None);
+    let none = Object::of_whole_form(b"", &FORM).unwrap_err();
+    assert_eq!(none, ApiError::NotAnObject);
+    assert!(Object::of_whole_form(b"{}", &FORM).is_ok());
     let null = Object::of_form(br#"{"policy":null}"#, &FORM).unwrap();
     assert_eq!(null.optional_document("policy"), Some(None));
     for (body, shown) in [

@@ -15,14 +15,16 @@ pub(super) struct LogIn {
 
 /// A change of one's own account; what is missing stays as it is.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(super) struct AccountChange {
-    #[schema(max_length = 254)]
+    #[schema(max_length = 254, nullable = false)]
     email: Option<String>,
 }
 
 /// A change of one's own password.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(super) struct PasswordChange {
     #[schema(max_length = 256)]
@@ -33,6 +35,7 @@ pub(super) struct PasswordChange {
 
 /// A new API token of one's own.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(super) struct NewApiToken {
     /// What it is for: a line without control characters.
@@ -40,12 +43,13 @@ pub(super) struct NewApiToken {
     name: String,
     role: RoleId,
     /// 8760 when missing.
-    #[schema(minimum = 1, maximum = 8760)]
+    #[schema(minimum = 1, maximum = 8760, nullable = false)]
     ttl_hours: Option<u64>,
 }
 
 /// A new account.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(super) struct NewUser {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.@-]+$")]
@@ -53,32 +57,37 @@ pub(super) struct NewUser {
     /// Not the username.
     #[schema(min_length = 8, max_length = 256)]
     password: String,
-    #[schema(max_length = 254)]
+    #[schema(max_length = 254, nullable = false)]
     email: Option<String>,
     #[schema(max_items = 16)]
     roles: Vec<RoleId>,
     /// `false` when missing.
+    #[schema(nullable = false)]
     must_change_password: Option<bool>,
 }
 
 /// A change of an account; what is missing stays as it is.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(super) struct UserChange {
-    #[schema(max_length = 254)]
+    #[schema(max_length = 254, nullable = false)]
     email: Option<String>,
-    #[schema(max_items = 16)]
+    #[schema(max_items = 16, nullable = false)]
     roles: Option<Vec<RoleId>>,
+    #[schema(nullable = false)]
     disabled: Option<bool>,
 }
 
 /// A password that somebody else gives.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(super) struct NewPassword {
     #[schema(min_length = 8, max_length = 256)]
     new_password: String,
     /// `false` when missing.
+    #[schema(nullable = false)]
     must_change_password: Option<bool>,
 }
 

@@ -1,7 +1,5 @@
 //! T5, T6 and T7: one's own account.
 
-use std::net::IpAddr;
-
 use axum::Extension;
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -10,9 +8,9 @@ use rat_store::{PasswordChange, StoredUser, UserChange};
 
 use super::session::of_session;
 use super::users::{change_user, email_of};
-use super::{People, State, answer, asked, done, not_taken, wire};
+use super::{People, State, answer, asked, done, form, not_taken, wire};
+use crate::auth::Caller;
 use crate::auth::account::check_password;
-use crate::auth::{Caller, Peer};
 use crate::clock::unix_ms;
 use crate::error::{ApiError, MemberFault};
 use crate::json::Object;
@@ -57,8 +55,11 @@ async fn change_email(
     body: &[u8],
 ) -> Result<StoredUser, ApiError> {
     let (_, user) = of_session(caller)?;
+    let form = form(&["email"]);
+    let request = Object::of_whole_form(body, &form)?;
+    request.refuse_null(form.members)?;
     let change = UserChange {
-        email: email_of(&Object::parse(body)?)?,
+        email: email_of(&request)?,
         ..UserChange::default()
     };
     change_user(people, user, &change, caller).await
@@ -72,24 +73,19 @@ async fn change_email(
 )]
 pub(super) async fn change_password(
     state: State,
-    Extension(peer): Extension<Peer>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Response {
-    done(replace(&state.0, peer.address.ip(), &caller, &body).await)
+    done(replace(&state.0, &caller, &body).await)
 }
 
 /// # Security
 /// Whoever found a session open must not be able to keep it: the present password is asked for, and
-/// attempts at it count as logins do. (A03)
-async fn replace(
-    people: &People,
-    address: IpAddr,
-    caller: &Caller,
-    body: &[u8],
-) -> Result<(), ApiError> {
+/// attempts at it are counted. (A03)
+async fn replace(people: &People, caller: &Caller, body: &[u8]) -> Result<(), ApiError> {
     let (session, _) = of_session(caller)?;
-    let request = Object::parse(body)?;
+    let form = form(&["current_password", "new_password"]);
+    let request = Object::of_whole_form(body, &form)?;
     let current = request.text("current_password", PASSWORD_CHARACTERS_MAX)?;
     let new = request.text("new_password", PASSWORD_CHARACTERS_MAX)?;
     let me = myself(people, caller).await?;
@@ -98,7 +94,7 @@ async fn replace(
         let same = MemberFault::Value("is the present one".to_owned());
         return Err(ApiError::member("new_password", same));
     }
-    people.gate().count_login(address, &me.username)?;
+    people.gate().count_password_check(&me.id)?;
     let wrong = || {
         let wrong = MemberFault::Value("is wrong".to_owned());
         ApiError::member("current_password", wrong)

@@ -25,11 +25,12 @@ use serde::Serialize;
 use crate::auth::account::{AccountFault, FIRST_USER};
 use crate::auth::{Gate, Permission};
 use crate::error::{ApiError, MemberFault, json_response};
+use crate::json::Form;
 use crate::limits;
 use crate::surface::{BodyLimit, Route, Shared, Surface};
 
 pub use described::described;
-pub(crate) use refusal::{REFUSAL, refuse};
+pub(crate) use refusal::{REFUSAL, refuse, told};
 
 /// Where the paths of this API begin.
 pub const PREFIX: &str = "/api/v1/";
@@ -86,6 +87,17 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<People>> {
         .route(sends(Method::PUT, password, manage), users::set_password)
         .route(Route::get("/api/v1/roles", view), users::roles)
 }
+
+/// A request that holds these members at most.
+const fn form(members: &'static [&'static str]) -> Form {
+    Form {
+        members,
+        document: None,
+    }
+}
+
+/// A request that asks for nothing but what its path says.
+const NOTHING: Form = form(&[]);
 
 /// A route that takes a body of an account's size. Clients send one also where none is read.
 fn sends(method: Method, path: &'static str, permission: Permission) -> Route {

@@ -25,13 +25,19 @@ pub(super) struct Refusal {
 /// What the OpenAPI document calls it.
 pub(crate) const REFUSAL: &str = "AccountError";
 
-/// A refusal as `{"error", "code", "details"}`. This API has no 409 and no 422: what contradicts a
+/// How this API tells an error: its status and code. It has no 409 and no 422: what contradicts a
 /// record, or cannot be a value, is 400.
-pub(crate) fn refuse(error: ApiError) -> Response {
+pub(crate) fn told(error: &ApiError) -> (StatusCode, &'static str) {
     let status = match error.status() {
         StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT => StatusCode::BAD_REQUEST,
         other => other,
     };
+    (status, code(error))
+}
+
+/// A refusal as `{"error", "code", "details"}`.
+pub(crate) fn refuse(error: ApiError) -> Response {
+    let (status, code) = told(&error);
     let mut details = Map::new();
     match &error {
         ApiError::Member { member, .. } => {
@@ -50,7 +56,7 @@ pub(crate) fn refuse(error: ApiError) -> Response {
     }
     let body = Refusal {
         error: error.to_string(),
-        code: code(&error),
+        code,
         details,
     };
     error.answer(status, &body)

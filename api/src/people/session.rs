@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use rat_store::{NewSession, Standing, StoredUser};
 
-use super::{People, State, answer, asked, done, no_random, wire};
+use super::{NOTHING, People, State, answer, asked, done, no_random, wire};
 use crate::auth::credential::{Credential, CredentialKind};
 use crate::auth::{Caller, CallerCredential, Peer};
 use crate::clock::{rfc3339, unix_ms};
@@ -37,6 +37,9 @@ pub(super) async fn log_in(
     )
 }
 
+/// What else the body holds is passed over: people's clients of all versions log in here, and nothing
+/// that they could add would change what a login is.
+///
 /// # Security
 /// Whether the name is unknown, the password wrong or the user disabled cannot be told from the
 /// answer nor from its time: each reads the same row and verifies one hash. (A03, X08)
@@ -89,13 +92,21 @@ async fn begin(people: &People, user: StoredUser) -> Result<Option<wire::LoggedI
     post, path = "/api/v1/auth/logout", tag = "accounts",
     responses((status = 204)),
 )]
-pub(super) async fn log_out(state: State, Extension(caller): Extension<Caller>) -> Response {
-    done(end(&state.0, &caller).await)
+pub(super) async fn log_out(
+    state: State,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    done(end(&state.0, &caller, &body).await)
 }
 
-async fn end(people: &People, caller: &Caller) -> Result<(), ApiError> {
+async fn end(people: &People, caller: &Caller, body: &[u8]) -> Result<(), ApiError> {
     let (session, _) = of_session(caller)?;
-    people.store.end_session(session).await?;
+    Object::of_form(body, &NOTHING)?;
+    let store = &people.store;
+    store
+        .end_session(session, caller.actor(), unix_ms())
+        .await?;
     Ok(())
 }
 

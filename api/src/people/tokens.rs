@@ -8,7 +8,9 @@ use axum::response::Response;
 use rat_store::{NewApiToken, StoreError, StoredApiToken, StoredUser};
 
 use super::session::of_session;
-use super::{PathText, People, State, answer, asked, done, named, no_random, not_taken, wire};
+use super::{
+    NOTHING, PathText, People, State, answer, asked, done, form, named, no_random, not_taken, wire,
+};
 use crate::auth::Caller;
 use crate::auth::account::check_roles;
 use crate::auth::credential::{Credential, CredentialKind};
@@ -82,7 +84,9 @@ pub(super) async fn create(
 
 async fn make(people: &People, caller: &Caller, body: &[u8]) -> Result<wire::MadeToken, ApiError> {
     let (_, user) = of_session(caller)?;
-    let request = Object::parse(body)?;
+    let form = form(&["name", "role", "ttl_hours"]);
+    let request = Object::of_whole_form(body, &form)?;
+    request.refuse_null(&["ttl_hours"])?;
     let name = request.text("name", API_TOKEN_NAME_CHARACTERS_MAX)?;
     if name.trim().is_empty() || name.chars().any(char::is_control) {
         let plain = MemberFault::Value("must be readable".to_owned());
@@ -135,12 +139,14 @@ pub(super) async fn revoke(
     state: State,
     Extension(caller): Extension<Caller>,
     id: PathText,
+    body: Bytes,
 ) -> Response {
-    done(end(&state.0, &caller, &named(id)).await)
+    done(end(&state.0, &caller, &named(id), &body).await)
 }
 
-async fn end(people: &People, caller: &Caller, id: &str) -> Result<(), ApiError> {
+async fn end(people: &People, caller: &Caller, id: &str, body: &[u8]) -> Result<(), ApiError> {
     let (_, user) = of_session(caller)?;
+    Object::of_form(body, &NOTHING)?;
     let is_mine = |owner: &StoredUser| owner.id == user;
     let stored = people.store.api_token(id).await?;
     let mine_or_managed = |stored: &StoredApiToken| {

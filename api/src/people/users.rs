@@ -6,7 +6,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use rat_store::{PasswordChange, StoreError, StoredUser, UserChange, UserRefusal};
 
-use super::{PathText, People, State, answer, asked, done, named, no_random, not_taken, wire};
+use super::{
+    NOTHING, PathText, People, State, answer, asked, done, form, named, no_random, not_taken, wire,
+};
 use crate::auth::Caller;
 use crate::auth::account::{self, check_email, check_password, check_roles, check_username};
 use crate::auth::roles::{self, Role};
@@ -62,7 +64,15 @@ pub(super) async fn create(
 }
 
 async fn make(people: &People, caller: &Caller, body: &[u8]) -> Result<StoredUser, ApiError> {
-    let request = Object::parse(body)?;
+    let form = form(&[
+        "username",
+        "password",
+        "email",
+        "roles",
+        "must_change_password",
+    ]);
+    let request = Object::of_whole_form(body, &form)?;
+    request.refuse_null(&["email", "must_change_password"])?;
     let username = request.text("username", USERNAME_CHARACTERS_MAX)?;
     check_username(username).map_err(not_taken("username"))?;
     let password = request.text("password", PASSWORD_CHARACTERS_MAX)?;
@@ -127,7 +137,9 @@ async fn update(
     id: &str,
     body: &[u8],
 ) -> Result<StoredUser, ApiError> {
-    let request = Object::parse(body)?;
+    let form = form(&["email", "roles", "disabled"]);
+    let request = Object::of_whole_form(body, &form)?;
+    request.refuse_null(form.members)?;
     let change = UserChange {
         email: email_of(&request)?,
         roles: roles_of(&request, caller)?.map(|roles| account::ids(&roles)),
@@ -161,13 +173,17 @@ pub(super) async fn disable(
     state: State,
     Extension(caller): Extension<Caller>,
     id: PathText,
+    body: Bytes,
 ) -> Response {
     let change = UserChange {
         disabled: Some(true),
         ..UserChange::default()
     };
-    let changed = change_user(&state.0, &named(id), &change, &caller).await;
-    done(changed.map(drop))
+    let disabled = match Object::of_form(&body, &NOTHING) {
+        Ok(_) => change_user(&state.0, &named(id), &change, &caller).await,
+        Err(error) => Err(error),
+    };
+    done(disabled.map(drop))
 }
 
 /// Gives somebody another password, and ends every session of that user.
@@ -187,7 +203,9 @@ pub(super) async fn set_password(
 }
 
 async fn replace(people: &People, caller: &Caller, id: &str, body: &[u8]) -> Result<(), ApiError> {
-    let request = Object::parse(body)?;
+    let form = form(&["new_password", "must_change_password"]);
+    let request = Object::of_whole_form(body, &form)?;
+    request.refuse_null(form.members)?;
     let new = request.text("new_password", PASSWORD_CHARACTERS_MAX)?;
     let must_change = request.optional_flag("must_change_password")?;
     let user = existing(people, id).await?;

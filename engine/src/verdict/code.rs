@@ -119,6 +119,9 @@ codes! {
     IdentityCloneSuspected "identity.clone_suspected" Agent
         "Two machines seem to answer with the same attestation key."
         "Find the clone; a virtual TPM must never be copied together with a disk.";
+    IdentityHistoryLost "identity.history_lost" Agent
+        "The agent was removed while its record could not be read: whether the machine had failed is not known."
+        "Inspect the machine; then an operator clears the failure.";
     PathNotEnrolled "path.not_enrolled" Sender
         "The agent is enrolled by another path than the one its evidence came by."
         "Use the path that it was enrolled for, or have an operator change it.";

@@ -1,7 +1,8 @@
 //! Endorsement keys: which TPMs the operator knows.
 //!
-//! A TPM is known by the chain of its EK certificate to a root that the operator named, or by its
-//! key on a list of the operator. Nothing is known by default. (N09)
+//! A TPM is known by the chain of its EK certificate to a root that the operator named, by its key
+//! on a list of the operator, or by its key that an operator let into the group that it asks for.
+//! Nothing is known by default. (N09)
 //!
 //! What is *not* looked at: revocation. Vendors publish next to no lists of revoked EK
 //! certificates; an operator takes a TPM off by removing its agent.
@@ -51,6 +52,17 @@ pub enum EkVouch {
     },
     /// By a list of the operator.
     List,
+    /// By an operator who let this machine into the group that it asks for.
+    Approved,
+}
+
+/// The identity of the machine with this endorsement key, a `TPMT_PUBLIC` or `TPM2B_PUBLIC`:
+/// SHA-256 of its SubjectPublicKeyInfo. Whose it is, is not known.
+///
+/// # Errors
+/// [`EkError`], when it is not of a default template.
+pub fn machine_of(ek_public: &[u8]) -> Result<[u8; 32], EkError> {
+    EndorsementKey::parse(ek_public).map(|key| key.sha256)
 }
 
 /// Why an endorsement key is refused.
@@ -173,13 +185,16 @@ impl EkTrust {
         now_unix_ms: u64,
     ) -> Result<EkProof, EkError> {
         let key = EndorsementKey::parse(ek_public)?;
-        self.vouch(ek_certificate, &key, now_unix_ms)
+        self.vouch(ek_certificate, &key, None, now_unix_ms)
     }
 
+    /// The same for a machine that asks to join a group into which an operator let the machine
+    /// `approved`. What an operator said of one machine comes before what is said of many.
     pub(crate) fn vouch(
         &self,
         ek_certificate: Option<&[u8]>,
         key: &EndorsementKey<'_>,
+        approved: Option<&[u8; 32]>,
         now_unix_ms: u64,
     ) -> Result<EkProof, EkError> {
         let certificate = ek_certificate.map(read_certificate).transpose()?;
@@ -191,7 +206,9 @@ impl EkTrust {
                 return Err(EkError::KeyMismatch);
             }
         }
-        let by = if self.listed.contains(&key.sha256) {
+        let by = if approved == Some(&key.sha256) {
+            EkVouch::Approved
+        } else if self.listed.contains(&key.sha256) {
             EkVouch::List
         } else {
             let certificate = certificate.ok_or(EkError::CertificateMissing)?;

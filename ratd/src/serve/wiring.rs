@@ -79,7 +79,7 @@ impl Parts {
             mode: check::mode(config.attestation.mode),
             shared: Arc::clone(&shared),
             started: Instant::now(),
-            counted: tokio::sync::Mutex::default(),
+            in_memory: core::InMemory::default(),
         };
         let people = people(config, &store, &shared);
         let exposed = Exposition {

@@ -250,7 +250,12 @@ fn n06_another_attestation_key_waits_for_an_operator() {
         (&waiting["ak_proposed"], &waiting["ak_epoch"]),
         (&json!(true), &json!(1))
     );
-    let approved = server.expect("POST", "/agents/m1/approve", None, 200);
+    let proposed = waiting["ak_proposed_sha256"].as_str().unwrap();
+    let other = json!({"ak_proposed_sha256": "0".repeat(64)});
+    let refused = server.refused("POST", "/agents/m1/approve", Some(&other), 409);
+    assert_eq!(refused, "agent.nothing_waits");
+    let seen = json!({ "ak_proposed_sha256": proposed });
+    let approved = server.expect("POST", "/agents/m1/approve", Some(&seen), 200);
     assert_eq!(approved["approved"], "attestation_key");
     assert_eq!(approved["ak_epoch"], 2);
     assert_ne!(

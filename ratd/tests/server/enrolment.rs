@@ -58,7 +58,7 @@ impl World {
 }
 
 /// A list of three entries, as kernels write it.
-fn list() -> String {
+pub(crate) fn list() -> String {
     ["boot_aggregate", "/usr/bin/a", "/usr/bin/b"]
         .map(line)
         .concat()
@@ -146,7 +146,7 @@ fn a_machine_enrols_and_gets_a_certificate_of_its_name() {
 
 #[test]
 fn l08_a_baseline_is_a_candidate_and_spends_its_token_once() {
-    let machine = Machine::new("golden");
+    let machine = Machine::new("admin");
     let world = World::knowing(&[&machine]);
     let token = world.baseline_token();
     let broken = [line("boot_aggregate"), "10 nonsense\n".to_owned()].concat();
@@ -178,16 +178,29 @@ fn l08_a_baseline_is_a_candidate_and_spends_its_token_once() {
         &machine.baseline(&token, &list()),
     );
     assert_eq!(again.status, 401);
+    // A machine chooses nobody's name in the audit log: the token says who let it in. (S12)
+    let actor = format!("token {}", &token[6..22]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime
+        .block_on(Store::open_shared(&world.home.data()))
+        .unwrap();
+    let entries = runtime.block_on(store.audit_entries(0, 100)).unwrap();
+    for action in ["policy.create", "agent.enrol"] {
+        let entry = entries.iter().find(|entry| entry.action == action);
+        assert_eq!(entry.unwrap().actor, actor, "{action}");
+    }
+    let policies = runtime.block_on(store.policies("fleet", 0, 9)).unwrap();
+    assert_eq!(policies[0].created_by, actor);
     // A candidate enforces nothing.
     let group = world.home.ok(&["group", "show", "fleet"]);
     let group: serde_json::Value = serde_json::from_str(&group).unwrap();
     assert_eq!(group["enforced_version"], json!(null));
     let evidence = world
         .client
-        .get("/agents/golden/evidence", Some(&world.ratd.admin()));
+        .get("/agents/admin/evidence", Some(&world.ratd.admin()));
     assert_eq!(evidence.status, 200);
     assert_eq!(evidence.json()["policy"], json!(null));
-    assert_eq!(evidence.json()["agent"]["id"], "golden");
+    assert_eq!(evidence.json()["agent"]["id"], "admin");
 }
 
 /// What the store says of the group, its versions, and a baseline token.

@@ -39,6 +39,19 @@ fn a_group_enforces_and_waives_nothing_unless_it_is_told() {
         .map(|it| &it["policy_group_id"])
         .collect();
     assert_eq!(slugs, ["lab", "web"]);
+    let page = server.get("/groups/?limit=1");
+    assert_eq!(page.json()[0]["policy_group_id"], "lab");
+    assert_eq!(
+        page.header("link"),
+        Some("</groups/?limit=1&after=lab>; rel=\"next\"")
+    );
+    let rest = server.get("/groups/?limit=1&after=web");
+    assert_eq!((rest.json(), rest.header("link")), (json!([]), None));
+    for query in ["limit=0", "limit=1001", "goup=web"] {
+        server.refused("GET", &format!("/groups/?{query}"), None, 422);
+    }
+    let null = json!({"policy_group_id": "nil", "protected": null});
+    server.refused("POST", "/groups/", Some(&null), 422);
     assert_eq!(
         server.refused("GET", "/groups/none", None, 404),
         "group.not_found"
@@ -66,7 +79,18 @@ fn settings_that_are_given_change_and_others_stay() {
     );
     let before = server.expect("GET", "/groups/web", None, 200);
     let changes = server.changes();
+    // What is as it was is no change.
+    for body in [json!({}), json!({"block": true, "approval": "manual"})] {
+        assert_eq!(
+            server.expect("PUT", "/groups/web", Some(&body), 200),
+            before
+        );
+    }
     for body in [
+        json!({"bank": null}),
+        json!({"approval": null}),
+        json!({"name": null}),
+        json!({"auto_recover": null, "block": false}),
         json!({"bank": "sha1"}),
         json!({"bank": "md5"}),
         json!({"protected": "yes"}),
@@ -206,4 +230,89 @@ fn n06_several_machines_that_ask_for_one_id_are_told_apart() {
     assert_eq!(other.enrol(&server.client, &token, "fleet").status, 200);
     let wrong = json!({"ek_sha256": "AB"});
     server.refused("POST", "/agents/a/approve", Some(&wrong), 422);
+}
+
+#[test]
+fn n12_a_machine_that_was_let_in_needs_no_list_and_no_certificate() {
+    let (known, other) = (Machine::new("known"), Machine::new("other"));
+    // None of the two is on a list of the server's, or has a certificate.
+    let server = Operated::start(&[]);
+    for approval in ["list", "manual", "auto"] {
+        let body = json!({"policy_group_id": approval, "approval": approval});
+        server.expect("POST", "/groups/", Some(&body), 201);
+        let token = server.token(approval);
+        let machine = known.named(approval);
+        let ask = |machine: &Machine| {
+            let claims = machine.claims(&token);
+            server.client.post("/agents/enroll", &claims)
+        };
+        let refused = ask(&machine);
+        assert_eq!(refused.status, 403, "{approval}");
+        assert_eq!(refused.json()["code"], "ek.certificate_missing");
+        let path = format!("/groups/{approval}/ek/{}", machine.listed());
+        server.expect("PUT", &path, None, 204);
+        assert_eq!(ask(&other).status, 403, "one approval is for one machine");
+        // Withdrawn between question and answer, it lets nobody in. (N08)
+        let answer = ask(&machine);
+        assert_eq!(answer.status, 200, "{approval}: {}", answer.json());
+        let asked = machine.release(&token, approval, &answer);
+        server.expect("DELETE", &path, None, 204);
+        let refused = machine.activate(&server.client, &asked);
+        assert_eq!(refused.status, 403);
+        assert_eq!(refused.json()["code"], "ek.not_approved");
+        let agent = format!("/agents/{approval}");
+        server.refused("GET", &agent, None, 404);
+        server.expect("PUT", &path, None, 204);
+        assert_eq!(machine.activate(&server.client, &asked).status, 200);
+        server.expect("GET", &agent, None, 200);
+        server.expect("DELETE", &agent, None, 200);
+    }
+}
+
+#[test]
+fn n12_whoever_asks_in_a_machines_name_takes_no_others_place() {
+    let (victim, attacker) = (Machine::new("victim"), Machine::new("attacker"));
+    let server = Operated::knowing(&[&victim, &attacker]);
+    let body = json!({"policy_group_id": "fleet", "approval": "manual"});
+    server.expect("POST", "/groups/", Some(&body), 201);
+    let token = server.token("fleet");
+    let ask = |machine: &Machine, hostname: &str| {
+        let mut claims = machine.claims(&token);
+        claims["hostname"] = hostname.into();
+        let refused = server.client.post("/agents/enroll", &claims);
+        assert_eq!(refused.json()["code"], "ek.not_approved");
+    };
+    ask(&victim, "victim.example.com");
+    // The victim's endorsement key is public: its entry is not renamed by whoever sends it, and
+    // what the attacker's own TPM asks for under the victim's id stands beside it.
+    for number in 0..10 {
+        let renamed = victim.named(&format!("other-{number}"));
+        ask(&renamed, "elsewhere.example.com");
+    }
+    ask(&attacker.named("victim"), "victim.example.com");
+    let pending = server.expect("GET", "/agents/pending", None, 200);
+    let of_victim: Vec<&Value> = pending
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|it| it["agent_id"] == "victim")
+        .collect();
+    let machines: Vec<&Value> = of_victim.iter().map(|it| &it["ek_sha256"]).collect();
+    assert_eq!(machines.len(), 2);
+    assert!(machines.contains(&&json!(victim.listed())));
+    let refused = server.refused("POST", "/agents/victim/approve", None, 409);
+    assert_eq!(refused, "agent.several_wait");
+    let own = json!({"ek_sha256": victim.listed()});
+    server.expect("POST", "/agents/victim/approve", Some(&own), 200);
+    let attack = attacker.named("victim").claims(&token);
+    assert_eq!(server.client.post("/agents/enroll", &attack).status, 403);
+    assert_eq!(victim.enrol(&server.client, &token, "fleet").status, 200);
+    // Pages go by group, machine and id.
+    let page = server.get("/agents/pending?limit=1");
+    let next = page.header("link").unwrap().to_owned();
+    let expected = format!(
+        "after=fleet%3A{}%3Avictim>; rel=\"next\"",
+        attacker.listed()
+    );
+    assert!(next.ends_with(&expected), "{next}");
 }

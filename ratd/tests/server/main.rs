@@ -11,10 +11,13 @@
 
 mod accounts;
 mod agents;
+mod aliases;
 mod attested;
 mod configuration;
 mod connections;
+mod contract;
 mod described;
+mod doubled;
 mod enrolment;
 mod groups;
 mod hostile;

@@ -218,6 +218,60 @@ fn lists_come_in_pages_the_newest_first() {
 }
 
 #[test]
+fn a_version_that_no_group_can_have_is_not_there() {
+    let server = Operated::start(&[]);
+    server.group("web");
+    let id = server.policy("web", "n", &policy(&[]));
+    for huge in ["9223372036854775808", "18446744073709551615", "000"] {
+        let huge = format!("p-web-{huge}");
+        let path = format!("/policies/{huge}");
+        server.refused("GET", &path, None, 404);
+        server.refused("GET", &format!("{path}/diff?against={id}"), None, 404);
+        server.refused("POST", &format!("{path}/activate"), None, 404);
+        let path = format!("/policies/{id}/diff?against={huge}");
+        server.refused("GET", &path, None, 422);
+        let path = format!("/policies/?after={huge}");
+        server.refused("GET", &path, None, 422);
+    }
+    let most = format!("/policies/p-web-{}", i64::MAX);
+    server.refused("GET", &most, None, 404);
+    assert!(!server.ratd.log().contains("the store failed"));
+}
+
+#[test]
+fn x04_a_policy_on_its_way_has_a_place_until_it_was_read() {
+    use std::io::{Read, Write};
+    let server = Operated::start(&["core.requests_per_address_per_second=10000"]);
+    server.group("web");
+    // More than fits into the buffers on the way.
+    let paths: Vec<String> = (0..120_000).map(|n| format!("/usr/lib/{n:0>60}")).collect();
+    let paths: Vec<(&str, char)> = paths.iter().map(|path| (path.as_str(), 'a')).collect();
+    let id = server.policy("web", "n", &policy(&paths));
+    let head = format!(
+        "GET /policies/{id} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         authorization: Bearer {}\r\n\r\n",
+        server.admin
+    );
+    // As many as one address may have begin, and read no further.
+    let mut begun: Vec<_> = (0..rat_api::limits::POLICY_TEXTS_PER_ADDRESS_MAX)
+        .map(|_| {
+            let mut stream = server.client.tls();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.read_exact(&mut [0; 1024]).unwrap();
+            stream
+        })
+        .collect();
+    let path = format!("/policies/{id}");
+    let refused = server.refused("GET", &path, None, 429);
+    assert_eq!(refused, "request.limited");
+    // What is asked of other routes is answered.
+    server.expect("GET", "/policies/", None, 200);
+    let mut stream = begun.pop().unwrap();
+    assert!(crate::process::drain(&mut stream) > 8 << 20);
+    crate::process::eventually("a place is free", || server.get(&path).status == 200);
+}
+
+#[test]
 fn members_are_the_documented_ones() {
     let server = Operated::start(&[]);
     server.group("web");

@@ -88,6 +88,7 @@ fn is_taken(csr: &[u8]) -> bool {
         ek_public: &[],
         ak_public: &[],
         csr,
+        approved_ek_sha256: None,
     };
     let refused = enrolment::check(&EkTrust::default(), &request, NOW);
     match refused.unwrap_err() {

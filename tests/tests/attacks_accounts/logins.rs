@@ -1,7 +1,10 @@
 //! A03 and X08: guessing passwords, and what a refused login tells.
 
 use rat_api::clock::unix_ms;
-use rat_api::limits::{LOGINS_PER_ADDRESS_PER_MINUTE, LOGINS_PER_USERNAME_PER_MINUTE};
+use rat_api::limits::{
+    LOGINS_PER_ADDRESS_PER_MINUTE, LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE,
+    LOGINS_PER_USERNAME_PER_MINUTE, PASSWORD_CHECKS_PER_USER_PER_MINUTE,
+};
 use rat_store::{Standing, UserChange};
 use rat_tests::http_client::Answer;
 use serde_json::json;
@@ -121,6 +124,24 @@ fn a03_a_username_is_guessed_at_slowly_from_however_many_addresses() {
 }
 
 #[test]
+fn a03_whoever_guesses_at_a_username_keeps_its_owner_neither_out_nor_from_a_new_password() {
+    let world = World::new(Served::Accounts);
+    world.user("alice", &["admin"]);
+    let attacker = world.client();
+    let limit = "LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE";
+    let guess = || {
+        let body = json!({ "username": "alice", "password": "wrong password" });
+        attacker.post("/api/v1/auth/login", &body)
+    };
+    let (guesses, _) = until_put_off(limit, 401, guess);
+    assert!(guesses >= LOGINS_PER_USERNAME_AND_ADDRESS_PER_MINUTE);
+    let token = world.logged_in("alice");
+    let body = json!({ "current_password": PASSWORD, "new_password": "another password" });
+    let changed = world.send("PUT", "/api/v1/auth/me/password", &token, &body);
+    assert_eq!(changed.status, 204);
+}
+
+#[test]
 fn a03_an_address_guesses_slowly_at_however_many_usernames() {
     let world = World::new(Served::Accounts);
     let client = world.client();
@@ -154,9 +175,9 @@ fn a03_the_present_password_is_guessed_at_slowly_too() {
         }
         answer
     };
-    let (guesses, _) = until_put_off("LOGINS_PER_USERNAME_PER_MINUTE", 400, guess);
-    // The login counted as one.
-    assert!(guesses + 1 >= LOGINS_PER_USERNAME_PER_MINUTE, "{guesses}");
+    let limit = "PASSWORD_CHECKS_PER_USER_PER_MINUTE";
+    let (guesses, _) = until_put_off(limit, 400, guess);
+    assert!(guesses >= PASSWORD_CHECKS_PER_USER_PER_MINUTE, "{guesses}");
     assert_eq!(world.stored("alice").password, before);
 }
 

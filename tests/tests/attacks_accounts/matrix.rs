@@ -177,7 +177,8 @@ fn garbled(session: &str, token: &str) -> Vec<Identity> {
 fn ended(world: &World, admin: &StoredUser) -> Vec<Identity> {
     let (later, before) = (unix_ms() + HOUR_MS, unix_ms() - 1);
     let session = world.session(admin, later);
-    assert!(world.run(world.store.end_session(&session[5..21])).unwrap());
+    let ended = world.store.end_session(&session[5..21], "test", before);
+    assert!(world.run(ended).unwrap());
     let token = world.token("admin", None, later);
     let revoked = world.store.revoke_api_token(&token[4..20], "test", before);
     assert!(world.run(revoked).unwrap());

@@ -66,8 +66,13 @@ fn t25_a_user_is_made_shown_and_changed() {
     );
     // Roles are not one's own to change.
     let body = json!({ "email": "a@b", "roles": ["admin"] });
-    let me = world.send("PUT", "/api/v1/auth/me", token, &body).json();
-    assert_eq!(me["roles"], json!(["operator", "viewer"]));
+    let refused_by = world.send("PUT", "/api/v1/auth/me", token, &body);
+    assert_eq!(refused(&refused_by), refusal(400, "VALIDATION_FAILED"));
+    let me = world.get("/api/v1/auth/me", token).json();
+    assert_eq!(
+        (&me["email"], &me["roles"]),
+        (&json!(""), &json!(["operator", "viewer"]))
+    );
     let roles = world.get("/api/v1/roles", &admin).json();
     assert_eq!(roles["roles"][0]["id"], "admin");
     assert_eq!(roles["roles"][0]["name"], "Administrator");
@@ -147,6 +152,71 @@ fn t25_what_is_no_user_is_refused_by_member_and_nothing_is_made() {
         let answer = world.send("PUT", path, &admin, &json!({ "email": "a@b" }));
         assert_eq!(refused(&answer), refusal(404, "NOT_FOUND"));
     }
+}
+
+#[test]
+fn x01_a_member_that_no_route_of_accounts_has_is_refused_and_changes_nothing() {
+    let world = World::new(Served::Accounts);
+    let admin = world.user("admin", &["admin"]);
+    let bob = world.user("bob", &["viewer"]);
+    let session = world.logged_in("admin");
+    let token = json!({ "name": "scrape", "role": "viewer" });
+    let made = world.send("POST", "/api/v1/auth/tokens", &session, &token);
+    let made = made.json()["id"].as_str().unwrap().to_owned();
+    let of_bob = format!("/api/v1/users/{}", bob.id);
+    let password = format!("{of_bob}/password");
+    let token = format!("/api/v1/auth/tokens/{made}");
+    let changes = world.audited().len();
+    for (method, path, body) in [
+        ("PUT", of_bob.as_str(), json!({ "disable": true })),
+        ("PUT", &of_bob, json!({ "disabled": null })),
+        ("PUT", &of_bob, json!({ "email": "a@b", "role": ["admin"] })),
+        ("DELETE", &of_bob, json!({ "disabled": false })),
+        ("POST", "/api/v1/users", {
+            let mut body = new("newuser");
+            body["disabled"] = true.into();
+            body
+        }),
+        (
+            "PUT",
+            &password,
+            json!({ "new_password": "another password", "must_change": true }),
+        ),
+        ("PUT", "/api/v1/auth/me", json!({ "mail": "a@b" })),
+        (
+            "PUT",
+            "/api/v1/auth/me/password",
+            json!({
+                "current_password": PASSWORD, "new_password": "another password", "x": 1,
+            }),
+        ),
+        (
+            "POST",
+            "/api/v1/auth/tokens",
+            json!({
+                "name": "scrape", "role": "viewer", "ttl": 1,
+            }),
+        ),
+        ("DELETE", &token, json!({ "id": made })),
+        ("POST", "/api/v1/auth/logout", json!({ "all": true })),
+    ] {
+        let answer = world.send(method, path, &session, &body);
+        assert_eq!(
+            refused(&answer),
+            refusal(400, "VALIDATION_FAILED"),
+            "{method} {path} {body}"
+        );
+    }
+    assert_eq!(world.audited().len(), changes);
+    assert_eq!(
+        (world.stored("admin").id, world.stored("bob")),
+        (admin.id, bob)
+    );
+    assert_eq!(world.me(&session), 200);
+    // A login is the exception: clients of all versions must be able to log in.
+    let body = json!({ "username": "bob", "password": PASSWORD, "remember": true });
+    let answer = world.client().post("/api/v1/auth/login", &body);
+    assert_eq!(answer.status, 200);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentRecord, AgentState, ChainHash, Epoch, Tick};
 use rat_store::{
-    CommitResult, GroupSettings, NewGroup, NewPending, OnRemoval, Registration, Store,
+    Answered, CommitResult, GroupSettings, NewGroup, NewPending, OnRemoval, Registration, Store,
 };
 use rat_tests::lists::KeptList;
 use tempfile::TempDir;
@@ -58,7 +58,7 @@ impl Durable {
             self.store().put_pending(pending, 1).await.unwrap();
             let activated = self
                 .store()
-                .activate(pending.id, record, &registration)
+                .activate(&Answered::new(pending.id, "test"), record, &registration)
                 .await;
             activated.unwrap().unwrap();
         });

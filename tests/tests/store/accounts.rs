@@ -127,8 +127,13 @@ async fn a03_a_session_ends_by_logout_password_disabling_and_time() {
     );
     assert_eq!(found.user.last_login_unix_ms, Some(100));
 
-    assert!(store.end_session("session-alice-001").await.unwrap());
-    assert!(!store.end_session("session-alice-001").await.unwrap());
+    let end = async || store.end_session("session-alice-001", "alice", 9).await;
+    assert!(end().await.unwrap());
+    assert!(!end().await.unwrap());
+    let entries = store.audit_entries(0, 1000).await.unwrap();
+    let ended = entries.iter().filter(|entry| entry.action == "session.end");
+    let ended: Vec<_> = ended.map(|entry| (&*entry.actor, &*entry.target)).collect();
+    assert_eq!(ended, [("alice", "session-alice-001")]);
     assert!(!is_open(store, "alice", 1).await);
 
     let change = PasswordChange {

@@ -1,9 +1,10 @@
 //! Tokens, activations, and machines that failed.
 
 use rat_engine::shard::{AgentPath, AgentRecord, AgentState};
+use rat_engine::verdict::Code;
 use rat_store::{
-    Activated, Conflict, NewPending, NewToken, OnRemoval, RecordChange, RetentionPolicy, Store,
-    StoreError, StoredAgent, TokenKind, TokenRefusal, TryResult,
+    Activated, Answered, Conflict, NewPending, NewToken, OnRemoval, RecordChange, RetentionPolicy,
+    Store, StoreError, StoredAgent, TokenKind, TokenRefusal, TryResult,
 };
 use rat_tests::fleet;
 
@@ -128,9 +129,10 @@ async fn n07_the_first_of_parallel_enrolments_wins() {
         b"mine"
     );
     let registration = registration();
+    let answers = ["mine", "other"].map(|id| Answered::new(id, "test"));
     let (left, right) = tokio::join!(
-        fixture.store.activate("mine", &mine, &registration),
-        beside.activate("other", &other, &registration),
+        fixture.store.activate(&answers[0], &mine, &registration),
+        beside.activate(&answers[1], &other, &registration),
     );
     let results = [left.unwrap(), right.unwrap()];
     let won = results
@@ -154,7 +156,11 @@ async fn an_activation_is_answered_once_in_time_by_its_own_agent() {
     let answer = async |id, record, now| {
         let mut registration = registration();
         registration.registered_unix_ms = now;
-        store.activate(id, record, &registration).await.unwrap()
+        let answered = Answered::new(id, "test");
+        store
+            .activate(&answered, record, &registration)
+            .await
+            .unwrap()
     };
     assert_eq!(answer("p", &record, 2).await, not_pending);
     pend(store, "p", &record).await;
@@ -327,7 +333,11 @@ async fn s16_enrolling_again_keeps_what_an_operator_bound() {
     assert_eq!(proposed, Ok(Activated::NewAkNeedsOperator));
     let there = RecordChange::Group(other_group(store).await);
     store.change_agent(&agent, there, "ann", 6).await.unwrap();
-    let approved = store.approve_ak(&agent, "ann", 7).await.unwrap().unwrap();
+    let approved = store
+        .approve_ak(&agent, None, "ann", 7)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(approved.record.group, "other");
     assert_eq!(approved.record.relay_key_sha256, expected.0);
     assert_eq!(approved.record.baseline, Some(newer));
@@ -343,7 +353,10 @@ async fn a_new_attestation_key_waits_for_an_operator() {
         ..old.clone()
     };
     let store = &fixture.store;
-    assert_eq!(store.approve_ak(&old.id, "ann", 3).await.unwrap(), None);
+    assert_eq!(
+        store.approve_ak(&old.id, None, "ann", 3).await.unwrap(),
+        None
+    );
     assert_eq!(
         fixture.enrol(&renewed).await,
         Ok(Activated::NewAkNeedsOperator)
@@ -351,7 +364,11 @@ async fn a_new_attestation_key_waits_for_an_operator() {
     assert_eq!(fixture.load().await.agents[0].record, old);
     let proposed = store.proposed_ak(&old.id).await.unwrap().unwrap();
     assert_eq!(proposed.ak_public, renewed.ak_public);
-    let approved = store.approve_ak(&old.id, "ann", 3).await.unwrap().unwrap();
+    let approved = store
+        .approve_ak(&old.id, None, "ann", 3)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(approved.record.ak_epoch, 2);
     assert_eq!(approved.record.ak_public, renewed.ak_public);
     assert_eq!(approved.state.trusted_until_unix_ms, 0);
@@ -480,27 +497,31 @@ async fn n08_what_is_committed_of_a_removed_agent_is_not_the_next_ones() {
 }
 
 #[tokio::test]
-async fn s16_an_unreadable_state_is_removed_only_by_clearing_it() {
-    let fixture = Fixture::with_agents(1..2).await;
-    fixture.commit(vec![fleet::failed_outcome(1, 4)]).await;
-    fixture.fold_all().await;
-    sqlx::query("UPDATE agent_state SET packed = x'01'")
-        .execute(&mut fixture.vandal().await)
-        .await
-        .unwrap();
-    let agent = fleet::agent(1);
-    let keep = fixture
-        .store
-        .remove_agent(&agent, OnRemoval::KeepFailure, "ann", 5)
-        .await;
-    assert!(matches!(keep, Err(StoreError::StateUnknown { .. })));
-    assert_eq!(fixture.store.agent_count().await.unwrap(), 1);
-    let clear = fixture
-        .store
-        .remove_agent(&agent, OnRemoval::ClearFailure, "ann", 5)
-        .await;
-    assert!(clear.unwrap().is_some());
-    assert_eq!(fixture.store.agent_count().await.unwrap(), 0);
+async fn s16_an_agent_whose_state_cannot_be_read_is_removed_as_failed() {
+    for keep in [OnRemoval::KeepFailure, OnRemoval::ClearFailure] {
+        let fixture = Fixture::with_agents(1..2).await;
+        fixture.commit(vec![fleet::outcome(1, 4)]).await;
+        fixture.fold_all().await;
+        sqlx::query("UPDATE agent_state SET packed = x'01'")
+            .execute(&mut fixture.vandal().await)
+            .await
+            .unwrap();
+        let agent = fleet::agent(1);
+        let removed = fixture.store.remove_agent(&agent, keep, "ann", 5).await;
+        let kept = removed.unwrap().unwrap().failure;
+        assert_eq!(fixture.store.agent_count().await.unwrap(), 0);
+        let again = fixture.enrol(&fleet::record(1)).await.unwrap();
+        let Activated::New(again) = again else {
+            panic!("{again:?}");
+        };
+        assert_eq!(again.state.failure, kept);
+        let code = kept.map(|failure| failure.code);
+        let expected = match keep {
+            OnRemoval::KeepFailure => Some(Code::IdentityHistoryLost),
+            OnRemoval::ClearFailure => None,
+        };
+        assert_eq!(code, expected);
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use rat_engine::shard::{KeptLog, Outcome};
-use rat_store::{Activated, LogPiece, NewPending, OnRemoval, RetentionPolicy, Store};
+use rat_store::{Activated, Answered, LogPiece, NewPending, OnRemoval, RetentionPolicy, Store};
 use rat_tests::fleet;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -182,7 +182,8 @@ async fn n07_a_kill_during_an_activation_enrols_or_does_not() {
     store.put_pending(pending, 1).await.unwrap();
     let before = contents(store).await;
     let registration = registration();
-    let call = store.activate("p", &record, &registration);
+    let answered = Answered::new("p", "test");
+    let call = store.activate(&answered, &record, &registration);
     let (activated, images) = at_each_step(fixture.directory.path(), call).await;
     assert!(matches!(activated.unwrap(), Ok(Activated::New(_))));
     let after = contents(store).await;

@@ -67,6 +67,8 @@ pub(crate) struct AgentDetail {
     pub(crate) ak_epoch: u32,
     /// Whether another attestation key waits for an operator's approval.
     pub(crate) ak_proposed: bool,
+    /// SHA-256 of that key's public area; null when none waits.
+    pub(crate) ak_proposed_sha256: Option<String>,
     /// SHA-256 of the endorsement key: the machine's identity.
     pub(crate) ek_sha256: String,
     /// SHA-256 of the key of its certificate.
@@ -99,7 +101,8 @@ pub(crate) struct Evidence {
     pub(crate) attestation: Option<Attestation>,
     /// What the group enforces; null when it has no policy.
     pub(crate) policy: Option<EvidencePolicy>,
-    /// Why the agent failed, by its first offence; null while it has not.
+    /// Why the agent failed, or would have if its group did not only report, by its first offence;
+    /// null while there is none.
     pub(crate) first_offence: Option<Failure>,
     /// What to do about the agent's status; null when there is nothing to be done.
     pub(crate) what_to_do: Option<&'static str>,
@@ -126,11 +129,12 @@ pub(crate) struct Attestation {
     #[schema(example = "rsassa")]
     pub(crate) sign_alg: &'static str,
     pub(crate) active_pcrs: Vec<u8>,
-    /// The same as `first_offence`.
+    /// What the agent is held to be failed by; null in detection mode, whatever was found.
     pub(crate) failure: Option<Failure>,
     /// The boot that was attested last.
     pub(crate) boot_epoch: Option<BootEpoch>,
-    /// Under which policy everything that is proven of this boot was judged, and passed.
+    /// Under which policy everything that is proven of this boot was judged; null when not all of it
+    /// was.
     pub(crate) policy_judged: Option<PolicyJudged>,
     /// Entries of the list that passed because an exclude pattern of the policy matches their path;
     /// null when not all of it was judged.
@@ -222,6 +226,7 @@ pub(crate) enum ApprovedWhat {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Removed {
     pub(crate) agent_id: String,
-    /// Its failure stays with its machine: enrolled again, it is failed.
+    /// Its failure stays with its machine: enrolled again, it is failed. So is a machine whose
+    /// record could not be read.
     pub(crate) failure_kept: bool,
 }

@@ -28,7 +28,9 @@ pub(crate) struct Enrolled {
 pub(crate) struct BaselineEstablished {
     pub(crate) status: &'static str,
     pub(crate) policy_id: String,
-    pub(crate) activation: Activation,
+    /// Missing when the request had no keys: then nothing is to be proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) activation: Option<Activation>,
 }
 
 /// A sealed secret: binary members in base64.

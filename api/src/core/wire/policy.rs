@@ -35,7 +35,7 @@ pub(crate) struct Policy {
     pub(crate) rekor_log_id: Option<String>,
     #[schema(format = DateTime)]
     pub(crate) created_at: Option<String>,
-    /// Who brought it: a user, or the machine that enrolled with it.
+    /// Who brought it: a user, an API token, or the enrolment token that a machine came with.
     pub(crate) created_by: String,
     /// Where it came from.
     #[schema(example = "api")]

@@ -45,7 +45,7 @@ pub(crate) struct EnrolBaseline {
     hostname: String,
     #[schema(min_length = 1, max_length = 80)]
     agent_uuid: String,
-    /// As in R4.
+    /// As in R4. Without any key the list becomes a candidate for an operator.
     ek_cert: Option<String>,
     ek_public: Option<String>,
     ak_public: Option<String>,
@@ -125,6 +125,9 @@ pub(crate) struct Approve {
     /// Which machine, where several ask for the id.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     ek_sha256: Option<String>,
+    /// Only if this attestation key is the one that is proposed, as the agent shows it.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    ak_proposed_sha256: Option<String>,
 }
 
 /// Why a failure is cleared.
@@ -153,16 +156,24 @@ pub(crate) struct Move {
 pub(crate) struct NewGroup {
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")]
     policy_group_id: String,
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, nullable = false)]
     name: Option<String>,
+    #[schema(nullable = false)]
     protected: Option<bool>,
+    #[schema(nullable = false)]
     bypass: Option<bool>,
+    #[schema(nullable = false)]
     block: Option<bool>,
     /// `sha256`, `sha384` or `sha512`.
+    #[schema(nullable = false)]
     bank: Option<Bank>,
+    #[schema(nullable = false)]
     require_boot_log: Option<bool>,
+    #[schema(nullable = false)]
     accept_violations: Option<bool>,
+    #[schema(nullable = false)]
     auto_recover: Option<bool>,
+    #[schema(nullable = false)]
     approval: Option<Approval>,
     /// In the form of Keylime's `tpm_policy`; null takes it away.
     #[schema(value_type = Option<Object>)]
@@ -174,16 +185,24 @@ pub(crate) struct NewGroup {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct GroupChange {
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, nullable = false)]
     name: Option<String>,
+    #[schema(nullable = false)]
     protected: Option<bool>,
+    #[schema(nullable = false)]
     bypass: Option<bool>,
+    #[schema(nullable = false)]
     block: Option<bool>,
     /// `sha256`, `sha384` or `sha512`.
+    #[schema(nullable = false)]
     bank: Option<Bank>,
+    #[schema(nullable = false)]
     require_boot_log: Option<bool>,
+    #[schema(nullable = false)]
     accept_violations: Option<bool>,
+    #[schema(nullable = false)]
     auto_recover: Option<bool>,
+    #[schema(nullable = false)]
     approval: Option<Approval>,
     /// In the form of Keylime's `tpm_policy`; null takes it away.
     #[schema(value_type = Option<Object>)]

@@ -23,7 +23,8 @@ WHERE shadow_version IS NOT NULL;
 
 CREATE INDEX policy_version_by_age ON policy_version (created_unix_ms, slug, version);
 
--- Machines whose enrolment was complete but for an operator's approval. (N12)
+-- Machines whose enrolment was complete but for an operator's approval, and the ids that were asked
+-- for in their name. (N12)
 CREATE TABLE waiting (
     slug               TEXT    NOT NULL REFERENCES policy_group (slug),
     ek_sha256          BLOB    NOT NULL CHECK (length(ek_sha256) = 32),
@@ -33,7 +34,12 @@ CREATE TABLE waiting (
     first_seen_unix_ms INTEGER NOT NULL,
     last_seen_unix_ms  INTEGER NOT NULL,
     tries              INTEGER NOT NULL,
-    PRIMARY KEY (slug, ek_sha256)
+    PRIMARY KEY (slug, ek_sha256, agent)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX waiting_by_agent ON waiting (agent);
 CREATE INDEX waiting_by_age ON waiting (last_seen_unix_ms);
+
+-- Lists of agents by what they are filtered by, in the order in which they are shown.
+DROP INDEX agent_by_group;
+CREATE INDEX agent_by_group ON agent (slug, id);
+CREATE INDEX agent_by_hostname ON agent (hostname COLLATE NOCASE, id);
