@@ -136,6 +136,8 @@ rat_engine::limits! {
         "Policies whose number of paths is remembered; a few dozen bytes each.";
     COVERAGE_KEPT_MS = 1000, "milliseconds",
         "How long a count of a group's judged agents is shown again: each looks at every agent.";
+    WEBHOOK_TESTS_AT_ONCE_MAX = 4, "requests",
+        "Test messages to webhooks that are under way at once: each waits for somebody else's server.";
     CLEAR_MS_MAX = 10_000, "milliseconds",
         "How long a request waits until the clearing of a failure is durable.";
 }

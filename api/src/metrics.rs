@@ -146,6 +146,21 @@ catalogue! {
         "Time that the store took.";
     STORE_ERRORS = "attest_store_errors_total", Counter, Count, ["op": "the operation"],
         "Operations of the store that failed; ticks are tried again.";
+    WEBHOOK_ATTEMPTS = "attest_webhook_attempts_total", Counter, Count,
+        ["webhook": "the name in the configuration", "result": "`taken`, or a fixed word for why the message was not"],
+        "Attempts to deliver a message to a webhook.";
+    WEBHOOK_QUEUED = "attest_webhook_messages_queued", Gauge, Count,
+        ["webhook": "the name in the configuration"],
+        "Messages that a webhook has not taken yet.";
+    WEBHOOK_DEAD_LETTERS = "attest_webhook_dead_letters_total", Counter, Count,
+        ["webhook": "the name in the configuration"],
+        "Messages to a webhook that were given up.";
+    WEBHOOK_DELIVERY = "attest_webhook_delivery_duration_seconds", Histogram, Seconds,
+        ["webhook": "the name in the configuration"],
+        "Time from noting a change of an agent's status to the webhook's taking its message.";
+    WEBHOOK_COMPARISONS = "attest_webhook_comparisons_total", Counter, Count,
+        ["why": "`start`, `schedule`, or `missed` when changes came faster than they could be written"],
+        "Comparisons of every agent's status with what was noted of it for webhooks.";
     TRANSPORT_CONNECTIONS = "attest_transport_connections", Gauge, Count, [],
         "Open connections of agents.";
     TRANSPORT_HANDSHAKES = "attest_transport_handshakes_total", Counter, Count,
@@ -175,11 +190,13 @@ catalogue! {
 pub fn install() -> Result<PrometheusHandle, MetricsError> {
     let durations = Matcher::Suffix("_seconds".to_owned());
     let ages = Matcher::Full(EVIDENCE_AGE.to_owned());
+    let deliveries = Matcher::Full(WEBHOOK_DELIVERY.to_owned());
     let depths = Matcher::Suffix("_depth".to_owned());
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(durations, &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(depths, &DEPTHS))
         .and_then(|builder| builder.set_buckets_for_metric(ages, &AGES))
+        .and_then(|builder| builder.set_buckets_for_metric(deliveries, &AGES))
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(|error| MetricsError(error.to_string()))?;
     describe(ALL);
@@ -192,7 +209,7 @@ const SECONDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 
-/// Bounds of the age of evidence, from the shortest interval to a day.
+/// Bounds of what can take from the shortest interval to a day: the age of evidence, deliveries.
 const AGES: [f64; 11] = [
     0.1, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0,
 ];

@@ -21,8 +21,8 @@ use rat_engine::crypto;
 use rat_engine::hash::HashAlg;
 use rat_engine::shard::{Outcome, Tick};
 use rat_store::{
-    Activated, CommitResult, GroupSettings, NewGroup, NewPending, NewPolicy, Precondition,
-    Registration, Slot, Store,
+    Activated, Answered, CommitResult, GroupSettings, NewGroup, NewPending, NewPolicy,
+    Precondition, Registration, Slot, Store,
 };
 use rat_tests::fleet;
 
@@ -97,7 +97,8 @@ async fn enrol(store: &Store, agents: u64) -> Vec<u8> {
             expires_unix_ms: registration.registered_unix_ms + 1,
         };
         store.put_pending(pending, 1).await.unwrap();
-        let activated = store.activate("p", &record, &registration).await;
+        let answered = Answered::new("p", "bench");
+        let activated = store.activate(&answered, &record, &registration).await;
         let activated = activated.unwrap();
         assert!(matches!(activated, Ok(Activated::New(_))), "{activated:?}");
     }

@@ -21,6 +21,7 @@
 pub mod agent_id;
 pub mod appraisal;
 mod bytes;
+pub mod calendar;
 pub mod crypto;
 pub mod evidence;
 mod fault;

@@ -1,7 +1,7 @@
 //! What lies in the data directory, and who may read it.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -117,6 +117,25 @@ pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
 
 /// The contents of a file that only its owner can read. (A07)
 pub(crate) fn read_private(path: &Path) -> anyhow::Result<String> {
+    Ok(io::read_to_string(open_private(path)?)?)
+}
+
+/// The same of one that holds at most so many bytes of any kind.
+pub(crate) fn read_private_bytes(path: &Path, max: usize) -> anyhow::Result<Vec<u8>> {
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    let mut file = open_private(path)?.take(limit);
+    let read = file.read_to_end(&mut bytes);
+    read.with_context(|| path.display().to_string())?;
+    ensure!(
+        bytes.len() <= max,
+        "{} has more than {max} bytes",
+        path.display()
+    );
+    Ok(bytes)
+}
+
+fn open_private(path: &Path) -> anyhow::Result<File> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mode = file.metadata()?.mode() & 0o777;
     ensure!(
@@ -124,7 +143,7 @@ pub(crate) fn read_private(path: &Path) -> anyhow::Result<String> {
         "{} has mode {mode:o}: others than its owner can use it",
         path.display()
     );
-    Ok(io::read_to_string(file)?)
+    Ok(file)
 }
 
 /// The secret by which agents believe a server that was started again, made if there is none.

@@ -53,6 +53,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     require_sound(&loaded)?;
     if let Some(Command::Config(ConfigCommand::Check)) = &arguments.command {
         check::ek_trust(&loaded.config)?;
+        check::webhooks(&loaded.config)?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = io_runtime(&loaded.config)?;

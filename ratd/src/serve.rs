@@ -2,6 +2,7 @@
 
 mod evidence;
 mod shards;
+mod webhooks;
 mod wiring;
 
 use std::process::ExitCode;

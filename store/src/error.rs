@@ -179,6 +179,8 @@ pub enum RowName {
     Evidence(i64),
     /// An audit entry.
     Audit(i64),
+    /// A webhook's queue, dead letters or standing.
+    Webhook(String),
 }
 
 impl fmt::Display for RowName {
@@ -210,6 +212,7 @@ impl fmt::Display for RowName {
             Self::Log(id) => write!(f, "measurement list {id}"),
             Self::Evidence(id) => write!(f, "evidence {id}"),
             Self::Audit(seq) => write!(f, "audit entry {seq}"),
+            Self::Webhook(name) => write!(f, "what is kept of webhook {name}"),
         }
     }
 }

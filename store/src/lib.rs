@@ -26,6 +26,7 @@ mod groups;
 pub mod limits;
 mod load;
 mod logs;
+mod noted;
 mod packed;
 mod policies;
 mod retention;
@@ -34,6 +35,7 @@ mod sessions;
 mod tokens;
 mod users;
 mod waiting;
+mod webhooks;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};
+pub use noted::{NewMessage, Noted, StatusChange, StatusNote};
 pub use packed::Fault;
 pub use policies::{NewPolicy, PolicyStanding, Precondition, Slot, StoredPolicy};
 pub use retention::{Dropped, RetentionPolicy};
@@ -65,6 +68,7 @@ pub use users::{
     NewUser, PasswordChange, PasswordHash, Standing, StoredUser, UserChange, UserRefusal,
 };
 pub use waiting::{NewWaiting, Waiting};
+pub use webhooks::{DeadLetter, Fate, QueuedMessage, Settled, WebhookStanding};
 
 use database::{Pools, Use};
 

@@ -61,6 +61,13 @@ pub const API_TOKEN_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// How exactly it is known when an API token was last used: not every request costs a write.
 pub const LAST_USED_EVERY_MS: u64 = 60 * 1000;
 
+/// Bytes of a webhook's message.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// Dead letters of one webhook that are kept: the newest.
+pub const DEAD_LETTERS_MAX: u32 = 10_000;
+/// Messages that one transaction gives up.
+pub const GIVEN_UP_MAX: u32 = 256;
+
 /// Refuses a text that is longer than any real one.
 pub(crate) fn check_name(name: &'static str, text: &str) -> Result<(), StoreError> {
     check(name, text.len(), NAME_BYTES_MAX)

@@ -25,6 +25,7 @@ pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
 pub mod python;
+pub mod receiver;
 pub mod recording;
 pub mod sequences;
 pub mod software_tpm;

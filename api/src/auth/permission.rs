@@ -22,7 +22,7 @@ pub enum Permission {
 }
 
 /// Every `area:action` that there is. Roles are compared over them.
-pub const ACTIONS: [&str; 20] = [
+pub const ACTIONS: [&str; 21] = [
     "agents:view",
     "agents:approve",
     "agents:manage",
@@ -43,6 +43,7 @@ pub const ACTIONS: [&str; 20] = [
     "audit:view",
     "metrics:view",
     "webhooks:view",
+    "webhooks:manage",
 ];
 
 /// Whether a permission that is held gives the one that is needed: it is `*`, the same, or

@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 
 use super::{
     activation, agents, audit, enrolment, evidence, groups, health, issue, machines, operate,
-    policies, sync, tokens,
+    policies, sync, tokens, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -43,6 +43,9 @@ use super::{
         policies::show,
         sync::sync_status,
         tokens::validate,
+        webhooks::dead_letters,
+        webhooks::list,
+        webhooks::test,
     ),
     tags(
         (name = "enrolment", description = "Machines that join, and the tokens that let them."),

@@ -26,6 +26,7 @@ mod request;
 mod serving;
 mod sync;
 pub mod tokens;
+pub mod webhooks;
 mod wire;
 
 pub use described::described;
@@ -43,6 +44,7 @@ use crate::limits;
 use crate::surface::{Aliases, AtOnceMax, BodyLimit, Route, Shared, Surface};
 
 use fleet::{Fleet, FleetUnavailable};
+use webhooks::Webhooks;
 
 /// What clients are told of where things are.
 #[derive(Debug, Clone)]
@@ -87,6 +89,8 @@ pub struct Core {
     pub trust: Arc<EkTrust>,
     /// The agents, as they are served now.
     pub fleet: Arc<dyn Fleet>,
+    /// Who is told of changes.
+    pub webhooks: Arc<dyn Webhooks>,
     /// What clients are told.
     pub addresses: Addresses,
     /// How often agents attest.
@@ -134,6 +138,7 @@ pub const ALIASES: Aliases = &[
         &["/enrollment/generate-baseline"],
     ),
     ("/tokens/validate", &["/enrollment/validate"]),
+    ("/webhooks/", &["/webhooks"]),
 ];
 
 /// The routes of the Core API.
@@ -141,6 +146,7 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
     let surface = enrolment_routes(Surface::with_aliases(shared, ALIASES));
     let surface = agent_routes(surface);
     let surface = policy_routes(surface);
+    let surface = webhook_routes(surface);
     group_routes(surface)
         .route(Route::get("/health", Permission::Public), health::show)
         .route(Route::get("/audit", operator("audit:view")), audit::list)
@@ -304,6 +310,29 @@ fn group_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             Route::delete(machine, operator("ek:manage")),
             machines::keep_out,
         )
+}
+
+fn webhook_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
+    let view = operator("webhooks:view");
+    let test = Route {
+        at_once: Some(AtOnceMax {
+            name: "WEBHOOK_TESTS_AT_ONCE_MAX",
+            max: limits::WEBHOOK_TESTS_AT_ONCE_MAX,
+            of_address: limits::WEBHOOK_TESTS_AT_ONCE_MAX,
+        }),
+        ..Route::post(
+            "/webhooks/{webhook_name}/test",
+            operator("webhooks:manage"),
+            BodyLimit::None,
+        )
+    };
+    surface
+        .route(Route::get("/webhooks/", view), webhooks::list)
+        .route(
+            Route::get("/webhooks/{webhook_name}/dead-letters", view),
+            webhooks::dead_letters,
+        )
+        .route(test, webhooks::test)
 }
 
 /// Random bytes of the operating system.

@@ -29,6 +29,9 @@ pub(super) struct PolicyInPath(pub(super) PolicyId);
 /// The enrolment token's id that the path names.
 pub(super) struct TokenInPath(pub(super) String);
 
+/// The webhook's name that the path names.
+pub(super) struct WebhookInPath(pub(super) String);
+
 /// The name of a version among all groups': `p-GROUP-NNN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PolicyId {
@@ -127,6 +130,14 @@ impl<S: Send + Sync> FromRequestParts<S> for TokenInPath {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let id = (id.len() == 16 && id.bytes().all(is_digit)).then_some(id);
         id.map(Self).ok_or(ApiError::NotFound("token"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for WebhookInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Ok(Self(named(parts, "webhook_name").await))
     }
 }
 

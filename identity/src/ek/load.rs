@@ -169,11 +169,14 @@ fn refuse_writable(path: &Path, file: &File) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Reads a whole file of at most `max` bytes.
+/// Reads a whole file of at most `max` bytes that says whom the server believes.
+///
+/// # Errors
+/// [`TrustError`].
 ///
 /// # Security
 /// Whoever can write the file decides whom the server trusts: see [`TrustError::WritableByOthers`].
-pub(super) fn read(path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
+pub fn read(path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
     let failed = |source| TrustError::Io {
         path: path.to_owned(),
         source,

@@ -20,7 +20,7 @@ use rat_engine::tpm::{Public, PublicError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use load::TrustError;
+pub use load::{TrustError, read as read_trusted};
 
 use crate::x509::LibraryError;
 use crate::x509::certificate::{Certificate, without_nv_padding};

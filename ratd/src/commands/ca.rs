@@ -4,14 +4,18 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 use rat_api::clock::unix_ms;
+use rat_engine::crypto::digest;
+use rat_engine::hash::HashAlg;
 use rat_identity::ca::Ca;
+use rat_store::AuditEntry;
 
+use super::ACTOR;
 use crate::arguments::CaCommand;
 use crate::config::Config;
-use crate::data_dir::{ca_in, make_private, open_ca, read_private, require_whole};
+use crate::data_dir::{ca_in, make_private, open_beside, open_ca, read_private, require_whole};
 use crate::failure::{Exit, Failure, Means};
 
-pub(super) fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
+pub(super) async fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
     match command {
         CaCommand::Fingerprint => {
             let ca = open_ca(&config.data_dir)?;
@@ -24,6 +28,8 @@ pub(super) fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
             let certificate = std::fs::read_to_string(certificate)
                 .with_context(|| certificate.display().to_string())?;
             let key = read_private(key)?;
+            let sha256 = digest(HashAlg::Sha256, certificate.as_bytes());
+            audit(config, "ca.import", &sha256.to_string()).await?;
             let ca = Ca::import(&folder, &certificate, &key, unix_ms())?;
             writeln!(
                 io::stderr(),
@@ -33,6 +39,7 @@ pub(super) fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
         }
         CaCommand::Rotate => {
             let mut ca = open_ca(&config.data_dir)?;
+            audit(config, "ca.rotate", &hex::encode(ca.fingerprint())).await?;
             ca.rotate(unix_ms())?;
             ca.prepare_next(unix_ms())?;
             writeln!(
@@ -42,5 +49,22 @@ pub(super) fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
             )?;
         }
     }
+    Ok(())
+}
+
+/// Records who is about to change the CA. Its files and the database cannot change together:
+/// nothing is done unless it stands in the log.
+async fn audit(config: &Config, action: &str, target: &str) -> Result<(), Failure> {
+    let store = open_beside(&config.data_dir).await?;
+    let entry = AuditEntry {
+        at_unix_ms: unix_ms(),
+        actor: ACTOR,
+        action,
+        target,
+        detail: "",
+    };
+    let written = store.audit(entry).await;
+    store.close().await;
+    written?;
     Ok(())
 }

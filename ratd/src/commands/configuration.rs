@@ -19,7 +19,10 @@ pub(crate) fn show(loaded: &Loaded, origin: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints the table of the reference page.
+/// Prints the tables of the reference page.
 pub(crate) fn reference() -> io::Result<()> {
-    io::stdout().lock().write_all(keys::reference().as_bytes())
+    let mut out = io::stdout().lock();
+    out.write_all(keys::reference().as_bytes())?;
+    out.write_all(b"\n")?;
+    out.write_all(keys::webhook_reference().as_bytes())
 }

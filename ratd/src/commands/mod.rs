@@ -25,7 +25,7 @@ pub(crate) async fn run(config: &Config, command: &Command) -> Result<(), Failur
         Command::User(command) => user::run(config, command).await,
         Command::ApiToken(command) => api_token::run(config, command).await,
         Command::Group(command) => group::run(config, command).await,
-        Command::Ca(command) => ca::run(config, command),
+        Command::Ca(command) => ca::run(config, command).await,
         Command::Ek(command) => ek::run(config, command).await,
         Command::Backup { path } => backup::backup(config, path).await,
         Command::Restore { path } => backup::restore(config, path).await,

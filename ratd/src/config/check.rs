@@ -6,7 +6,7 @@ use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
 use rat_identity::ek::EkTrust;
 
-use super::{Config, Mode};
+use super::{Config, Mode, webhook};
 use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
@@ -63,6 +63,9 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         let text = format!("must be {needed} or more: interval and deadline together");
         fault("attestation.max_age_ms", text);
     }
+    for text in webhook::faults(&config.webhook) {
+        fault("webhook", text);
+    }
     if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
         fault("log.level", "is no level".to_owned());
     }
@@ -75,6 +78,11 @@ pub(crate) fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
     EkTrust::load(&identity.ek_ca, &identity.ek_list)
         .context("identity.ek_ca, identity.ek_list")
         .means(Exit::Configuration)
+}
+
+/// Who is told of changed statuses, with secrets and CAs read.
+pub(crate) fn webhooks(config: &Config) -> Result<Vec<rat_ops::webhook::Webhook>, Failure> {
+    webhook::read(&config.webhook).means(Exit::Configuration)
 }
 
 /// How many of something there may be, of which nothing works without one.

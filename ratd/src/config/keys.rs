@@ -71,7 +71,63 @@ keys! {
     "log.level": "`error`, `warn`, `info`, `debug` or `trace`; or a list of `target=level`.";
     "drain.deadline_ms": "Milliseconds that everything under way has to end after SIGTERM: \
         requests and conversations with agents have half of it, commits what is left.";
+    "webhook": "Who is told of changed statuses: a table `[[webhook]]` for each, with the members \
+        below.";
 }
+
+/// The members of a `[[webhook]]`, in the order of their documentation. Those without a default
+/// must be there.
+pub(crate) const WEBHOOK_MEMBERS: &[Key] = &[
+    Key {
+        name: "name",
+        meaning: "Its name in the API, in metrics and in logs: of `a-z`, `0-9` and `-`. What waits \
+            for a webhook hangs on its name: under another one, or none, it is dropped.",
+    },
+    Key {
+        name: "url",
+        meaning: "Where messages are posted: `https://host[:port]/path`.",
+    },
+    Key {
+        name: "secret_file",
+        meaning: "A file with the key that messages are signed with, 32 bytes or more (`openssl \
+            rand -hex 32`), which only its owner can read. The end of its line is not part of it.",
+    },
+    Key {
+        name: "ca_file",
+        meaning: "CAs (PEM) that vouch for the receiver, in place of those of the system.",
+    },
+    Key {
+        name: "groups",
+        meaning: "Groups whose agents it is told of. Empty: all.",
+    },
+    Key {
+        name: "statuses",
+        meaning: "Effective statuses that it is told of when an agent gets them. Empty: all.",
+    },
+    Key {
+        name: "allow",
+        meaning: "Networks (`10.1.0.0/16`) that it may be at. Addresses that are not of the public \
+            Internet are refused without, whatever name leads there.",
+    },
+    Key {
+        name: "plain_http",
+        meaning: "`true` allows a URL that begins with `http://`, at a loopback address, which \
+            must be in `allow` too.",
+    },
+    Key {
+        name: "timeout_ms",
+        meaning: "Milliseconds that one attempt may take, name resolution and TLS included. At \
+            most 20000.",
+    },
+    Key {
+        name: "attempts_max",
+        meaning: "Attempts after which a message is given up.",
+    },
+    Key {
+        name: "give_up_after_hours",
+        meaning: "Hours after which a message that is not taken is given up. At most 720.",
+    },
+];
 
 /// The value of a key in a configuration, as TOML writes it.
 pub(crate) fn value_text(config: &Config, name: &str) -> Option<String> {
@@ -114,8 +170,30 @@ fn text(value: &Value) -> String {
             let items: Vec<_> = items.iter().map(text).collect();
             format!("[{}]", items.join(", "))
         }
+        Value::Dict(_, members) => {
+            let member = |(name, value): (&String, &Value)| format!("{name} = {}", text(value));
+            let members: Vec<_> = members.iter().map(member).collect();
+            format!("{{ {} }}", members.join(", "))
+        }
         _ => "\"\"".to_owned(),
     }
+}
+
+/// The reference page's table of the members of a `[[webhook]]`.
+pub(crate) fn webhook_reference() -> String {
+    let mut page = String::from("| member | default | meaning |\n|---|---|---|\n");
+    let defaults = super::webhook::defaults();
+    for member in WEBHOOK_MEMBERS {
+        let default = defaults.find_ref(member.name).map(text);
+        let default = default.map_or_else(String::new, |text| format!("`{text}`"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "| `{}` | {default} | {} |",
+            member.name, member.meaning
+        );
+    }
+    page
 }
 
 /// The reference page's table.
@@ -157,18 +235,41 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let path = root.join("docs/reference/configuration.md");
         let page = std::fs::read_to_string(&path).unwrap();
-        let (before, rest) = page.split_once("<!-- keys -->\n").unwrap();
-        let (table, after) = rest.split_once("<!-- end -->").unwrap();
+        let tables = [
+            ("<!-- keys -->\n", reference()),
+            ("<!-- webhook -->\n", webhook_reference()),
+        ];
+        let mut current = page.clone();
+        for (mark, made) in tables {
+            let (before, rest) = current.split_once(mark).unwrap();
+            let (_, after) = rest.split_once("<!-- end -->").unwrap();
+            current = format!("{before}{mark}{made}<!-- end -->{after}");
+        }
         if std::env::var_os("UPDATE_DOCS").is_some() {
-            let page = format!("{before}<!-- keys -->\n{}<!-- end -->{after}", reference());
-            std::fs::write(&path, page).unwrap();
+            std::fs::write(&path, current).unwrap();
         } else {
             assert!(
-                table == reference(),
+                page == current,
                 "{} is stale: run this test with UPDATE_DOCS=1",
                 path.display()
             );
         }
+    }
+
+    #[test]
+    fn every_member_of_a_webhook_is_documented() {
+        let documented: Vec<&str> = WEBHOOK_MEMBERS.iter().map(|key| key.name).collect();
+        let least = r#"{"name": "", "url": "", "secret_file": "x"}"#;
+        let webhook: crate::config::webhook::Webhook = serde_json::from_str(least).unwrap();
+        let members = serde_json::to_value(&webhook).unwrap();
+        let there: BTreeSet<&str> = members
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(documented.iter().copied().collect::<BTreeSet<_>>(), there);
+        assert_eq!(documented.len(), there.len());
     }
 
     /// Defaults are an interface: whoever changes one changes what servers without a

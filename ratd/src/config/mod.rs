@@ -7,11 +7,14 @@
 pub(crate) mod check;
 pub(crate) mod keys;
 pub(crate) mod load;
+pub(crate) mod webhook;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use webhook::Webhook;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) runtime: Runtime,
     pub(crate) log: Log,
     pub(crate) drain: Drain,
+    pub(crate) webhook: Vec<Webhook>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +122,7 @@ impl Default for Config {
             runtime: Runtime::default(),
             log: Log::default(),
             drain: Drain::default(),
+            webhook: Vec::new(),
         }
     }
 }

@@ -8,11 +8,13 @@ use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use rat_api::core::fleet::{Answer, Fleet, FleetUnavailable, Seen};
 use rat_api::health::{Check, Probe};
-use rat_engine::agent_id::AgentId;
+use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::Intake;
-use rat_engine::shard::{self, Coverage, Operation};
+use rat_engine::shard::{self, AgentView, Coverage, Operation};
+use rat_ops::webhook;
 use rat_runtime::{
-    ControlError, Drained, Reloaded, Runtime, Settings, StoreHealth, SystemClock, WorkerHealth,
+    ControlError, Drained, EventStream, Reloaded, Runtime, Settings, StoreHealth, SystemClock,
+    WorkerHealth,
 };
 use rat_store::{Store, StoredAgent};
 use tokio::time::interval;
@@ -57,6 +59,11 @@ impl Shards {
     /// Where the evidence listener delivers; `None` when the shards were drained.
     pub(super) fn intake(&self) -> Option<Arc<dyn Intake>> {
         self.0.load_full().map(|runtime| runtime.intake())
+    }
+
+    /// Every event from now on; `None` when the shards were drained.
+    pub(super) fn events(&self) -> Option<EventStream> {
+        self.0.load_full().map(|runtime| runtime.events())
     }
 
     /// What `/readyz` asks.
@@ -169,6 +176,22 @@ fn unavailable(error: &ControlError) -> FleetUnavailable {
 impl Shards {
     fn driven(&self) -> Result<Arc<Runtime>, FleetUnavailable> {
         self.0.load_full().ok_or(FleetUnavailable)
+    }
+}
+
+impl webhook::Fleet for Shards {
+    fn view(&self, agent: AgentId) -> webhook::Answer<'_, Option<AgentView>> {
+        Box::pin(async move {
+            let runtime = self.driven().map_err(|_| webhook::FleetUnavailable)?;
+            webhook::Fleet::view(&*runtime, agent).await
+        })
+    }
+
+    fn views(&self, shard: ShardIndex) -> webhook::Answer<'_, Vec<AgentView>> {
+        Box::pin(async move {
+            let runtime = self.driven().map_err(|_| webhook::FleetUnavailable)?;
+            webhook::Fleet::views(&*runtime, shard).await
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use rat_api::surface::{self, Joined, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
+use rat_ops::webhook::Delivery;
 use rat_store::Store;
 use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, timeout};
 
 use super::evidence;
 use super::shards::Shards;
+use super::webhooks::{self, Told};
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
 use crate::{data_dir, first_start, health};
@@ -39,6 +41,7 @@ pub(super) struct Parts {
     readiness: Arc<Readiness>,
     shards: Shards,
     evidence: Arc<Server>,
+    webhooks: Delivery,
     http: JoinHandle<()>,
 }
 
@@ -50,11 +53,13 @@ impl Parts {
         let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
         let ca = Arc::new(data_dir::open_ca(&config.data_dir)?);
         let trust = ek_trust(config)?;
+        let webhooks = check::webhooks(config)?;
         let prepared = first_start::prepare(&store, &config.data_dir).await;
         prepared.means(Exit::Unusable)?;
         let (certificate, issued) = server_certificate(config, &ca)?;
         let listener = bind(config, &certificate).await?;
         let (shards, told) = Shards::start(config, &store).await?;
+        let webhooks = webhooks::start(webhooks, &store, &shards).await?;
         let intake = shards
             .intake()
             .context("the shards ended")
@@ -74,6 +79,7 @@ impl Parts {
             ca: Arc::clone(&ca),
             trust: Arc::new(trust),
             fleet: Arc::new(shards.clone()),
+            webhooks: Arc::new(Told(webhooks.webhooks())),
             addresses,
             interval_ms: config.attestation.interval_ms,
             mode: check::mode(config.attestation.mode),
@@ -101,6 +107,7 @@ impl Parts {
             readiness,
             shards,
             evidence,
+            webhooks,
             http: tokio::spawn(listener.serve(router, stop.clone())),
         })
     }
@@ -134,6 +141,10 @@ impl Parts {
         let left = deadline.saturating_sub(begun.elapsed());
         let is_committed = self.shards.drain(left).await;
         tracing::info!(is_committed, requests_ended, "the shards ended");
+        // Last, because it writes down what the shards told: what it cannot deliver now is
+        // delivered after the next start.
+        let left = deadline.saturating_sub(begun.elapsed());
+        self.webhooks.drain(left).await;
         self.store.close().await;
         is_committed && requests_ended
     }

@@ -41,12 +41,16 @@ pub(crate) struct Attested {
 impl Attested {
     /// A machine whose list became the policy of its group, and which is trusted.
     pub(crate) fn trusted() -> Self {
-        let home = Home::new();
+        Self::trusted_in(Home::new(), &[])
+    }
+
+    /// The same with a home that was prepared, and more `--set` options.
+    pub(crate) fn trusted_in(home: Home, set: &[&str]) -> Self {
         let folder = home.path("ek-ca");
         let authority = EkCa::open(&folder).unwrap();
         let (certificate, _) = EkCa::paths(&folder);
         let ek_ca = format!("identity.ek_ca=[{:?}]", certificate.display().to_string());
-        let server = Operated::start_in(home, &[&SETTINGS[..], &[&ek_ca]].concat());
+        let server = Operated::start_in(home, &[&SETTINGS[..], &[&ek_ca], set].concat());
         let endorsement = SoftwareKey::generate(KeyKind::Ecc).unwrap();
         let mut boot = Boot::first();
         boot.measure(&Entry::file("/usr/bin/init", b"init"));
@@ -91,6 +95,12 @@ impl Attested {
             stop.send(true).unwrap();
             self.runtime.block_on(running).unwrap();
         }
+    }
+
+    /// What is left when everything has ended.
+    pub(crate) fn into_home(mut self) -> Home {
+        self.stop();
+        std::mem::replace(&mut self.server.home, Home::new())
     }
 
     /// Gives the same TPM another attestation key.

@@ -11,6 +11,7 @@ use rat_api::auth::Gate;
 use rat_api::auth::credential::{Credential, CredentialKind};
 use rat_api::clock::{rfc3339, unix_ms};
 use rat_api::core::fleet::{Answer, Fleet, Seen};
+use rat_api::core::webhooks::{ShownWebhook, Test, Webhooks};
 use rat_api::core::{self, Addresses, AgentMode, Core, InMemory};
 use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Shared, join};
@@ -112,6 +113,19 @@ impl Fleet for Double {
     }
 }
 
+/// A server without webhooks.
+struct NoWebhooks;
+
+impl Webhooks for NoWebhooks {
+    fn shown(&self) -> Vec<ShownWebhook> {
+        Vec::new()
+    }
+
+    fn test(&self, _: &str) -> Option<Test<'_>> {
+        None
+    }
+}
+
 /// The Core API in this process, with the double for its shards.
 struct World {
     folder: tempfile::TempDir,
@@ -164,6 +178,7 @@ impl World {
             shared: Arc::clone(&shared),
             started: runtime.block_on(async { tokio::time::Instant::now() }),
             in_memory: InMemory::default(),
+            webhooks: Arc::new(NoWebhooks),
         };
         let router = core::surface(Arc::clone(&shared)).into_router(Arc::new(core));
         runtime.spawn(listener.serve(join(&shared, [router]), stop.clone()));

@@ -30,6 +30,11 @@ const SQLITE: &[Step] = &[
         name: "operations",
         sql: include_str!("sqlite/003_operations.sql"),
     },
+    Step {
+        version: 4,
+        name: "webhooks",
+        sql: include_str!("sqlite/004_webhooks.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.

@@ -135,11 +135,12 @@ async fn what_was_enforced_before_the_history_was_kept_is_taken_into_it() {
     versions(&fixture.store, GROUP, 2).await;
     enforce(&fixture.store, 1).await;
     let mut vandal = fixture.vandal().await;
-    // The schema as it was one step ago, with the data of then.
+    // The schema as it was at its second step, with the data of then.
     sqlx::raw_sql(
         "DROP TABLE policy_activation; DROP TABLE waiting; DROP INDEX policy_version_by_age;
          DROP INDEX agent_by_hostname;
-         DELETE FROM schema_step WHERE version = 3;",
+         DROP TABLE noted_status; DROP TABLE webhook_message; DROP TABLE dead_letter;
+         DROP TABLE webhook_standing; DELETE FROM schema_step WHERE version >= 3;",
     )
     .execute(&mut vandal)
     .await
