@@ -13,10 +13,11 @@ use crate::limits;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 
 /// A PCR policy: for each PCR the values that are allowed, in any banks.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PcrPolicy {
     allowed: BTreeMap<PcrIndex, Vec<Digest>>,
     mask: PcrSet,
+    digest: Digest,
 }
 
 /// Why a text is not a PCR policy.
@@ -115,27 +116,8 @@ impl PcrPolicy {
     }
 
     /// SHA-256 of what the policy demands: the same for texts that differ in form only.
-    pub fn digest(&self) -> Digest {
-        let mut hasher = Hasher::new(HashAlg::Sha256);
-        hasher.update(b"ratd pcr policy v1\0");
-        for pcr in self.mask.iter() {
-            hasher.update(&[pcr.get()]);
-        }
-        for (pcr, values) in &self.allowed {
-            // No PCR has this index, and no bank this id: the parts cannot run into each other.
-            hasher.update(&[u8::MAX, pcr.get()]);
-            let mut values: Vec<_> = values
-                .iter()
-                .map(|value| (value.alg().tpm_id(), value.as_bytes()))
-                .collect();
-            values.sort_unstable();
-            values.dedup();
-            for (bank, value) in values {
-                hasher.update(&bank.to_be_bytes());
-                hasher.update(value);
-            }
-        }
-        hasher.finish()
+    pub const fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// PCRs that must be quoted: those of the mask and those with values.
@@ -193,6 +175,30 @@ impl PcrPolicy {
     }
 }
 
+/// See [`PcrPolicy::digest`].
+fn digest(allowed: &BTreeMap<PcrIndex, Vec<Digest>>, mask: PcrSet) -> Digest {
+    let mut hasher = Hasher::new(HashAlg::Sha256);
+    hasher.update(b"ratd pcr policy v1\0");
+    for pcr in mask.iter() {
+        hasher.update(&[pcr.get()]);
+    }
+    for (pcr, values) in allowed {
+        // No PCR has this index, and no bank this id: the parts cannot run into each other.
+        hasher.update(&[u8::MAX, pcr.get()]);
+        let mut values: Vec<_> = values
+            .iter()
+            .map(|value| (value.alg().tpm_id(), value.as_bytes()))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        for (bank, value) in values {
+            hasher.update(&bank.to_be_bytes());
+            hasher.update(value);
+        }
+    }
+    hasher.finish()
+}
+
 impl<'de> Deserialize<'de> for PcrPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(PolicyVisitor)
@@ -209,7 +215,7 @@ impl<'de> Visitor<'de> for PolicyVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PcrPolicy, A::Error> {
-        let mut policy = PcrPolicy::default();
+        let mut allowed = BTreeMap::new();
         let mut mask = None;
         while let Some(key) = map.next_key::<String>()? {
             if key == "mask" {
@@ -234,12 +240,16 @@ impl<'de> Visitor<'de> for PolicyVisitor {
                 A::Error::custom(format_args!("{key:?} is no PCR index from 0 to 23"))
             })?;
             let Values(values) = map.next_value()?;
-            if policy.allowed.insert(pcr, values).is_some() {
+            if allowed.insert(pcr, values).is_some() {
                 return Err(A::Error::custom(format_args!("PCR {pcr} is given twice")));
             }
         }
-        policy.mask = mask.unwrap_or_default();
-        Ok(policy)
+        let mask = mask.unwrap_or_default();
+        Ok(PcrPolicy {
+            digest: digest(&allowed, mask),
+            allowed,
+            mask,
+        })
     }
 }
 

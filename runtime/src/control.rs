@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentRecord, AgentState, AgentView, Coverage, Group, Input, Operation};
+use rat_store::StoredGroup;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -12,7 +13,7 @@ use crate::health::Pulse;
 use crate::limits::SHARDS_PER_COUNT_MAX;
 use crate::mailbox::{NotTaken, Notice, Request};
 use crate::measures;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, lock};
 use crate::store_thread::Job;
 
 /// Why a call was not answered.
@@ -40,6 +41,8 @@ pub enum Reloaded {
     Whole,
     /// Its settings without its policies, which cannot be used: nobody is trusted by it.
     WithoutPolicies(GroupError),
+    /// Nothing: they know it as it is stored.
+    Known,
     /// Nothing: there is no such group.
     Absent,
 }
@@ -60,6 +63,7 @@ impl Runtime {
                 Some(groups::load_judge(&self.store, &baseline.policy, self.seed).await?)
             }
         };
+        self.is_readable(&record.id);
         let shard = record.id.shard();
         let input = Input::Agent {
             record: Box::new(record),
@@ -75,6 +79,7 @@ impl Runtime {
     /// # Errors
     /// [`ControlError`]; then it is unknown whether the agent is served.
     pub async fn remove(&self, agent: AgentId) -> Result<(), ControlError> {
+        self.is_readable(&agent);
         self.input(agent.shard(), Input::Remove(agent)).await?;
         self.settled().await
     }
@@ -105,16 +110,26 @@ impl Runtime {
         self.input(shard, Input::Operate { agent, operation }).await
     }
 
-    /// What a group demands from now on. The store knows it already.
+    /// What a group demands from now on, unless the shards know something newer. The store knows it
+    /// already.
     pub fn group_changed(&self, group: Group) {
         let group = Arc::new(group);
         for pulse in &self.pulses {
             pulse.mailbox.tell(Notice::Group(Arc::clone(&group)));
         }
+        self.told.note(&group.slug, group.row_version);
     }
 
-    /// The same, read from the store. What is stored takes effect even when its policies cannot be
+    /// Whether the shards were told of a group as it is stored here, or of what it is by now.
+    pub fn knows(&self, stored: &StoredGroup) -> bool {
+        self.told.has(&stored.slug, stored.row_version)
+    }
+
+    /// The same as [`group_changed`](Self::group_changed), read from the store. What is stored takes effect even when its policies cannot be
     /// used: then nobody is trusted by the group, and its other settings hold. (L01)
+    ///
+    /// # Cost
+    /// Compiles the policy, unless the shards know this version.
     ///
     /// # Errors
     /// [`ControlError::Group`] when the store does not answer: the group stays as it was, and this
@@ -124,6 +139,9 @@ impl Runtime {
         let Some(stored) = stored else {
             return Ok(Reloaded::Absent);
         };
+        if self.knows(&stored) {
+            return Ok(Reloaded::Known);
+        }
         match groups::load_group(&self.store, &stored, self.seed).await {
             Ok(group) => {
                 self.group_changed(group);
@@ -159,16 +177,27 @@ impl Runtime {
         answer.await.map_err(|_| ControlError::WorkerDead)
     }
 
-    /// How many agents of a group were judged by what it enforces, of how many. (L07)
+    /// An agent is another one than it was when it could not be read.
+    fn is_readable(&self, agent: &AgentId) {
+        let mut unreadable = lock(&self.unreadable);
+        unreadable.retain(|lost| lost.agent != agent.as_str());
+    }
+
+    /// How many agents of a group were judged by what it demands, of how many. (L07) `None` while
+    /// some shards know what it demands now and others what it did before.
     ///
     /// # Errors
     /// [`ControlError`].
     ///
     /// # Cost
     /// A look at every agent of the server, a few shards at a time: no agent waits for it.
-    pub async fn coverage(&self, group: &str) -> Result<Coverage, ControlError> {
+    pub async fn coverage(&self, group: &str) -> Result<Option<Coverage>, ControlError> {
+        let unreadable = lock(&self.unreadable)
+            .iter()
+            .filter(|it| it.group == group)
+            .count();
         let group: Arc<str> = group.into();
-        let mut coverage = Coverage::default();
+        let mut total: Option<Coverage> = None;
         let shards_max = usize::from(ShardIndex::COUNT).div_ceil(self.pulses.len().max(1));
         for first in (0..shards_max).step_by(SHARDS_PER_COUNT_MAX) {
             let last = first.saturating_add(SHARDS_PER_COUNT_MAX);
@@ -184,11 +213,20 @@ impl Runtime {
                 answers.push(answer);
             }
             for answer in answers {
-                let found = answer.await.map_err(|_| ControlError::WorkerDead)?;
-                coverage = coverage.and(found);
+                for found in answer.await.map_err(|_| ControlError::WorkerDead)? {
+                    let Some(sum) = total.map_or(Some(found), |total| total.and(found)) else {
+                        return Ok(None);
+                    };
+                    total = Some(sum);
+                }
             }
         }
-        Ok(coverage)
+        // Of an agent that cannot be read nobody knows whether it was judged.
+        let unreadable = u64::try_from(unreadable).unwrap_or(u64::MAX);
+        Ok(total.map(|total| Coverage {
+            agents: total.agents.saturating_add(unreadable),
+            ..total
+        }))
     }
 
     async fn input(&self, shard: ShardIndex, input: Input) -> Result<(), ControlError> {

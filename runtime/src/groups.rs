@@ -1,6 +1,7 @@
 //! Stored groups, made ready to judge.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use rat_engine::hash::Digest;
 use rat_engine::ima::judge::{Judge, VerificationKeyError};
@@ -10,11 +11,39 @@ use rat_engine::shard::{Group, PolicyRef};
 use rat_store::{Precondition, Slot, Store, StoreError, StoredGroup};
 use thiserror::Error;
 
+use crate::runtime::lock;
+
 /// Versions that one query lists.
 const VERSIONS_PER_PAGE: u32 = 1_000;
 
 /// Who puts a proven baseline into its slot, as the audit names it.
 const BASELINE_ACTOR: &str = "baseline";
+
+/// Which version of each group the shards were told.
+pub(crate) struct Told(Mutex<HashMap<String, u64>>);
+
+impl Told {
+    /// That they were told these.
+    pub(crate) fn of(groups: &[Arc<Group>]) -> Self {
+        let versions = groups.iter().map(|it| (it.slug.clone(), it.row_version));
+        Self(Mutex::new(versions.collect()))
+    }
+
+    /// Notes that they were told this version.
+    pub(crate) fn note(&self, slug: &str, row_version: u64) {
+        let mut versions = lock(&self.0);
+        let known = versions.entry(slug.to_owned()).or_default();
+        *known = row_version.max(*known);
+    }
+
+    /// Whether they were told this version, or a newer one.
+    pub(crate) fn has(&self, slug: &str, row_version: u64) -> bool {
+        let versions = lock(&self.0);
+        versions
+            .get(slug)
+            .is_some_and(|known| *known >= row_version)
+    }
+}
 
 /// Why a stored group cannot be enforced. Nobody in it is trusted then.
 #[derive(Debug, Error)]
@@ -97,6 +126,7 @@ pub(crate) fn without_policies(stored: &StoredGroup) -> Group {
     let settings = &stored.settings;
     Group {
         slug: stored.slug.clone(),
+        row_version: stored.row_version,
         enforced: None,
         pcr_policy: None,
         bank: settings.bank,

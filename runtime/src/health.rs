@@ -33,6 +33,15 @@ pub enum StoreHealth {
     Dead,
 }
 
+/// The thread that reads stored lists, to be judged again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListsHealth {
+    /// It reads.
+    Alive,
+    /// It ended: after a change of policy, machines are asked for their lists instead.
+    Dead,
+}
+
 /// What [`crate::Runtime::health`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
@@ -40,15 +49,20 @@ pub struct Health {
     pub workers: Vec<WorkerHealth>,
     /// The store thread.
     pub store: StoreHealth,
+    /// The reader of stored lists.
+    pub lists: ListsHealth,
     /// Whether the runtime is stopping.
     pub is_draining: bool,
 }
 
 impl Health {
-    /// Whether every agent can be served.
+    /// Whether every agent can be served as it should be.
     pub fn is_ready(&self) -> bool {
         let alive = |worker: &WorkerHealth| *worker == WorkerHealth::Alive;
-        self.store == StoreHealth::Alive && !self.is_draining && self.workers.iter().all(alive)
+        self.store == StoreHealth::Alive
+            && self.lists == ListsHealth::Alive
+            && !self.is_draining
+            && self.workers.iter().all(alive)
     }
 }
 
@@ -87,6 +101,21 @@ impl Pulse {
             return WorkerHealth::Hanging { since_ms };
         }
         WorkerHealth::Alive
+    }
+}
+
+/// What the reader of stored lists writes and others read.
+#[derive(Default)]
+pub(crate) struct ReaderPulse {
+    pub(crate) is_dead: AtomicBool,
+}
+
+impl ReaderPulse {
+    pub(crate) fn health(&self) -> ListsHealth {
+        match self.is_dead.load(Ordering::Acquire) {
+            true => ListsHealth::Dead,
+            false => ListsHealth::Alive,
+        }
     }
 }
 

@@ -33,6 +33,6 @@ pub use clock::{Clock, OsNonces, SystemClock};
 pub use control::{ControlError, Reloaded};
 pub use events::{EventStream, Lost};
 pub use groups::{GroupError, load_group};
-pub use health::{Health, StoreHealth, WorkerHealth};
+pub use health::{Health, ListsHealth, StoreHealth, WorkerHealth};
 pub use runtime::{Drained, Runtime, StartError};
 pub use settings::Settings;

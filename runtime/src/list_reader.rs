@@ -1,6 +1,7 @@
 //! Stored lists on their way to be judged again: read piece by piece, by a thread of its own, so
 //! that neither workers nor commits wait for them. (L07)
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rat_store::{LogReader, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::health::ReaderPulse;
 use crate::limits::{READ_TRIES_MAX, RETRY_MS_MIN};
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
@@ -21,6 +23,18 @@ pub(crate) enum ReadJob {
     /// The next piece.
     Next(Box<Reread>, Arc<Mailbox>),
     Stop,
+}
+
+impl ReadJob {
+    /// Nobody does it: its attempt ends.
+    fn refuse(self) {
+        let (rejudged, mailbox) = match self {
+            Self::Open(rejudge, mailbox) => (rejudge.unusable(Unusable::StoreFailed), mailbox),
+            Self::Next(reread, mailbox) => (reread.task.unusable(Unusable::StoreFailed), mailbox),
+            Self::Stop => return,
+        };
+        mailbox.tell(Notice::Rejudged(rejudged));
+    }
 }
 
 /// A list that is being judged, and the rest of it.
@@ -39,9 +53,11 @@ impl ReaderDoor {
         (Self(sender), receiver)
     }
 
-    /// When the thread is gone the attempt ends by its time limit, and the agent is asked instead.
+    /// When the thread is gone the attempt ends at once.
     pub(crate) fn give(&self, job: ReadJob) {
-        let _ = self.0.send(job);
+        if let Err(mpsc::error::SendError(job)) = self.0.send(job) {
+            job.refuse();
+        }
     }
 }
 
@@ -53,7 +69,7 @@ pub(crate) struct ListReader {
 }
 
 impl ListReader {
-    async fn run(self, mut jobs: mpsc::UnboundedReceiver<ReadJob>) {
+    async fn run(self, jobs: &mut mpsc::UnboundedReceiver<ReadJob>) {
         while let Some(job) = jobs.recv().await {
             if self.stops.load(Ordering::Acquire) {
                 return;
@@ -98,6 +114,7 @@ impl ListReader {
         loop {
             match reread.reader.next().await {
                 Ok(piece) => {
+                    measures::list_piece_read();
                     let reread = Box::new(reread);
                     return Notice::Read { reread, piece };
                 }
@@ -126,13 +143,101 @@ impl ListReader {
     }
 }
 
-/// Runs the thread to its end.
-pub(crate) fn run(reader: ListReader, jobs: mpsc::UnboundedReceiver<ReadJob>) {
+/// Runs the thread to its end. What waits for it then is told so; the attempt in hand, if it was
+/// one that panicked, ends by its time limit.
+pub(crate) fn run(
+    reader: ListReader,
+    mut jobs: mpsc::UnboundedReceiver<ReadJob>,
+    pulse: &ReaderPulse,
+) {
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match built {
-        Ok(runtime) => runtime.block_on(reader.run(jobs)),
+        Ok(runtime) => {
+            let run = AssertUnwindSafe(|| runtime.block_on(reader.run(&mut jobs)));
+            if catch_unwind(run).is_err() {
+                tracing::error!("the thread that reads lists panicked");
+            }
+        }
         Err(error) => tracing::error!(%error, "the thread that reads lists cannot start"),
+    }
+    pulse.is_dead.store(true, Ordering::Release);
+    jobs.close();
+    while let Ok(job) = jobs.try_recv() {
+        job.refuse();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use rat_engine::agent_id::AgentId;
+    use rat_engine::hash::{Digest, HashAlg};
+    use rat_engine::ima::judge::Judge;
+    use rat_engine::ima::{Committed, ImaOptions};
+    use rat_engine::pcr::PcrValues;
+    use rat_engine::policy::RuntimePolicy;
+    use rat_engine::shard::{BootEpoch, ListRules, RejudgeId, Rejudgement};
+
+    use super::*;
+    use crate::health::ListsHealth;
+
+    fn rejudge(id: u64) -> Box<Rejudge> {
+        let text = br#"{"meta": {"version": 1}, "digests": {"/x": ["00"]}}"#;
+        let text = String::from_utf8_lossy(text).replace("00", &"00".repeat(32));
+        let policy = RuntimePolicy::parse(text.as_bytes()).unwrap();
+        let judge = Judge::new(Arc::new(policy), false).unwrap();
+        Box::new(Rejudge {
+            agent: AgentId::parse("machine-1").unwrap(),
+            id: RejudgeId(id),
+            rules: ListRules {
+                policy: Digest::zero(HashAlg::Sha256),
+                accept_violations: false,
+            },
+            judge: Arc::new(judge),
+            committed: Committed::new(0, Vec::new()),
+            boot: BootEpoch {
+                reset_count: 1,
+                restart_count: 0,
+            },
+            boot_pcrs: PcrValues::new(),
+            ima: ImaOptions::default(),
+        })
+    }
+
+    #[tokio::test]
+    async fn s14_a_reader_that_is_gone_is_noticed_and_holds_up_no_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("data")).await.unwrap();
+        let (door, jobs) = ReaderDoor::new();
+        let mailbox = Arc::new(Mailbox::new(1));
+        let pulse = ReaderPulse::default();
+        assert_eq!(pulse.health(), ListsHealth::Alive);
+        // It ends with a job that waits, and then comes another one.
+        door.give(ReadJob::Stop);
+        door.give(ReadJob::Open(rejudge(1), Arc::clone(&mailbox)));
+        let stops = Arc::new(AtomicBool::new(false));
+        let reader = ListReader { store, stops };
+        let pulse = std::thread::spawn(move || {
+            run(reader, jobs, &pulse);
+            pulse
+        });
+        let pulse = pulse.join().unwrap();
+        assert_eq!(pulse.health(), ListsHealth::Dead);
+        door.give(ReadJob::Open(rejudge(2), Arc::clone(&mailbox)));
+        let told = mailbox.take(1, Duration::ZERO).notices;
+        let told: Vec<_> = told
+            .into_iter()
+            .map(|notice| match notice {
+                Notice::Rejudged(ended) => match ended.result {
+                    Rejudgement::Unusable(why) => (ended.id, why),
+                    other => panic!("{other:?}"),
+                },
+                _ => panic!("another notice"),
+            })
+            .collect();
+        let expected = [1, 2].map(|id| (RejudgeId(id), Unusable::StoreFailed));
+        assert_eq!(told, expected);
     }
 }

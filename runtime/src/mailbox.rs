@@ -61,7 +61,7 @@ pub(crate) enum Request {
     Coverage {
         group: Arc<str>,
         places: Range<usize>,
-        found: oneshot::Sender<Coverage>,
+        found: oneshot::Sender<Vec<Coverage>>,
     },
 }
 

@@ -91,6 +91,10 @@ pub(crate) fn event(event: &Event) {
     }
 }
 
+pub(crate) fn list_piece_read() {
+    counter!("attest_list_pieces_read_total").increment(1);
+}
+
 fn rejudged(result: &'static str) {
     counter!("attest_lists_rejudged_total", "result" => result).increment(1);
 }

@@ -1,21 +1,21 @@
 //! Starting, and stopping.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::evidence::{Intake, NonceSource as _};
-use rat_engine::shard::{Event, Group, Input, Shard};
+use rat_engine::shard::{Group, Input, Shard};
 use rat_store::{ShardHead, Store, StoreError, Unreadable};
 use thiserror::Error;
-use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::clock::{Clock, OsNonces};
-use crate::events::EventStream;
-use crate::groups;
-use crate::health::{Health, Pulse, StorePulse};
+use crate::events::{EventStream, Events};
+use crate::groups::{self, Told};
+use crate::health::{Health, Pulse, ReaderPulse, StorePulse};
 use crate::intake::{Doors, worker_of};
 use crate::lanes::Lanes;
 use crate::list_reader::{self, ListReader, ReadJob, ReaderDoor};
@@ -40,10 +40,13 @@ pub struct Runtime {
     store_pulse: Arc<StorePulse>,
     pub(crate) store_door: StoreDoor,
     reader_door: ReaderDoor,
+    reader_pulse: Arc<ReaderPulse>,
+    /// Which version of each group the shards were told.
+    pub(crate) told: Arc<Told>,
     gives_up: Arc<AtomicBool>,
     is_draining: Arc<AtomicBool>,
-    events: broadcast::Sender<Event>,
-    unreadable: Vec<Unreadable>,
+    events: Events,
+    pub(crate) unreadable: Mutex<Vec<Unreadable>>,
     threads: Vec<JoinHandle<()>>,
     store_thread: JoinHandle<()>,
 }
@@ -93,8 +96,9 @@ impl Runtime {
         store.take_ownership("ratd").await?;
         let heads = store.heads().await?;
         let loaded = load(&store, seed).await?;
+        let told = Arc::new(Told::of(&loaded.groups));
         let lanes = Lanes::start(settings.arith_threads).map_err(StartError::Lanes)?;
-        let (events, _) = broadcast::channel(settings.events_max.max(1));
+        let events = Events::new(settings.events_max);
         let (store_door, jobs) = StoreDoor::new();
         let store_pulse = Arc::new(StorePulse::default());
         let gives_up = Arc::new(AtomicBool::new(false));
@@ -112,16 +116,13 @@ impl Runtime {
             retention: settings.retention,
             pulse: Arc::clone(&store_pulse),
             mailboxes: pulses.iter().map(|it| Arc::clone(&it.mailbox)).collect(),
+            told: Arc::clone(&told),
             gives_up: Arc::clone(&gives_up),
             seed,
         };
         let store_thread = spawn("store", move || store_thread::run(thread, jobs))?;
         let (reader_door, lists) = ReaderDoor::new();
-        let reader = ListReader {
-            store: store.clone(),
-            stops: Arc::clone(&gives_up),
-        };
-        let reading = spawn("lists", move || list_reader::run(reader, lists))?;
+        let (reader_pulse, reading) = read_lists(store.clone(), lists, Arc::clone(&gives_up))?;
         let parts = Parts {
             settings,
             clock: Arc::clone(&clock),
@@ -147,10 +148,12 @@ impl Runtime {
             store_pulse,
             store_door,
             reader_door,
+            reader_pulse,
+            told,
             gives_up,
             is_draining,
             events,
-            unreadable: loaded.unreadable,
+            unreadable: Mutex::new(loaded.unreadable),
             threads,
             store_thread,
         })
@@ -169,14 +172,15 @@ impl Runtime {
         })
     }
 
-    /// Every event from now on.
+    /// Every event from now on; failures first.
     pub fn events(&self) -> EventStream {
-        EventStream::new(self.events.subscribe())
+        self.events.listen()
     }
 
-    /// Agents that could not be read when the runtime started; they are not served.
-    pub fn unreadable(&self) -> &[Unreadable] {
-        &self.unreadable
+    /// Agents that could not be read when the runtime started, and were not removed or enrolled
+    /// since; they are not served.
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        lock(&self.unreadable).clone()
     }
 
     /// Whether everything works.
@@ -185,6 +189,7 @@ impl Runtime {
         Health {
             workers: self.pulses.iter().map(|it| it.health(now_ms)).collect(),
             store: self.store_pulse.health(),
+            lists: self.reader_pulse.health(),
             is_draining: self.is_draining.load(Ordering::Acquire),
         }
     }
@@ -230,6 +235,11 @@ impl Runtime {
     }
 }
 
+/// No code panics while it holds such a lock, so what a poisoned one guards is whole.
+pub(crate) fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What every worker gets a share of.
 struct Parts {
     settings: Settings,
@@ -237,7 +247,7 @@ struct Parts {
     lanes: Lanes,
     store: StoreDoor,
     reader: ReaderDoor,
-    events: broadcast::Sender<Event>,
+    events: Events,
     is_draining: Arc<AtomicBool>,
 }
 
@@ -347,6 +357,19 @@ fn shards_of(nth: usize, workers: usize, heads: &[ShardHead], settings: &Setting
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(run).map_err(StartError::Thread)
+}
+
+/// Starts the thread that reads stored lists.
+fn read_lists(
+    store: Store,
+    lists: UnboundedReceiver<ReadJob>,
+    stops: Arc<AtomicBool>,
+) -> Result<(Arc<ReaderPulse>, JoinHandle<()>), StartError> {
+    let pulse = Arc::new(ReaderPulse::default());
+    let told = Arc::clone(&pulse);
+    let reader = ListReader { store, stops };
+    let reading = spawn("lists", move || list_reader::run(reader, lists, &told))?;
+    Ok((pulse, reading))
 }
 
 fn random_u64() -> Option<u64> {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
-use crate::groups;
+use crate::groups::{self, Told};
 use crate::health::StorePulse;
 use crate::limits::{
     FOLD_INTERVAL_MS, PIECES_PER_STAGING_MAX, RETENTION_INTERVAL_MS, RETRY_MS_MAX, RETRY_MS_MIN,
@@ -68,6 +68,7 @@ pub(crate) struct StoreThread {
     pub(crate) retention: RetentionPolicy,
     pub(crate) pulse: Arc<StorePulse>,
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    pub(crate) told: Arc<Told>,
     /// Set when the process stops and will not wait for a failing store any longer.
     pub(crate) gives_up: Arc<AtomicBool>,
     pub(crate) seed: u64,
@@ -303,6 +304,7 @@ impl StoreThread {
                 for mailbox in &self.mailboxes {
                     mailbox.tell(Notice::Group(Arc::clone(&group)));
                 }
+                self.told.note(&group.slug, group.row_version);
             }
             Ok(None) => {}
             // The next attestation of the same agent proves it again.

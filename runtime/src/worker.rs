@@ -13,15 +13,15 @@ use rat_engine::shard::{
     Action, Coverage, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task,
 };
 use rat_engine::time::Now;
-use tokio::sync::broadcast;
 
 use crate::clock::{Clock, OsNonces};
+use crate::events::Events;
 use crate::health::Pulse;
 use crate::lanes::{self, Lanes, Work};
 use crate::limits::{
     ACTIONS_PER_TURN_MAX, BATCH_MAX, HEARTBEAT_MS, INLINE_LIST_BYTES_MAX, INLINE_TASKS_MAX,
 };
-use crate::list_reader::{ReadJob, ReaderDoor};
+use crate::list_reader::{ReadJob, ReaderDoor, Reread};
 use crate::mailbox::{Mailbox, Notice, Request};
 use crate::measures;
 use crate::settings::Settings;
@@ -42,7 +42,7 @@ pub(crate) struct Worker {
     pub(crate) lanes: Lanes,
     pub(crate) store: StoreDoor,
     pub(crate) reader: ReaderDoor,
-    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) events: Events,
     pub(crate) is_draining: Arc<AtomicBool>,
     pub(crate) turn: Turn,
 }
@@ -257,11 +257,9 @@ impl Worker {
         }
     }
 
-    fn coverage(&self, group: &str, places: Range<usize>) -> Coverage {
+    fn coverage(&self, group: &str, places: Range<usize>) -> Vec<Coverage> {
         let shards = self.shards.iter().skip(places.start).take(places.len());
-        shards.fold(Coverage::default(), |coverage, shard| {
-            coverage.and(shard.coverage(group))
-        })
+        shards.map(|shard| shard.coverage(group)).collect()
     }
 
     fn place_of(&self, shard: ShardIndex) -> usize {
@@ -418,17 +416,35 @@ impl Worker {
                 self.give(shard, Input::CommitFailed { seq }, now);
             }
             Notice::Read { reread, piece } => {
-                self.lanes.give(Work::Rejudge(reread, piece), &self.mailbox);
+                if self.goes_on(&reread, now) {
+                    self.lanes.give(Work::Rejudge(reread, piece), &self.mailbox);
+                }
             }
             Notice::ReadOn(reread) => {
-                let job = ReadJob::Next(reread, Arc::clone(&self.mailbox));
-                self.reader.give(job);
+                if self.goes_on(&reread, now) {
+                    let job = ReadJob::Next(reread, Arc::clone(&self.mailbox));
+                    self.reader.give(job);
+                }
             }
             Notice::Rejudged(rejudged) => {
                 let shard = rejudged.agent.shard();
                 self.give(shard, Input::Rejudged(rejudged), now);
             }
         }
+    }
+
+    /// Whether an attempt to judge a stored list still counts; then it has its time again. What was
+    /// given up reads no further: its place is another list's by now. (S01)
+    fn goes_on(&mut self, reread: &Reread, now: Now) -> bool {
+        let rejudge = reread.task.rejudge();
+        let (agent, id) = (rejudge.agent.clone(), rejudge.id);
+        let index = agent.shard();
+        let shard = self.shards.get(self.place_of(index));
+        let counts = shard.is_some_and(|shard| shard.is_rejudging(&agent, id));
+        if counts {
+            self.give(index, Input::Rejudging { agent, id }, now);
+        }
+        counts
     }
 
     /// What a group demands, for every shard.
@@ -518,8 +534,7 @@ impl Worker {
             }),
             _ => {}
         }
-        // Nobody may be listening.
-        let _ = self.events.send(event);
+        self.events.tell(event);
     }
 
     /// Has this turn's evidence judged: a little by the worker itself, which is quicker than

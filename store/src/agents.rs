@@ -229,6 +229,7 @@ impl Store {
                 Ok(agent) => Ok(agent),
                 Err(StoreError::Unreadable { row: name, fault }) => Err(Unreadable {
                     agent: row.try_get(1)?,
+                    group: row.try_get(6)?,
                     shard: shard_index(row.try_get(0)?)?,
                     row: name,
                     fault,

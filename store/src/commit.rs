@@ -110,7 +110,8 @@ fn pack(tick: &Tick) -> Result<PackedTick<'_>, StoreError> {
     let packed = packed::pack_outcomes(&tick.outcomes)?;
     let mut kept = Vec::new();
     for outcome in &tick.outcomes {
-        if outcome.kept.is_empty() && outcome.log.is_none() {
+        let has_new = !outcome.kept.is_empty() || outcome.log.is_some();
+        if !has_new && !evidence::is_bare_failure(outcome) {
             continue;
         }
         let evidence = outcome.kept.iter().map(packed::pack_compressed);

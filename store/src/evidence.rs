@@ -50,14 +50,17 @@ const fn reason_text(reason: Retention) -> &'static str {
     }
 }
 
-/// Keeps the evidence of one outcome, packed before, with the list as it is now.
+/// Keeps the evidence of one outcome, packed before, with the list as it is now. What comes with a
+/// failure is of its time, whenever it was judged.
 pub(crate) async fn insert(
     tx: &mut Connection,
     outcome: &Outcome,
     seq: u64,
     packed: &[Vec<u8>],
 ) -> Result<(), StoreError> {
-    if packed.is_empty() {
+    let failed_at = fails_now(outcome).then_some(outcome.at_unix_ms);
+    let is_bare = is_bare_failure(outcome);
+    if packed.is_empty() && !is_bare {
         return Ok(());
     }
     let log = match logs::newest(tx, &outcome.agent).await {
@@ -78,7 +81,7 @@ pub(crate) async fn insert(
         .bind(outcome.agent.as_str())
         .bind(number(seq)?)
         .bind(reason_text(kept.reason))
-        .bind(time(kept.at_unix_ms))
+        .bind(time(failed_at.unwrap_or(kept.at_unix_ms)))
         .bind(log.map(|log| log.id))
         .bind(number(log.map_or(0, |log| log.raw_bytes))?)
         .bind(packed)
@@ -86,7 +89,76 @@ pub(crate) async fn insert(
         .await?;
         drop_oldest(tx, outcome, kept.reason).await?;
     }
+    if is_bare {
+        keep_newest(tx, outcome, seq, log).await?;
+    }
     Ok(())
+}
+
+/// Whether an agent fails by this outcome, and nothing shows why: its stored list was judged, and
+/// the process did not see its last pass.
+pub(crate) fn is_bare_failure(outcome: &Outcome) -> bool {
+    outcome.kept.is_empty() && outcome.evidence_sha256 == [0; 32] && fails_now(outcome)
+}
+
+/// Whether the failure that an agent is in is of this outcome.
+fn fails_now(outcome: &Outcome) -> bool {
+    let failure = outcome.state.failure.as_ref();
+    failure.is_some_and(|failure| failure.at_unix_ms == outcome.at_unix_ms)
+}
+
+/// Keeps the newest pass that is stored for the failure that comes after it: the process that saw a
+/// newer one has ended. (S18)
+async fn keep_newest(
+    tx: &mut Connection,
+    outcome: &Outcome,
+    seq: u64,
+    newest: Option<logs::LogHead>,
+) -> Result<(), StoreError> {
+    let row = sqlx::query(
+        "SELECT id, log, log_bytes, packed FROM evidence
+         WHERE shard = $1 AND agent = $2 AND reason <> $3 ORDER BY id DESC LIMIT 1",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .bind(reason_text(Retention::Failure))
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(row) = row else { return Ok(()) };
+    let id: i64 = row.try_get(0)?;
+    let kept = match packed::unpack::<KeptEvidence>(row.try_get(3)?) {
+        Ok(kept) => kept,
+        // A verdict does not wait for evidence that is damaged. (S06)
+        Err(fault) => {
+            tracing::error!(agent = %outcome.agent, id, %fault, "a failure is kept without evidence");
+            return Ok(());
+        }
+    };
+    let reason = Retention::BeforeFailure;
+    let log: Option<i64> = row.try_get(1)?;
+    // The list may have grown since; what failed may stand in what was added.
+    let grown = newest.filter(|newest| Some(newest.id) == log);
+    let log_bytes = match grown {
+        Some(newest) => number(newest.raw_bytes)?,
+        None => row.try_get(2)?,
+    };
+    sqlx::query(
+        "INSERT INTO evidence (shard, agent, seq, reason, at_unix_ms, log, log_bytes,
+                               is_of_newest, packed)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(i64::from(outcome.agent.shard().get()))
+    .bind(outcome.agent.as_str())
+    .bind(number(seq)?)
+    .bind(reason_text(reason))
+    .bind(time(outcome.at_unix_ms))
+    .bind(log)
+    .bind(log_bytes)
+    .bind(grown.is_some())
+    .bind(packed::pack_compressed(&KeptEvidence { reason, ..kept })?)
+    .execute(&mut *tx)
+    .await?;
+    drop_oldest(tx, outcome, reason).await
 }
 
 /// Drops the oldest evidence of this agent and reason beyond what may be kept (S07), except what

@@ -29,6 +29,8 @@ pub struct StoredAgent {
 pub struct Unreadable {
     /// Its id.
     pub agent: String,
+    /// The slug of its group.
+    pub group: String,
     /// Its shard.
     pub shard: ShardIndex,
     /// What cannot be read.
@@ -120,7 +122,7 @@ impl Store {
         let (from, to) = (shards.start().get(), shards.end().get());
         let tail = Tail::read(&mut snapshot, from, to).await?;
         let rows = sqlx::query(
-            "SELECT a.shard, a.id, a.packed, s.seq, s.suspect_seq, s.packed
+            "SELECT a.shard, a.id, a.packed, s.seq, s.suspect_seq, s.packed, a.slug
              FROM agent a LEFT JOIN agent_state s ON s.shard = a.shard AND s.agent = a.id
              WHERE a.shard BETWEEN $1 AND $2 ORDER BY a.shard, a.id",
         )
@@ -134,12 +136,15 @@ impl Store {
             let id: &str = row.try_get(1)?;
             match read_agent(&row, shard, id, &tail) {
                 Ok(agent) => loaded.agents.push(agent),
-                Err(StoreError::Unreadable { row, fault }) => loaded.unreadable.push(Unreadable {
-                    agent: id.to_owned(),
-                    shard,
-                    row,
-                    fault,
-                }),
+                Err(StoreError::Unreadable { row: name, fault }) => {
+                    loaded.unreadable.push(Unreadable {
+                        agent: id.to_owned(),
+                        group: row.try_get(6)?,
+                        shard,
+                        row: name,
+                        fault,
+                    })
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -16,9 +16,9 @@ use thiserror::Error;
 use crate::error::StoreError;
 use crate::limits;
 
-/// The version that is written. Readers know this one and the one before.
-const VERSION: u8 = 2;
-const VERSION_BEFORE: u8 = 1;
+/// The version that is written. Readers know this one and those before.
+const VERSION: u8 = 3;
+const VERSION_MIN: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 const CHECK_BYTES: usize = 8;
@@ -104,7 +104,7 @@ struct Checked<'p> {
 
 fn checked(packed: &[u8]) -> Result<Checked<'_>, Fault> {
     let (&[version, encoding], rest) = packed.split_first_chunk().ok_or(Fault::Short)?;
-    if !matches!(version, VERSION | VERSION_BEFORE) {
+    if !matches!(version, VERSION_MIN..=VERSION) {
         return Err(Fault::Version(version));
     }
     let (check, body) = rest
@@ -133,10 +133,11 @@ pub(crate) fn pack_compressed<T: Stored>(record: &T) -> Result<Vec<u8>, StoreErr
     Ok(pack_bytes(&body))
 }
 
-/// Something that is stored, and read again by this version and the next.
+/// Something that is stored, and read again by this version and those that follow.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
-    /// The record that the version before wrote: the same fields, unless this says otherwise.
-    fn of_version_before(body: &[u8]) -> Option<Self> {
+    /// The record that this version wrote, none newer than [`VERSION`]: the same fields, unless
+    /// this says otherwise.
+    fn of_version(_version: u8, body: &[u8]) -> Option<Self> {
         exactly(body)
     }
 }
@@ -147,14 +148,24 @@ impl Stored for Facts {}
 impl<T: Stored> Stored for Vec<T> {}
 
 impl Stored for Failure {
-    fn of_version_before(body: &[u8]) -> Option<Self> {
-        exactly::<version_1::FailureBefore>(body).map(Self::from)
+    fn of_version(version: u8, body: &[u8]) -> Option<Self> {
+        let before: version_2::Failure = match version {
+            1 => exactly::<version_1::Failure>(body)?.into(),
+            2 => exactly(body)?,
+            _ => return exactly(body),
+        };
+        Some(before.into())
     }
 }
 
 impl Stored for AgentState {
-    fn of_version_before(body: &[u8]) -> Option<Self> {
-        exactly::<version_1::StateBefore>(body).map(Self::from)
+    fn of_version(version: u8, body: &[u8]) -> Option<Self> {
+        let before: version_2::State = match version {
+            1 => exactly::<version_1::State>(body)?.into(),
+            2 => exactly(body)?,
+            _ => return exactly(body),
+        };
+        Some(before.into())
     }
 }
 
@@ -179,11 +190,7 @@ pub(crate) fn unpack<T: Stored>(packed: &[u8]) -> Result<T, Fault> {
         }
         other => return Err(Fault::Encoding(other)),
     };
-    let record = match packed.version {
-        VERSION_BEFORE => T::of_version_before(body),
-        _ => exactly(body),
-    };
-    record.ok_or(Fault::Content)
+    T::of_version(packed.version, body).ok_or(Fault::Content)
 }
 
 /// What the hash chain says of one outcome: everything that [`ChainHash::after`] hashes.
@@ -264,7 +271,7 @@ pub(crate) fn unpack_outcomes(packed: &[u8]) -> (Vec<PackedOutcome>, Option<Faul
     let decompressed;
     let mut rest = match packed {
         // Each part has a checksum of its own.
-        [VERSION | VERSION_BEFORE, PLAIN, parts @ ..] => parts,
+        [VERSION_MIN..=VERSION, PLAIN, parts @ ..] => parts,
         _ => match unpack_bytes(packed, limits::TICK_BYTES_MAX) {
             Ok(parts) => {
                 decompressed = parts;
@@ -297,6 +304,7 @@ fn next_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
 }
 
 mod version_1;
+mod version_2;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use rat_engine::ima::{Committed, LogFormat};
 use rat_engine::pcr::{PcrIndex, PcrValues};
 use rat_engine::shard::{
     AgentPath, AgentRecord, AgentState, BootEpoch, Failure, KeptLog, LastVerdict, Outcome,
-    TpmClock, VerdictKind,
+    QuoteRules, TpmClock, VerdictKind,
 };
 use rat_engine::verdict::Code;
 
@@ -97,6 +97,11 @@ pub fn state(number: u64, attestations: u64) -> AgentState {
             policy: Some(digest("policy", 1)),
             challenged_unix_ms: at_unix_ms - 100,
             at_unix_ms,
+            held: Some(QuoteRules {
+                pcr_policy: None,
+                bank: HashAlg::Sha256,
+                boot_log: true,
+            }),
         }),
         attestations,
         passed: attestations,

@@ -163,6 +163,10 @@ fn copy(input: &Input) -> Option<Input> {
             submission: submission.clone(),
         },
         Input::Judged(_) | Input::Rejudged(_) => return None,
+        Input::Rejudging { agent, id } => Input::Rejudging {
+            agent: agent.clone(),
+            id: *id,
+        },
         Input::Abandoned {
             agent,
             challenge,

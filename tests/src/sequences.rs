@@ -3,12 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{ChallengeId, SessionId, Submission, ToAgent};
+use rat_engine::hash::HashAlg;
+use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::shard::{
-    Abandon, AgentState, AgentView, EffectiveStatus, Failure, Group, Input, Operation, VerdictKind,
+    Abandon, AgentState, AgentView, BootEpoch, EffectiveStatus, Failure, Group, Input, Operation,
+    VerdictKind,
 };
+use rat_engine::verdict::Code;
 
-use crate::evidence::Machine;
+use crate::evidence::{Machine, boot_value};
 use crate::measured::Measured;
 use crate::oracle;
 use crate::stage::{Enrolled, Stage, group_of, policy};
@@ -20,8 +25,9 @@ pub const STEPS_MAX: usize = 300;
 ///
 /// - nobody is trusted longer than the longest age after a challenge that a clean machine answered
 ///   since it was enrolled,
-/// - nobody is trusted while the policy forbids what everybody runs,
-/// - nobody is trusted in a boot that no boot log explained,
+/// - nobody is trusted while a policy forbids what everybody runs or booted, while the policy is
+///   skipped, or while it is not enforced,
+/// - nobody is trusted in a boot that no boot log explained, or whose whole list was not judged,
 /// - a failure goes away only when an operator clears it after it was there, or by passing under
 ///   another policy than the one that it was a failure of,
 /// - positions do not go back within a boot,
@@ -70,8 +76,58 @@ struct Play {
     /// When challenges went out.
     issued: HashMap<ChallengeId, u64>,
     judged: HashSet<[u8; 32]>,
+    /// Boots whose lists were sent from their beginning, and proven.
+    whole_lists: HashSet<(AgentId, Option<BootEpoch>)>,
     ticks_checked: usize,
+    demands: Demanded,
+}
+
+/// What the group demands.
+#[derive(Debug, Clone, Copy)]
+struct Demanded {
+    /// The policy forbids one file of what everybody runs.
     is_strict: bool,
+    pcrs: Pcrs,
+    bypass: bool,
+    protected: bool,
+}
+
+/// The PCR policy: none, one that lists what machines booted, one that does not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Pcrs {
+    Free,
+    Listed,
+    NotListed,
+}
+
+impl Demanded {
+    const USUAL: Self = Self {
+        is_strict: false,
+        pcrs: Pcrs::Free,
+        bypass: false,
+        protected: true,
+    };
+
+    /// Whether a clean machine can be trusted.
+    fn can_be_met(&self) -> bool {
+        !self.is_strict && self.pcrs != Pcrs::NotListed && !self.bypass && self.protected
+    }
+
+    fn group(&self) -> Group {
+        let [usual, strict] = groups();
+        let group = if self.is_strict { strict } else { usual };
+        let [listed, not_listed] = pcr_policies();
+        Group {
+            pcr_policy: match self.pcrs {
+                Pcrs::Free => None,
+                Pcrs::Listed => Some(Arc::clone(listed)),
+                Pcrs::NotListed => Some(Arc::clone(not_listed)),
+            },
+            bypass: self.bypass,
+            protected: self.protected,
+            ..Group::clone(group)
+        }
+    }
 }
 
 fn machine() -> Machine {
@@ -95,6 +151,18 @@ fn groups() -> &'static [Arc<Group>; 2] {
     })
 }
 
+/// PCR policies that list what the machine booted, and something else.
+fn pcr_policies() -> &'static [Arc<PcrPolicy>; 2] {
+    static POLICIES: OnceLock<[Arc<PcrPolicy>; 2]> = OnceLock::new();
+    POLICIES.get_or_init(|| {
+        let booted = boot_value(HashAlg::Sha256, 4);
+        [booted, vec![0xab; 32]].map(|value| {
+            let text = format!("{{\"4\": [\"{}\"]}}", hex::encode(value));
+            Arc::new(PcrPolicy::parse(text.as_bytes()).unwrap())
+        })
+    })
+}
+
 impl Play {
     fn new(mut stage: Stage) -> Self {
         stage.keeps_lists = true;
@@ -113,8 +181,9 @@ impl Play {
             actors: actors.into(),
             issued: HashMap::new(),
             judged: HashSet::new(),
+            whole_lists: HashSet::new(),
             ticks_checked: 0,
-            is_strict: false,
+            demands: Demanded::USUAL,
         }
     }
 
@@ -122,13 +191,22 @@ impl Play {
     fn step(&mut self, step: u8) {
         let who = usize::from(step & 1);
         match step >> 1 {
-            0..=9 => self.connect(who),
+            0..=6 => self.connect(who),
+            7 => self.demand(|demands| {
+                demands.pcrs = match demands.pcrs {
+                    Pcrs::Free => Pcrs::NotListed,
+                    Pcrs::NotListed => Pcrs::Listed,
+                    Pcrs::Listed => Pcrs::Free,
+                };
+            }),
+            8 => self.demand(|demands| demands.bypass = !demands.bypass),
+            9 => self.demand(|demands| demands.protected = !demands.protected),
             10 => self.hold_or_run_rejudges(),
             11 => self.operate(who, Operation::Recheck),
             12 => self.answer_stray_ticks(),
             13 => self.answer_other(who),
             14 => self.damage_list(who),
-            15..=17 => self.change_policy(),
+            15..=17 => self.demand(|demands| demands.is_strict = !demands.is_strict),
             18..=23 => self.disconnect(who),
             24..=55 => self.answer(who, |_| {}),
             56..=63 => self.answer(who, |submission| submission.quote.truncate(30)),
@@ -265,11 +343,10 @@ impl Play {
         self.operate(who, Operation::Clear);
     }
 
-    fn change_policy(&mut self) {
-        self.is_strict = !self.is_strict;
-        let [usual, strict] = groups();
-        let group = if self.is_strict { strict } else { usual };
-        self.stage.handle(Input::Group(Arc::clone(group)));
+    fn demand(&mut self, change: impl FnOnce(&mut Demanded)) {
+        change(&mut self.demands);
+        let group = Arc::new(self.demands.group());
+        self.stage.handle(Input::Group(group));
     }
 
     /// Answers ticks that nobody asked to commit.
@@ -367,7 +444,23 @@ impl Play {
         self.stage.shard.view(agent, self.stage.now)
     }
 
+    fn check_ticks(&mut self) {
+        for tick in &self.stage.ticks[self.ticks_checked..] {
+            for outcome in &tick.outcomes {
+                let evidence = outcome.evidence_sha256;
+                let is_first = evidence == [0; 32] || self.judged.insert(evidence);
+                assert!(is_first, "evidence was judged twice");
+                if outcome.log.as_ref().is_some_and(|log| log.from_entry == 0) {
+                    let boot = (outcome.agent.clone(), outcome.state.boot);
+                    self.whole_lists.insert(boot);
+                }
+            }
+        }
+        self.ticks_checked = self.stage.ticks.len();
+    }
+
     fn check(&mut self) {
+        self.check_ticks();
         let now_ms = self.stage.now.mono_ms;
         for who in 0..self.actors.len() {
             let view = self.view(who);
@@ -380,15 +473,17 @@ impl Play {
                 // Not by what the store says alone, and not for longer than a quote earned.
                 let verdict = view.state.verdict.as_ref().unwrap();
                 assert_eq!(verdict.kind, VerdictKind::Trusted);
-                assert!(!self.is_strict, "trusted against the policy");
+                let demands = self.demands;
+                assert!(demands.can_be_met(), "trusted against {demands:?}");
+                let boot = (view.record.id.clone(), view.state.boot);
+                assert!(self.whole_lists.contains(&boot), "trusted without a list");
                 let clean_ms = actor.clean_ms.expect("trusted, and never answered");
                 assert!(now_ms < clean_ms + 30_000, "trusted too long");
                 assert!(view.state.boot_log_seen, "trusted without a boot log");
             }
             let new = &view.state;
             if let (Some(failure), None) = (&old.failure, &new.failure) {
-                let policy = new.verdict.as_ref().and_then(|verdict| verdict.policy);
-                let by_policy = failure.under_policy.is_some() && failure.under_policy != policy;
+                let by_policy = passed_by_another_policy(failure, new);
                 assert!(
                     by_policy || actor.was_cleared,
                     "a failure went away by itself"
@@ -402,13 +497,19 @@ impl Play {
             }
             actor.seen = Some(view.state.clone());
         }
-        for tick in &self.stage.ticks[self.ticks_checked..] {
-            for outcome in &tick.outcomes {
-                let evidence = outcome.evidence_sha256;
-                let is_first = evidence == [0; 32] || self.judged.insert(evidence);
-                assert!(is_first, "evidence was judged twice");
-            }
-        }
-        self.ticks_checked = self.stage.ticks.len();
     }
+}
+
+/// Whether a failure was one of a policy, and its agent passed under another one.
+pub fn passed_by_another_policy(failure: &Failure, new: &AgentState) -> bool {
+    let verdict = new
+        .verdict
+        .as_ref()
+        .filter(|verdict| verdict.code.is_none());
+    let held = verdict.and_then(|verdict| match failure.code {
+        Code::PcrValueNotAllowed => verdict.held.map(|held| held.pcr_policy),
+        _ => verdict.policy.map(Some),
+    });
+    let is_other = held.is_some_and(|held| held != failure.under_policy);
+    failure.under_policy.is_some() && failure.group.is_some() && is_other
 }

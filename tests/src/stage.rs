@@ -123,6 +123,7 @@ pub const UNIX_MS: u64 = 1_750_000_000_000;
 pub fn group_of(machine: &Machine) -> Group {
     Group {
         slug: "fleet".into(),
+        row_version: 1,
         enforced: Some(policy(1, &machine.policy())),
         pcr_policy: None,
         bank: HashAlg::Sha256,

@@ -12,6 +12,12 @@
 mod attribution;
 #[path = "attacks_session/boot.rs"]
 mod boot;
+#[path = "attacks_session/demands.rs"]
+mod demands;
+#[path = "attacks_session/evidence.rs"]
+mod evidence;
+#[path = "attacks_session/failing.rs"]
+mod failing;
 #[path = "attacks_session/freshness.rs"]
 mod freshness;
 #[path = "attacks_session/load.rs"]
@@ -20,6 +26,8 @@ mod load;
 mod policy;
 #[path = "attacks_session/rejudge.rs"]
 mod rejudge;
+#[path = "attacks_session/rejudge_queue.rs"]
+mod rejudge_queue;
 #[path = "attacks_session/rules.rs"]
 mod rules;
 #[path = "attacks_session/state.rs"]

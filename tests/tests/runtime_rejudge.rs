@@ -58,9 +58,11 @@ async fn enforce(driven: &Driven, text: &str) {
 }
 
 async fn covered(driven: &Driven, judged: u64, agents: u64) {
-    let expected = Coverage { judged, agents };
+    let is_so = |coverage: Option<Coverage>| {
+        coverage.is_some_and(|it| (it.judged, it.agents) == (judged, agents))
+    };
     let looking = async {
-        while driven.runtime.coverage(GROUP).await.unwrap() != expected {
+        while !is_so(driven.runtime.coverage(GROUP).await.unwrap()) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
@@ -249,10 +251,11 @@ async fn l07_s07_quotes_are_answered_while_a_fleet_is_judged_again() {
     enforce(&driven, &wider(&machine)).await;
     let mut rounds = 0;
     loop {
-        let Coverage { judged, agents } = driven.runtime.coverage(GROUP).await.unwrap();
-        assert_eq!(agents, 41);
-        if judged == agents {
-            break;
+        if let Some(coverage) = driven.runtime.coverage(GROUP).await.unwrap() {
+            assert_eq!(coverage.agents, 41);
+            if coverage.judged == coverage.agents {
+                break;
+            }
         }
         let recheck = driven.runtime.operate(agent.clone(), Operation::Recheck);
         recheck.await.unwrap();
@@ -292,4 +295,103 @@ async fn s17_a_store_that_is_gone_makes_nobody_trusted_or_failed() {
         (EffectiveStatus::Pending, before)
     );
     driven.runtime.drain(std::time::Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l05_l07_an_older_version_that_compiles_longer_does_not_win() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let agent = agent_of(0, 0);
+    driven.enrol(&machine, &agent).await;
+    driven.attest(1, &machine, &agent);
+    // Somebody reads the group, and takes long to compile it.
+    let version = put_policy(&driven.store, &wider(&machine)).await;
+    activate(&driven.store, version, Precondition::Always).await;
+    let stored = driven.store.group(GROUP).await.unwrap().unwrap();
+    let older = rat_runtime::load_group(&driven.store, &stored, 1).await;
+    let older = older.unwrap();
+    let strict = machine.policy().replace("/usr/bin/ls", "/usr/bin/sl");
+    enforce(&driven, &strict).await;
+    driven
+        .until_view(&agent, |view| view.state.failure.is_some())
+        .await;
+    driven.runtime.group_changed(older.clone());
+    let coverage = driven.runtime.coverage(GROUP).await.unwrap().unwrap();
+    let stored = driven.store.group(GROUP).await.unwrap().unwrap();
+    let policy = coverage.by.unwrap().list.unwrap().policy;
+    assert_eq!(policy, stored.enforced.unwrap().digest);
+    assert_ne!(Some(policy), older.enforced_digest());
+    // What is known is not compiled once more, neither as it is nor as it was.
+    assert!(
+        driven
+            .runtime
+            .knows(&driven.store.group(GROUP).await.unwrap().unwrap())
+    );
+    let reloaded = driven.runtime.reload_group(GROUP).await.unwrap();
+    assert!(matches!(reloaded, Reloaded::Known));
+    let view = driven.view(&agent).await;
+    assert_eq!(view.status, EffectiveStatus::Untrusted);
+    driven.runtime.drain(PATIENCE).await;
+}
+
+/// What was counted so far.
+fn counted(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l07_s01_an_attempt_that_was_given_up_reads_no_further() {
+    let metrics = PrometheusBuilder::new().install_recorder().unwrap();
+    let machine = long();
+    let mut settings = settings();
+    // Every attempt is given up before its first piece is there.
+    settings.shard.rejudge_ms_max = 0;
+    let driven = Driven::new(&machine, settings).await;
+    let agent = agent_of(0, 0);
+    driven.enrol(&machine, &agent).await;
+    let (connected, _) = driven.attest(1, &machine, &agent);
+    enforce(&driven, &wider(&machine)).await;
+    let challenge = connected.next_challenge();
+    assert_eq!(challenge.ima_from_entry, Some(0));
+    assert_eq!(driven.answer(&connected, &challenge).code, None);
+    let timeout = "attest_lists_rejudged_total{result=\"timeout\"} ";
+    assert_eq!(counted(&metrics.render(), timeout), 3);
+    // Of each the first piece was asked for before that; nobody asked for another.
+    let pieces = || counted(&metrics.render(), "attest_list_pieces_read_total ");
+    rat_tests::driven::until(|| pieces() == 3).await;
+    for _ in 0..100 {
+        driven.view(&agent).await;
+        assert_eq!(pieces(), 3);
+    }
+    driven.runtime.drain(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s06_l07_agents_that_cannot_be_read_are_counted_as_not_judged() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let agents = [agent_of(0, 0), agent_of(1, 0)];
+    for (nth, agent) in agents.iter().enumerate() {
+        driven.enrol(&machine, agent).await;
+        driven.attest(nth as u64, &machine, agent);
+    }
+    covered(&driven, 2, 2).await;
+    let path = data(&driven.directory).join("ratd.db");
+    let driven = {
+        let options = SqliteConnectOptions::new().filename(path);
+        let mut vandal = options.connect().await.unwrap();
+        sqlx::query("UPDATE agent SET packed = x'00' WHERE id = $1")
+            .bind(agents[0].as_str().to_owned())
+            .execute(&mut vandal)
+            .await
+            .unwrap();
+        driven.restart(settings()).await
+    };
+    assert_eq!(driven.runtime.unreadable().len(), 1);
+    covered(&driven, 1, 2).await;
+    // An operator removes it.
+    driven.runtime.remove(agents[0].clone()).await.unwrap();
+    covered(&driven, 1, 1).await;
+    driven.runtime.drain(PATIENCE).await;
 }

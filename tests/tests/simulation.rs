@@ -97,13 +97,14 @@ fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
         assert!(enough, "{happened:?}");
         let Happened {
             restarts,
+            hidden,
             kills,
             copies,
             repairs,
             removals,
             ..
         } = happened;
-        let least = [restarts, kills, copies, repairs, removals]
+        let least = [restarts, hidden, kills, copies, repairs, removals]
             .into_iter()
             .min();
         assert!(least >= Some(10), "{happened:?}");

@@ -18,6 +18,8 @@ mod backup;
 mod directory;
 #[path = "store/enrolment.rs"]
 mod enrolment;
+#[path = "store/failures.rs"]
+mod failures;
 #[path = "store/groups.rs"]
 mod groups;
 #[path = "store/interrupted.rs"]

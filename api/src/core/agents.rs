@@ -312,6 +312,7 @@ mod tests {
             policy: None,
             challenged_unix_ms: 5_000,
             at_unix_ms,
+            held: None,
         };
         for at_unix_ms in [5_100, 9_000_000] {
             let state = AgentState {

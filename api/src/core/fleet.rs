@@ -48,6 +48,7 @@ pub trait Fleet: Send + Sync {
     /// ends it.
     fn set_aside(&self, agent: AgentId) -> Answer<'_, ()>;
 
-    /// How many of a group's agents were judged by what it enforces, however that ended. (L07)
-    fn coverage(&self, slug: String) -> Answer<'_, Coverage>;
+    /// How many of a group's agents were judged by what it demands, however that ended; `None` while
+    /// that is changing. (L07)
+    fn coverage(&self, slug: String) -> Answer<'_, Option<Coverage>>;
 }

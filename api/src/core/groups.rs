@@ -344,13 +344,19 @@ impl RecentCoverage {
     }
 }
 
-/// How far a group's enforced policy has been held against its agents.
+/// How far a group's enforced policy has been held against its agents; `None` when the shards do
+/// not answer, or count by another policy than the one that is stored. (L07)
 pub(super) async fn coverage(core: &Core, group: &StoredGroup) -> Option<Coverage> {
     let recent = &core.in_memory.coverage;
     if let Some(known) = recent.of(group) {
         return Some(known);
     }
-    let counted = core.fleet.coverage(group.slug.clone()).await.ok()?;
+    let counted = core.fleet.coverage(group.slug.clone()).await.ok()??;
+    let counted_by = counted.by?.list.map(|rules| rules.policy);
+    let stored = group.enforced.as_ref().map(|enforced| enforced.digest);
+    if counted_by != stored {
+        return None;
+    }
     let coverage = Coverage {
         judged: counted.judged,
         agents: counted.agents,

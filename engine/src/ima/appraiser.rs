@@ -360,8 +360,10 @@ impl Appraisal {
         match self.boot.check(&event.digest) {
             // Within the list it may be a file: the kernel names one that it cannot reach from the
             // root by its last component. With a policy, what cannot be checked must not pass.
-            Err(BootAggregateFault::Unverifiable) if position == 0 || self.judge.is_none() => {
-                self.boot_aggregate = Some(Err(BootAggregateFault::Unverifiable));
+            Err(fault @ (BootAggregateFault::Unverifiable | BootAggregateFault::NotListed))
+                if position == 0 || self.judge.is_none() =>
+            {
+                self.boot_aggregate = Some(Err(fault));
             }
             Err(fault) => {
                 return Err(ImaError::BootAggregate {

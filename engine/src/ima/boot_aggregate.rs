@@ -64,6 +64,11 @@ pub enum BootAggregateFault {
     /// Its form is not the one that this machine used before.
     #[error("boot_aggregate covers other PCRs than it did before on this machine")]
     FormChanged,
+    /// Its bank is neither quoted nor replayed, and it is none of the policy's reference values.
+    #[error(
+        "boot_aggregate is of a bank that was neither quoted nor replayed, and the policy lists others"
+    )]
+    NotListed,
     /// Its bank is neither quoted nor replayed, and the policy has no reference value for it.
     #[error(
         "boot_aggregate cannot be checked: PCR 0-9 of its bank were neither quoted nor replayed"
@@ -163,7 +168,7 @@ impl BootAggregates {
             .iter()
             .any(|reference| reference.alg() == found.alg())
         {
-            Err(BootAggregateFault::Mismatch)
+            Err(BootAggregateFault::NotListed)
         } else {
             Err(BootAggregateFault::Unverifiable)
         }

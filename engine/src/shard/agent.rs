@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::epoch::Over;
+use super::failing::is_of_policy;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
 use super::rejudge::RejudgeId;
-use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, ListRules, VerdictKind};
+use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, QuoteRules, VerdictKind};
 use super::tick::KeptEvidence;
 use super::turns::Turns;
 use crate::crypto::VerifyingKey;
 use crate::evidence::{Challenge, ChallengeId, Instance, SessionId};
-use crate::hash::Digest;
 use crate::ima::judge::Judge;
 use crate::time::Now;
 use crate::tpm::Public;
@@ -42,6 +42,8 @@ pub(super) struct Agent {
     pub(super) answered: [Option<ChallengeId>; 4],
     /// Whether its stored list is to be judged by other rules. (L07)
     pub(super) stored_list: StoredList,
+    /// Since when it is, on the monotonic clock.
+    pub(super) list_waits_since_ms: u64,
     /// Attempts in a row to do so that did not end.
     pub(super) rejudge_tries: u32,
     /// What did not fit, when the agent is being asked once more. (I20)
@@ -115,6 +117,8 @@ pub(super) enum StoredList {
     Settled,
     /// It is to be judged when nothing else is under way.
     Wanted,
+    /// What was found could not be stored: it is to be judged again when the agent is due.
+    Delayed,
     /// It waits for its turn to be judged.
     Queued,
     /// It does not count: the agent is asked for its list from entry 0.
@@ -230,6 +234,7 @@ impl Agent {
             shown: EffectiveStatus::Pending,
             answered: [None; 4],
             stored_list: StoredList::Settled,
+            list_waits_since_ms: 0,
             rejudge_tries: 0,
             second_look: None,
             wrong_boot_rounds: 0,
@@ -310,6 +315,7 @@ impl Agent {
         }
         let is_enforced = group.protected && !group.bypass;
         match verdict.kind {
+            _ if !self.was_held_against(&group.quote_rules()) => EffectiveStatus::Pending,
             _ if !is_enforced => EffectiveStatus::TrustedUnenforced,
             VerdictKind::Trusted if self.has_passed_in(group) => EffectiveStatus::Trusted,
             VerdictKind::Authentic if self.record.path != AgentPath::Native => {
@@ -333,7 +339,36 @@ impl Agent {
     }
 
     fn has_passed_in(&self, group: &Group) -> bool {
-        list_rules(group).is_some_and(|rules| self.state.has_passed(&rules))
+        let rules = group.list_rules();
+        rules.is_some_and(|rules| self.state.has_passed(&rules))
+    }
+
+    /// Whether its newest verdict is of a quote that was held against all of this. (L05, L07)
+    fn was_held_against(&self, demanded: &QuoteRules) -> bool {
+        let verdict = self.state.verdict.as_ref();
+        let held = verdict.and_then(|verdict| verdict.held);
+        held.is_some_and(|held| held.cover(demanded))
+    }
+
+    /// Whether quote and whole list were judged by what a group demands, however that ended.
+    pub(super) fn is_judged_in(&self, group: &Group) -> bool {
+        let rules = group.list_rules();
+        rules.is_some_and(|rules| self.state.is_judged_under(&rules))
+            && self.was_held_against(&group.quote_rules())
+    }
+
+    /// Whether its stored list is to be judged, and that has not lasted for longer than this.
+    pub(super) const fn waits_for_rejudging(&self, now_ms: u64, most_ms: u64) -> bool {
+        let waits = matches!(
+            self.stored_list,
+            StoredList::Wanted | StoredList::Delayed | StoredList::Queued
+        );
+        waits && now_ms.saturating_sub(self.list_waits_since_ms) <= most_ms
+    }
+
+    /// Whether its stored list is being judged, in this attempt.
+    pub(super) fn is_rejudging(&self, id: RejudgeId) -> bool {
+        matches!(self.phase, Phase::Rejudging { id: of, .. } if of == id)
     }
 
     /// Notes that this challenge was answered.
@@ -346,62 +381,5 @@ impl Agent {
 
     pub(super) fn has_answered(&self, challenge: ChallengeId) -> bool {
         self.answered.contains(&Some(challenge))
-    }
-}
-
-/// The policy that a group enforces.
-pub(super) fn enforced_digest(group: &Group) -> Option<Digest> {
-    let policy = group.enforced.as_ref()?;
-    Some(policy.judge.policy().compiled().digest())
-}
-
-/// What the lists of a group's agents are judged by; `None` while nothing is enforced.
-pub(super) fn list_rules(group: &Group) -> Option<ListRules> {
-    let policy = enforced_digest(group).filter(|_| !group.bypass)?;
-    Some(ListRules {
-        policy,
-        accept_violations: group.accept_violations,
-    })
-}
-
-/// Whether a code says that the runtime policy does not allow an entry of the list.
-pub(super) const fn is_of_list(code: Code) -> bool {
-    is_of_policy(code) && !matches!(code, Code::PcrValueNotAllowed)
-}
-
-/// Whether a code says that the policy does not allow something genuine.
-pub(super) const fn is_of_policy(code: Code) -> bool {
-    matches!(
-        code,
-        Code::PcrValueNotAllowed
-            | Code::ImaViolation
-            | Code::ImaPathNotListed
-            | Code::ImaDigestNotListed
-            | Code::ImaSigInvalid
-            | Code::ImaBufNotListed
-            | Code::ImaBufDigestNotListed
-            | Code::ImaKeyNotListed
-            | Code::ImaKeyUnusable
-            | Code::ImaKeysTooMany
-    )
-}
-
-/// What ends a failure, beside an operator who clears it; the easiest comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum EndsBy {
-    /// A pass in a group that does not demand a boot log any more.
-    Waiver,
-    /// A pass under another policy than the one that it failed under. (L07)
-    OtherPolicy,
-    /// Nothing does.
-    Nothing,
-}
-
-/// What ends the failure with this code.
-pub(super) const fn ends_by(code: Code) -> EndsBy {
-    match code {
-        Code::UefiLogMissing => EndsBy::Waiver,
-        code if is_of_policy(code) => EndsBy::OtherPolicy,
-        _ => EndsBy::Nothing,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::agent::{Agent, Asks, Outstanding, Phase, StoredList, list_rules};
+use super::agent::{Agent, Asks, Outstanding, Phase};
 use super::input::Action;
 use super::intake::jitter_ms;
 use super::machine::{Driver, Shard};
@@ -52,7 +52,8 @@ impl Shard {
         let mut nonce = [0; 32];
         driver.nonces.fill(&mut id)?;
         driver.nonces.fill(&mut nonce)?;
-        let (from_entry, asks) = next_entry(agent, &group);
+        let waits = agent.waits_for_rejudging(now.mono_ms, settings.max_age_ms);
+        let (from_entry, asks) = next_entry(agent, &group, waits);
         let challenge = Challenge {
             id: ChallengeId(id),
             nonce: Nonce(nonce),
@@ -88,9 +89,9 @@ fn selection(group: &Group) -> Option<PcrSelection> {
 }
 
 /// From which entry the list is asked for, and what for: the first that was not proven yet, when
-/// what came before was judged, or will be from what is stored; otherwise 0, as when nothing shows
-/// that it is still the same list.
-fn next_entry(agent: &Agent, group: &Group) -> (u64, Asks) {
+/// what came before was judged, or soon will be from what is stored; otherwise 0, as when nothing
+/// shows that it is still the same list.
+fn next_entry(agent: &Agent, group: &Group, waits: bool) -> (u64, Asks) {
     let state = &agent.state;
     let whole = (0, Asks::Judgement);
     let is_continued = agent.unproven_baseline(group).is_none()
@@ -100,8 +101,7 @@ fn next_entry(agent: &Agent, group: &Group) -> (u64, Asks) {
     let Some(committed) = state.ima.as_ref().filter(|_| is_continued) else {
         return whole;
     };
-    let waits = matches!(agent.stored_list, StoredList::Wanted | StoredList::Queued);
-    let asks = match list_rules(group) {
+    let asks = match group.list_rules() {
         None => Asks::Judgement,
         Some(rules) if state.has_passed(&rules) => Asks::Judgement,
         Some(rules) if state.denied_under(&rules).is_some() => Asks::Denied,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::agent::{Phase, StoredList, is_of_policy};
+use super::agent::{Phase, StoredList};
+use super::failing::is_of_policy;
 use super::input::{Action, Event};
 use super::machine::Shard;
+use super::record::Group;
 use super::state::BootEpoch;
 use super::tick::{ChainHash, KeptEvidence, Outcome, Tick};
 use crate::evidence::{Answer, ChallengeId, SessionId, ToAgent};
@@ -24,8 +26,25 @@ pub(super) struct Provisional {
     pub(super) due_ms: u64,
     pub(super) arrived_ms: u64,
     pub(super) entries: u64,
-    pub(super) last_pass: Option<Box<KeptEvidence>>,
+    /// What the evidence was judged by.
+    pub(super) judged_by: Option<Arc<Group>>,
+    pub(super) last_pass: LastPass,
     pub(super) baseline: Option<Digest>,
+}
+
+/// How an agent stood before an outcome.
+struct Before {
+    had_failed: bool,
+    last_passed_unix_ms: u64,
+}
+
+/// What becomes of the pass that is kept in case the next attestation fails.
+#[derive(Debug)]
+pub(super) enum LastPass {
+    Stays,
+    /// It is kept with the outcome.
+    Gone,
+    Is(Box<KeptEvidence>),
 }
 
 /// What led to an outcome.
@@ -58,7 +77,8 @@ impl Provisional {
             due_ms: now.mono_ms,
             arrived_ms: now.mono_ms,
             entries: 0,
-            last_pass: None,
+            judged_by: None,
+            last_pass: LastPass::Stays,
             baseline: None,
         }
     }
@@ -106,30 +126,22 @@ impl Shard {
         }
     }
 
-    fn take_over(&mut self, provisional: Provisional, now: Now) {
+    fn take_over(&mut self, mut provisional: Provisional, now: Now) {
         let place = provisional.place;
+        let Some(before) = self.advance(&mut provisional, now) else {
+            return;
+        };
+        self.consider_next(&provisional, now);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
-        let had_failed = agent.state.failure.is_some();
-        let last_passed_unix_ms = agent.state.last_passed_unix_ms;
-        agent.state = provisional.outcome.state.clone();
-        agent.phase = Phase::Idle;
-        agent.due_ms = provisional.due_ms.max(now.mono_ms);
-        agent.seen_ms = provisional.seen_ms.or(agent.seen_ms);
-        if let Some(until_ms) = provisional.trusted_until_ms {
-            agent.trusted_until_ms = until_ms;
-        }
-        let is_list_sent = provisional.outcome.log.as_ref().map(|log| log.from_entry) == Some(0);
-        if is_list_sent && agent.stored_list == StoredList::Unusable {
-            agent.stored_list = StoredList::Settled;
-        }
-        let is_cleared = had_failed && agent.state.failure.is_none();
+        let is_cleared = before.had_failed && agent.state.failure.is_none();
         match provisional.cause {
             Cause::Evidence(session, challenge) => {
                 if let Some(live) = agent.session.as_mut().filter(|live| live.id == session) {
                     live.proved = provisional.proved.or(live.proved);
                 }
+                let last_passed_unix_ms = before.last_passed_unix_ms;
                 self.answer(&provisional, session, challenge, last_passed_unix_ms, now);
             }
             Cause::Clearing if is_cleared => {
@@ -149,16 +161,59 @@ impl Shard {
             };
             self.actions.push_back(Action::Event(event));
         }
-        if let (Some(last_pass), Some(agent)) = (provisional.last_pass, self.agent_mut(place)) {
-            agent.last_pass = Some(last_pass);
-        }
         self.end_faulty_session(place);
-        // Whoever failed for other reasons than a policy shows its list from entry 0.
-        if provisional.outcome.code.is_none_or(is_of_policy) {
-            self.consider_rejudging(place);
-        }
         self.arm(place);
         self.clear_if_asked(place, now);
+    }
+
+    /// The agent's state is that of the outcome from now on.
+    fn advance(&mut self, provisional: &mut Provisional, now: Now) -> Option<Before> {
+        let agent = self.agent_mut(provisional.place)?;
+        let before = Before {
+            had_failed: agent.state.failure.is_some(),
+            last_passed_unix_ms: agent.state.last_passed_unix_ms,
+        };
+        agent.state = provisional.outcome.state.clone();
+        agent.phase = Phase::Idle;
+        agent.due_ms = provisional.due_ms.max(now.mono_ms);
+        agent.seen_ms = provisional.seen_ms.or(agent.seen_ms);
+        if let Some(until_ms) = provisional.trusted_until_ms {
+            agent.trusted_until_ms = until_ms;
+        }
+        let is_list_sent = provisional.outcome.log.as_ref().map(|log| log.from_entry) == Some(0);
+        if is_list_sent {
+            agent.rejudge_tries = 0;
+        }
+        if is_list_sent && agent.stored_list == StoredList::Unusable {
+            agent.stored_list = StoredList::Settled;
+        }
+        if provisional.cause == Cause::Rejudging {
+            agent.rejudge_tries = 0;
+        }
+        match std::mem::replace(&mut provisional.last_pass, LastPass::Stays) {
+            LastPass::Stays => {}
+            LastPass::Gone => agent.last_pass = None,
+            LastPass::Is(kept) => agent.last_pass = Some(kept),
+        }
+        Some(before)
+    }
+
+    /// Sees to what follows an outcome: its list is judged by what counts now, or it is asked at
+    /// once for what its group demands by now. (L05, L07)
+    fn consider_next(&mut self, provisional: &Provisional, now: Now) {
+        let place = provisional.place;
+        // Whoever failed for other reasons than a policy shows its list from entry 0.
+        let is_considered = provisional.cause == Cause::Rejudging
+            || provisional.outcome.code.is_none_or(is_of_policy);
+        let waits = is_considered && self.consider_rejudging(place, now);
+        let judged_by = provisional.judged_by.as_deref();
+        let is_outdated = judged_by.is_some_and(|by| !self.is_as_demanded(place, by));
+        if is_outdated
+            && !waits
+            && let Some(agent) = self.agent_mut(place)
+        {
+            agent.due_ms = now.mono_ms;
+        }
     }
 
     fn tell_rejudged(&mut self, provisional: &Provisional) {
@@ -237,15 +292,22 @@ impl Shard {
                 // Not at once: what the store refuses now it may refuse again.
                 agent.due_ms = now.mono_ms.saturating_add(pause_ms);
             }
-            if provisional.cause == Cause::Clearing
-                && let Some(agent) = self.agent_mut(provisional.place)
-            {
+            match provisional.cause {
                 // It was the clearing itself that is lost.
-                agent.is_to_be_cleared = true;
-            } else {
+                Cause::Clearing => {
+                    if let Some(agent) = self.agent_mut(provisional.place) {
+                        agent.is_to_be_cleared = true;
+                    }
+                }
+                Cause::Rejudging => {
+                    self.rejudging_was_lost(provisional.place);
+                }
+                Cause::Evidence(..) => {}
+            }
+            if provisional.cause != Cause::Clearing {
                 self.clear_if_asked(provisional.place, now);
             }
-            self.consider_rejudging(provisional.place);
+            self.consider_rejudging(provisional.place, now);
             self.arm(provisional.place);
         }
     }

@@ -1,8 +1,9 @@
 //! From an appraisal to what it means for the agent.
 
-use super::agent::{Asks, Judging, Phase, enforced_digest, is_of_list, is_of_policy, list_rules};
-use super::commit::{Cause, Provisional};
+use super::agent::{Asks, Judging, Phase};
+use super::commit::{Cause, LastPass, Provisional};
 use super::epoch::{Follows, Seen, follows};
+use super::failing::{is_of_list, is_of_policy};
 use super::input::{Action, Event};
 use super::machine::Shard;
 use super::record::Group;
@@ -23,7 +24,8 @@ pub(super) enum Conclusion {
     Passed,
     /// There is no policy to hold against it.
     NoPolicy,
-    /// Every check passed; its list is judged with what came before, when the stored one is.
+    /// Every check passed, and that earns nothing yet: its list is judged with what came before,
+    /// when the stored one is; or its group demands something else by now.
     Later,
     /// It is the sender's or the operator's doing: recorded, and nothing about the agent changes.
     NotTheAgents(Said),
@@ -77,7 +79,7 @@ impl Said {
     }
 
     /// What was said before.
-    fn again(failure: &Failure) -> Self {
+    pub(super) fn again(failure: &Failure) -> Self {
         Self {
             code: failure.code,
             detail: failure.detail.clone(),
@@ -193,14 +195,21 @@ impl Shard {
             None if judged.verdict == VerdictKind::Authentic && !judging.group.bypass => {
                 Conclusion::NoPolicy
             }
+            None if !self.is_as_demanded(place, &judging.group) => Conclusion::Later,
             None => Conclusion::Passed,
         };
         Ok((conclusion, follows))
     }
 
+    /// Whether what was judged by a group is judged by what the agent's group demands now. (L05)
+    pub(super) fn is_as_demanded(&self, place: u32, by: &Group) -> bool {
+        let group = self.agent(place).and_then(|agent| self.group_of(agent));
+        group.is_some_and(|group| group.demands() == by.demands())
+    }
+
     /// What the list of an agent was denied for under the rules that its evidence is judged by.
     fn denied(&self, place: u32, judging: &Judging) -> Option<&Denied> {
-        let rules = list_rules(&judging.group)?;
+        let rules = judging.group.list_rules()?;
         self.agent(place)?.state.denied_under(&rules)
     }
 
@@ -294,6 +303,7 @@ impl Shard {
         now: Now,
     ) {
         let baseline = self.proven_baseline(place, judging, &conclusion, &judged);
+        let is_as_demanded = self.is_as_demanded(place, &judging.group);
         let settings = self.settings;
         let Some(agent) = self.agent_mut(place) else {
             return;
@@ -307,13 +317,16 @@ impl Shard {
             &settings,
             now,
         );
+        let mut last_pass = LastPass::Stays;
         if settled.is_news {
             // What passed before goes with the failure that it came before, and with no other.
-            settled
-                .kept
-                .extend(agent.last_pass.take().map(|kept| *kept));
+            settled.kept.extend(agent.last_pass.as_deref().cloned());
             let kept = keep(&judged, follows, Retention::Failure, now);
             settled.kept.push(kept);
+            last_pass = LastPass::Gone;
+        }
+        if !is_as_demanded {
+            settled.trusted_until_ms = settled.trusted_until_ms.filter(|until_ms| *until_ms == 0);
         }
         if let Some(until_ms) = settled.trusted_until_ms {
             let left = until_ms.saturating_sub(now.mono_ms);
@@ -330,9 +343,10 @@ impl Shard {
             }
             (_, None) => (judged.verdict, None, String::new()),
         };
-        let is_passed = matches!(conclusion, Conclusion::Passed);
-        let kept = || Box::new(keep(&judged, follows, Retention::BeforeFailure, now));
-        let last_pass = is_passed.then(kept);
+        if matches!(conclusion, Conclusion::Passed) {
+            let kept = keep(&judged, follows, Retention::BeforeFailure, now);
+            last_pass = LastPass::Is(Box::new(kept));
+        }
         self.provisional.push(Provisional {
             place,
             cause: Cause::Evidence(judged.session, judged.challenge.id),
@@ -343,6 +357,7 @@ impl Shard {
             due_ms: settled.due_ms.saturating_add(judging.jitter_ms),
             arrived_ms: judging.arrived_ms,
             entries: judged.report.as_ref().map_or(0, |report| report.entries),
+            judged_by: Some(std::sync::Arc::clone(&judging.group)),
             last_pass,
             baseline,
             outcome: Outcome {
@@ -373,7 +388,10 @@ impl Shard {
         let is_passed = matches!(conclusion, Conclusion::Passed) && judging.covers_baseline;
         let agent = self.agent(place)?;
         let candidate = agent.record.baseline.as_ref()?;
-        let has_policy = self.group_of(agent).and_then(enforced_digest).is_some();
+        let has_policy = self
+            .group_of(agent)
+            .and_then(Group::enforced_digest)
+            .is_some();
         (is_passed && !has_policy && judged.policy == Some(candidate.policy))
             .then_some(candidate.policy)
     }

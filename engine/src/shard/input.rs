@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::record::{AgentRecord, Group};
-use super::rejudge::{Rejudge, Rejudged, Unusable};
+use super::record::{AgentRecord, Demands, Group};
+use super::rejudge::{Rejudge, RejudgeId, Rejudged, Unusable};
 use super::state::{AgentState, EffectiveStatus};
 use super::task::{Assignment, Judged};
 use super::tick::Tick;
@@ -65,6 +65,13 @@ pub enum Input {
         challenge: ChallengeId,
         /// Why.
         why: Abandon,
+    },
+    /// A stored list that is being judged goes on; one that stands still is given up.
+    Rejudging {
+        /// Of which agent.
+        agent: AgentId,
+        /// In which attempt.
+        id: RejudgeId,
     },
     /// A stored list was judged, or could not be.
     Rejudged(Box<Rejudged>),
@@ -255,23 +262,26 @@ pub enum Event {
     },
 }
 
-/// How much of a group was judged by what it enforces. (L07)
+/// How much of a group was judged by what it demands. (L07)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Coverage {
-    /// Agents whose whole list was judged, however that ended.
+    /// Agents whose quote and whole list were judged, however that ended.
     pub judged: u64,
     /// Agents.
     pub agents: u64,
+    /// What counts as judged; `None` when the group is not known.
+    pub by: Option<Demands>,
 }
 
 impl Coverage {
-    /// Both together.
+    /// Both together; `None` when they were not counted by the same demands.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
-        Self {
+    pub fn and(self, other: Self) -> Option<Self> {
+        (self.by == other.by).then_some(Self {
             judged: self.judged.saturating_add(other.judged),
             agents: self.agents.saturating_add(other.agents),
-        }
+            by: self.by,
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What agents send: connections and evidence.
 
-use super::agent::{Asks, Judging, Live, Outstanding, Phase, list_rules};
+use super::agent::{Asks, Judging, Live, Outstanding, Phase};
 use super::input::{Action, Event};
 use super::machine::{Driver, Shard};
 use super::record::{AgentPath, BaselineCandidate, Group};
@@ -363,9 +363,7 @@ impl Shard {
         let asks = asks.of_list(from_entry);
         let start = start_of(&agent.state, &group, baseline, &submission);
         let to_come = bytes_to_come(&submission);
-        let longest_ms = settings
-            .appraisal_ms_max
-            .saturating_add(settings.upload_ms(to_come));
+        let longest_ms = settings.longest_appraisal_ms(to_come);
         let list = submission.ima.as_ref();
         let options = options(&agent.state, &group, judge.as_deref(), list);
         let judge = judge.filter(|_| asks == Asks::Judgement);
@@ -475,7 +473,7 @@ fn start_of(
 
 fn continued(state: &AgentState, group: &Group, committed: Committed) -> Start {
     let passes = |rules: &ListRules| state.has_passed(rules);
-    let passed_under = list_rules(group).filter(passes).map(|rules| rules.policy);
+    let passed_under = group.list_rules().filter(passes).map(|rules| rules.policy);
     // Without the keys that it learned, a list cannot be judged from here: nothing passes.
     let (learned, passed_under) = match state.learned_keys() {
         Ok(learned) => (learned, passed_under),

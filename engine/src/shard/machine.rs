@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::agent::{Agent, Phase, enforced_digest, list_rules};
+use super::agent::{Agent, Phase, StoredList};
 use super::commit::{InFlight, Provisional};
 use super::input::{Abandon, Action, AgentView, Event, Input, Operation};
 use super::pacing::{Pacer, Slot};
@@ -16,7 +16,6 @@ use super::wheel::{Timer, Wheel};
 use crate::agent_id::{AgentId, ShardIndex};
 use crate::evidence::{ChallengeId, NonceSource, Refusal, SessionId, ToAgent};
 use crate::ima::judge::Judge;
-use crate::pcr_policy::PcrPolicy;
 use crate::time::Now;
 use crate::verdict::Code;
 
@@ -137,6 +136,7 @@ impl Shard {
                 challenge,
                 why,
             } => self.abandoned(&agent, challenge, why, now),
+            Input::Rejudging { agent, id } => self.rejudging_goes_on(&agent, id, now),
             Input::Rejudged(rejudged) => self.rejudged(*rejudged, now),
             Input::Committed { seq } => self.committed(seq, now),
             Input::CommitFailed { seq } => self.commit_failed(seq, now),
@@ -275,9 +275,14 @@ impl Shard {
             if known.record.has_same_keys(&record) {
                 // The same machine with another certificate. What is here is newer than what the
                 // store said: an outcome may be on its way there.
+                if known.record.group != record.group {
+                    // What the other group demands is asked for at once.
+                    known.due_ms = now.mono_ms;
+                }
                 known.record = Arc::new(record);
                 known.candidate = candidate;
-                self.consider_rejudging(place);
+                self.consider_rejudging(place, now);
+                self.announce(place, now, None, "");
                 return self.arm(place);
             }
             self.forget(place);
@@ -301,7 +306,7 @@ impl Shard {
             *slot = Some(agent);
             self.places.insert(id, place);
         }
-        self.consider_rejudging(place);
+        self.consider_rejudging(place, now);
         self.arm(place);
     }
 
@@ -363,21 +368,21 @@ impl Shard {
 
     fn put_group(&mut self, group: Arc<Group>, now: Now) {
         let slug = group.slug.clone();
-        let demanded = |group: &Group| {
-            let pcr_policy = group.pcr_policy.as_deref().map(PcrPolicy::digest);
-            let rules = (list_rules(group), enforced_digest(group));
-            (rules, pcr_policy, group.require_boot_log)
-        };
-        let new = demanded(&group);
+        let known = self.groups.get(&slug);
+        // Who read and compiled it for longer may tell of it later. (L05)
+        if known.is_some_and(|known| known.row_version > group.row_version) {
+            return;
+        }
+        let new = group.demands();
         let old = self.groups.insert(slug.clone(), group);
-        let is_changed = old.is_none_or(|old| demanded(&old) != new);
+        let is_changed = old.is_none_or(|old| old.demands() != new);
         for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
             let is_of_it = |agent: &Agent| agent.record.group == slug;
             if !self.agent(place).is_some_and(is_of_it) {
                 continue;
             }
             // Whose list is stored needs not send it: it is asked when that was judged.
-            let waits = self.consider_rejudging(place);
+            let waits = self.consider_rejudging(place, now);
             if is_changed
                 && !waits
                 && let Some(agent) = self.agent_mut(place)
@@ -471,9 +476,14 @@ impl Shard {
             Phase::Idle if agent.is_to_be_cleared && agent.due_ms <= now_ms => {
                 self.clear_if_asked(place, now);
             }
-            Phase::Idle if agent.session.is_some() && agent.due_ms <= now_ms => {
-                agent.phase = Phase::Ready;
-                self.ready.push_back(place);
+            Phase::Idle if agent.due_ms <= now_ms => {
+                if agent.stored_list == StoredList::Delayed {
+                    agent.stored_list = StoredList::Wanted;
+                }
+                if agent.session.is_some() {
+                    agent.phase = Phase::Ready;
+                    self.ready.push_back(place);
+                }
             }
             Phase::Challenged(outstanding) if outstanding.deadline_ms() <= now_ms => {
                 let issued_ms = outstanding.issued.mono_ms;
@@ -535,7 +545,9 @@ impl Shard {
         };
         let step = match &agent.phase {
             Phase::Idle => {
-                let has_work = agent.session.is_some() || agent.is_to_be_cleared;
+                let has_work = agent.session.is_some()
+                    || agent.is_to_be_cleared
+                    || agent.stored_list == StoredList::Delayed;
                 has_work.then_some(agent.due_ms)
             }
             Phase::Challenged(outstanding) => Some(outstanding.deadline_ms()),

@@ -8,6 +8,7 @@ mod challenge;
 mod commit;
 mod conclude;
 mod epoch;
+mod failing;
 mod input;
 mod intake;
 mod kept;
@@ -28,12 +29,12 @@ pub use input::{Abandon, Action, AgentView, Coverage, Event, Input, Operation};
 pub use kept::{KeptParts, Recheck, RecheckError};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};
-pub use record::{AgentPath, AgentRecord, BaselineCandidate, Group, PolicyRef};
+pub use record::{AgentPath, AgentRecord, BaselineCandidate, Demands, Group, PolicyRef};
 pub use rejudge::{ListOnRecord, Rejudge, RejudgeId, RejudgeTask, Rejudged, Rejudgement, Unusable};
 pub use settings::Settings;
 pub use state::{
     AgentState, BootEpoch, Denied, EffectiveStatus, Failure, KeptLearnedKey, LastVerdict,
-    ListFacts, ListRules, TpmClock, VerdictKind,
+    ListFacts, ListRules, QuoteRules, TpmClock, VerdictKind,
 };
 pub use task::{Assignment, Judged, Overrun, QuoteFacts, Task};
 pub use tick::{ChainHash, Epoch, KeptEvidence, KeptLog, Outcome, Retention, Tick};

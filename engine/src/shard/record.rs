@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::state::{ListRules, QuoteRules};
 use crate::agent_id::AgentId;
 use crate::hash::{Digest, HashAlg};
 use crate::ima::Committed;
@@ -78,6 +79,8 @@ pub struct PolicyRef {
 pub struct Group {
     /// The slug.
     pub slug: String,
+    /// Counts the group's changes: of two, the one with the greater number is the newer.
+    pub row_version: u64,
     /// The version that is enforced; without one nobody is trusted. (L01)
     pub enforced: Option<PolicyRef>,
     /// Values that quoted PCRs must have.
@@ -96,4 +99,51 @@ pub struct Group {
     pub accept_violations: bool,
     /// Whether a failed agent that passes again is trusted again without an operator. (S09)
     pub auto_recover: bool,
+}
+
+/// All that a group demands before it trusts an agent; what was judged by other demands earns
+/// nothing. (L05, L07)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demands {
+    /// Of the list; `None` while nothing is enforced.
+    pub list: Option<ListRules>,
+    /// Of the quote.
+    pub quote: QuoteRules,
+    /// Whether violations of it are held against an agent.
+    pub is_enforced: bool,
+}
+
+impl Group {
+    /// What is demanded of its agents now.
+    pub fn demands(&self) -> Demands {
+        Demands {
+            list: self.list_rules(),
+            quote: self.quote_rules(),
+            is_enforced: self.protected,
+        }
+    }
+
+    /// The policy that is enforced.
+    pub fn enforced_digest(&self) -> Option<Digest> {
+        let policy = self.enforced.as_ref()?;
+        Some(policy.judge.policy().compiled().digest())
+    }
+
+    /// What lists are judged by; `None` while nothing is enforced.
+    pub fn list_rules(&self) -> Option<ListRules> {
+        let policy = self.enforced_digest().filter(|_| !self.bypass)?;
+        Some(ListRules {
+            policy,
+            accept_violations: self.accept_violations,
+        })
+    }
+
+    /// What quotes are judged by.
+    pub fn quote_rules(&self) -> QuoteRules {
+        QuoteRules {
+            pcr_policy: self.pcr_policy.as_deref().map(PcrPolicy::digest),
+            bank: self.bank,
+            boot_log: self.require_boot_log,
+        }
+    }
 }

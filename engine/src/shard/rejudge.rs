@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::agent::is_of_list;
+use super::failing::is_of_list;
 use super::state::{BootEpoch, ListRules};
 use crate::agent_id::AgentId;
-use crate::ima::boot_aggregate::{BootAggregates, Evidence};
+use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
 use crate::ima::{
     Committed, ImaAppraiser, ImaOptions, ImaOutcome, ImaProof, ImaReport, LearnedKeys, LogFormat,
@@ -242,22 +242,27 @@ impl RejudgeTask {
             report,
             proof,
         } = outcome;
-        let is_explained = matches!(
-            boot_aggregate,
-            Some(Ok(Evidence::QuotedPcrs(_) | Evidence::ReferenceValue))
-        );
-        if committed != rejudge.committed || !is_explained {
+        if committed != rejudge.committed {
             return rejudge.unusable(Unusable::NotReproduced);
         }
+        // A value that a policy listed when the list was proven, and this one does not.
+        let aggregate = match boot_aggregate {
+            Some(Ok(Evidence::QuotedPcrs(_) | Evidence::ReferenceValue)) => None,
+            Some(Err(BootAggregateFault::Unverifiable | BootAggregateFault::NotListed)) => {
+                let fault = BootAggregateFault::Unverifiable;
+                Some(Finding::new(Reason::BootAggregate(fault)))
+            }
+            _ => return rejudge.unusable(Unusable::NotReproduced),
+        };
         let offences = report.offences.iter().cloned();
-        let findings: Vec<Finding> = offences
+        let offences: Vec<Finding> = offences
             .map(|it| Finding::new(Reason::Offence(it)))
             .collect();
         // What no policy could allow would not have been committed.
-        if !findings.iter().all(|finding| is_of_list(finding.code)) {
+        if !offences.iter().all(|finding| is_of_list(finding.code)) {
             return rejudge.unusable(Unusable::NotReproduced);
         }
-        let result = match findings.into_iter().next() {
+        let result = match aggregate.into_iter().chain(offences).next() {
             Some(first) => Rejudgement::Denied {
                 first: Box::new(first),
                 learned,

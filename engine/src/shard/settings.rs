@@ -14,8 +14,8 @@ pub struct Settings {
     pub appraisal_ms_max: u64,
     /// The least rate at which logs arrive, by which uploads have their time. (X04)
     pub upload_bytes_per_second_min: u64,
-    /// The longest that judging a stored list may take; its agent is not asked meanwhile, so this
-    /// is less than what trust can bridge. (L07)
+    /// The longest that judging a stored list may stand still; its agent is not asked meanwhile, so
+    /// this is less than what trust can bridge. (L07)
     pub rejudge_ms_max: u64,
     /// How often agents that failed are asked again.
     pub failed_interval_ms: u64,
@@ -47,6 +47,11 @@ impl Settings {
         let ms = bytes.saturating_mul(1_000);
         ms.checked_div(self.upload_bytes_per_second_min)
             .unwrap_or(0)
+    }
+
+    /// How long an appraisal may take for which so many bytes of logs are to come.
+    pub(super) fn longest_appraisal_ms(&self, bytes: u64) -> u64 {
+        self.appraisal_ms_max.saturating_add(self.upload_ms(bytes))
     }
 
     /// The defaults for this interval: the age is three intervals, as is Keylime's patience.

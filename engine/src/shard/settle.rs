@@ -1,20 +1,16 @@
 //! What a conclusion changes: state, trust, cadence, and what is kept of the evidence.
 
-use std::cmp::Ordering;
-
-use super::agent::{Asks, EndsBy, Judging, ends_by, enforced_digest, is_of_list, is_of_policy};
+use super::agent::{Asks, Judging};
 use super::conclude::{Conclusion, Said, epoch_of};
 use super::epoch::Follows;
-use super::record::Group;
+use super::failing::{fail, is_ended_by_pass, is_of_list, is_of_policy};
 use super::settings::Settings;
 use super::state::{
-    AgentState, Denied, Failure, LastVerdict, ListFacts, ListRules, TpmClock, VerdictKind,
+    AgentState, Denied, LastVerdict, ListFacts, ListRules, QuoteRules, TpmClock, VerdictKind,
 };
 use super::task::Judged;
 use super::tick::{KeptEvidence, Retention};
-use crate::hash::Digest;
 use crate::ima::boot_aggregate::Evidence;
-use crate::pcr_policy::PcrPolicy;
 use crate::time::Now;
 use crate::verdict::{Code, Finding};
 
@@ -55,28 +51,21 @@ pub(super) fn settle(
         Conclusion::OnceMore(_) => settled.due_ms = now.mono_ms,
         Conclusion::Passed => {
             settled.advance(judged, judging, follows, now);
-            pass(&mut settled.state, judged, judging, now);
-            // A failure outlives a pass; only the two ways in `pass` end it. (S09)
+            settled.pass(judged, judging, now);
+            // A failure outlives a pass, with the exceptions in `is_ended_by_pass`. (S09)
             settled.trusted_until_ms = settled.state.failure.is_none().then_some(ends_ms);
-            if follows != Follows::SameBoot {
-                let kept = keep(judged, follows, Retention::FirstPass, now);
-                settled.kept.push(kept);
-            }
+            settled.keep_first_pass(judged, follows, now);
         }
         Conclusion::NoPolicy => {
             settled.advance(judged, judging, follows, now);
             let said = Said::code(Code::PolicyMissing);
-            note(
-                &mut settled.state,
-                VerdictKind::Authentic,
-                Some(&said),
-                judged,
-                now,
-            );
+            let kind = VerdictKind::Authentic;
+            settled.note(kind, Some(&said), judged, judging, now);
         }
         Conclusion::Later => {
             settled.advance(judged, judging, follows, now);
-            note(&mut settled.state, judged.verdict, None, judged, now);
+            settled.note(judged.verdict, None, judged, judging, now);
+            settled.keep_first_pass(judged, follows, now);
         }
         Conclusion::Failed(said) => {
             let is_genuine = is_of_policy(said.code);
@@ -86,16 +75,13 @@ pub(super) fn settle(
             if is_genuine {
                 settled.advance(judged, judging, follows, now);
             }
-            note(
-                &mut settled.state,
-                VerdictKind::Untrusted,
-                Some(said),
-                judged,
-                now,
-            );
+            let kind = VerdictKind::Untrusted;
+            settled.note(kind, Some(said), judged, judging, now);
             if is_genuine && !judging.group.protected {
-                // Detection mode: reported, and not held against it. (L12)
-                settled.trusted_until_ms = Some(ends_ms);
+                // Detection mode: reported, and not held against it; other failures are. (L12)
+                let known = settled.state.failure.as_ref();
+                let is_held = known.is_some_and(|known| !is_of_policy(known.code));
+                settled.trusted_until_ms = (!is_held).then_some(ends_ms);
                 settled.state.passed = settled.state.passed.saturating_add(1);
             } else {
                 fail(&mut settled.state, said, &judging.group, now);
@@ -122,7 +108,16 @@ impl Settled {
             seen_unix_ms: judging.issued.unix_ms,
         });
         let is_known = follows == Follows::SameBoot && state.knows_bank(judging.group.bank);
-        state.boot_log_seen = judged.boot_log_explained || (is_known && state.boot_log_seen);
+        if !is_known {
+            // Nothing that was proven in another boot or bank says anything about this one, whose
+            // list may not have come. (P06, L07)
+            state.boot_log_seen = false;
+            state.ima = None;
+            state.learned.clear();
+            state.passed_under = None;
+            state.list = ListFacts::default();
+        }
+        state.boot_log_seen |= judged.boot_log_explained;
         state.boot_pcrs = judged.boot_pcrs.clone();
         let Some(ima) = &judged.ima else { return };
         state.ima = Some(ima.committed.clone());
@@ -134,48 +129,50 @@ impl Settled {
             state.boot_aggregate = Some(form);
         }
     }
-}
 
-fn pass(state: &mut AgentState, judged: &Judged, judging: &Judging, now: Now) {
-    note(state, judged.verdict, None, judged, now);
-    let group = &judging.group;
-    let ends = |failure: &Failure| match ends_by(failure.code) {
-        _ if !is_of(failure, group) => false,
-        _ if group.auto_recover => true,
-        EndsBy::Waiver => !group.require_boot_log,
-        // Without a runtime policy no list was judged; without a PCR policy no value is demanded.
-        EndsBy::OtherPolicy => failure
-            .under_policy
-            .is_some_and(|under| match failure.code {
-                Code::PcrValueNotAllowed => policy_of(failure.code, group) != Some(under),
-                // The rule that it failed by does not hold any more.
-                Code::ImaViolation if group.accept_violations => judged.policy.is_some(),
-                _ => judged.policy.is_some_and(|policy| policy != under),
-            }),
-        EndsBy::Nothing => false,
-    };
-    if state.failure.as_ref().is_some_and(ends) {
-        state.failure = None;
+    fn pass(&mut self, judged: &Judged, judging: &Judging, now: Now) {
+        self.note(judged.verdict, None, judged, judging, now);
+        let state = &mut self.state;
+        let (group, policy) = (&judging.group, judged.policy);
+        state
+            .failure
+            .take_if(|failure| is_ended_by_pass(failure, group, policy));
+        state.passed = state.passed.saturating_add(1);
+        state.last_passed_unix_ms = now.unix_ms;
     }
-    state.passed = state.passed.saturating_add(1);
-    state.last_passed_unix_ms = now.unix_ms;
-}
 
-/// Whether it failed in this group. Another one may be laxer: moving there ends nothing. (S16)
-fn is_of(failure: &Failure, group: &Group) -> bool {
-    failure.group.as_ref() == Some(&group.slug)
-}
+    /// Notes the verdict, when everything else is as it will be.
+    fn note(
+        &mut self,
+        kind: VerdictKind,
+        said: Option<&Said>,
+        judged: &Judged,
+        judging: &Judging,
+        now: Now,
+    ) {
+        let state = &mut self.state;
+        let demanded = judging.group.quote_rules();
+        state.attestations = state.attestations.saturating_add(1);
+        state.verdict = Some(LastVerdict {
+            kind,
+            code: said.map(|said| said.code),
+            detail: said.map(|said| said.detail.clone()).unwrap_or_default(),
+            policy: judged.policy,
+            challenged_unix_ms: judged.issued.unix_ms,
+            at_unix_ms: now.unix_ms,
+            held: Some(QuoteRules {
+                boot_log: demanded.boot_log || state.boot_log_seen,
+                ..demanded
+            }),
+        });
+    }
 
-fn note(state: &mut AgentState, kind: VerdictKind, said: Option<&Said>, judged: &Judged, now: Now) {
-    state.attestations = state.attestations.saturating_add(1);
-    state.verdict = Some(LastVerdict {
-        kind,
-        code: said.map(|said| said.code),
-        detail: said.map(|said| said.detail.clone()).unwrap_or_default(),
-        policy: judged.policy,
-        challenged_unix_ms: judged.issued.unix_ms,
-        at_unix_ms: now.unix_ms,
-    });
+    fn keep_first_pass(&mut self, judged: &Judged, follows: Follows, now: Now) {
+        if follows != Follows::SameBoot {
+            let kept = keep(judged, follows, Retention::FirstPass, now);
+            self.kept.push(kept);
+        }
+    }
 }
 
 impl ListFacts {
@@ -208,38 +205,6 @@ impl ListFacts {
             _ if is_whole || judging.asks == Asks::Judgement => self.denied = None,
             _ => {}
         }
-    }
-}
-
-/// The first failure stays: what comes after it is a consequence, or another attack.
-pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
-    // What PCRs hold says nothing about the list, and is checked with every quote.
-    if said.code != Code::PcrValueNotAllowed {
-        state.passed_under = None;
-    }
-    state.trusted_until_unix_ms = 0;
-    // A failure is replaced only by one that is harder to end, and, when the next pass would end
-    // it because its policy has changed, by one that would stand. A pass ends no failure of
-    // another group.
-    let stays = |known: &Failure| match ends_by(known.code).cmp(&ends_by(said.code)) {
-        Ordering::Less => false,
-        Ordering::Equal if known.under_policy.is_some() && is_of(known, group) => {
-            known.under_policy == policy_of(known.code, group)
-        }
-        Ordering::Equal | Ordering::Greater => true,
-    };
-    if state.failure.as_ref().is_some_and(stays) {
-        return;
-    }
-    state.failure = Some(said.failure(group, policy_of(said.code, group), now));
-}
-
-/// The policy of the group that is why something fails with this code, if one is.
-fn policy_of(code: Code, group: &Group) -> Option<Digest> {
-    match code {
-        Code::PcrValueNotAllowed => group.pcr_policy.as_deref().map(PcrPolicy::digest),
-        code if is_of_policy(code) => enforced_digest(group),
-        _ => None,
     }
 }
 

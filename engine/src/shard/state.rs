@@ -58,6 +58,8 @@ pub struct LastVerdict {
     pub challenged_unix_ms: u64,
     /// When it was concluded.
     pub at_unix_ms: u64,
+    /// What the quote was held against; `None` in old records, which count for no demand.
+    pub held: Option<QuoteRules>,
 }
 
 /// Why an agent failed. It stays until an operator clears it, or the policy that it failed
@@ -80,7 +82,8 @@ pub struct Failure {
     /// values of PCRs it is the PCR policy's digest, otherwise the runtime policy's.
     pub under_policy: Option<Digest>,
     /// The group that it failed in: what that group demands later may clear this, and what another
-    /// group demands does not. `None` in old records: then only an operator clears it. (S16)
+    /// group demands does not. `None` when only an operator clears it: in old records, and when
+    /// something came that another change would have cleared. (S16)
     pub group: Option<String>,
 }
 
@@ -91,6 +94,27 @@ pub struct ListRules {
     pub policy: Digest,
     /// Whether violations are accepted.
     pub accept_violations: bool,
+}
+
+/// All that the judgement of a quote depends on, beside the quote and the list. (L07)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct QuoteRules {
+    /// The digest of the PCR policy, where there is one.
+    pub pcr_policy: Option<Digest>,
+    /// The bank that is quoted.
+    pub bank: HashAlg,
+    /// Whether a boot log must explain the boot. What a verdict was held against says so too when
+    /// one did without being demanded.
+    pub boot_log: bool,
+}
+
+impl QuoteRules {
+    /// Whether what was held against these was held against all that `demanded` names.
+    pub fn cover(&self, demanded: &Self) -> bool {
+        self.bank == demanded.bank
+            && (demanded.pcr_policy.is_none() || self.pcr_policy == demanded.pcr_policy)
+            && (self.boot_log || !demanded.boot_log)
+    }
 }
 
 /// A proven list that these rules do not allow. What is appended to it cannot change that.

@@ -255,6 +255,7 @@ const fn aggregate_code(fault: BootAggregateFault) -> Code {
         | BootAggregateFault::NothingProven
         | BootAggregateFault::AllZero
         | BootAggregateFault::Mismatch
+        | BootAggregateFault::NotListed
         | BootAggregateFault::FormChanged => Code::ImaBootAggregate,
     }
 }

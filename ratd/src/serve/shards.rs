@@ -1,6 +1,5 @@
 //! Where the runtime is joined to the server: agents as surfaces see them, and its end.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use rat_engine::evidence::Intake;
 use rat_engine::shard::{self, AgentView, Coverage, Operation};
 use rat_ops::webhook;
 use rat_runtime::{
-    ControlError, Drained, EventStream, Reloaded, Runtime, Settings, StoreHealth, SystemClock,
-    WorkerHealth,
+    ControlError, Drained, EventStream, ListsHealth, Reloaded, Runtime, Settings, StoreHealth,
+    SystemClock, WorkerHealth,
 };
 use rat_store::{Store, StoredAgent};
 use tokio::time::interval;
@@ -27,22 +26,13 @@ use crate::failure::{Exit, Failure, Means};
 /// another process.
 const GROUPS_EVERY: Duration = Duration::from_secs(1);
 
-/// Which version of each group the shards know.
-pub(super) struct Told(HashMap<String, u64>);
-
 /// The driven shards, until they are taken away to be drained.
 #[derive(Clone)]
 pub(super) struct Shards(Arc<ArcSwapOption<Runtime>>);
 
 impl Shards {
     /// Takes ownership of every shard, and drives them.
-    pub(super) async fn start(config: &Config, store: &Store) -> Result<(Self, Told), Failure> {
-        // Before the shards load groups: what changes in between is told twice, not never.
-        let groups = store.groups().await.means(Exit::Unusable)?;
-        let versions = groups
-            .into_iter()
-            .map(|group| (group.slug, group.row_version));
-        let told = Told(versions.collect());
+    pub(super) async fn start(config: &Config, store: &Store) -> Result<Self, Failure> {
         let clock = Arc::new(SystemClock::start());
         let runtime = Runtime::start(store.clone(), settings(config), clock)
             .await
@@ -52,8 +42,7 @@ impl Shards {
             let (agent, row, fault) = (&unreadable.agent, &unreadable.row, &unreadable.fault);
             tracing::error!(agent, %row, %fault, "an agent cannot be read, and is not served");
         }
-        let shards = Self(Arc::new(ArcSwapOption::from_pointee(runtime)));
-        Ok((shards, told))
+        Ok(Self(Arc::new(ArcSwapOption::from_pointee(runtime))))
     }
 
     /// Where the evidence listener delivers; `None` when the shards were drained.
@@ -76,42 +65,36 @@ impl Shards {
     }
 
     /// Tells the shards what other processes change in the store, until `stop`.
-    pub(super) async fn follow_groups(self, store: Store, mut told: Told, stop: CancellationToken) {
+    pub(super) async fn follow_groups(self, store: Store, stop: CancellationToken) {
         let mut ticks = interval(GROUPS_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            if let Err(error) = self.tell_groups(&store, &mut told.0).await {
+            if let Err(error) = self.tell_groups(&store).await {
                 tracing::error!(%error, "changes of groups cannot be followed");
             }
         }
     }
 
-    async fn tell_groups(
-        &self,
-        store: &Store,
-        told: &mut HashMap<String, u64>,
-    ) -> Result<(), rat_store::StoreError> {
+    async fn tell_groups(&self, store: &Store) -> Result<(), rat_store::StoreError> {
         for group in store.groups().await? {
             let Some(runtime) = self.0.load_full() else {
                 return Ok(());
             };
-            if told.get(&group.slug) == Some(&group.row_version) {
+            if runtime.knows(&group) {
                 continue;
             }
             match runtime.reload_group(&group.slug).await {
-                Ok(Reloaded::Whole | Reloaded::Absent) => {}
+                Ok(Reloaded::Whole | Reloaded::Known | Reloaded::Absent) => {}
                 Ok(Reloaded::WithoutPolicies(error)) => {
                     tracing::error!(group = group.slug, %error, "nobody in this group is trusted");
                 }
                 Err(error) => {
                     tracing::error!(group = group.slug, %error, "a group cannot be read yet");
-                    continue;
                 }
             }
-            told.insert(group.slug, group.row_version);
         }
         Ok(())
     }
@@ -156,6 +139,9 @@ fn check(runtime: &Runtime) -> Check {
     let dead = count(|worker| matches!(worker, WorkerHealth::Dead));
     let hanging = count(|worker| matches!(worker, WorkerHealth::Hanging { .. }));
     let store = match health.store {
+        StoreHealth::Alive if health.lists == ListsHealth::Dead => {
+            Some("the reader of stored lists has died")
+        }
         StoreHealth::Alive => None,
         StoreHealth::Failing => Some("commits fail"),
         StoreHealth::Fenced => Some("another server owns the shards"),
@@ -206,7 +192,7 @@ impl Fleet for Shards {
     fn group_changed(&self, slug: String) -> Answer<'_, ()> {
         Box::pin(async move {
             match self.driven()?.reload_group(&slug).await {
-                Ok(Reloaded::Whole | Reloaded::Absent) => Ok(()),
+                Ok(Reloaded::Whole | Reloaded::Known | Reloaded::Absent) => Ok(()),
                 Ok(Reloaded::WithoutPolicies(error)) => {
                     tracing::error!(group = slug, %error, "nobody in this group is trusted");
                     Ok(())
@@ -237,7 +223,7 @@ impl Fleet for Shards {
         })
     }
 
-    fn coverage(&self, slug: String) -> Answer<'_, Coverage> {
+    fn coverage(&self, slug: String) -> Answer<'_, Option<Coverage>> {
         Box::pin(async move {
             let counted = self.driven()?.coverage(&slug).await;
             counted.map_err(|error| unavailable(&error))

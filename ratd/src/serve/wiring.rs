@@ -58,7 +58,7 @@ impl Parts {
         prepared.means(Exit::Unusable)?;
         let (certificate, issued) = server_certificate(config, &ca)?;
         let listener = bind(config, &certificate).await?;
-        let (shards, told) = Shards::start(config, &store).await?;
+        let shards = Shards::start(config, &store).await?;
         let webhooks = webhooks::start(webhooks, &store, &shards).await?;
         let intake = shards
             .intake()
@@ -101,7 +101,7 @@ impl Parts {
         };
         tokio::spawn(upkeep.run(recorder, stop.clone()));
         let following = shards.clone();
-        tokio::spawn(following.follow_groups(store.clone(), told, stop.drain.clone()));
+        tokio::spawn(following.follow_groups(store.clone(), stop.drain.clone()));
         Ok(Self {
             store,
             readiness,

@@ -2,7 +2,7 @@ use rat_engine::hash::Digest;
 use rat_engine::pcr::{PcrIndex, PcrValues};
 use rat_engine::shard::{
     AgentPath, AgentRecord, AgentState, BootEpoch, Denied, Failure, KeptEvidence, LastVerdict,
-    ListFacts, ListRules, Retention, TpmClock,
+    ListFacts, ListRules, QuoteRules, Retention, TpmClock,
 };
 
 use super::*;
@@ -38,6 +38,11 @@ fn state() -> AgentState {
             policy: Some(Digest::zero(HashAlg::Sha256)),
             challenged_unix_ms: 5,
             at_unix_ms: 6,
+            held: Some(QuoteRules {
+                pcr_policy: Some(Digest::ones(HashAlg::Sha256)),
+                bank: HashAlg::Sha384,
+                boot_log: true,
+            }),
         }),
         failure: Some(Failure {
             code: Code::QuoteNonceMismatch,
@@ -121,38 +126,60 @@ fn golden(hex: &str) -> Vec<Vec<u8>> {
     hex.lines().map(|line| hex::decode(line).unwrap()).collect()
 }
 
-/// This state as version 1 knew it: its failures did not say in which group they were, and of its
-/// list it said nothing but under which policy it passed.
-fn as_version_1_knew(state: AgentState) -> AgentState {
+/// This state as version 2 knew it: of its list it said nothing but under which policy it passed,
+/// and of its verdict not what the quote was held against.
+fn as_version_2_knew(state: AgentState) -> AgentState {
     AgentState {
-        failure: state.failure.map(|failure| Failure {
-            group: None,
-            ..failure
+        verdict: state.verdict.map(|verdict| LastVerdict {
+            held: None,
+            ..verdict
         }),
         list: ListFacts::default(),
         ..state
     }
 }
 
-/// What version 1 made of these records.
-#[test]
-fn s06_rows_of_version_1_stay_readable() {
-    let golden = golden(include_str!("version_1.hex"));
-    let state = as_version_1_knew(state());
+/// The same as version 1 knew it: its failures did not say in which group they were either.
+fn as_version_1_knew(state: AgentState) -> AgentState {
+    AgentState {
+        failure: state.failure.clone().map(|failure| Failure {
+            group: None,
+            ..failure
+        }),
+        ..as_version_2_knew(state)
+    }
+}
+
+/// Reads what this version made of these records.
+fn reads(golden: &[Vec<u8>], version: u8, state: &AgentState) {
+    assert!(golden.iter().all(|packed| packed[0] == version));
     assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
-    assert_eq!(unpack::<AgentState>(&golden[1]), Ok(state.clone()));
+    assert_eq!(unpack::<AgentState>(&golden[1]).as_ref(), Ok(state));
     assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
     let (outcomes, fault) = unpack_outcomes(&golden[3]);
     assert_eq!((outcomes.len(), fault), (1, None));
     assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
-    assert_eq!(unpack::<AgentState>(&outcomes[0].state), Ok(state));
+    let of_outcome = unpack::<AgentState>(&outcomes[0].state);
+    assert_eq!(of_outcome.as_ref(), Ok(state));
+}
+
+#[test]
+fn s06_rows_of_version_1_stay_readable() {
+    let golden = golden(include_str!("version_1.hex"));
+    reads(&golden, 1, &as_version_1_knew(state()));
+}
+
+#[test]
+fn s06_rows_of_version_2_stay_readable() {
+    let golden = golden(include_str!("version_2.hex"));
+    reads(&golden, 2, &as_version_2_knew(state()));
 }
 
 /// What this version makes of them. When this fails, rows that are stored can no longer be read:
 /// raise the version and read the old one too, or leave the record as it was.
 #[test]
-fn s06_rows_of_version_2_stay_readable() {
-    let golden = golden(include_str!("version_2.hex"));
+fn s06_rows_of_version_3_stay_readable() {
+    let golden = golden(include_str!("version_3.hex"));
     let now = [
         pack(&record()).unwrap(),
         pack(&state()).unwrap(),
@@ -161,16 +188,11 @@ fn s06_rows_of_version_2_stay_readable() {
     ];
     let shown: Vec<String> = now.iter().map(hex::encode).collect();
     assert_eq!(golden, now, "now:\n{}", shown.join("\n"));
-    assert_eq!(unpack::<AgentRecord>(&golden[0]), Ok(record()));
-    assert_eq!(unpack::<AgentState>(&golden[1]), Ok(state()));
-    assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
-    let (outcomes, fault) = unpack_outcomes(&golden[3]);
-    assert_eq!((outcomes.len(), fault), (1, None));
-    assert_eq!(unpack::<AgentState>(&outcomes[0].state), Ok(state()));
+    reads(&golden, VERSION, &state());
 }
 
-/// A failure as version 1 kept it: member by member.
-fn failure_of_version_1(failure: &Failure) -> impl Serialize + use<> {
+/// A failure as these versions kept it: member by member.
+fn packed_before(version: u8, failure: &Failure) -> Vec<u8> {
     let Failure {
         code,
         detail,
@@ -179,58 +201,41 @@ fn failure_of_version_1(failure: &Failure) -> impl Serialize + use<> {
         digest,
         at_unix_ms,
         under_policy,
-        group: _,
+        group,
     } = failure.clone();
-    (code, detail, entry, path, digest, at_unix_ms, under_policy)
-}
-
-/// A state as version 1 kept it: member by member.
-fn state_of_version_1(state: AgentState) -> impl Serialize {
-    (
-        (state.boot, state.clock, state.ima, state.learned),
-        (state.passed_under, state.scheme, state.boot_aggregate),
-        (state.boot_pcrs, state.boot_log_seen),
-        (state.trusted_until_unix_ms, state.verdict),
-        state.failure.as_ref().map(failure_of_version_1),
-        (state.attestations, state.passed, state.last_passed_unix_ms),
-    )
-}
-
-fn framed_by_version_1(record: &impl Serialize) -> Vec<u8> {
-    let body = postcard::to_stdvec(record).unwrap();
-    let mut packed = vec![VERSION_BEFORE, PLAIN];
-    packed.extend(checksum(VERSION_BEFORE, PLAIN, &body));
+    let of_version_1 = (code, detail, entry, path, digest, at_unix_ms, under_policy);
+    let body = match version {
+        1 => postcard::to_stdvec(&of_version_1).unwrap(),
+        _ => postcard::to_stdvec(&(of_version_1, group)).unwrap(),
+    };
+    let mut packed = vec![version, PLAIN];
+    packed.extend(checksum(version, PLAIN, &body));
     packed.extend(body);
     packed
 }
 
-/// A failure of PCR values as version 1 kept it, with the runtime policy's digest.
+/// A failure of PCR values as versions 1 and 2 kept it, with the runtime policy's digest.
 #[test]
-fn l07_a_pcr_failure_of_version_1_is_cleared_by_no_policy() {
-    for (code, is_kept) in [
-        (Code::PcrValueNotAllowed, false),
-        (Code::ImaPathNotListed, true),
-    ] {
-        let failure = Failure {
-            code,
-            under_policy: Some(Digest::ones(HashAlg::Sha256)),
-            ..state().failure.unwrap()
-        };
-        let packed = framed_by_version_1(&failure_of_version_1(&failure));
-        let read: Failure = unpack(&packed).unwrap();
-        assert_eq!(read.under_policy, failure.under_policy.filter(|_| is_kept));
-        assert_eq!(read.group, None);
-        assert_eq!(unpack(&pack(&failure).unwrap()), Ok(failure.clone()));
-        let state = AgentState {
-            failure: Some(failure),
-            ..state()
-        };
-        let packed = framed_by_version_1(&state_of_version_1(state.clone()));
-        let expected = AgentState {
-            failure: Some(read),
-            ..as_version_1_knew(state)
-        };
-        assert_eq!(unpack::<AgentState>(&packed), Ok(expected));
+fn l07_a_pcr_failure_of_older_versions_is_cleared_by_no_policy() {
+    for version in [1, 2] {
+        for (code, is_kept) in [
+            (Code::PcrValueNotAllowed, false),
+            (Code::ImaPathNotListed, true),
+        ] {
+            let failure = Failure {
+                code,
+                under_policy: Some(Digest::ones(HashAlg::Sha256)),
+                ..state().failure.unwrap()
+            };
+            let read: Failure = unpack(&packed_before(version, &failure)).unwrap();
+            let expected = Failure {
+                under_policy: failure.under_policy.filter(|_| is_kept),
+                group: failure.group.clone().filter(|_| version > 1),
+                ..failure.clone()
+            };
+            assert_eq!(read, expected);
+            assert_eq!(unpack(&pack(&failure).unwrap()), Ok(failure));
+        }
     }
 }
 

@@ -4,17 +4,15 @@ use rat_engine::hash::Digest;
 use rat_engine::ima::boot_aggregate::Form;
 use rat_engine::ima::{BankScheme, Committed};
 use rat_engine::pcr::PcrValues;
-use rat_engine::shard::{
-    AgentState, BootEpoch, Failure, KeptLearnedKey, LastVerdict, ListFacts, TpmClock,
-};
+use rat_engine::shard::{BootEpoch, KeptLearnedKey, TpmClock};
 use rat_engine::verdict::Code;
 use serde::Deserialize;
 
+use super::version_2;
+
 /// A failure that does not say in which group it was. No pass ends it: only an operator does.
-///
-/// One of PCR values noted the runtime policy. Under which PCR policy it failed is not known.
 #[derive(Deserialize)]
-pub(super) struct FailureBefore {
+pub(super) struct Failure {
     code: Code,
     detail: String,
     entry: Option<u64>,
@@ -24,9 +22,8 @@ pub(super) struct FailureBefore {
     under_policy: Option<Digest>,
 }
 
-impl From<FailureBefore> for Failure {
-    fn from(before: FailureBefore) -> Self {
-        let is_of_pcrs = before.code == Code::PcrValueNotAllowed;
+impl From<Failure> for version_2::Failure {
+    fn from(before: Failure) -> Self {
         Self {
             code: before.code,
             detail: before.detail,
@@ -34,15 +31,15 @@ impl From<FailureBefore> for Failure {
             path: before.path,
             digest: before.digest,
             at_unix_ms: before.at_unix_ms,
-            under_policy: before.under_policy.filter(|_| !is_of_pcrs),
+            under_policy: before.under_policy,
             group: None,
         }
     }
 }
 
-/// A state with such a failure, which says nothing of its list but under which policy it passed.
+/// A state with such a failure.
 #[derive(Deserialize)]
-pub(super) struct StateBefore {
+pub(super) struct State {
     boot: Option<BootEpoch>,
     clock: Option<TpmClock>,
     ima: Option<Committed>,
@@ -53,15 +50,15 @@ pub(super) struct StateBefore {
     boot_pcrs: PcrValues,
     boot_log_seen: bool,
     trusted_until_unix_ms: u64,
-    verdict: Option<LastVerdict>,
-    failure: Option<FailureBefore>,
+    verdict: Option<version_2::Verdict>,
+    failure: Option<Failure>,
     attestations: u64,
     passed: u64,
     last_passed_unix_ms: u64,
 }
 
-impl From<StateBefore> for AgentState {
-    fn from(before: StateBefore) -> Self {
+impl From<State> for version_2::State {
+    fn from(before: State) -> Self {
         Self {
             boot: before.boot,
             clock: before.clock,
@@ -74,11 +71,10 @@ impl From<StateBefore> for AgentState {
             boot_log_seen: before.boot_log_seen,
             trusted_until_unix_ms: before.trusted_until_unix_ms,
             verdict: before.verdict,
-            failure: before.failure.map(Failure::from),
+            failure: before.failure.map(version_2::Failure::from),
             attestations: before.attestations,
             passed: before.passed,
             last_passed_unix_ms: before.last_passed_unix_ms,
-            list: ListFacts::default(),
         }
     }
 }

@@ -61,7 +61,7 @@ fn digest_of(group: &Group) -> rat_engine::hash::Digest {
     enforced.judge.policy().compiled().digest()
 }
 
-fn unusable(stage: &Stage) -> Vec<Unusable> {
+pub(super) fn unusable(stage: &Stage) -> Vec<Unusable> {
     let why = |event: &Event| match event {
         Event::ListUnusable { why, .. } => Some(*why),
         _ => None,
@@ -70,7 +70,7 @@ fn unusable(stage: &Stage) -> Vec<Unusable> {
 }
 
 fn coverage(stage: &Stage) -> (u64, u64) {
-    let Coverage { judged, agents } = stage.shard.coverage("fleet");
+    let Coverage { judged, agents, .. } = stage.shard.coverage("fleet");
     (judged, agents)
 }
 
@@ -121,11 +121,16 @@ fn l07_s14_an_activation_judges_the_stored_list_and_trusts_no_longer_than_before
 #[test]
 fn l07_a_digest_taken_away_is_found_in_the_stored_list_of_a_machine_that_is_away() {
     let (mut stage, agent, session) = kept();
+    let passed_unix_ms = stage.now.unix_ms;
     stage.disconnect(&agent, session);
+    stage.pass_ms(2_000);
     activate(&mut stage, stricter(&agent.machine));
     let view = stage.view(&agent);
     assert_eq!(view.status, EffectiveStatus::Untrusted);
     assert_eq!(view.state.trusted_until_unix_ms, 0);
+    // Nothing came from the machine meanwhile.
+    let verdict = view.state.verdict.unwrap();
+    assert_eq!(verdict.at_unix_ms, passed_unix_ms);
     let failure = view.state.failure.unwrap();
     let policy = digest_of(&stricter(&agent.machine));
     assert_eq!(failure.code, Code::ImaDigestNotListed);
@@ -143,7 +148,8 @@ fn l07_a_digest_taken_away_is_found_in_the_stored_list_of_a_machine_that_is_away
     );
     let kept = outcome.kept.iter();
     let kept: Vec<_> = kept.map(|kept| (kept.reason, kept.at_unix_ms)).collect();
-    assert_eq!(kept, [(Retention::BeforeFailure, failure.at_unix_ms)]);
+    assert_eq!(kept, [(Retention::BeforeFailure, passed_unix_ms)]);
+    assert_eq!(failure.at_unix_ms, passed_unix_ms + 2_000);
     assert_eq!(failure.group.as_deref(), Some("fleet"));
 }
 
@@ -403,11 +409,15 @@ fn s03_s17_what_was_judged_counts_when_it_is_durable() {
     assert_eq!(stage.view(&agent).state, before);
     stage.answer_commit(false);
     assert_eq!(stage.view(&agent).state, before, "it did not happen");
-    // It is judged again, not asked for.
+    // It is judged again, not asked for; but not at once: the agent is due first.
+    let committed = stage.ticks.len();
+    stage.pass_ms(4_999);
+    assert_eq!(stage.ticks.len(), committed);
     stage.holds_commits = false;
-    stage.settle();
-    stage.answer_commit(true);
-    stage.settle();
+    let challenge = stage.challenge(session);
+    assert_eq!(challenge.ima_from_entry, Some(4));
+    let submission = stage.answer(&agent, session, &challenge);
+    stage.submit(&agent, session, submission);
     let view = stage.view(&agent);
     assert_eq!(view.state.failure.unwrap().code, Code::ImaDigestNotListed);
     assert!(stage.challenge(session).ima_from_entry > Some(0));
@@ -424,7 +434,7 @@ fn s05_after_a_restart_lists_that_were_not_judged_are() {
 }
 
 /// Ends the process. The next one has what is durable, and this group.
-fn restart(stage: &mut Stage, agent: &Enrolled, group: Group) {
+pub(super) fn restart(stage: &mut Stage, agent: &Enrolled, group: Group) {
     let view = stage.view(agent);
     let (seq, head) = stage.shard.head();
     let index = rat_engine::agent_id::ShardIndex::new(0).unwrap();

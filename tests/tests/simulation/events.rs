@@ -31,6 +31,9 @@ impl World {
             let next = next[self.random.below(3) as usize];
             self.activate(next);
         }
+        if self.random.permille(self.faults.demands) {
+            self.change_demands();
+        }
         self.schedule(1_000, Happening::Second);
     }
 
@@ -45,6 +48,7 @@ impl World {
             happens(faults.restart),
         );
         let (killed, copied) = (happens(faults.kill), happens(faults.copy));
+        let (hides, shows) = (happens(faults.hide), happens(100));
         let machine = self.bodies.get_mut(&original).unwrap();
         if machine.copied_at_ms.is_some() {
             // What one of the two does is not the other's doing.
@@ -56,12 +60,17 @@ impl World {
         if !machine.is_clean() {
             return;
         }
-        if boots || restarts {
-            match boots {
-                true => machine.reboot(now_ms),
-                false => machine.restart(now_ms),
+        if shows {
+            machine.shows();
+        }
+        if boots || restarts || hides {
+            match (boots, restarts) {
+                (true, _) => machine.reboot(now_ms),
+                (_, true) => machine.restart(now_ms),
+                _ => machine.boot_unseen(now_ms),
             }
-            self.happened.restarts += u64::from(!boots);
+            self.happened.restarts += u64::from(!boots && restarts);
+            self.happened.hidden += u64::from(!boots && !restarts);
             self.disconnect(&original);
             self.connect_after(5_000, &original);
         } else if killed {
@@ -97,8 +106,10 @@ impl World {
         };
         let machine = &self.bodies[&Body::original(agent)];
         if let Some(failure) = &failure {
+            // What no change ends, an operator looks into.
+            let is_mixed = failure.group.is_none();
             let repaired_ms = machine.repaired_at_ms.map(|at_ms| at_ms + AFTERMATH_MS);
-            if repaired_ms.is_some_and(|ms| failure.at_unix_ms < UNIX_MS + ms) {
+            if is_mixed || repaired_ms.is_some_and(|ms| failure.at_unix_ms < UNIX_MS + ms) {
                 self.clear(agent);
             } else if repairs {
                 self.repair(agent);

@@ -30,6 +30,10 @@ pub(crate) struct Faults {
     pub(crate) remove: u64,
     /// Another policy is activated.
     pub(crate) policy: u64,
+    /// What a group demands beside its policy is changed.
+    pub(crate) demands: u64,
+    /// A machine boots a kernel that measures nothing, and shows no list for a while.
+    pub(crate) hide: u64,
     /// A stored list is lost, damaged, or never read to its end.
     pub(crate) list: u64,
 }
@@ -50,6 +54,8 @@ impl Faults {
             repair: 0,
             remove: 0,
             policy: 0,
+            demands: 0,
+            hide: 0,
             list: 0,
         }
     }
@@ -69,6 +75,8 @@ impl Faults {
             repair: 30,
             remove: 2,
             policy: 30,
+            demands: 30,
+            hide: 3,
             list: 150,
         }
     }

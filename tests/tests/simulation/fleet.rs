@@ -5,9 +5,10 @@ use std::sync::Arc;
 use rat_engine::agent_id::AgentId;
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::judge::Judge;
+use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::shard::{AgentPath, AgentRecord, Group, PolicyRef};
-use rat_tests::evidence::Machine;
+use rat_tests::evidence::{Machine, boot_value};
 use rat_tests::measured::Measured;
 
 use crate::machine::SimMachine;
@@ -64,9 +65,35 @@ pub(crate) enum Allows {
     Less,
 }
 
-pub(crate) fn group(allows: Allows) -> Group {
+/// What the group demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demanded {
+    pub(crate) allows: Allows,
+    /// The PCR policy: none, or whether it lists what machines booted.
+    pub(crate) pcrs: Option<bool>,
+    pub(crate) bypass: bool,
+    pub(crate) protected: bool,
+}
+
+impl Demanded {
+    pub(crate) const fn usual(allows: Allows) -> Self {
+        Self {
+            allows,
+            pcrs: None,
+            bypass: false,
+            protected: true,
+        }
+    }
+
+    /// Whether anybody can be trusted: every machine runs what the strict policy does not allow.
+    pub(crate) fn can_be_met(&self) -> bool {
+        self.allows != Allows::Less && self.pcrs != Some(false) && !self.bypass && self.protected
+    }
+}
+
+pub(crate) fn group(demanded: Demanded) -> Group {
     let mut machine = Machine::valid();
-    match allows {
+    match demanded.allows {
         Allows::Usual => {}
         Allows::More => machine.list.push(Measured::file("/usr/bin/id", b"id")),
         Allows::Less => machine.list[2].digest.fill(0),
@@ -76,14 +103,24 @@ pub(crate) fn group(allows: Allows) -> Group {
     let judge = Arc::new(Judge::new(Arc::new(policy), false).unwrap());
     Group {
         slug: "fleet".into(),
+        row_version: 1,
         enforced: Some(PolicyRef { version: 1, judge }),
-        pcr_policy: None,
+        pcr_policy: demanded.pcrs.map(pcr_policy),
         bank: HashAlg::Sha256,
-        protected: true,
-        bypass: false,
+        protected: demanded.protected,
+        bypass: demanded.bypass,
         block: false,
         require_boot_log: true,
         accept_violations: false,
         auto_recover: false,
     }
+}
+
+fn pcr_policy(is_listed: bool) -> Arc<PcrPolicy> {
+    let value = match is_listed {
+        true => boot_value(HashAlg::Sha256, 4),
+        false => vec![0xab; 32],
+    };
+    let text = format!("{{\"4\": [\"{}\"]}}", hex::encode(value));
+    Arc::new(PcrPolicy::parse(text.as_bytes()).unwrap())
 }

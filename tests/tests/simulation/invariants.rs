@@ -16,8 +16,14 @@ impl World {
                 if view.status != EffectiveStatus::Trusted {
                     continue;
                 }
-                // Every machine runs what the strict policy does not allow. (L07)
-                assert!(!self.is_strict, "{agent}: trusted against the policy");
+                let demanded = self.demanded;
+                assert!(
+                    demanded.can_be_met(),
+                    "{agent}: trusted against {demanded:?}"
+                );
+                // The whole list of this boot was judged. (P06, L07)
+                let boot = view.state.boot.unwrap();
+                assert!(self.ledger.has_whole_list(agent, boot), "{agent}: {boot:?}");
                 // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
                 let verdict = view.state.verdict.as_ref().unwrap();
                 let age_ms = now.unix_ms - verdict.challenged_unix_ms;

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
-use rat_engine::shard::{AgentState, ChainHash, Epoch, Failure, Outcome, Tick};
+use rat_engine::shard::{AgentState, BootEpoch, ChainHash, Epoch, Failure, Outcome, Tick};
 use rat_tests::lists::Lists;
+use rat_tests::sequences::passed_by_another_policy;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -17,6 +18,8 @@ pub(crate) struct Ledger {
     removed: HashMap<AgentId, Option<Failure>>,
     /// Agents whose failure an operator has taken back, which may not be committed yet.
     to_clear: HashSet<AgentId>,
+    /// Boots whose lists were sent from their beginning, and proven.
+    whole: HashSet<(AgentId, BootEpoch)>,
     /// The newest list of each agent.
     pub(crate) lists: Lists,
     /// How many lists were sent from entry 0, of those that were proven.
@@ -39,6 +42,11 @@ impl Ledger {
 
     pub(crate) fn state_before(&self, agent: &AgentId) -> AgentState {
         self.states_before.get(agent).cloned().unwrap_or_default()
+    }
+
+    /// Whether all of an agent's list of this boot was proven.
+    pub(crate) fn has_whole_list(&self, agent: &AgentId, boot: BootEpoch) -> bool {
+        self.whole.contains(&(agent.clone(), boot))
     }
 
     pub(crate) fn is_removed(&self, agent: &AgentId) -> bool {
@@ -103,6 +111,9 @@ impl Ledger {
         self.lists.keep(outcome);
         let from_entry = outcome.log.as_ref().map(|log| log.from_entry);
         self.whole_lists += u64::from(from_entry == Some(0));
+        if let (Some(0), Some(boot)) = (from_entry, outcome.state.boot) {
+            self.whole.insert((outcome.agent.clone(), boot));
+        }
     }
 
     /// What no outcome may do to what was committed before.
@@ -134,24 +145,26 @@ impl Ledger {
                 && new.trusted_until_unix_ms == 0;
             // Otherwise it ends by a quote that passed under another policy. (L07)
             let is_fresh = new.attestations > old.attestations;
-            let judged = new.verdict.as_ref().and_then(|verdict| verdict.policy);
-            let is_other = failure.under_policy.is_some() && failure.under_policy != judged;
+            let is_other = passed_by_another_policy(failure, new);
             assert!(
                 is_operators || (is_fresh && is_other && outcome.code.is_none()),
                 "{agent}: a failure went away by itself (S09)"
             );
         }
-        if new.failure.is_some() {
+        // What a policy does not allow is not held against anybody where it is not enforced. (L12)
+        if let Some(failure) = &new.failure
+            && failure.under_policy.is_none()
+        {
             assert_eq!(new.trusted_until_unix_ms, 0, "{agent}: failed and trusted");
         }
         if new.attestations == old.attestations {
-            check_without_quote(&old, outcome);
+            check_unattested(&old, outcome);
         }
     }
 }
 
-/// What no outcome without a quote may do: it proves nothing about the machine. (L07)
-fn check_without_quote(old: &AgentState, outcome: &Outcome) {
+/// What no outcome may do that counts for no attestation: it proves nothing about the machine. (L07)
+fn check_unattested(old: &AgentState, outcome: &Outcome) {
     let (new, agent) = (&outcome.state, &outcome.agent);
     assert!(
         new.trusted_until_unix_ms <= old.trusted_until_unix_ms,

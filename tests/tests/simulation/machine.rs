@@ -22,6 +22,10 @@ pub(crate) struct SimMachine {
     pub(crate) copied_at_ms: Option<u64>,
     /// When an operator set it right.
     pub(crate) repaired_at_ms: Option<u64>,
+    /// Whether it shows no list.
+    hides: bool,
+    /// Whether it ever did, since an operator set it right.
+    pub(crate) has_hidden: bool,
     /// The life of its agent.
     pub(crate) instance: Instance,
     ak_name: Vec<u8>,
@@ -44,6 +48,8 @@ impl SimMachine {
             down_until_ms: 0,
             copied_at_ms: None,
             repaired_at_ms: None,
+            hides: false,
+            has_hidden: false,
             instance: Instance([0; 16]),
             ak_name,
         }
@@ -84,9 +90,25 @@ impl SimMachine {
     }
 
     fn comes_up(&mut self, now_ms: u64) {
+        self.hides = false;
         self.down_until_ms = now_ms + 5_000;
         self.machine.list.truncate(4);
         self.start_agent();
+    }
+
+    /// Boots a kernel that measures nothing, shows no list, and extends the list of the boot before
+    /// into its PCR: what was proven then could be continued, if anybody let it. (P06)
+    pub(crate) fn boot_unseen(&mut self, now_ms: u64) {
+        let list = std::mem::take(&mut self.machine.list);
+        self.reboot(now_ms);
+        self.machine.list = list;
+        self.hides = true;
+        self.has_hidden = true;
+    }
+
+    /// Shows a list from now on.
+    pub(crate) fn shows(&mut self) {
+        self.hides = false;
     }
 
     /// Its agent begins another life.
@@ -100,6 +122,7 @@ impl SimMachine {
         self.compromised_at_ms = None;
         self.copied_at_ms = None;
         self.repaired_at_ms = Some(now_ms);
+        self.has_hidden = false;
         self.reboot(now_ms);
     }
 
@@ -130,7 +153,7 @@ impl SimMachine {
             signature: made.signature,
             pcr_values: made.values,
             boot_log: challenge.boot_log.then(boot_log),
-            ima: Some(ImaUpload {
+            ima: (!self.hides).then_some(ImaUpload {
                 from_entry: from,
                 format: made.format,
                 length: bytes.len() as u64,

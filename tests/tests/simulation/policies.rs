@@ -4,15 +4,33 @@ use std::sync::Arc;
 
 use rat_engine::shard::{Input, Rejudge, Unusable};
 
-use crate::fleet::{Allows, group};
+use crate::fleet::{Allows, Demanded, group};
 use crate::world::{Happening, World};
 
 impl World {
     /// Has the group enforce another policy.
     pub(crate) fn activate(&mut self, allows: Allows) {
+        self.demand(Demanded::usual(allows));
+    }
+
+    /// Changes what the group demands beside the policy.
+    pub(crate) fn change_demands(&mut self) {
+        let mut demanded = self.demanded;
+        match self.random.below(4) {
+            0 => demanded.bypass = !demanded.bypass,
+            1 => demanded.protected = !demanded.protected,
+            _ => {
+                let next = [None, Some(true), Some(false)];
+                demanded.pcrs = next[self.random.below(3) as usize];
+            }
+        }
+        self.demand(demanded);
+    }
+
+    fn demand(&mut self, demanded: Demanded) {
         let now = self.now();
-        self.is_strict = allows == Allows::Less;
-        self.group = Arc::new(group(allows));
+        self.demanded = demanded;
+        self.group = Arc::new(group(demanded));
         for shard in self.shards.values_mut() {
             shard.handle(Input::Group(Arc::clone(&self.group)), now);
         }

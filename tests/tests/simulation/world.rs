@@ -16,7 +16,7 @@ use rat_engine::time::Now;
 
 use crate::durable::Durable;
 use crate::faults::Faults;
-use crate::fleet::{Allows, Body, group, record};
+use crate::fleet::{Allows, Body, Demanded, group, record};
 use crate::ledger::Ledger;
 use crate::machine::SimMachine;
 use crate::random::Random;
@@ -78,6 +78,7 @@ pub(crate) struct Happened {
     pub(crate) commits: u64,
     pub(crate) crashes: u64,
     pub(crate) restarts: u64,
+    pub(crate) hidden: u64,
     pub(crate) kills: u64,
     pub(crate) copies: u64,
     pub(crate) repairs: u64,
@@ -89,6 +90,7 @@ impl Happened {
         self.commits += other.commits;
         self.crashes += other.crashes;
         self.restarts += other.restarts;
+        self.hidden += other.hidden;
         self.kills += other.kills;
         self.copies += other.copies;
         self.repairs += other.repairs;
@@ -120,7 +122,7 @@ pub(crate) struct World {
     pub(crate) happened: Happened,
     /// The group as it is now; a server that starts is told so.
     pub(crate) group: Arc<Group>,
-    pub(crate) is_strict: bool,
+    pub(crate) demanded: Demanded,
     rejudged: BTreeMap<String, u64>,
     appraised: HashSet<ChallengeId>,
     pub(crate) challenged: HashMap<ChallengeId, (AgentId, u64)>,
@@ -161,8 +163,8 @@ impl World {
             life: 0,
             times_untrusted: 0,
             happened: Happened::default(),
-            group: Arc::new(group(Allows::Usual)),
-            is_strict: false,
+            group: Arc::new(group(Demanded::usual(Allows::Usual))),
+            demanded: Demanded::usual(Allows::Usual),
             rejudged: BTreeMap::new(),
             appraised: HashSet::new(),
             challenged: HashMap::new(),
@@ -227,11 +229,13 @@ impl World {
             .for_each(|shard| durable.verify_chain(*shard));
     }
 
-    /// Ends all faults. Operators set right what was copied, and enforce the usual policy.
+    /// Ends all faults. Operators set right what was copied or hid its list, and enforce the usual
+    /// policy.
     pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
         self.activate(Allows::Usual);
-        let copied = self.machines().filter(|(_, it)| it.copied_at_ms.is_some());
+        let is_odd = |it: &SimMachine| it.copied_at_ms.is_some() || it.has_hidden;
+        let copied = self.machines().filter(|(_, it)| is_odd(it));
         let copied: Vec<AgentId> = copied.map(|(agent, _)| agent.clone()).collect();
         copied.iter().for_each(|agent| self.repair(agent));
     }

@@ -11,7 +11,7 @@ use super::Fixture;
 
 const CHUNK: usize = 64 << 10;
 
-async fn bytes_of(mut reader: LogReader) -> Vec<u8> {
+pub(super) async fn bytes_of(mut reader: LogReader) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let Some(piece) = reader.next().await.unwrap() {
         assert!(piece.len() <= CHUNK);
@@ -20,7 +20,7 @@ async fn bytes_of(mut reader: LogReader) -> Vec<u8> {
     bytes
 }
 
-fn with_log(number: u64, attestation: u64, log: KeptLog) -> Outcome {
+pub(super) fn with_log(number: u64, attestation: u64, log: KeptLog) -> Outcome {
     Outcome {
         log: Some(log),
         ..fleet::outcome(number, attestation)
@@ -369,7 +369,7 @@ async fn pieces_whose_verdict_never_comes_are_dropped() {
     assert_eq!(count(&fixture, CHUNKS).await, 0);
 }
 
-fn kept(reason: Retention, at_unix_ms: u64, ima_entries: u64) -> KeptEvidence {
+pub(super) fn kept(reason: Retention, at_unix_ms: u64, ima_entries: u64) -> KeptEvidence {
     KeptEvidence {
         reason,
         at_unix_ms,
@@ -431,7 +431,7 @@ async fn earlier_boots_keep_what_their_evidence_needs() {
 }
 
 /// Commits that an agent failed otherwise than before, and holds its first failure against it.
-async fn fails_again(fixture: &Fixture, attestation: u64, first: Option<Failure>) {
+pub(super) async fn fails_again(fixture: &Fixture, attestation: u64, first: Option<Failure>) {
     let mut outcome = fleet::outcome(1, attestation);
     outcome.state.failure = first;
     outcome.kept = vec![

@@ -61,6 +61,7 @@ pub(crate) enum Approval {
 pub(crate) struct GroupDetail {
     #[serde(flatten)]
     pub(crate) group: Group,
-    /// Null when the shards do not answer now.
+    /// Null when the shards do not answer now, or do not count by the enforced policy: not yet, or
+    /// because the group skips it.
     pub(crate) coverage: Option<Coverage>,
 }

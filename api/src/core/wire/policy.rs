@@ -91,7 +91,7 @@ pub(crate) struct Activated {
     pub(crate) version: String,
     pub(crate) slot: Slot,
     /// How far the enforced policy has been held against the group's agents; null when the shards
-    /// do not answer now. They learn of the change all the same.
+    /// do not answer now, or do not count by it yet. They learn of the change all the same.
     pub(crate) coverage: Option<Coverage>,
 }
 
