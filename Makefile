@@ -19,7 +19,7 @@ help: ## list the targets
 setup: ## install all that a Debian 12 with Rust lacks (as root or through sudo)
 	@scripts/setup build demo test lint
 
-demo: ## a server, three machines with TPMs, two attacks and a crash
+demo: ## a server, three machines with TPMs, an operator, two attacks and a crash
 	@scripts/setup build demo
 	@demo/run
 

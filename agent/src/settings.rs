@@ -120,13 +120,18 @@ impl Settings {
     /// its owner can write is refused. (A07)
     pub fn load(file: Option<&Path>, flags: &Self) -> Result<Self, SettingsError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        match access::require_unwritable(path) {
+        let written = match access::require_unwritable(path) {
             Err(AccessError::File { source, .. })
-                if file.is_none() && source.kind() == ErrorKind::NotFound => {}
-            checked => checked?,
-        }
-        Figment::new()
-            .merge(Toml::file_exact(path))
+                if file.is_none() && source.kind() == ErrorKind::NotFound =>
+            {
+                Figment::new()
+            }
+            checked => {
+                checked?;
+                Figment::from(Toml::file_exact(path))
+            }
+        };
+        written
             .merge(Env::prefixed(ENVIRONMENT))
             .merge(Serialized::defaults(flags))
             .extract()

@@ -136,6 +136,21 @@ impl Drop for Running {
     }
 }
 
+/// A machine whose TPM and logs are where kernels put them has no file of settings.
+#[test]
+fn without_a_file_of_settings_the_defaults_hold() -> Result<()> {
+    let state = tempfile::tempdir()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_rat-agent"))
+        .args(["status", "--state-dir"])
+        .arg(state.path())
+        .env_remove("STATE_DIRECTORY")
+        .output()?;
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("not enrolled"), "{said}");
+    Ok(())
+}
+
 #[test]
 fn a_machine_that_is_not_enrolled_is_told_what_to_do() -> Result<()> {
     let machine = Machine::boot()?;

@@ -123,6 +123,8 @@ catalogue! {
         "Challenges that led to no verdict.";
     SECOND_LOOKS = "attest_second_looks_total", Counter, Count, ["code": "the verdict code"],
         "Agents that were asked again at once, because more evidence could settle a doubt.";
+    LIST_PIECES_READ = "attest_list_pieces_read_total", Counter, Count, [],
+        "Pieces of stored lists that were read to be judged again.";
     LISTS_REJUDGED = "attest_lists_rejudged_total", Counter, Count,
         ["result": "`passed`, `denied`, or a fixed word for why the list cannot be used"],
         "Stored lists judged by a changed policy. Agents whose list cannot be used are asked for it.";

@@ -34,6 +34,9 @@ const OPERATOR: &str = "operator";
 /// The security scheme of routes that demand a login.
 const SESSION: &str = "session";
 
+/// A login has no scopes: whoever is logged in may ask.
+const NO_SCOPES: [&str; 0] = [];
+
 /// Routes that take a body without members, and none at all, for the same.
 const OPTIONAL_BODIES: [&str; 2] = [
     "/agents/{agent_id}/approve",
@@ -112,7 +115,7 @@ fn security(permission: Permission) -> Vec<SecurityRequirement> {
         | Permission::EnrolmentToken
         | Permission::PendingActivation => Vec::new(),
         Permission::AnySession | Permission::Session => {
-            vec![SecurityRequirement::new(SESSION, [] as [&str; 0])]
+            vec![SecurityRequirement::new(SESSION, NO_SCOPES)]
         }
         Permission::Operator(action) => vec![with(action)],
         Permission::LoopbackOrOperator(action) => {

@@ -15,14 +15,16 @@ pub fn with_packages(requirements: &str) -> PathBuf {
     let name = hex::encode(&openssl::sha::sha256(&pinned)[..8]);
     let folder = workspace_root().join("target/python");
     let whole = folder.join(&name);
-    if whole.exists() {
+    // Written last: what has it, is whole.
+    let done = whole.join("done");
+    if done.exists() {
         return whole;
     }
     fs::create_dir_all(&folder).unwrap();
     // Tests run side by side in processes of their own: one of them makes it, the others wait.
     let lock = fs::File::create(folder.join(format!("{name}.lock"))).unwrap();
     lock.lock().unwrap();
-    if whole.exists() {
+    if done.exists() {
         return whole;
     }
     let python = std::env::var("RAT_PYTHON").unwrap_or_else(|_| "python3".into());
@@ -46,6 +48,7 @@ pub fn with_packages(requirements: &str) -> PathBuf {
             .arg(&requirements),
         &whole,
     );
+    fs::write(&done, "").unwrap();
     whole
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rat_agent::device::{KeyKind, Tpm, TpmSettings};
@@ -15,11 +16,16 @@ use rat_agent::token::Token;
 use rat_engine::agent_id::AgentId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use super::firmware::Firmware;
 use super::kernel::Kernel;
 use super::process::{Manufacturer, Process};
 use crate::measured::Entry;
+
+/// What firmware and a kernel take at least. A server takes a machine that is back sooner for one
+/// whose TPM alone was reset. (T08)
+const BOOT: Duration = Duration::from_millis(1_500);
 
 /// A machine that is switched on.
 #[derive(Debug)]
@@ -151,6 +157,7 @@ impl SimulatedMachine {
         Firmware::new(self.process.tcti()).shut_down()?;
         // The state belongs to one process at a time: the old one has to end first.
         self.process.end();
+        sleep(BOOT).await;
         self.process = Process::start(&self.directory.join("tpm"))?;
         self.kernel.boot(self.process.tcti())?;
         self.start_agent(watcher)

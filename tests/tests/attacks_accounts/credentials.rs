@@ -185,7 +185,7 @@ fn a01_a_token_has_no_more_than_its_maker_and_makes_none() {
         );
     }
     let made = world.run(world.store.api_tokens(None, "", 99)).unwrap();
-    assert_eq!(made.len(), 2, "the administrator's, and one");
+    assert_eq!(made.len(), 3, "the administrator's, and two");
 }
 
 #[test]
