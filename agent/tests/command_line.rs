@@ -9,7 +9,7 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -139,7 +139,8 @@ impl Drop for Running {
 /// A machine whose TPM and logs are where kernels put them has no file of settings.
 #[test]
 fn without_a_file_of_settings_the_defaults_hold() -> Result<()> {
-    let state = tempfile::tempdir()?;
+    let private = Permissions::from_mode(0o700);
+    let state = tempfile::Builder::new().permissions(private).tempdir()?;
     let output = Command::new(env!("CARGO_BIN_EXE_rat-agent"))
         .args(["status", "--state-dir"])
         .arg(state.path())

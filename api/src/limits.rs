@@ -134,8 +134,6 @@ rat_engine::limits! {
         "Findings about a policy that its answer names.";
     COUNTED_POLICIES_MAX = 1024, "policies",
         "Policies whose number of paths is remembered; a few dozen bytes each.";
-    COVERAGE_KEPT_MS = 1000, "milliseconds",
-        "How long a count of a group's judged agents is shown again: each looks at every agent.";
     WEBHOOK_TESTS_AT_ONCE_MAX = 4, "requests",
         "Test messages to webhooks that are under way at once: each waits for somebody else's server.";
     CLEAR_MS_MAX = 10_000, "milliseconds",

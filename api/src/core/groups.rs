@@ -1,7 +1,6 @@
 //! Policy groups: made, shown and changed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -11,6 +10,7 @@ use rat_engine::hash::HashAlg;
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_store::{Approval, GroupSettings, NewGroup, StoreError, StoredGroup};
 use serde_json::value::RawValue;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::request::{
@@ -24,7 +24,7 @@ use crate::auth::Caller;
 use crate::clock::{rfc3339, unix_ms};
 use crate::error::{ApiError, Conflict, MemberFault};
 use crate::json::{Form, Object};
-use crate::limits::{COVERAGE_KEPT_MS, GROUP_CHARACTERS_MAX, POLICY_NAME_CHARACTERS_MAX, duration};
+use crate::limits::{GROUP_CHARACTERS_MAX, POLICY_NAME_CHARACTERS_MAX};
 
 const NEW: Form = Form {
     members: &[
@@ -310,59 +310,52 @@ pub(super) fn name_of(request: &Object<'_>) -> Result<Option<String>, ApiError> 
     Ok(Some(name.to_owned()))
 }
 
-/// How far groups' policies were held against their agents a moment ago: each count looks at every
-/// agent of the server.
+/// The newest count of each group's judged agents. A count looks at every agent of the server, so
+/// there is one at a time; whoever waited for it takes one that began after it asked, and nobody
+/// is told an older one.
 #[derive(Default)]
 pub(super) struct RecentCoverage(Mutex<HashMap<String, Counted>>);
 
 /// A count of one version of a group: what it enforces now may be judged by nobody yet.
-#[derive(Clone, Copy)]
 struct Counted {
     row_version: u64,
-    at: Instant,
-    coverage: Coverage,
-}
-
-impl RecentCoverage {
-    fn of(&self, group: &StoredGroup) -> Option<Coverage> {
-        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = counted.get(&group.slug)?;
-        let is_recent = counted.row_version == group.row_version
-            && counted.at.elapsed() < duration(COVERAGE_KEPT_MS);
-        is_recent.then_some(counted.coverage)
-    }
-
-    fn keep(&self, group: &StoredGroup, coverage: Coverage) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.retain(|_, counted| counted.at.elapsed() < duration(COVERAGE_KEPT_MS));
-        let now = Counted {
-            row_version: group.row_version,
-            at: Instant::now(),
-            coverage,
-        };
-        counted.insert(group.slug.clone(), now);
-    }
+    began: Instant,
+    coverage: Option<Coverage>,
 }
 
 /// How far a group's enforced policy has been held against its agents; `None` when the shards do
 /// not answer, or count by another policy than the one that is stored. (L07)
 pub(super) async fn coverage(core: &Core, group: &StoredGroup) -> Option<Coverage> {
-    let recent = &core.in_memory.coverage;
-    if let Some(known) = recent.of(group) {
-        return Some(known);
+    let asked = Instant::now();
+    let mut recent = core.in_memory.coverage.0.lock().await;
+    if let Some(counted) = recent.get(&group.slug)
+        && counted.row_version == group.row_version
+        && counted.began >= asked
+    {
+        return counted.coverage;
     }
+    let began = Instant::now();
+    let coverage = count(core, group).await;
+    // Whoever waits now asked later than the others began, which are of no use.
+    recent.retain(|_, counted| counted.began >= asked);
+    let row_version = group.row_version;
+    let counted = Counted {
+        row_version,
+        began,
+        coverage,
+    };
+    recent.insert(group.slug.clone(), counted);
+    coverage
+}
+
+async fn count(core: &Core, group: &StoredGroup) -> Option<Coverage> {
     let counted = core.fleet.coverage(group.slug.clone()).await.ok()??;
     let counted_by = counted.by?.list.map(|rules| rules.policy);
     let stored = group.enforced.as_ref().map(|enforced| enforced.digest);
-    if counted_by != stored {
-        return None;
-    }
-    let coverage = Coverage {
+    (counted_by == stored).then_some(Coverage {
         judged: counted.judged,
         agents: counted.agents,
-    };
-    recent.keep(group, coverage);
-    Some(coverage)
+    })
 }
 
 async fn detail(core: &Core, group: &StoredGroup) -> Result<wire::GroupDetail, ApiError> {

@@ -9,13 +9,16 @@ use crate::hostile_server::{HostileServer, Reply};
 use crate::operator::Operator;
 
 /// Routes of other programs: browsers, monitoring, machines, and clients of the original.
-const OF_OTHERS: [&str; 16] = [
+const OF_OTHERS: [&str; 19] = [
     "GET /docs",
     "GET /docs/style.css",
     "GET /livez",
     "GET /metrics",
     "GET /openapi.json",
     "GET /readyz",
+    "GET /webhooks/",
+    "GET /webhooks/{webhook_name}/dead-letters",
+    "POST /webhooks/{webhook_name}/test",
     "POST /agents/enroll",
     "POST /agents/enroll-baseline",
     "POST /agents/{agent_id}/activate",

@@ -49,7 +49,13 @@ fn role_gives(role: &str, action: &str) -> bool {
     match role {
         "admin" => true,
         "operator" => {
-            matches!(action, "evidence:view" | "groups:view" | "metrics:view")
+            let viewed = [
+                "evidence:view",
+                "groups:view",
+                "metrics:view",
+                "webhooks:view",
+            ];
+            viewed.contains(&action)
                 || ["agents:", "policies:", "enroll:", "ek:"]
                     .iter()
                     .any(|area| action.starts_with(area))
