@@ -180,6 +180,8 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         .concat(),
         ("POST", "/tokens/generate") => missing(&["group"]),
         ("DELETE", "/tokens/{token_id}") => missing(&["token"]),
+        ("GET", "/webhooks/") => vec![ApiError::UnknownParameter(ShownName::new(""))],
+        _ if path.starts_with("/webhooks/") => missing(&["webhook"]),
         _ => of_accounts(path, method),
     }
 }
