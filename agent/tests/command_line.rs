@@ -148,7 +148,7 @@ fn without_a_file_of_settings_the_defaults_hold() -> Result<()> {
         .output()?;
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
-    assert!(said.contains("not enrolled"), "{said}");
+    assert!(said.contains("holds no enrolment"), "{said}");
     Ok(())
 }
 

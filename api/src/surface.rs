@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -388,15 +389,19 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
         return Err(ApiError::NotAuthenticated);
     };
     shared.rate.take(peer.address.ip())?;
-    let caller = shared
-        .gate
-        .admit(route.permission, &peer, request.headers())
-        .await?;
+    let (mut parts, body) = request.into_parts();
+    let admitted = shared.gate.admit(route.permission, &peer, &parts.headers);
+    let caller = match admitted.await {
+        Ok(caller) => caller,
+        Err(error) => {
+            discard(body).await;
+            return Err(error);
+        }
+    };
     let place = match at_once {
         Some(at_once) => Some(at_once.take(peer.address.ip())?),
         None => None,
     };
-    let (mut parts, body) = request.into_parts();
     if let Some(caller) = caller {
         parts.extensions.insert(caller);
     }
@@ -421,6 +426,20 @@ fn permit(
 ) -> Result<OwnedSemaphorePermit, ApiError> {
     let acquired = Arc::clone(semaphore).try_acquire_owned();
     acquired.map_err(|_| ApiError::limited(limit, 1))
+}
+
+/// A refusal waits no longer for what it does not read.
+const DISCARDED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Takes a short body of a refused request off the connection. Over HTTP/2, clients that are told
+/// that nobody reads what they are still sending report that, and not the refusal (curl 7.88).
+async fn discard(body: Body) {
+    let most = limits::OPERATOR_BODY_BYTES_MAX;
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced <= most {
+        let read = axum::body::to_bytes(body, most);
+        let _ = tokio::time::timeout(DISCARDED_WITHIN, read).await;
+    }
 }
 
 /// The whole body, within a limit and a time. (X01, X02)
