@@ -2,7 +2,7 @@
 //!
 //! R10 says what a token is for, R4 and R5 take a machine's claims and answer with a sealed
 //! secret, `/agents/{id}/activate` takes the proof and answers with the agent's certificate. All
-//! else is for operators: [`request`] reads what they name, the store makes the change together
+//! else is for operators: `request` reads what they name, the store makes the change together
 //! with its entry in the audit log, and [`fleet::Fleet`] tells the shards.
 
 mod activation;
