@@ -53,7 +53,7 @@ fn policy() -> Vec<u8> {
         })
         .collect();
     let digests = digests.join(",");
-    let meta = r#"{"version":5,"generator":1}"#;
+    let meta = r#"{"version":1,"generator":1,"timestamp":"2026-01-01T00:00:00Z"}"#;
     format!(r#"{{"meta":{meta},"release":0,"digests":{{{digests}}},"excludes":[],"keyrings":{{}},"ima":{{"ignored_keyrings":[],"log_hash_alg":"sha1","dm_policy":null}},"ima-buf":{{}},"verification-keys":""}}"#)
         .into_bytes()
 }
