@@ -12,6 +12,7 @@ use rat_agent::device::Tcti;
 
 use super::firmware::Firmware;
 
+const SETUP_TRIES: u32 = 3;
 const START_TRIES: u32 = 10;
 const ANSWER_TRIES: u32 = 100;
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
@@ -71,6 +72,15 @@ impl Manufacturer {
             return Ok(());
         }
         fs::create_dir_all(tpm)?;
+        // swtpm_setup gives its TPM 5 s to start, which a busy machine may not keep.
+        let mut made = self.set_up(tpm);
+        for _ in 1..SETUP_TRIES {
+            made = made.or_else(|_| self.set_up(tpm));
+        }
+        made
+    }
+
+    fn set_up(&self, tpm: &Path) -> Result<()> {
         let output = Command::new("swtpm_setup")
             .args(["--tpm2", "--create-ek-cert", "--overwrite", "--tpmstate"])
             .arg(tpm)
@@ -102,6 +112,7 @@ impl Manufacturer {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    port: u16,
     tcti: Tcti,
 }
 
@@ -137,7 +148,7 @@ impl Process {
                 .spawn()
                 .context("bash cannot be started")?;
             let tcti = format!("swtpm:host=127.0.0.1,port={port}").parse()?;
-            let mut process = Self { child, tcti };
+            let mut process = Self { child, port, tcti };
             if process.answers()? {
                 return Ok(process);
             }
@@ -161,13 +172,33 @@ impl Process {
             if self.child.try_wait()?.is_some() {
                 return Ok(false);
             }
-            if Firmware::new(&self.tcti).is_there() {
+            // Who else took the port may be a TPM too, and answers as well.
+            if listens(self.child.id(), self.port) && Firmware::new(&self.tcti).is_there() {
                 return Ok(true);
             }
             sleep(ANSWER_WAIT);
         }
         Ok(false)
     }
+}
+
+/// Whether this process is the one that takes connections on this port of an IPv4 address
+/// (proc(5): `/proc/net/tcp`, state 0A, and the sockets that the process has open).
+fn listens(process: u32, port: u16) -> bool {
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let port = format!(":{port:04X}");
+    let mut listening = sockets.lines().filter_map(|socket| {
+        let columns: Vec<&str> = socket.split_whitespace().collect();
+        let local = columns.get(1)?;
+        let inode = columns.get(9)?;
+        (local.ends_with(&port) && columns.get(3) == Some(&"0A"))
+            .then(|| PathBuf::from(format!("socket:[{inode}]")))
+    });
+    let open: Vec<PathBuf> = fs::read_dir(format!("/proc/{process}/fd"))
+        .map(|files| files.flatten().flat_map(|file| fs::read_link(file.path())))
+        .map(Iterator::collect)
+        .unwrap_or_default();
+    listening.any(|socket| open.contains(&socket))
 }
 
 /// Two neighbouring ports that nobody uses now, as the TSS wants them.
@@ -194,6 +225,26 @@ mod tests {
         assert!(output.status.success(), "{output:?}");
         let listed = String::from_utf8(output.stdout).unwrap();
         listed.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn only_the_process_that_took_a_port_listens_there() {
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connected = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let ours = connected.local_addr().unwrap().port();
+        let us = std::process::id();
+        let found = [
+            listens(us, port),
+            listens(us, ours),
+            listens(other.id(), port),
+        ];
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(found, [true, false, false]);
+        drop(listener);
+        assert!(!listens(us, port));
     }
 
     #[test]
