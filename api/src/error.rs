@@ -246,6 +246,9 @@ pub enum MemberFault {
     /// It is not encoded as documented.
     #[error("must be {0}")]
     Encoding(&'static str),
+    /// It is SHA-1 where `allow_sha1` is false.
+    #[error("sha1 needs allow_sha1")]
+    NeedsAllowSha1,
     /// It is no value that this member may have.
     #[error("{0}")]
     Value(String),

@@ -221,6 +221,22 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The natural number of a member that may be null: the outer is `None` when it is missing, the
+    /// inner when it is null.
+    ///
+    /// # Errors
+    /// [`ApiError::Member`] when it is none of this range.
+    pub fn nullable_number(
+        &self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<Option<u64>>, ApiError> {
+        match self.member(name) {
+            None => Ok(None),
+            Some(_) => self.optional_number(name, range).map(Some),
+        }
+    }
+
     /// The text of the form's document; the outer is `None` when it is missing, the inner when it
     /// is null.
     pub fn optional_document(&self, name: &str) -> Option<Option<&'a str>> {

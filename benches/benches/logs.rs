@@ -63,7 +63,7 @@ fn ima(criterion: &mut Criterion) {
         let machine = machine(distinct);
         let quoted = quoted(&machine);
         let policy = RuntimePolicy::parse(machine.policy().as_bytes()).unwrap();
-        let judge = Arc::new(Judge::new(policy.into(), false).unwrap());
+        let judge = Arc::new(Judge::new(policy.into()).unwrap());
         let lists = [
             ("binary", LogFormat::Binary, measured::binary(&machine.list)),
             ("ascii", LogFormat::Ascii, measured::ascii(&machine.list)),

@@ -33,6 +33,8 @@ pub struct Request<'a> {
     /// The machine, by its endorsement key, that an operator let into the group: vouched for,
     /// whatever certificate it has. `None` when this one was not.
     pub approved_ek_sha256: Option<&'a [u8; 32]>,
+    /// Whether the group accepts SHA-1 as the hash of the attestation key's scheme and Name. (Q09)
+    pub allow_sha1: bool,
 }
 
 /// A machine whose claims fit together. That it holds the keys is not proven yet.
@@ -150,10 +152,7 @@ pub fn check(
 ) -> Result<Applicant, EnrolmentError> {
     let csr = CertificateRequest::parse(request.csr)?;
     let ak = Public::parse(request.ak_public)?;
-    check_attestation_key(&ak, false).map_err(|error| match error {
-        KeyAttributeError::Roca => EnrolmentError::AkRoca,
-        other => EnrolmentError::AkAttributes(other),
-    })?;
+    check_ak(&ak, request.allow_sha1)?;
     VerifyingKey::from_tpm(&ak).map_err(EnrolmentError::AkKey)?;
     let ek = EndorsementKey::parse(request.ek_public)?;
     let approved = request.approved_ek_sha256;
@@ -168,6 +167,23 @@ pub fn check(
         client_key_sha256: csr.key_sha256(),
         csr: request.csr.to_vec(),
     })
+}
+
+fn check_ak(ak: &Public<'_>, allow_sha1: bool) -> Result<(), EnrolmentError> {
+    check_attestation_key(ak, allow_sha1).map_err(|error| match error {
+        KeyAttributeError::Roca => EnrolmentError::AkRoca,
+        other => EnrolmentError::AkAttributes(other),
+    })
+}
+
+impl Pending {
+    /// Checks the attestation key once more: its group may accept SHA-1 no longer.
+    ///
+    /// # Errors
+    /// [`EnrolmentError`] of the key.
+    pub fn check_ak(&self, allow_sha1: bool) -> Result<(), EnrolmentError> {
+        check_ak(&Public::parse(&self.ak_public)?, allow_sha1)
+    }
 }
 
 /// Wraps a new secret for an applicant's TPM, and keeps what the right answer looks like.

@@ -1,6 +1,8 @@
 //! The command line.
 
+use std::num::ParseIntError;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -229,8 +231,8 @@ pub(crate) enum GroupCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct GroupOptions {
-    /// The PCR bank that quotes must cover: sha256, sha384 or sha512; machines whose kernel
-    /// measured boot_aggregate in another bank fail
+    /// The PCR bank that quotes must cover: sha256, sha384 or sha512, or sha1 with --allow-sha1;
+    /// machines whose kernel measured boot_aggregate in another bank fail
     #[arg(long)]
     pub(crate) bank: Option<String>,
     /// Whether a boot must be explained by a boot log; false is for machines whose firmware writes
@@ -243,6 +245,30 @@ pub(crate) struct GroupOptions {
     /// Who may enrol with a token of the group
     #[arg(long)]
     pub(crate) approval: Option<ApprovalOption>,
+    /// Milliseconds from one challenge of its agents to the next; `server` for the server's interval
+    #[arg(long, value_name = "MS")]
+    pub(crate) interval_ms: Option<IntervalOption>,
+    /// Whether SHA-1 is accepted: as the hash of attestation keys and quotes, and as the bank
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) allow_sha1: Option<bool>,
+    /// Whether a file whose signature does not verify fails, also when its digest is listed
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) require_valid_ima_sig: Option<bool>,
+}
+
+/// How often agents are challenged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IntervalOption(pub(crate) Option<u64>);
+
+impl FromStr for IntervalOption {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "server" => Ok(Self(None)),
+            number => number.parse().map(|number| Self(Some(number))),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

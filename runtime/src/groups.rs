@@ -137,6 +137,9 @@ pub(crate) fn without_policies(stored: &StoredGroup) -> Group {
         require_boot_log: settings.require_boot_log,
         accept_violations: settings.accept_violations,
         auto_recover: settings.auto_recover,
+        interval_ms: settings.interval_ms,
+        allow_sha1: settings.allow_sha1,
+        require_valid_ima_sig: settings.require_valid_ima_sig,
     }
 }
 
@@ -154,7 +157,7 @@ pub(crate) async fn load_judge(
             let error = Box::new(error);
             GroupError::Policy { digest, error }
         })?;
-        let judge = Judge::new(Arc::new(policy), false);
+        let judge = Judge::new(Arc::new(policy));
         judge
             .map(Arc::new)
             .map_err(|error| GroupError::Key { digest, error })

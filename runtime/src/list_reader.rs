@@ -187,13 +187,14 @@ mod tests {
         let text = br#"{"meta": {"version": 1}, "digests": {"/x": ["00"]}}"#;
         let text = String::from_utf8_lossy(text).replace("00", &"00".repeat(32));
         let policy = RuntimePolicy::parse(text.as_bytes()).unwrap();
-        let judge = Judge::new(Arc::new(policy), false).unwrap();
+        let judge = Judge::new(Arc::new(policy)).unwrap();
         Box::new(Rejudge {
             agent: AgentId::parse("machine-1").unwrap(),
             id: RejudgeId(id),
             rules: ListRules {
                 policy: Digest::zero(HashAlg::Sha256),
                 accept_violations: false,
+                require_valid_ima_sig: false,
             },
             judge: Arc::new(judge),
             committed: Committed::new(0, Vec::new()),

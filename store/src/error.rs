@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rat_engine::agent_id::{AgentIdError, ShardIndex};
 use thiserror::Error;
 
+use crate::limits;
 use crate::packed::Fault;
 
 /// Why an operation did not happen.
@@ -55,6 +56,28 @@ pub enum StoreError {
     /// Nothing of this name is there.
     #[error("{0} does not exist")]
     Missing(RowName),
+    /// Settings of a group that no group can have.
+    #[error(transparent)]
+    Group(#[from] GroupFault),
+}
+
+/// What is wrong with a group's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum GroupFault {
+    /// Its interval is too short or too long.
+    #[error(
+        "interval_ms: {interval_ms} is not {} to {}",
+        limits::INTERVAL_MS_MIN,
+        limits::INTERVAL_MS_MAX
+    )]
+    Interval {
+        /// The interval.
+        interval_ms: u64,
+    },
+    /// It demands quotes of a bank that it does not accept. (Q09)
+    #[error("bank: sha1 needs allow_sha1")]
+    Sha1Bank,
 }
 
 /// An error of the database in use.
@@ -115,7 +138,8 @@ impl StoreError {
             | Self::Number(_)
             | Self::Pack
             | Self::Exists(_)
-            | Self::Missing(_) => true,
+            | Self::Missing(_)
+            | Self::Group(_) => true,
         }
     }
 

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::Store;
 use crate::audit::{self, AuditEntry};
 use crate::database::{Connection, natural, number};
-use crate::error::{RowName, StoreError};
+use crate::error::{GroupFault, RowName, StoreError};
 use crate::limits;
 use crate::packed::Fault;
 
@@ -64,6 +64,12 @@ pub struct GroupSettings {
     pub approval: Approval,
     /// The PCR policy's text.
     pub pcr_policy: Option<String>,
+    /// From one challenge of its agents to the next; `None` for the server's own interval.
+    pub interval_ms: Option<u64>,
+    /// Whether SHA-1 is accepted: as the hash of attestation keys and quotes, and as the bank.
+    pub allow_sha1: bool,
+    /// Whether a file whose signature does not verify fails, also when its digest is listed.
+    pub require_valid_ima_sig: bool,
 }
 
 /// The settings of a new group: it enforces, and nothing is waived.
@@ -80,6 +86,9 @@ impl Default for GroupSettings {
             auto_recover: false,
             approval: Approval::Auto,
             pcr_policy: None,
+            interval_ms: None,
+            allow_sha1: false,
+            require_valid_ima_sig: false,
         }
     }
 }
@@ -89,7 +98,23 @@ impl GroupSettings {
         limits::check_name("a group's name", &self.name)?;
         let bytes = self.pcr_policy.as_ref().map_or(0, String::len);
         let max = rat_engine::limits::TPM_POLICY_BYTES_MAX;
-        limits::check("bytes of a PCR policy", bytes, max)
+        limits::check("bytes of a PCR policy", bytes, max)?;
+        Ok(self.fit_together()?)
+    }
+
+    /// Whether a group can have these settings.
+    ///
+    /// # Errors
+    /// [`GroupFault`].
+    pub fn fit_together(&self) -> Result<(), GroupFault> {
+        let range = limits::INTERVAL_MS_MIN..=limits::INTERVAL_MS_MAX;
+        if let Some(interval_ms) = self.interval_ms.filter(|it| !range.contains(it)) {
+            return Err(GroupFault::Interval { interval_ms });
+        }
+        if self.bank == HashAlg::Sha1 && !self.allow_sha1 {
+            return Err(GroupFault::Sha1Bank);
+        }
+        Ok(())
     }
 
     fn audited(&self) -> String {
@@ -104,6 +129,9 @@ impl GroupSettings {
             "auto_recover": self.auto_recover,
             "approval": self.approval.as_str(),
             "pcr_policy_bytes": self.pcr_policy.as_ref().map(String::len),
+            "interval_ms": self.interval_ms,
+            "allow_sha1": self.allow_sha1,
+            "require_valid_ima_sig": self.require_valid_ima_sig,
         })
         .to_string()
     }
@@ -154,7 +182,8 @@ macro_rules! select {
         concat!(
             "SELECT g.slug, g.hex_id, g.name, g.protected, g.bypass, g.block, g.bank,
     g.require_boot_log, g.accept_violations, g.auto_recover, g.approval, g.pcr_policy,
-    g.enforced_version, e.digest, g.shadow_version, s.digest, g.created_unix_ms, g.row_version
+    g.enforced_version, e.digest, g.shadow_version, s.digest, g.created_unix_ms, g.row_version,
+    g.interval_ms, g.allow_sha1, g.require_valid_ima_sig
     FROM policy_group g
     LEFT JOIN policy_version e ON e.slug = g.slug AND e.version = g.enforced_version
     LEFT JOIN policy_version s ON s.slug = g.slug AND s.version = g.shadow_version",
@@ -181,6 +210,9 @@ impl StoredGroup {
                 auto_recover: row.try_get(9)?,
                 approval: Approval::from_text(row.try_get(10)?).map_err(unreadable)?,
                 pcr_policy: row.try_get(11)?,
+                interval_ms: interval(row, 18).map_err(unreadable)?,
+                allow_sha1: row.try_get(19)?,
+                require_valid_ima_sig: row.try_get(20)?,
             },
             enforced: version(row, 12).map_err(unreadable)?,
             shadow: version(row, 14).map_err(unreadable)?,
@@ -190,6 +222,11 @@ impl StoredGroup {
             slug: slug.clone(),
         })
     }
+}
+
+fn interval(row: &SqliteRow, at: usize) -> Result<Option<u64>, Fault> {
+    let interval_ms: Option<i64> = row.try_get(at).map_err(|_| Fault::Content)?;
+    interval_ms.map(natural).transpose()
 }
 
 fn version(row: &SqliteRow, at: usize) -> Result<Option<VersionRef>, Fault> {
@@ -294,8 +331,8 @@ impl Store {
         let made = sqlx::query(
             "INSERT INTO policy_group (slug, hex_id, name, protected, bypass, block, bank,
                  require_boot_log, accept_violations, auto_recover, approval, pcr_policy,
-                 created_unix_ms, row_version)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)
+                 created_unix_ms, interval_ms, allow_sha1, require_valid_ima_sig, row_version)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1)
              ON CONFLICT DO NOTHING",
         )
         .bind(&group.slug)
@@ -311,6 +348,9 @@ impl Store {
         .bind(settings.approval.as_str())
         .bind(settings.pcr_policy.as_deref())
         .bind(number(now_unix_ms)?)
+        .bind(settings.interval_ms.map(number).transpose()?)
+        .bind(settings.allow_sha1)
+        .bind(settings.require_valid_ima_sig)
         .execute(&mut *tx)
         .await?;
         if made.rows_affected() == 0 {
@@ -391,7 +431,8 @@ async fn write_settings(
     let changed = sqlx::query(
         "UPDATE policy_group SET name = $2, protected = $3, bypass = $4, block = $5, bank = $6,
              require_boot_log = $7, accept_violations = $8, auto_recover = $9, approval = $10,
-             pcr_policy = $11, row_version = row_version + 1
+             pcr_policy = $11, interval_ms = $12, allow_sha1 = $13, require_valid_ima_sig = $14,
+             row_version = row_version + 1
          WHERE slug = $1",
     )
     .bind(slug)
@@ -405,6 +446,9 @@ async fn write_settings(
     .bind(settings.auto_recover)
     .bind(settings.approval.as_str())
     .bind(settings.pcr_policy.as_deref())
+    .bind(settings.interval_ms.map(number).transpose()?)
+    .bind(settings.allow_sha1)
+    .bind(settings.require_valid_ima_sig)
     .execute(&mut *tx)
     .await?;
     if changed.rows_affected() == 0 {

@@ -52,7 +52,7 @@ pub use chain::{ChainFault, HistoryOutcome, VerifiedChain};
 pub use commit::CommitResult;
 pub use directory::give_to_owner_of;
 pub use enrolment::{Activated, Answered, Conflict, NewPending, Pending, TryResult};
-pub use error::{DatabaseError, DirectoryError, RowName, SchemaError, StoreError};
+pub use error::{DatabaseError, DirectoryError, GroupFault, RowName, SchemaError, StoreError};
 pub use evidence::{LogReader, StoredEvidence, StoredLog};
 pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};

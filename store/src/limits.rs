@@ -35,6 +35,11 @@ pub const WAITING_PER_GROUP_MAX: usize = 1_000;
 pub const WAITING_MAX: usize = 10_000;
 /// How long a machine that does not ask again is remembered: a week.
 pub const WAITING_TTL_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// The shortest interval of a group: trust lasts three, and the two after the first leave a slow TPM
+/// two seconds for its quote.
+pub const INTERVAL_MS_MIN: u64 = 1_000;
+/// The longest interval of a group: a day, so that no machine stays unseen for longer than three.
+pub const INTERVAL_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// Rows of one page of a listing.
 pub const PAGE_MAX: u32 = 1_000;
 /// Bytes of a name, an actor, an origin, an action or a target.

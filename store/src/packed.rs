@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::limits;
 
 /// The version that is written. Readers know this one and those before.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const VERSION_MIN: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
@@ -163,6 +163,7 @@ impl Stored for AgentState {
         let before: version_2::State = match version {
             1 => exactly::<version_1::State>(body)?.into(),
             2 => exactly(body)?,
+            3 => return Some(exactly::<version_3::State>(body)?.into()),
             _ => return exactly(body),
         };
         Some(before.into())
@@ -305,6 +306,7 @@ fn next_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
 
 mod version_1;
 mod version_2;
+mod version_3;
 
 #[cfg(test)]
 mod tests;

@@ -122,7 +122,7 @@ pub fn assignment(machine: &Machine, challenge: Challenge, submission: Submissio
         },
         pcr_policy: None,
         boot_pcrs: None,
-        judge: Some(Arc::new(Judge::new(policy.into(), false).unwrap())),
+        judge: Some(Arc::new(Judge::new(policy.into()).unwrap())),
         ima: ImaOptions::default(),
         start: Start::First,
         boot: None,

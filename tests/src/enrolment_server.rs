@@ -212,6 +212,7 @@ impl Core {
             ak_public: &ak_public,
             csr: &csr,
             approved_ek_sha256: None,
+            allow_sha1: false,
         };
         let applicant = check(&self.trust, &request, unix_ms())?;
         let challenged = challenge(&applicant, &token.sha256(), GROUP, &mut SystemRandom)?;

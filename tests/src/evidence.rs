@@ -240,8 +240,6 @@ pub struct Expectation {
     pub rules: Rules,
     /// How the list is made.
     pub ima: ImaOptions,
-    /// Demand valid signatures.
-    pub require_valid_ima_sig: bool,
     /// Where the list starts.
     pub start: Start,
 }
@@ -260,7 +258,6 @@ impl Expectation {
                 ..Rules::default()
             },
             ima: ImaOptions::default(),
-            require_valid_ima_sig: false,
             start: Start::First,
         }
     }
@@ -292,8 +289,7 @@ impl Expectation {
             Some(Ok(policy)) => Some(Arc::new(policy)),
             Some(Err(_)) => return Judged::refused("policy.malformed"),
         };
-        let judge =
-            runtime.map(|policy| Arc::new(Judge::new(policy, self.require_valid_ima_sig).unwrap()));
+        let judge = runtime.map(|policy| Arc::new(Judge::new(policy).unwrap()));
         let pcr_policy = self
             .pcr_policy
             .as_ref()

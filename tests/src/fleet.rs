@@ -101,6 +101,7 @@ pub fn state(number: u64, attestations: u64) -> AgentState {
                 pcr_policy: None,
                 bank: HashAlg::Sha256,
                 boot_log: true,
+                allow_sha1: false,
             }),
         }),
         attestations,

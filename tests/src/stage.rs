@@ -133,13 +133,16 @@ pub fn group_of(machine: &Machine) -> Group {
         require_boot_log: true,
         accept_violations: false,
         auto_recover: false,
+        interval_ms: None,
+        allow_sha1: false,
+        require_valid_ima_sig: false,
     }
 }
 
 /// A policy version with this text.
 pub fn policy(version: u64, text: &str) -> PolicyRef {
     let policy = RuntimePolicy::parse(text.as_bytes()).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(policy), false).unwrap());
+    let judge = Arc::new(Judge::new(Arc::new(policy)).unwrap());
     PolicyRef { version, judge }
 }
 

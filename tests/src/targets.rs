@@ -306,7 +306,7 @@ pub fn runtime_policy(data: &[u8]) {
         let _ = policy.lookup_keyring(path, b"sha256", &[0; 32]);
         let _ = policy.ignores_keyring(path);
     }
-    let _ = Judge::new(parsed.clone().into(), false);
+    let _ = Judge::new(parsed.clone().into());
     let _ = lint(&parsed);
     let again = RuntimePolicy::parse(data);
     assert!(again.is_ok_and(|again| again.compiled().digest() == policy.digest()));
@@ -418,7 +418,7 @@ impl Genuine {
                 log,
                 nonce,
             ],
-            judge: Judge::new(policy.into(), false).unwrap().into(),
+            judge: Judge::new(policy.into()).unwrap().into(),
         }
     }
 

@@ -129,6 +129,7 @@ impl Claims {
             ak_public: &self.ak_public,
             csr: &self.csr,
             approved_ek_sha256: None,
+            allow_sha1: false,
         };
         enrolment::check(&WORLD.trust, &request, NOW)
     }

@@ -196,7 +196,7 @@ fn i15_signatures_by_unknown_keys_and_colliding_key_ids_do_not_verify() {
         let expectation = Expectation::of(&Machine::valid(), b"n").with(|e| {
             e.ak_public = machine.ak.public();
             e.policy = Some(policy);
-            e.require_valid_ima_sig = require;
+            e.ima.require_valid_ima_sig = require;
         });
         expectation.judge(&machine.attest(b"n"))
     };

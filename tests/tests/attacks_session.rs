@@ -20,6 +20,8 @@ mod evidence;
 mod failing;
 #[path = "attacks_session/freshness.rs"]
 mod freshness;
+#[path = "attacks_session/intervals.rs"]
+mod intervals;
 #[path = "attacks_session/load.rs"]
 mod load;
 #[path = "attacks_session/policy.rs"]
@@ -30,6 +32,10 @@ mod rejudge;
 mod rejudge_queue;
 #[path = "attacks_session/rules.rs"]
 mod rules;
+#[path = "attacks_session/sha1.rs"]
+mod sha1;
+#[path = "attacks_session/signatures.rs"]
+mod signatures;
 #[path = "attacks_session/state.rs"]
 mod state;
 #[path = "attacks_session/time.rs"]

@@ -472,7 +472,7 @@ fn learned(keys: &[SigningKey]) -> LearnedKeys {
         submission,
     );
     let policy = rat_engine::policy::RuntimePolicy::parse(policy.as_bytes()).unwrap();
-    let judge = rat_engine::ima::judge::Judge::new(policy.into(), false).unwrap();
+    let judge = rat_engine::ima::judge::Judge::new(policy.into()).unwrap();
     assignment.judge = Some(judge.into());
     let judged = run(assignment);
     judged.ima.unwrap().learned
@@ -541,7 +541,7 @@ fn i23_a_restored_key_verifies_what_the_learned_one_does() {
     });
     let before = machine.clone().with(|m| m.list.truncate(5));
     let judge = rat_engine::policy::RuntimePolicy::parse(policy.as_bytes()).unwrap();
-    let judge = rat_engine::ima::judge::Judge::new(judge.into(), false).unwrap();
+    let judge = rat_engine::ima::judge::Judge::new(judge.into()).unwrap();
     let judge = std::sync::Arc::new(judge);
     let plain = Machine::valid().with(|m| m.ak = machine.ak.clone());
     let at_first = challenge(&machine, Some(0));

@@ -15,10 +15,11 @@ use rat_identity::enrolment;
 use rat_identity::limits::ACTIVATION_TRIES_MAX;
 use rat_identity::pem;
 use rat_store::{
-    Activated, Answered, Conflict as StoreConflict, Registration, StoredAgent, TryResult,
+    Activated, Answered, Conflict as StoreConflict, Registration, StoredAgent, StoredGroup,
+    TryResult,
 };
 
-use super::enrolment::{Admission, actor, answer, approve, not_approved};
+use super::enrolment::{Admission, actor, answer, approve, not_approved, refused};
 use super::pending::PendingEnrolment;
 use super::wire::{enrolment as wire, request as asked};
 use super::{Core, State};
@@ -62,7 +63,7 @@ async fn activated(
         .map_err(|_| ApiError::member("proof", MemberFault::Encoding("hexadecimal digits")))?;
     let agent = AgentId::parse(agent).map_err(|_| NOT_PENDING)?;
     let enrolment = proven(core, &agent, id, &proof).await?;
-    admitted(core, &enrolment).await?;
+    let group = admitted(core, &enrolment).await?;
     // The certificate comes first, because it may fail and the record may not come alone: a
     // record without a certificate would be an agent that nobody can be. The other way round
     // nothing is lost: shards refuse a certificate whose key no record names.
@@ -84,7 +85,7 @@ async fn activated(
             server_name: core.addresses.server_name.clone(),
         },
         settings: wire::AgentSettings {
-            interval_ms: core.interval_ms,
+            interval_ms: group.settings.interval_ms.unwrap_or(core.interval_ms),
             mode: core.mode.as_str(),
         },
     })
@@ -125,8 +126,8 @@ async fn proven(
 }
 
 /// Whether what was true when the enrolment began still is: the token was not revoked, the group
-/// is there and takes this machine. (N08)
-async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiError> {
+/// is there and takes this machine and its key. (N08, Q09)
+async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<StoredGroup, ApiError> {
     let token = core.store.token(&enrolment.token_id).await?;
     if token.is_none_or(|token| token.revoked_unix_ms.is_some()) {
         return Err(ApiError::NotAuthenticated);
@@ -134,8 +135,10 @@ async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<(), ApiEr
     let pending = &enrolment.pending;
     let group = core.store.group(&pending.group).await?;
     let group = group.ok_or(ApiError::NotFound("group"))?;
+    let checked = pending.check_ak(group.settings.allow_sha1);
+    checked.map_err(|error| refused(&error))?;
     match approve(&group, pending.vouch)? {
-        Admission::Admitted => Ok(()),
+        Admission::Admitted => Ok(group),
         Admission::Waits => Err(not_approved(&pending.ek_sha256)),
     }
 }

@@ -335,6 +335,7 @@ mod tests {
             let seen = Seen {
                 status,
                 state: AgentState::default(),
+                trusted_until_unix_ms: 0,
             };
             let shown = Shown::of(Some(&seen));
             assert_eq!(

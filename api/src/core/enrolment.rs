@@ -190,6 +190,7 @@ async fn check(
     .await?;
     let is_approved = core.store.is_ek_approved(&group.slug, &machine).await?;
     let trust = Arc::clone(&core.trust);
+    let allow_sha1 = group.settings.allow_sha1;
     let applicant = compute(move || {
         let request = identity::Request {
             agent: claims.agent,
@@ -198,6 +199,7 @@ async fn check(
             ak_public: &claims.ak_public,
             csr: &claims.csr,
             approved_ek_sha256: is_approved.then_some(&machine),
+            allow_sha1,
         };
         identity::check(&trust, &request, unix_ms()).map_err(|error| refused(&error))
     })
@@ -240,7 +242,7 @@ async fn remember(core: &Core, waiting: NewWaiting<'_>) {
     }
 }
 
-fn refused(error: &EnrolmentError) -> ApiError {
+pub(super) fn refused(error: &EnrolmentError) -> ApiError {
     match error.code() {
         "internal" => {
             tracing::error!(%error, "an enrolment could not be checked");

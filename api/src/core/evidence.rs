@@ -12,6 +12,7 @@ use rat_store::{StoredGroup, StoredRecord};
 
 use super::agents::{Shown, identity};
 use super::fleet::Seen;
+use super::groups::list_rules;
 use super::request::{AgentInPath, Answered, Reply};
 use super::wire::agent as wire;
 use super::{Core, State, compute};
@@ -104,12 +105,14 @@ fn what_to_do(seen: &Seen, group: &StoredGroup) -> Option<&'static str> {
     }
 }
 
-/// Whether the agent's proven list was judged by another policy than the one that its group enforces
-/// now. (L07)
+/// Whether the agent's proven list was judged by other rules than those that its group enforces now.
+/// (L07)
 fn is_being_judged(state: &AgentState, group: &StoredGroup) -> bool {
-    let judged = judged_under(state);
-    let enforced = group.enforced.map(|enforced| enforced.digest);
-    state.ima.is_some() && judged.is_some() && enforced.is_some() && judged != enforced
+    let (Some(judged), Some(rules)) = (judged_under(state), list_rules(group)) else {
+        return false;
+    };
+    let passed_by_other_rules = state.passed_under.is_some() && !state.has_passed(&rules);
+    state.ima.is_some() && (judged != rules.policy || passed_by_other_rules)
 }
 
 /// The policy that everything proven of this boot was judged by, however that ended.
@@ -154,7 +157,7 @@ async fn attestation(
         }),
         policy_judged,
         passed_by_exclude: state.list.excluded,
-        trusted_until: rfc3339(state.trusted_until_unix_ms),
+        trusted_until: rfc3339(seen.trusted_until_unix_ms),
     })
 }
 
@@ -294,6 +297,7 @@ mod tests {
             under: ListRules {
                 policy: digest(under),
                 accept_violations: false,
+                require_valid_ima_sig: false,
             },
             first: failed_by(Code::ImaPathNotListed, Some(under)),
         }
@@ -305,7 +309,12 @@ mod tests {
             ..AgentState::default()
         };
         change(&mut state);
-        Seen { status, state }
+        let trusted_until_unix_ms = state.trusted_until_unix_ms;
+        Seen {
+            status,
+            state,
+            trusted_until_unix_ms,
+        }
     }
 
     fn group(enforced: &str) -> StoredGroup {

@@ -15,6 +15,8 @@ pub struct Seen {
     pub status: EffectiveStatus,
     /// The committed state.
     pub state: AgentState,
+    /// When trust ends; earlier than committed when the group's interval became shorter since.
+    pub trusted_until_unix_ms: u64,
 }
 
 /// The shards do not answer.

@@ -8,7 +8,9 @@ use axum::http::{HeaderMap, Uri, header};
 use rat_engine::evidence::NonceSource;
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr_policy::PcrPolicy;
-use rat_store::{Approval, GroupSettings, NewGroup, StoreError, StoredGroup};
+use rat_engine::shard::ListRules;
+use rat_store::limits::{INTERVAL_MS_MAX, INTERVAL_MS_MIN};
+use rat_store::{Approval, GroupFault, GroupSettings, NewGroup, StoreError, StoredGroup};
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -29,6 +31,7 @@ use crate::limits::{GROUP_CHARACTERS_MAX, POLICY_NAME_CHARACTERS_MAX};
 const NEW: Form = Form {
     members: &[
         "policy_group_id",
+        "interval_ms",
         "name",
         "protected",
         "bypass",
@@ -37,6 +40,8 @@ const NEW: Form = Form {
         "require_boot_log",
         "accept_violations",
         "auto_recover",
+        "allow_sha1",
+        "require_valid_ima_sig",
         "approval",
     ],
     document: Some("pcr_policy"),
@@ -48,6 +53,12 @@ const CHANGE: Form = Form {
         [] => &[],
     },
     document: NEW.document,
+};
+
+/// Settings that are there always, so that null would say nothing.
+const NEVER_NULL: &[&str] = match CHANGE.members {
+    [_interval_ms, settings @ ..] => settings,
+    [] => &[],
 };
 
 const UNKNOWN: ApiError = ApiError::NotFound("group");
@@ -160,8 +171,8 @@ pub(super) async fn create(
     let request = Object::of_form(&body, &NEW)?;
     let slug = slug_of(&request)?;
     let mut settings = GroupSettings::default();
-    merge(&mut settings, &request)?;
     let core = &state.0;
+    merge(&mut settings, &request, core.interval_ms_min)?;
     make(core, &slug, settings, &caller).await?;
     let group = core.store.group(&slug).await?.ok_or(UNKNOWN)?;
     let (version, detail) = (group.row_version, detail(core, &group).await?);
@@ -211,7 +222,7 @@ pub(super) async fn change(
         let group = core.store.group(&slug).await?.ok_or(UNKNOWN)?;
         require_version(&headers, group.row_version)?;
         let mut settings = group.settings.clone();
-        merge(&mut settings, &request)?;
+        merge(&mut settings, &request, core.interval_ms_min)?;
         if settings == group.settings {
             let (version, detail) = (group.row_version, detail(core, &group).await?);
             return Ok(Reply::ok(detail).of_version(version));
@@ -255,8 +266,12 @@ fn require_version(headers: &HeaderMap, row_version: u64) -> Result<(), ApiError
 }
 
 /// Puts the members that are there over the settings.
-fn merge(settings: &mut GroupSettings, request: &Object<'_>) -> Result<(), ApiError> {
-    request.refuse_null(CHANGE.members)?;
+fn merge(
+    settings: &mut GroupSettings,
+    request: &Object<'_>,
+    interval_ms_min: u64,
+) -> Result<(), ApiError> {
+    request.refuse_null(NEVER_NULL)?;
     if let Some(name) = name_of(request)? {
         settings.name = name;
     }
@@ -267,17 +282,23 @@ fn merge(settings: &mut GroupSettings, request: &Object<'_>) -> Result<(), ApiEr
         ("require_boot_log", &mut settings.require_boot_log),
         ("accept_violations", &mut settings.accept_violations),
         ("auto_recover", &mut settings.auto_recover),
+        ("allow_sha1", &mut settings.allow_sha1),
+        ("require_valid_ima_sig", &mut settings.require_valid_ima_sig),
     ] {
         *value = request.optional_flag(member)?.unwrap_or(*value);
     }
     if let Some(bank) = request.optional_text("bank", 16)? {
         settings.bank = match HashAlg::from_name(bank.as_bytes()) {
-            Some(bank) if bank != HashAlg::Sha1 => bank,
-            _ => {
-                let banks = "sha256, sha384 or sha512";
+            Some(bank) => bank,
+            None => {
+                let banks = "sha1, sha256, sha384 or sha512";
                 return Err(ApiError::member("bank", MemberFault::Encoding(banks)));
             }
         };
+    }
+    let range = interval_ms_min.max(INTERVAL_MS_MIN)..=INTERVAL_MS_MAX;
+    if let Some(interval_ms) = request.nullable_number("interval_ms", range)? {
+        settings.interval_ms = interval_ms;
     }
     if let Some(approval) = request.optional_text("approval", 16)? {
         let known = [Approval::Auto, Approval::List, Approval::Manual];
@@ -295,7 +316,11 @@ fn merge(settings: &mut GroupSettings, request: &Object<'_>) -> Result<(), ApiEr
         }
         settings.pcr_policy = policy.map(str::to_owned);
     }
-    Ok(())
+    match settings.fit_together() {
+        Ok(()) => Ok(()),
+        Err(GroupFault::Sha1Bank) => Err(ApiError::member("bank", MemberFault::NeedsAllowSha1)),
+        Err(error) => Err(ApiError::from(StoreError::from(error))),
+    }
 }
 
 /// What people call something: a line without control characters. (X07)
@@ -348,11 +373,20 @@ pub(super) async fn coverage(core: &Core, group: &StoredGroup) -> Option<Coverag
     coverage
 }
 
+/// What lists are judged by in a group that does not skip its policy.
+pub(super) fn list_rules(group: &StoredGroup) -> Option<ListRules> {
+    let enforced = group.enforced.as_ref()?;
+    Some(ListRules {
+        policy: enforced.digest,
+        accept_violations: group.settings.accept_violations,
+        require_valid_ima_sig: group.settings.require_valid_ima_sig,
+    })
+}
+
 async fn count(core: &Core, group: &StoredGroup) -> Option<Coverage> {
     let counted = core.fleet.coverage(group.slug.clone()).await.ok()??;
-    let counted_by = counted.by?.list.map(|rules| rules.policy);
-    let stored = group.enforced.as_ref().map(|enforced| enforced.digest);
-    (counted_by == stored).then_some(Coverage {
+    let counted_by = counted.by?.list;
+    (counted_by == list_rules(group)).then_some(Coverage {
         judged: counted.judged,
         agents: counted.agents,
     })
@@ -381,6 +415,9 @@ fn shown(group: &StoredGroup) -> Result<wire::Group, ApiError> {
         require_boot_log: settings.require_boot_log,
         accept_violations: settings.accept_violations,
         auto_recover: settings.auto_recover,
+        interval_ms: settings.interval_ms,
+        allow_sha1: settings.allow_sha1,
+        require_valid_ima_sig: settings.require_valid_ima_sig,
         approval: match settings.approval {
             Approval::Auto => wire::Approval::Auto,
             Approval::List => wire::Approval::List,

@@ -93,8 +93,10 @@ pub struct Core {
     pub webhooks: Arc<dyn Webhooks>,
     /// What clients are told.
     pub addresses: Addresses,
-    /// How often agents attest.
+    /// How often agents attest whose group does not say otherwise.
     pub interval_ms: u64,
+    /// The least that a group may say.
+    pub interval_ms_min: u64,
     /// How agents behave in between.
     pub mode: AgentMode,
     /// Limits and credentials.

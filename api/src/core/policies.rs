@@ -125,7 +125,7 @@ fn doubts(text: &[u8]) -> Result<Vec<Lint>, ApiError> {
     };
     let parsed = RuntimePolicy::parse(text).map_err(|error| malformed(error.to_string()))?;
     let parsed = Arc::new(parsed);
-    Judge::new(Arc::clone(&parsed), false).map_err(|error| malformed(error.to_string()))?;
+    Judge::new(Arc::clone(&parsed)).map_err(|error| malformed(error.to_string()))?;
     Ok(policy::lint(&parsed))
 }
 

@@ -1,5 +1,8 @@
 //! `rat groups` and `rat ek`.
 
+use std::num::ParseIntError;
+use std::str::FromStr;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -28,6 +31,7 @@ Settings that are not given stay as they are.
 Example:
   rat groups set prod-fleet --approval list --auto-recover true
   rat groups set prod-fleet --pcr-policy @pcrs.json
+  rat groups set prod-fleet --interval-ms 60000
   rat groups set prod-fleet --block true --if-version 7";
 
 const EK_LIST_HELP: &str = "\
@@ -123,6 +127,18 @@ pub(crate) struct GroupSettings {
     #[arg(long, value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     auto_recover: Option<bool>,
+    /// Milliseconds from one challenge of its agents to the next; null for the server's interval
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval_ms: Option<Interval>,
+    /// Accept SHA-1: as the hash of attestation keys and quotes, and as the bank
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_sha1: Option<bool>,
+    /// Fail files whose signature does not verify, also when their digest is listed
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    require_valid_ima_sig: Option<bool>,
     /// Who may enrol, beyond holding a token
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,10 +149,28 @@ pub(crate) struct GroupSettings {
     pub(crate) pcr_policy: Option<String>,
 }
 
+/// How often agents are challenged; without a number as often as the server's others.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Interval(Option<u64>);
+
+impl FromStr for Interval {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "null" => Ok(Self(None)),
+            number => number.parse().map(|number| Self(Some(number))),
+        }
+    }
+}
+
 /// A PCR bank.
 #[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Bank {
+    /// Only with --allow-sha1 true
+    Sha1,
     Sha256,
     Sha384,
     Sha512,

@@ -27,7 +27,7 @@ pub(crate) fn read(option: &'static str, path: &Path) -> Result<RuntimePolicy, I
     };
     let text = input::read(option, path, "POLICY_BYTES_MAX")?;
     let policy = RuntimePolicy::parse(&text).map_err(|error| fault(&error))?;
-    Judge::new(policy.clone().into(), false).map_err(|error| fault(&error))?;
+    Judge::new(policy.clone().into()).map_err(|error| fault(&error))?;
     Ok(policy)
 }
 

@@ -43,7 +43,7 @@ pub(super) fn judge(
     };
     let judge = match (&files.policy, &options.policy) {
         (Some(policy), Some(path)) => Some(
-            Judge::new(Arc::clone(policy), options.require_valid_ima_sig)
+            Judge::new(Arc::clone(policy))
                 .map(Arc::new)
                 .map_err(|error| InputError::new("--policy", path, &error))?,
         ),
@@ -90,6 +90,7 @@ fn ima_options(options: &VerifyArguments, policy: Option<&RuntimePolicy>) -> Ima
         },
         pcrs: options.ima_pcrs,
         accept_violations: options.accept_violations,
+        require_valid_ima_sig: options.require_valid_ima_sig,
         limit_bytes: options.max_log_size,
         ..ImaOptions::default()
     }

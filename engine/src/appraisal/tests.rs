@@ -51,7 +51,7 @@ impl Recorded {
         let public = Public::parse(&self.public).ok()?;
         let key = VerifyingKey::from_tpm(&public).ok()?;
         let policy = RuntimePolicy::parse(&self.policy).ok()?;
-        let judge = Judge::new(policy.into(), false).ok()?;
+        let judge = Judge::new(policy.into()).ok()?;
         let pcr_policy = PcrPolicy::parse(br#"{"mask": "0x0107ff"}"#).ok()?;
         let reference = Reference {
             key: key.into(),

@@ -34,6 +34,8 @@ pub struct ImaOptions {
     pub boot_aggregate: Option<Form>,
     /// Count violations without failing because of them.
     pub accept_violations: bool,
+    /// Refuse files whose signature does not verify, also when their digest is listed.
+    pub require_valid_ima_sig: bool,
     /// The longest list that is read.
     pub limit_bytes: u64,
 }
@@ -48,6 +50,7 @@ impl Default for ImaOptions {
             templates: Template::ALL.to_vec(),
             boot_aggregate: None,
             accept_violations: false,
+            require_valid_ima_sig: false,
             limit_bytes: u64::try_from(limits::IMA_LOG_BYTES_MAX).unwrap_or(u64::MAX),
         }
     }
@@ -335,7 +338,9 @@ impl Appraisal {
             return Ok(());
         };
         let report = &mut self.report;
-        match judge.judge(event, &mut self.learned, &mut self.exclude_steps) {
+        let require_valid_ima_sig = self.options.require_valid_ima_sig;
+        let budget = &mut self.exclude_steps;
+        match judge.judge(event, require_valid_ima_sig, &mut self.learned, budget) {
             Ok(Pass::Excluded) => report.excluded = report.excluded.saturating_add(1),
             Ok(Pass::Signed) => report.signed = report.signed.saturating_add(1),
             Ok(Pass::Listed | Pass::KeyringIgnored | Pass::KeyLearned) => {}

@@ -21,7 +21,6 @@ use crate::policy::{CompiledPolicy, Exclusion, PathRule, RuntimePolicy};
 pub struct Judge {
     policy: Arc<RuntimePolicy>,
     keys: VerificationKeys,
-    require_valid_ima_sig: bool,
 }
 
 /// A verification key of a policy that cannot be used.
@@ -109,24 +108,14 @@ pub fn check_form(event: &Event<'_>) -> Result<(), Denial> {
 impl Judge {
     /// A judge under this policy.
     ///
-    /// With `require_valid_ima_sig`, a file whose well-formed signature does not verify is refused
-    /// even if its digest is listed; without, the listed digest rescues it, as in Keylime.
-    ///
     /// # Errors
     /// [`VerificationKeyError`] for the first key of the policy that cannot be used.
-    pub fn new(
-        policy: Arc<RuntimePolicy>,
-        require_valid_ima_sig: bool,
-    ) -> Result<Self, VerificationKeyError> {
+    pub fn new(policy: Arc<RuntimePolicy>) -> Result<Self, VerificationKeyError> {
         let keys = policy.compiled().verification_keys();
         let keys = keys.iter().map(|key| (key.keyid, key.spki_der.as_slice()));
         let keys = VerificationKeys::from_policy(keys)
             .map_err(|(index, error)| VerificationKeyError { index, error })?;
-        Ok(Self {
-            policy,
-            keys,
-            require_valid_ima_sig,
-        })
+        Ok(Self { policy, keys })
     }
 
     /// The policy.
@@ -148,6 +137,10 @@ impl Judge {
     /// Judges one event other than boot_aggregate, whose form was checked. `budget` covers all
     /// events of a list.
     ///
+    /// With `require_valid_ima_sig`, a file whose well-formed signature does not verify is refused
+    /// even if its digest is listed; without, the listed digest rescues it, as in Keylime. What
+    /// passes with it passes without it, too.
+    ///
     /// # Errors
     /// The reason for which the event fails.
     ///
@@ -157,26 +150,28 @@ impl Judge {
     pub fn judge(
         &self,
         event: &Event<'_>,
+        require_valid_ima_sig: bool,
         learned: &mut LearnedKeys,
         budget: &mut StepBudget,
     ) -> Result<Pass, Denial> {
         fault_point!(Denial::PathNotListed);
         match event.template {
             Template::ImaBuf => self.judge_buffer(event, learned, budget),
-            _ => self.judge_file(event, learned, budget),
+            _ => self.judge_file(event, require_valid_ima_sig, learned, budget),
         }
     }
 
     fn judge_file(
         &self,
         event: &Event<'_>,
+        require_valid_ima_sig: bool,
         learned: &LearnedKeys,
         budget: &mut StepBudget,
     ) -> Result<Pass, Denial> {
         // Cheapest first; which rule passes an event makes no difference to the verdict, except
         // that a demanded signature comes before the listed digest.
         let listed = self.path_rule(event);
-        if listed == PathRule::Allowed && !self.require_valid_ima_sig {
+        if listed == PathRule::Allowed && !require_valid_ima_sig {
             return Ok(Pass::Listed);
         }
         if self.excludes(event, budget) {
@@ -187,7 +182,7 @@ impl Judge {
             if is_signed(&signature, &event.digest, &self.keys, learned) {
                 return Ok(Pass::Signed);
             }
-            if self.require_valid_ima_sig {
+            if require_valid_ima_sig {
                 return Err(Denial::SignatureInvalid);
             }
         }

@@ -15,6 +15,7 @@ use crate::evidence::{Challenge, ChallengeId, Instance, SessionId};
 use crate::ima::judge::Judge;
 use crate::time::Now;
 use crate::tpm::Public;
+use crate::tpm::attributes::rests_on_sha1;
 use crate::verdict::Code;
 
 /// What is remembered of an agent between two inputs.
@@ -33,6 +34,9 @@ pub(super) struct Agent {
     pub(super) due_ms: u64,
     /// The end of trust on the monotonic clock.
     pub(super) trusted_until_ms: u64,
+    /// The same on the wall clock, for people. It may be earlier than the committed one: a shorter
+    /// interval ends trust earlier that was earned before. (S14)
+    pub(super) trusted_until_unix_ms: u64,
     /// When the challenge of the last accepted quote was issued, on the monotonic clock; `None`
     /// when that was before this process.
     pub(super) seen_ms: Option<u64>,
@@ -71,11 +75,17 @@ pub(super) struct Agent {
 #[derive(Debug, Clone)]
 pub(super) enum Key {
     NotParsed,
-    Usable {
-        key: Arc<VerifyingKey>,
-        name: Arc<[u8]>,
-    },
+    Usable(UsableKey),
     Unusable,
+}
+
+/// An attestation key that can be used.
+#[derive(Debug, Clone)]
+pub(super) struct UsableKey {
+    pub(super) key: Arc<VerifyingKey>,
+    pub(super) name: Arc<[u8]>,
+    /// Whether its scheme or its Name rests on SHA-1. (Q09)
+    pub(super) has_sha1: bool,
 }
 
 /// The agent's connection.
@@ -202,6 +212,8 @@ pub(super) struct Judging {
     pub(super) over: Over,
     pub(super) asks: Asks,
     pub(super) group: Arc<Group>,
+    /// Whether the attestation key rests on SHA-1.
+    pub(super) has_sha1_key: bool,
 }
 
 impl Agent {
@@ -220,8 +232,9 @@ impl Agent {
             _ => state.trusted_until_unix_ms.saturating_sub(now.unix_ms),
         };
         let trusted_until_ms = now.mono_ms.saturating_add(left.min(max_age_ms));
-        Self {
+        let mut agent = Self {
             record: Arc::new(record),
+            trusted_until_unix_ms: state.trusted_until_unix_ms,
             state,
             candidate,
             key: Key::NotParsed,
@@ -245,22 +258,56 @@ impl Agent {
             is_to_be_cleared: false,
             last_pass: None,
             timer_ms: None,
-        }
+        };
+        agent.limit_trust(max_age_ms, now);
+        agent
     }
 
-    /// The attestation key and its Name; `None` when the record's bytes are not a usable key.
-    pub(super) fn key(&mut self) -> Option<(Arc<VerifyingKey>, Arc<[u8]>)> {
+    /// Ends trust no later than this long after the challenge of the newest verdict; never later
+    /// than it would have ended. (Q14, S14)
+    pub(super) fn limit_trust(&mut self, max_age_ms: u64, now: Now) {
+        let Some(verdict) = &self.state.verdict else {
+            return;
+        };
+        let ago_ms = match self.seen_ms {
+            Some(seen_ms) => now.mono_ms.saturating_sub(seen_ms),
+            None => now.unix_ms.saturating_sub(verdict.challenged_unix_ms),
+        };
+        let until_ms = now
+            .mono_ms
+            .saturating_add(max_age_ms.saturating_sub(ago_ms));
+        self.trusted_until_ms = self.trusted_until_ms.min(until_ms);
+        let until_unix_ms = verdict.challenged_unix_ms.saturating_add(max_age_ms);
+        self.trusted_until_unix_ms = self.trusted_until_unix_ms.min(until_unix_ms);
+    }
+
+    /// Its interval became shorter: what is left until it is due shrinks as much, so that a group's
+    /// agents stay spread over the interval.
+    pub(super) fn hasten(&mut self, from_ms: u64, to_ms: u64, now: Now) {
+        let left_ms = self.due_ms.saturating_sub(now.mono_ms);
+        let left_ms = left_ms.saturating_mul(to_ms).checked_div(from_ms);
+        let due_ms = now.mono_ms.saturating_add(left_ms.unwrap_or(0));
+        self.due_ms = self.due_ms.min(due_ms);
+    }
+
+    /// The attestation key; `None` when the record's bytes are not a usable one, or one that this
+    /// group does not accept.
+    pub(super) fn key_in(&mut self, group: &Group) -> Option<UsableKey> {
         if matches!(self.key, Key::NotParsed) {
             let parsed = Public::parse(&self.record.ak_public)
                 .ok()
                 .and_then(|public| {
                     let key = VerifyingKey::from_tpm(&public).ok()?;
-                    Some((Arc::new(key), public.name().to_bytes().into()))
+                    Some(UsableKey {
+                        key: Arc::new(key),
+                        name: public.name().to_bytes().into(),
+                        has_sha1: rests_on_sha1(&public),
+                    })
                 });
-            self.key = parsed.map_or(Key::Unusable, |(key, name)| Key::Usable { key, name });
+            self.key = parsed.map_or(Key::Unusable, Key::Usable);
         }
         match &self.key {
-            Key::Usable { key, name } => Some((Arc::clone(key), Arc::clone(name))),
+            Key::Usable(key) if group.allow_sha1 || !key.has_sha1 => Some(key.clone()),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ use super::machine::{Driver, Shard};
 use super::pacing::Slot;
 use super::record::Group;
 use crate::evidence::{Challenge, ChallengeId, Nonce, ToAgent};
+use crate::hash::HashAlg;
 use crate::pcr::{PcrIndex, PcrSet};
 use crate::time::Now;
 use crate::tpm::PcrSelection;
@@ -32,7 +33,7 @@ impl Shard {
     }
 
     fn challenge(&mut self, place: u32, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
-        let settings = self.settings;
+        let settings = self.settings_of(place);
         let group = {
             let agent = self.agent(place)?;
             self.groups.get(&agent.record.group).map(Arc::clone)
@@ -47,7 +48,7 @@ impl Shard {
         let session = agent.session?.id;
         let group = group?;
         let judge = agent.judge(&group);
-        let jitter_ms = jitter_ms(driver, settings.interval_ms / 10);
+        let jitter_ms = jitter_ms(driver, settings.jitter_ms_max());
         let mut id = [0; 16];
         let mut nonce = [0; 32];
         driver.nonces.fill(&mut id)?;
@@ -78,8 +79,12 @@ impl Shard {
 }
 
 /// The PCRs that a quote must cover: boot, IMA, and what the PCR policy asks for, in the pinned
-/// bank. (P06, P07)
+/// bank. `None` for a bank that the group itself does not accept: nobody fails by its answer then.
+/// (P06, P07, Q09)
 fn selection(group: &Group) -> Option<PcrSelection> {
+    if group.bank == HashAlg::Sha1 && !group.allow_sha1 {
+        return None;
+    }
     let mut pcrs = PcrSet::BOOT;
     pcrs.insert(PcrIndex::IMA);
     if let Some(policy) = &group.pcr_policy {

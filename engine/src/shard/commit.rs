@@ -168,6 +168,7 @@ impl Shard {
 
     /// The agent's state is that of the outcome from now on.
     fn advance(&mut self, provisional: &mut Provisional, now: Now) -> Option<Before> {
+        let settings = self.settings_of(provisional.place);
         let agent = self.agent_mut(provisional.place)?;
         let before = Before {
             had_failed: agent.state.failure.is_some(),
@@ -175,10 +176,15 @@ impl Shard {
         };
         agent.state = provisional.outcome.state.clone();
         agent.phase = Phase::Idle;
-        agent.due_ms = provisional.due_ms.max(now.mono_ms);
+        let longest_ms = settings.wait_ms_max(agent.state.failure.is_some());
+        let due_ms_max = now.mono_ms.saturating_add(longest_ms);
+        agent.due_ms = provisional.due_ms.clamp(now.mono_ms, due_ms_max);
         agent.seen_ms = provisional.seen_ms.or(agent.seen_ms);
         if let Some(until_ms) = provisional.trusted_until_ms {
             agent.trusted_until_ms = until_ms;
+            agent.trusted_until_unix_ms = agent.state.trusted_until_unix_ms;
+            // The interval may have become shorter while the outcome was on its way.
+            agent.limit_trust(settings.max_age_ms, now);
         }
         let is_list_sent = provisional.outcome.log.as_ref().map(|log| log.from_entry) == Some(0);
         if is_list_sent {
@@ -284,8 +290,9 @@ impl Shard {
         };
         self.seq = seq.saturating_sub(1);
         self.head = in_flight.before;
-        let pause_ms = u64::from(self.settings.retry_after_ms).min(self.settings.interval_ms);
         for provisional in in_flight.outcomes {
+            let settings = self.settings_of(provisional.place);
+            let pause_ms = u64::from(settings.retry_after_ms).min(settings.interval_ms);
             self.end_challenge(provisional.place, None);
             if let Some(agent) = self.agent_mut(provisional.place) {
                 agent.phase = Phase::Idle;

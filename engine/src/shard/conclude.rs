@@ -304,7 +304,7 @@ impl Shard {
     ) {
         let baseline = self.proven_baseline(place, judging, &conclusion, &judged);
         let is_as_demanded = self.is_as_demanded(place, &judging.group);
-        let settings = self.settings;
+        let settings = self.settings_of(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };

@@ -67,7 +67,11 @@ pub(super) fn is_ended_by_pass(failure: &Failure, group: &Group, policy: Option<
         EndsBy::PcrPolicy => is_other(group.quote_rules().pcr_policy),
         EndsBy::RuntimePolicy => {
             // The rule that it failed by does not hold any more.
-            let is_accepted = failure.code == Code::ImaViolation && group.accept_violations;
+            let is_accepted = match failure.code {
+                Code::ImaViolation => group.accept_violations,
+                Code::ImaSigInvalid => !group.require_valid_ima_sig,
+                _ => false,
+            };
             failure.under_policy.is_some() && policy.is_some() && (is_accepted || is_other(policy))
         }
         EndsBy::Nothing => false,

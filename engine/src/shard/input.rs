@@ -292,6 +292,8 @@ pub struct AgentView {
     pub record: Arc<AgentRecord>,
     /// What attestations have shown, as it is committed.
     pub state: AgentState,
+    /// When trust ends; earlier than committed when its group's interval became shorter since.
+    pub trusted_until_unix_ms: u64,
     /// What it amounts to at the time of asking.
     pub status: EffectiveStatus,
     /// Whether it is connected.

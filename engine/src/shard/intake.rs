@@ -38,6 +38,7 @@ impl Shard {
             Ok(place) => place,
             Err(code) => return self.refuse(session, code, retry.saturating_mul(12)),
         };
+        // How connections replace each other has nothing to do with a group's interval.
         let settings = self.settings;
         let Some(agent) = self.agent_mut(place) else {
             return;
@@ -168,10 +169,10 @@ impl Shard {
         bytes: u64,
         now: Now,
     ) {
-        let settings = self.settings;
         let Some(place) = self.place(agent) else {
             return;
         };
+        let settings = self.settings_of(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -338,7 +339,7 @@ impl Shard {
         submission: Submission,
         now: Now,
     ) {
-        let settings = self.settings;
+        let settings = self.settings_of(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -351,8 +352,9 @@ impl Shard {
             judge,
             asks,
         } = outstanding;
-        let Some((key, ak_name)) = agent.key() else {
-            // Enrolment refuses such keys; a record that holds one was damaged.
+        let Some(key) = agent.key_in(&group) else {
+            // Enrolment refuses such keys: a record that holds one was damaged, or its group accepts
+            // SHA-1 no more.
             agent.due_ms = now.mono_ms.saturating_add(settings.interval_ms);
             self.end_challenge(place, None);
             return self.turn_away(place, session, challenge.id, Code::AkNotAllowed, now);
@@ -381,16 +383,17 @@ impl Shard {
             over,
             asks,
             group: std::sync::Arc::clone(&group),
+            has_sha1_key: key.has_sha1,
         });
         let assignment = Assignment {
             agent: agent.record.id.clone(),
             session,
             challenge,
             issued,
-            key,
-            ak_name,
+            key: key.key,
+            ak_name: key.name,
             rules: Rules {
-                allow_sha1: false,
+                allow_sha1: group.allow_sha1,
                 strict: true,
                 bank: group.bank,
             },
@@ -431,6 +434,7 @@ pub(super) fn options(
         scheme: state.scheme,
         boot_aggregate: state.boot_aggregate,
         accept_violations: group.accept_violations,
+        require_valid_ima_sig: group.require_valid_ima_sig,
         log_hash: judge.map_or(usual.log_hash, |judge| {
             judge.policy().compiled().log_hash_alg()
         }),

@@ -1,6 +1,7 @@
 //! The shard itself: who is in it, and what is waiting to be done.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::agent::{Agent, Phase, StoredList};
@@ -227,22 +228,19 @@ impl Shard {
         AgentView {
             record: Arc::clone(&agent.record),
             state: agent.state.clone(),
+            trusted_until_unix_ms: agent.trusted_until_unix_ms,
             status: agent.status(self.group_of(agent), now.mono_ms),
             is_connected: agent.session.is_some(),
         }
     }
 
-    pub(super) fn group_of(&self, agent: &Agent) -> Option<&Group> {
-        self.groups.get(&agent.record.group).map(AsRef::as_ref)
-    }
-
-    pub(super) fn group_of_place(&self, place: u32) -> Option<Arc<Group>> {
-        let agent = self.agent(place)?;
-        self.groups.get(&agent.record.group).map(Arc::clone)
-    }
-
     pub(super) fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.iter().flatten()
+    }
+
+    /// Places of agents, vacant ones among them.
+    pub(super) fn every_place(&self) -> Range<u32> {
+        0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn place(&self, agent: &AgentId) -> Option<u32> {
@@ -265,6 +263,7 @@ impl Shard {
         now: Now,
     ) {
         let id = record.id.clone();
+        let max_age_ms = self.settings_in(&record.group).max_age_ms;
         if let Some(place) = self.place(&id) {
             let retry = self.settings.retry_after_ms;
             self.refuse_session(place, Refusal::CertificateNotCurrent, retry);
@@ -278,6 +277,7 @@ impl Shard {
                 if known.record.group != record.group {
                     // What the other group demands is asked for at once.
                     known.due_ms = now.mono_ms;
+                    known.limit_trust(max_age_ms, now);
                 }
                 known.record = Arc::new(record);
                 known.candidate = candidate;
@@ -287,7 +287,7 @@ impl Shard {
             }
             self.forget(place);
         }
-        let mut agent = Agent::new(record, state, candidate, now, self.settings.max_age_ms);
+        let mut agent = Agent::new(record, state, candidate, now, max_age_ms);
         agent.shown = agent.status(self.group_of(&agent), now.mono_ms);
         let place = match self.vacant.pop() {
             Some(place) => place,
@@ -366,34 +366,6 @@ impl Shard {
         self.actions.push_back(Action::Send { session, message });
     }
 
-    fn put_group(&mut self, group: Arc<Group>, now: Now) {
-        let slug = group.slug.clone();
-        let known = self.groups.get(&slug);
-        // Who read and compiled it for longer may tell of it later. (L05)
-        if known.is_some_and(|known| known.row_version > group.row_version) {
-            return;
-        }
-        let new = group.demands();
-        let old = self.groups.insert(slug.clone(), group);
-        let is_changed = old.is_none_or(|old| old.demands() != new);
-        for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
-            let is_of_it = |agent: &Agent| agent.record.group == slug;
-            if !self.agent(place).is_some_and(is_of_it) {
-                continue;
-            }
-            // Whose list is stored needs not send it: it is asked when that was judged.
-            let waits = self.consider_rejudging(place, now);
-            if is_changed
-                && !waits
-                && let Some(agent) = self.agent_mut(place)
-            {
-                agent.due_ms = agent.due_ms.min(now.mono_ms);
-            }
-            self.announce(place, now, None, "");
-            self.arm(place);
-        }
-    }
-
     fn operate(&mut self, agent: &AgentId, operation: Operation, now: Now) {
         let Some(place) = self.place(agent) else {
             return;
@@ -416,7 +388,7 @@ impl Shard {
         while let Some((session, _)) = self.greetings.pop_front() {
             self.refuse(session, Refusal::Draining, self.settings.retry_after_ms);
         }
-        for place in 0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
+        for place in self.every_place() {
             self.end_rejudging(place, Phase::Idle);
             let Some(agent) = self.agent_mut(place) else {
                 continue;
@@ -433,7 +405,7 @@ impl Shard {
         let Some(place) = self.place(agent) else {
             return;
         };
-        let settings = self.settings;
+        let settings = self.settings_of(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -466,7 +438,7 @@ impl Shard {
     }
 
     fn fire(&mut self, place: u32, now: Now) {
-        let settings = self.settings;
+        let settings = self.settings_of(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
@@ -529,15 +501,15 @@ impl Shard {
         }
     }
 
-    /// Sets the timer of whatever becomes due first for an agent. While the shard drains nothing
-    /// becomes due any more: an agent that is done is let go.
+    /// Sees to it that an agent's timer fires when something becomes due for it, or before: then it
+    /// is set again. While the shard drains nothing becomes due any more: an agent that is done is
+    /// let go.
     pub(super) fn arm(&mut self, place: u32) {
-        let settings = self.settings;
         let is_done = self
             .agent(place)
             .is_some_and(|agent| matches!(agent.phase, Phase::Idle));
         if self.is_draining && is_done {
-            self.refuse_session(place, Refusal::Draining, settings.retry_after_ms);
+            self.refuse_session(place, Refusal::Draining, self.settings.retry_after_ms);
         }
         self.queue_rejudging(place);
         let Some(agent) = self.agent_mut(place) else {
@@ -564,12 +536,11 @@ impl Shard {
         let deadline_ms = match (step, ends) {
             (Some(step), Some(ends)) => step.min(ends),
             (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => {
-                agent.timer_ms = None;
-                return;
-            }
+            (None, None) => return,
         };
-        if agent.timer_ms != Some(deadline_ms) {
+        // No other one for each that comes and goes: with a day's interval they would wait in the
+        // wheel for days.
+        if agent.timer_ms.is_none_or(|set_ms| deadline_ms < set_ms) {
             agent.timer_ms = Some(deadline_ms);
             self.wheel.set(Timer {
                 deadline_ms,

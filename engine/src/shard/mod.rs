@@ -9,6 +9,7 @@ mod commit;
 mod conclude;
 mod epoch;
 mod failing;
+mod groups;
 mod input;
 mod intake;
 mod kept;

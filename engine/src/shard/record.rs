@@ -99,6 +99,12 @@ pub struct Group {
     pub accept_violations: bool,
     /// Whether a failed agent that passes again is trusted again without an operator. (S09)
     pub auto_recover: bool,
+    /// From one challenge of its agents to the next; `None` for the server's own interval.
+    pub interval_ms: Option<u64>,
+    /// Whether SHA-1 is accepted as the hash of a quote's signature and as a quoted bank. (Q09)
+    pub allow_sha1: bool,
+    /// Whether a file whose signature does not verify fails, also when its digest is listed.
+    pub require_valid_ima_sig: bool,
 }
 
 /// All that a group demands before it trusts an agent; what was judged by other demands earns
@@ -135,6 +141,7 @@ impl Group {
         Some(ListRules {
             policy,
             accept_violations: self.accept_violations,
+            require_valid_ima_sig: self.require_valid_ima_sig,
         })
     }
 
@@ -144,6 +151,7 @@ impl Group {
             pcr_policy: self.pcr_policy.as_deref().map(PcrPolicy::digest),
             bank: self.bank,
             boot_log: self.require_boot_log,
+            allow_sha1: self.allow_sha1,
         }
     }
 }

@@ -48,10 +48,11 @@ impl Shard {
 
     /// An attempt goes on: it has its time again.
     pub(super) fn rejudging_goes_on(&mut self, agent: &AgentId, id: RejudgeId, now: Now) {
-        let until_ms = now.mono_ms.saturating_add(self.settings.rejudge_ms_max);
         let Some(place) = self.place(agent) else {
             return;
         };
+        let settings = self.settings_of(place);
+        let until_ms = now.mono_ms.saturating_add(settings.rejudge_ms_max);
         if let Some(agent) = self.agent_mut(place)
             && let Phase::Rejudging { id: of, ends_ms } = &mut agent.phase
             && *of == id
@@ -139,7 +140,8 @@ impl Shard {
         let denied = let_pass(agent, &group).cloned();
         let id = RejudgeId(self.rejudged);
         let begun = rejudge(agent, &group, id).filter(|_| is_wanted && is_idle);
-        let ends_ms = now.mono_ms.saturating_add(self.settings.rejudge_ms_max);
+        let settings = self.settings_of(place);
+        let ends_ms = now.mono_ms.saturating_add(settings.rejudge_ms_max);
         let agent = self.agent_mut(place)?;
         agent.stored_list = match (is_wanted, is_idle) {
             (true, false) => StoredList::Wanted,
@@ -255,6 +257,7 @@ impl Shard {
             Rejudgement::Passed { proof, learned } => {
                 state.passed_under = proof.passed_under().copied();
                 state.keep_learned(&learned);
+                state.list.require_valid_ima_sig = rules.require_valid_ima_sig;
                 state.list.denied = None;
             }
             Rejudgement::Denied { first, learned } => {

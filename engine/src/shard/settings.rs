@@ -1,6 +1,9 @@
 //! The times and counts that a shard works by.
 
-/// Times in milliseconds, and counts. The same for every shard of a server.
+use super::record::Group;
+
+/// Times in milliseconds, and counts. The same for every shard of a server; a group may have an
+/// interval of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// From one challenge of an agent to the next.
@@ -42,6 +45,48 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The shortest interval that a group can have where answers may take this long: trust lasts for
+    /// three intervals, of which one passes before the challenge, and the answer has the others.
+    pub fn interval_ms_min(challenge_deadline_ms: u32) -> u64 {
+        u64::from(challenge_deadline_ms.div_ceil(2))
+    }
+
+    /// These settings for agents of this group: with an interval of its own, age and patience follow
+    /// that one.
+    ///
+    /// Trust outlasts one interval and the wait for the answer after it, whatever the server is set
+    /// to: the deadline is shorter where it has to be. (Q14)
+    pub(super) fn of_group(self, group: &Group) -> Self {
+        let Some(interval_ms) = group.interval_ms else {
+            return self;
+        };
+        let own = Self::with_interval(interval_ms);
+        let deadline_ms_max = own.max_age_ms.saturating_sub(interval_ms);
+        let deadline_ms_max = u32::try_from(deadline_ms_max).unwrap_or(u32::MAX);
+        Self {
+            interval_ms,
+            challenge_deadline_ms: self.challenge_deadline_ms.min(deadline_ms_max),
+            max_age_ms: own.max_age_ms,
+            rejudge_ms_max: own.rejudge_ms_max,
+            failed_interval_ms: own.failed_interval_ms,
+            ..self
+        }
+    }
+
+    /// Jitter is less than this.
+    pub(super) const fn jitter_ms_max(&self) -> u64 {
+        self.interval_ms / 10
+    }
+
+    /// The longest that an agent waits for its next challenge.
+    pub(super) const fn wait_ms_max(&self, has_failed: bool) -> u64 {
+        let interval_ms = match has_failed {
+            true => self.failed_interval_ms,
+            false => self.interval_ms,
+        };
+        interval_ms.saturating_add(self.jitter_ms_max())
+    }
+
     /// How long logs of this length may take to arrive.
     pub(super) fn upload_ms(&self, bytes: u64) -> u64 {
         let ms = bytes.saturating_mul(1_000);

@@ -152,6 +152,7 @@ impl Settled {
     ) {
         let state = &mut self.state;
         let demanded = judging.group.quote_rules();
+        let has_sha1 = judged.quote.is_some_and(|quote| quote.has_sha1);
         state.attestations = state.attestations.saturating_add(1);
         state.verdict = Some(LastVerdict {
             kind,
@@ -162,6 +163,7 @@ impl Settled {
             at_unix_ms: now.unix_ms,
             held: Some(QuoteRules {
                 boot_log: demanded.boot_log || state.boot_log_seen,
+                allow_sha1: has_sha1 || judging.has_sha1_key,
                 ..demanded
             }),
         });
@@ -189,6 +191,9 @@ impl ListFacts {
         self.violations = count(self.violations, report.violations);
         let is_judged = judging.asks == Asks::Judgement && judged.policy.is_some();
         self.excluded = count(self.excluded, report.excluded).filter(|_| is_judged);
+        let require_valid_ima_sig = judging.group.require_valid_ima_sig;
+        self.require_valid_ima_sig =
+            require_valid_ima_sig && (is_whole || self.require_valid_ima_sig);
         let offence = judged.findings.iter().find(|it| is_of_list(it.code));
         match (offence, judged.policy) {
             (Some(offence), Some(policy)) if judging.asks == Asks::Judgement => {
@@ -197,6 +202,7 @@ impl ListFacts {
                     under: ListRules {
                         policy,
                         accept_violations,
+                        require_valid_ima_sig,
                     },
                     first: Said::finding(offence).failure(&judging.group, Some(policy), now),
                 });

@@ -94,6 +94,8 @@ pub struct ListRules {
     pub policy: Digest,
     /// Whether violations are accepted.
     pub accept_violations: bool,
+    /// Whether a file whose signature does not verify fails, also when its digest is listed.
+    pub require_valid_ima_sig: bool,
 }
 
 /// All that the judgement of a quote depends on, beside the quote and the list. (L07)
@@ -106,6 +108,9 @@ pub struct QuoteRules {
     /// Whether a boot log must explain the boot. What a verdict was held against says so too when
     /// one did without being demanded.
     pub boot_log: bool,
+    /// Whether SHA-1 is accepted. What a verdict was held against says so only when SHA-1 was used:
+    /// by the key, the signature or the bank. (Q09)
+    pub allow_sha1: bool,
 }
 
 impl QuoteRules {
@@ -114,6 +119,7 @@ impl QuoteRules {
         self.bank == demanded.bank
             && (demanded.pcr_policy.is_none() || self.pcr_policy == demanded.pcr_policy)
             && (self.boot_log || !demanded.boot_log)
+            && (demanded.allow_sha1 || !self.allow_sha1)
     }
 }
 
@@ -141,6 +147,8 @@ pub struct ListFacts {
     /// Whether an operator took back a failure since the agent sent the list: it would only bring
     /// the failure back, so that the agent must send it again. (S09)
     pub is_dismissed: bool,
+    /// Whether all of what passed was judged with valid signatures demanded.
+    pub require_valid_ima_sig: bool,
 }
 
 /// A key that the kernel added to a keyring, as the measurement list showed it. (I23)
@@ -196,10 +204,12 @@ impl AgentState {
     }
 
     /// Whether the whole proven list passed under these rules. One with violations, or of which
-    /// nobody counted them, passes only where they are accepted.
+    /// nobody counted them, passes only where they are accepted; one whose signatures were not
+    /// demanded to be valid, only where they need not be.
     pub fn has_passed(&self, rules: &ListRules) -> bool {
         self.passed_under == Some(rules.policy)
             && (rules.accept_violations || self.list.violations == Some(0))
+            && (self.list.require_valid_ima_sig || !rules.require_valid_ima_sig)
     }
 
     /// Whether the whole proven list was judged under these rules, however that ended.

@@ -15,7 +15,7 @@ use crate::evidence::{
     Binding, Challenge, ChallengeId, ImaUpload, SessionId, Submission, qualifying_data,
     qualifying_preimage,
 };
-use crate::hash::Digest;
+use crate::hash::{Digest, HashAlg};
 use crate::ima::judge::Judge;
 use crate::ima::{
     Committed, DecodeError, EntryFault, ImaAppraiser, ImaError, ImaOptions, ImaReport, LogFormat,
@@ -76,6 +76,8 @@ pub struct QuoteFacts {
     pub clock: ClockInfo,
     /// The vendor's number of the TPM's firmware.
     pub firmware_version: u64,
+    /// Whether its signature is over SHA-1, or it covers a SHA-1 bank. (Q09)
+    pub has_sha1: bool,
 }
 
 /// What an assignment ended with.
@@ -502,6 +504,8 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
         quote: appraised.signed.map(|quote| QuoteFacts {
             clock: *quote.clock(),
             firmware_version: quote.firmware_version(),
+            has_sha1: quote.hash() == HashAlg::Sha1
+                || !quote.selection().pcrs(HashAlg::Sha1).is_empty(),
         }),
         boot_pcrs,
         boot_log_explained: appraised.boot_pcrs.is_some(),

@@ -165,7 +165,7 @@ const FIXED: ObjectAttributes = ObjectAttributes::FIXED_TPM
 ///
 /// It must never leave its TPM, be made there, and sign only what the TPM itself states; its
 /// signing scheme must be fixed. `noDA` and `adminWithPolicy` make no difference and are allowed.
-/// `allow_sha1` admits SHA-1 as the scheme's hash.
+/// `allow_sha1` admits SHA-1 as the hash of its scheme and of its Name.
 ///
 /// # Errors
 /// [`KeyAttributeError`] with the first fault.
@@ -197,6 +197,12 @@ pub fn check_attestation_key(
         return Err(KeyAttributeError::Sha1("name algorithm"));
     }
     check_key(public)
+}
+
+/// Whether the scheme or the Name of a key has SHA-1 as its hash. (Q09)
+pub fn rests_on_sha1(public: &Public<'_>) -> bool {
+    let scheme_hash = public.scheme.and_then(|scheme| scheme.hash);
+    scheme_hash == Some(HashAlg::Sha1) || public.name_alg == HashAlg::Sha1
 }
 
 /// Checks that a key was made from one of the default templates of endorsement keys (N02, N13).

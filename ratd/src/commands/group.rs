@@ -11,8 +11,9 @@ use rat_store::{Approval, GroupSettings, Store, StoredGroup};
 use serde::Serialize;
 
 use super::ACTOR;
-use crate::arguments::{ApprovalOption, GroupCommand, GroupOptions};
+use crate::arguments::{ApprovalOption, GroupCommand, GroupOptions, IntervalOption};
 use crate::config::Config;
+use crate::config::check::group_interval_ms_min;
 use crate::data_dir;
 use crate::failure::Failure;
 
@@ -21,12 +22,12 @@ pub(super) async fn run(config: &Config, command: &GroupCommand) -> Result<(), F
     match command {
         GroupCommand::Create { slug, settings } => {
             let mut of_group = GroupSettings::default();
-            settings.apply(&mut of_group)?;
+            settings.apply(&mut of_group, config)?;
             create(&store, slug, of_group).await?;
         }
         GroupCommand::Set { slug, settings } => {
             let mut of_group = existing(&store, slug).await?.settings;
-            settings.apply(&mut of_group)?;
+            settings.apply(&mut of_group, config)?;
             store
                 .update_group(slug, &of_group, ACTOR, unix_ms())
                 .await?;
@@ -67,12 +68,11 @@ pub(super) async fn create(
 }
 
 impl GroupOptions {
-    fn apply(&self, settings: &mut GroupSettings) -> anyhow::Result<()> {
+    fn apply(&self, settings: &mut GroupSettings, config: &Config) -> anyhow::Result<()> {
         if let Some(bank) = &self.bank {
             settings.bank = match HashAlg::from_name(bank.as_bytes()) {
-                Some(HashAlg::Sha1) => bail!("SHA-1 banks are not accepted"),
                 Some(bank) => bank,
-                None => bail!("{bank:?} is no bank: sha256, sha384 or sha512"),
+                None => bail!("{bank:?} is no bank: sha1, sha256, sha384 or sha512"),
             };
         }
         if let Some(require) = self.require_boot_log {
@@ -88,6 +88,21 @@ impl GroupOptions {
                 ApprovalOption::Manual => Approval::Manual,
             };
         }
+        if let Some(IntervalOption(interval_ms)) = self.interval_ms {
+            let least_ms = group_interval_ms_min(config);
+            ensure!(
+                interval_ms.is_none_or(|interval_ms| interval_ms >= least_ms),
+                "an interval of a group has {least_ms} ms or more: trust lasts for three, and the \
+                 answer to a challenge has two of them"
+            );
+            settings.interval_ms = interval_ms;
+        }
+        if let Some(allow_sha1) = self.allow_sha1 {
+            settings.allow_sha1 = allow_sha1;
+        }
+        if let Some(require) = self.require_valid_ima_sig {
+            settings.require_valid_ima_sig = require;
+        }
         Ok(())
     }
 }
@@ -101,6 +116,9 @@ struct Shown<'a> {
     require_boot_log: bool,
     protected: bool,
     approval: &'a str,
+    interval_ms: Option<u64>,
+    allow_sha1: bool,
+    require_valid_ima_sig: bool,
     enforced_version: Option<u64>,
     created_at: Option<String>,
 }
@@ -114,6 +132,9 @@ fn print(group: &StoredGroup) -> anyhow::Result<()> {
         require_boot_log: settings.require_boot_log,
         protected: settings.protected,
         approval: settings.approval.as_str(),
+        interval_ms: settings.interval_ms,
+        allow_sha1: settings.allow_sha1,
+        require_valid_ima_sig: settings.require_valid_ima_sig,
         enforced_version: group.enforced.map(|enforced| enforced.version),
         created_at: rfc3339(group.created_unix_ms),
     };

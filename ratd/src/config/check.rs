@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
+use rat_engine::shard::Settings;
 use rat_identity::ek::EkTrust;
+use rat_store::limits::INTERVAL_MS_MIN;
 
 use super::{Config, Mode, webhook};
 use crate::failure::{Exit, Failure, Means};
@@ -70,6 +72,12 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         fault("log.level", "is no level".to_owned());
     }
     faults
+}
+
+/// The shortest interval that a group can have.
+pub(crate) fn group_interval_ms_min(config: &Config) -> u64 {
+    let least_ms = Settings::interval_ms_min(config.attestation.challenge_deadline_ms);
+    least_ms.max(INTERVAL_MS_MIN)
 }
 
 /// Which TPMs are known: none, unless the operator names some. (N09)

@@ -241,6 +241,7 @@ impl Fleet for Shards {
                     .map_err(|error| unavailable(&error))?;
                 seen.push(view.map(|view| Seen {
                     status: view.status,
+                    trusted_until_unix_ms: view.trusted_until_unix_ms,
                     state: view.state,
                 }));
             }

@@ -82,6 +82,7 @@ impl Parts {
             webhooks: Arc::new(Told(webhooks.webhooks())),
             addresses,
             interval_ms: config.attestation.interval_ms,
+            interval_ms_min: check::group_interval_ms_min(config),
             mode: check::mode(config.attestation.mode),
             shared: Arc::clone(&shared),
             started: Instant::now(),

@@ -79,6 +79,7 @@ impl Fleet for Double {
             served.get(agent).map(|_| Seen {
                 status: EffectiveStatus::Pending,
                 state: AgentState::default(),
+                trusted_until_unix_ms: 0,
             })
         });
         let seen = seen.collect();
@@ -174,6 +175,7 @@ impl World {
                 server_name: "127.0.0.1".to_owned(),
             },
             interval_ms: 10_000,
+            interval_ms_min: 2_500,
             mode: AgentMode::Stay,
             shared: Arc::clone(&shared),
             started: runtime.block_on(async { tokio::time::Instant::now() }),

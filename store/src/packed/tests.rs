@@ -42,6 +42,7 @@ fn state() -> AgentState {
                 pcr_policy: Some(Digest::ones(HashAlg::Sha256)),
                 bank: HashAlg::Sha384,
                 boot_log: true,
+                allow_sha1: true,
             }),
         }),
         failure: Some(Failure {
@@ -62,6 +63,7 @@ fn state() -> AgentState {
                 under: ListRules {
                     policy: Digest::zero(HashAlg::Sha256),
                     accept_violations: true,
+                    require_valid_ima_sig: true,
                 },
                 first: Failure {
                     code: Code::ImaPathNotListed,
@@ -75,6 +77,7 @@ fn state() -> AgentState {
                 },
             }),
             is_dismissed: true,
+            require_valid_ima_sig: true,
         },
         ..AgentState::default()
     }
@@ -126,6 +129,16 @@ fn golden(hex: &str) -> Vec<Vec<u8>> {
     hex.lines().map(|line| hex::decode(line).unwrap()).collect()
 }
 
+/// This state as version 3 knew it: no rule of then accepted SHA-1, or demanded valid signatures.
+fn as_version_3_knew(mut state: AgentState) -> AgentState {
+    let verdict = state.verdict.as_mut().unwrap();
+    verdict.held.as_mut().unwrap().allow_sha1 = false;
+    let denied = state.list.denied.as_mut().unwrap();
+    denied.under.require_valid_ima_sig = false;
+    state.list.require_valid_ima_sig = false;
+    state
+}
+
 /// This state as version 2 knew it: of its list it said nothing but under which policy it passed,
 /// and of its verdict not what the quote was held against.
 fn as_version_2_knew(state: AgentState) -> AgentState {
@@ -175,11 +188,17 @@ fn s06_rows_of_version_2_stay_readable() {
     reads(&golden, 2, &as_version_2_knew(state()));
 }
 
-/// What this version makes of them. When this fails, rows that are stored can no longer be read:
-/// raise the version and read the old one too, or leave the record as it was.
 #[test]
 fn s06_rows_of_version_3_stay_readable() {
     let golden = golden(include_str!("version_3.hex"));
+    reads(&golden, 3, &as_version_3_knew(state()));
+}
+
+/// What this version makes of them. When this fails, rows that are stored can no longer be read:
+/// raise the version and read the old one too, or leave the record as it was.
+#[test]
+fn s06_rows_of_version_4_stay_readable() {
+    let golden = golden(include_str!("version_4.hex"));
     let now = [
         pack(&record()).unwrap(),
         pack(&state()).unwrap(),

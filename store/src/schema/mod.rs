@@ -35,6 +35,11 @@ const SQLITE: &[Step] = &[
         name: "webhooks",
         sql: include_str!("sqlite/004_webhooks.sql"),
     },
+    Step {
+        version: 5,
+        name: "group_rules",
+        sql: include_str!("sqlite/005_group_rules.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.

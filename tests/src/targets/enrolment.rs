@@ -89,6 +89,7 @@ fn is_taken(csr: &[u8]) -> bool {
         ak_public: &[],
         csr,
         approved_ek_sha256: None,
+        allow_sha1: false,
     };
     let refused = enrolment::check(&EkTrust::default(), &request, NOW);
     match refused.unwrap_err() {

@@ -376,6 +376,7 @@ fn l07_coverage_is_of_the_policy_that_it_is_shown_with() {
     let expected = ListRules {
         policy: policy.judge.policy().compiled().digest(),
         accept_violations: false,
+        require_valid_ima_sig: false,
     };
     assert_eq!(rules, Some(expected));
     let both = usual.and(usual).unwrap();

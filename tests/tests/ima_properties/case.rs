@@ -222,7 +222,7 @@ impl Case {
         pieces: impl Iterator<Item = &'l [u8]>,
     ) -> Result<ImaOutcome, ImaError> {
         let runtime = RuntimePolicy::parse(self.policy().as_bytes()).unwrap();
-        let judge = Judge::new(runtime.into(), false).unwrap();
+        let judge = Judge::new(runtime.into()).unwrap();
         let judge = self.judged.then(|| judge.into());
         let quoted = self.quoted(quoted);
         let boot = BootAggregates::from_quoted(&quoted);

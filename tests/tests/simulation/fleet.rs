@@ -100,7 +100,7 @@ pub(crate) fn group(demanded: Demanded) -> Group {
     }
     let policy = machine.policy();
     let policy = RuntimePolicy::parse(policy.as_bytes()).unwrap();
-    let judge = Arc::new(Judge::new(Arc::new(policy), false).unwrap());
+    let judge = Arc::new(Judge::new(Arc::new(policy)).unwrap());
     Group {
         slug: "fleet".into(),
         row_version: 1,
@@ -113,6 +113,9 @@ pub(crate) fn group(demanded: Demanded) -> Group {
         require_boot_log: true,
         accept_violations: false,
         auto_recover: false,
+        interval_ms: None,
+        allow_sha1: false,
+        require_valid_ima_sig: false,
     }
 }
 

@@ -1,8 +1,10 @@
 //! Groups, policies and the audit log.
 
 use rat_engine::hash::HashAlg;
+use rat_store::limits::{INTERVAL_MS_MAX, INTERVAL_MS_MIN};
 use rat_store::{
-    Approval, AuditEntry, GroupSettings, NewGroup, NewPolicy, Precondition, Slot, StoreError,
+    Approval, AuditEntry, GroupFault, GroupSettings, NewGroup, NewPolicy, Precondition, Slot,
+    StoreError,
 };
 use rat_tests::fleet::GROUP;
 
@@ -26,6 +28,8 @@ async fn groups_enforce_unless_told_otherwise_and_keep_what_they_are_told() {
     let made = store.group(GROUP).await.unwrap().unwrap();
     assert!(made.settings.protected);
     assert!(!made.settings.bypass && !made.settings.block && !made.settings.accept_violations);
+    assert!(!made.settings.allow_sha1 && !made.settings.require_valid_ima_sig);
+    assert_eq!(made.settings.interval_ms, None);
     assert_eq!((made.enforced, made.shadow), (None, None));
     assert_eq!(store.group_by_hex_id("0f").await.unwrap().unwrap(), made);
 
@@ -40,6 +44,9 @@ async fn groups_enforce_unless_told_otherwise_and_keep_what_they_are_told() {
         auto_recover: true,
         approval: Approval::Manual,
         pcr_policy: Some("{}".to_owned()),
+        interval_ms: Some(60_000),
+        allow_sha1: true,
+        require_valid_ima_sig: true,
     };
     store
         .update_group(GROUP, &settings, "ann", 6)
@@ -61,6 +68,51 @@ async fn groups_enforce_unless_told_otherwise_and_keep_what_they_are_told() {
         assert!(matches!(taken, Err(StoreError::Exists(_))));
     }
     assert_eq!(store.groups().await.unwrap(), [changed]);
+}
+
+#[tokio::test]
+async fn q09_settings_that_no_group_can_have_are_refused_and_change_nothing() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let before = store.group(GROUP).await.unwrap().unwrap();
+    let of = |change: fn(&mut GroupSettings)| {
+        let mut settings = before.settings.clone();
+        change(&mut settings);
+        settings
+    };
+    let short = GroupFault::Interval { interval_ms: 999 };
+    let long = GroupFault::Interval {
+        interval_ms: INTERVAL_MS_MAX + 1,
+    };
+    for (settings, fault) in [
+        (of(|it| it.bank = HashAlg::Sha1), GroupFault::Sha1Bank),
+        (of(|it| it.interval_ms = Some(INTERVAL_MS_MIN - 1)), short),
+        (of(|it| it.interval_ms = Some(INTERVAL_MS_MAX + 1)), long),
+    ] {
+        let changed = store.update_group(GROUP, &settings, "ann", 6).await;
+        assert!(matches!(changed, Err(StoreError::Group(it)) if it == fault));
+        let version = before.row_version;
+        let changed = store.update_group_at(GROUP, version, &settings, "ann", 6);
+        assert!(matches!(changed.await, Err(StoreError::Group(it)) if it == fault));
+        let group = NewGroup {
+            slug: "other".to_owned(),
+            hex_id: "1f".to_owned(),
+            settings,
+        };
+        let made = store.create_group(&group, "ann", 6).await;
+        assert!(matches!(made, Err(StoreError::Group(it)) if it == fault));
+        assert_eq!(store.groups().await.unwrap(), std::slice::from_ref(&before));
+    }
+    for settings in [
+        of(|it| (it.bank, it.allow_sha1) = (HashAlg::Sha1, true)),
+        of(|it| it.interval_ms = Some(INTERVAL_MS_MIN)),
+        of(|it| it.interval_ms = Some(INTERVAL_MS_MAX)),
+    ] {
+        let changed = store.update_group(GROUP, &settings, "ann", 6).await;
+        changed.unwrap();
+        let changed = store.group(GROUP).await.unwrap().unwrap();
+        assert_eq!(changed.settings, settings);
+    }
 }
 
 #[tokio::test]

@@ -49,8 +49,13 @@ PRAGMA application_id = 1380013124;";
         .unwrap();
     for table in tables {
         let name: String = table.get(0);
+        // Later steps add columns, which this one does not know.
+        let columns = sqlx::query_scalar("SELECT name FROM pragma_table_info($1, 'main')");
+        let columns: Vec<String> = columns.bind(&name).fetch_all(&mut old).await.unwrap();
+        let columns = columns.join(", ");
         let copy = format!(
-            "DELETE FROM main.{name}; INSERT INTO main.{name} SELECT * FROM lived_in.{name}"
+            "DELETE FROM main.{name};
+             INSERT INTO main.{name} ({columns}) SELECT {columns} FROM lived_in.{name}"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(copy))
             .execute(&mut old)
@@ -110,6 +115,7 @@ async fn s06_a_database_of_the_first_schema_is_brought_on_with_all_that_is_in_it
     let before = load(&fixture.store).await;
     let token = fixture.store.token("0123456789abcdef").await.unwrap();
     let heads = fixture.store.heads().await.unwrap();
+    let groups_before = fixture.store.groups().await.unwrap();
     let audit = fixture.store.verify_audit().await.unwrap().unwrap();
     let Fixture {
         directory, store, ..
@@ -137,6 +143,8 @@ async fn s06_a_database_of_the_first_schema_is_brought_on_with_all_that_is_in_it
     assert_eq!(store.token("0123456789abcdef").await.unwrap(), token);
     assert_eq!(store.verify_audit().await.unwrap().unwrap(), audit);
     assert!(store.users().await.unwrap().is_empty());
+    let groups = store.groups().await.unwrap();
+    assert_eq!(groups, groups_before, "new settings are neutral");
     // What the next steps brought can be used, and the rest goes on.
     let user = rat_store::NewUser {
         id: "1".to_owned(),

@@ -29,6 +29,13 @@ pub(crate) struct Group {
     pub(crate) accept_violations: bool,
     /// Whether a failed agent that passes again is trusted again without an operator.
     pub(crate) auto_recover: bool,
+    /// Milliseconds from one challenge of its agents to the next; null for the server's interval.
+    #[schema(minimum = 1000, maximum = 86400000)]
+    pub(crate) interval_ms: Option<u64>,
+    /// Whether SHA-1 is accepted: as the hash of attestation keys and quotes, and as the bank.
+    pub(crate) allow_sha1: bool,
+    /// Whether a file whose signature does not verify fails, also when its digest is listed.
+    pub(crate) require_valid_ima_sig: bool,
     pub(crate) approval: Approval,
     /// Values that quoted PCRs must have, in the form of Keylime's `tpm_policy`.
     #[schema(value_type = Option<Object>)]

@@ -164,7 +164,7 @@ pub(crate) struct NewGroup {
     bypass: Option<bool>,
     #[schema(nullable = false)]
     block: Option<bool>,
-    /// `sha256`, `sha384` or `sha512`.
+    /// `sha256`, `sha384` or `sha512`; `sha1` with `allow_sha1`.
     #[schema(nullable = false)]
     bank: Option<Bank>,
     #[schema(nullable = false)]
@@ -173,6 +173,16 @@ pub(crate) struct NewGroup {
     accept_violations: Option<bool>,
     #[schema(nullable = false)]
     auto_recover: Option<bool>,
+    /// Milliseconds from one challenge of its agents to the next, not less than half of the server's
+    /// challenge deadline; null for the server's interval.
+    #[schema(minimum = 1000, maximum = 86400000)]
+    interval_ms: Option<u64>,
+    /// Accept SHA-1: as the hash of attestation keys and quotes, and as the bank.
+    #[schema(nullable = false)]
+    allow_sha1: Option<bool>,
+    /// Fail a file whose signature does not verify, also when its digest is listed.
+    #[schema(nullable = false)]
+    require_valid_ima_sig: Option<bool>,
     #[schema(nullable = false)]
     approval: Option<Approval>,
     /// In the form of Keylime's `tpm_policy`; null takes it away.
@@ -193,7 +203,7 @@ pub(crate) struct GroupChange {
     bypass: Option<bool>,
     #[schema(nullable = false)]
     block: Option<bool>,
-    /// `sha256`, `sha384` or `sha512`.
+    /// `sha256`, `sha384` or `sha512`; `sha1` with `allow_sha1`.
     #[schema(nullable = false)]
     bank: Option<Bank>,
     #[schema(nullable = false)]
@@ -202,6 +212,16 @@ pub(crate) struct GroupChange {
     accept_violations: Option<bool>,
     #[schema(nullable = false)]
     auto_recover: Option<bool>,
+    /// Milliseconds from one challenge of its agents to the next, not less than half of the server's
+    /// challenge deadline; null for the server's interval.
+    #[schema(minimum = 1000, maximum = 86400000)]
+    interval_ms: Option<u64>,
+    /// Accept SHA-1: as the hash of attestation keys and quotes, and as the bank.
+    #[schema(nullable = false)]
+    allow_sha1: Option<bool>,
+    /// Fail a file whose signature does not verify, also when its digest is listed.
+    #[schema(nullable = false)]
+    require_valid_ima_sig: Option<bool>,
     #[schema(nullable = false)]
     approval: Option<Approval>,
     /// In the form of Keylime's `tpm_policy`; null takes it away.
@@ -209,11 +229,12 @@ pub(crate) struct GroupChange {
     pcr_policy: Option<()>,
 }
 
-/// A PCR bank; SHA-1 is not accepted.
+/// A PCR bank.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(dead_code)]
 pub(crate) enum Bank {
+    Sha1,
     Sha256,
     Sha384,
     Sha512,
