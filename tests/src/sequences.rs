@@ -23,8 +23,8 @@ pub const STEPS_MAX: usize = 300;
 
 /// Runs the sequence that these bytes spell, one byte a step, and checks after each that
 ///
-/// - nobody is trusted longer than the longest age after a challenge that a clean machine answered
-///   since it was enrolled,
+/// - nobody is trusted longer than three of its group's present intervals after a challenge that a
+///   clean machine answered since it was enrolled,
 /// - nobody is trusted while a policy forbids what everybody runs or booted, while the policy is
 ///   skipped, or while it is not enforced,
 /// - nobody is trusted in a boot that no boot log explained, or whose whole list was not judged,
@@ -90,6 +90,10 @@ struct Demanded {
     pcrs: Pcrs,
     bypass: bool,
     protected: bool,
+    /// `None` for the server's.
+    interval_ms: Option<u64>,
+    /// Whether signatures of files must be valid; nobody has any.
+    signatures: bool,
 }
 
 /// The PCR policy: none, one that lists what machines booted, one that does not.
@@ -106,6 +110,8 @@ impl Demanded {
         pcrs: Pcrs::Free,
         bypass: false,
         protected: true,
+        interval_ms: None,
+        signatures: false,
     };
 
     /// Whether a clean machine can be trusted.
@@ -125,6 +131,8 @@ impl Demanded {
             },
             bypass: self.bypass,
             protected: self.protected,
+            interval_ms: self.interval_ms,
+            require_valid_ima_sig: self.signatures,
             ..Group::clone(group)
         }
     }
@@ -206,7 +214,15 @@ impl Play {
             12 => self.answer_stray_ticks(),
             13 => self.answer_other(who),
             14 => self.damage_list(who),
-            15..=17 => self.demand(|demands| demands.is_strict = !demands.is_strict),
+            15 => self.demand(|demands| demands.is_strict = !demands.is_strict),
+            16 => self.demand(|demands| {
+                demands.interval_ms = match demands.interval_ms {
+                    None => Some(1_000),
+                    Some(1_000) => Some(3_600_000),
+                    Some(_) => None,
+                };
+            }),
+            17 => self.demand(|demands| demands.signatures = !demands.signatures),
             18..=23 => self.disconnect(who),
             24..=55 => self.answer(who, |_| {}),
             56..=63 => self.answer(who, |submission| submission.quote.truncate(30)),
@@ -478,7 +494,10 @@ impl Play {
                 let boot = (view.record.id.clone(), view.state.boot);
                 assert!(self.whole_lists.contains(&boot), "trusted without a list");
                 let clean_ms = actor.clean_ms.expect("trusted, and never answered");
-                assert!(now_ms < clean_ms + 30_000, "trusted too long");
+                let max_age_ms = 3 * demands.interval_ms.unwrap_or(10_000);
+                assert!(now_ms < clean_ms + max_age_ms, "trusted too long");
+                let rules = demands.group().list_rules().unwrap();
+                assert!(view.state.has_passed(&rules), "trusted by other rules");
                 assert!(view.state.boot_log_seen, "trusted without a boot log");
             }
             let new = &view.state;

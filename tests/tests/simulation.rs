@@ -102,11 +102,14 @@ fn s01_s05_s14_s17_no_fault_makes_or_keeps_trust() {
             copies,
             repairs,
             removals,
+            intervals,
             ..
         } = happened;
-        let least = [restarts, hidden, kills, copies, repairs, removals]
-            .into_iter()
-            .min();
+        let least = [
+            restarts, hidden, kills, copies, repairs, removals, intervals,
+        ]
+        .into_iter()
+        .min();
         assert!(least >= Some(10), "{happened:?}");
         for how in ["passed", "denied", "missing", "not_reproduced", "timeout"] {
             let times: u64 = rejudged.get(how).copied().unwrap_or(0);
@@ -135,6 +138,32 @@ fn l07_without_faults_an_activation_asks_no_machine_for_its_list_again() {
     }
     assert_eq!(world.whole_lists(), world.machines().count() as u64);
     assert_eq!(world.times_untrusted(), 0);
+}
+
+#[test]
+fn s14_without_faults_no_interval_of_a_group_costs_anybody_its_trust() {
+    let intervals = Faults {
+        interval: 100,
+        ..Faults::none()
+    };
+    let mut world = World::new(17, intervals);
+    world.run_ms(30_000);
+    let mut overdue = 0;
+    for _ in 0..600 {
+        world.run_ms(1_000);
+        let lost = |agent: &_| world.status(agent) != EffectiveStatus::Trusted;
+        overdue += world.agents().filter(|agent| lost(agent)).count();
+    }
+    assert!(world.happened().intervals > 30, "{:?}", world.happened());
+    assert_eq!(world.times_untrusted(), 0);
+    // A shorter interval ends the trust of some at once, who are asked within that interval.
+    let asked = 4_u64 * 3 * world.happened().intervals;
+    assert!(overdue as u64 <= asked, "{overdue} of {asked}");
+    world.heal();
+    world.run_ms(30_000);
+    for (agent, _) in world.machines() {
+        assert_eq!(world.status(agent), EffectiveStatus::Trusted, "{agent}");
+    }
 }
 
 #[test]

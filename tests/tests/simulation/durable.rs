@@ -9,6 +9,8 @@ use rat_tests::lists::KeptList;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::fleet::GROUPS;
+
 pub(crate) struct Durable {
     directory: TempDir,
     /// `None` only while it is being opened again.
@@ -23,14 +25,16 @@ impl Durable {
         let store = runtime
             .block_on(Store::open(&directory.path().join("data")))
             .unwrap();
-        let group = NewGroup {
-            slug: "fleet".into(),
-            hex_id: "00".repeat(16),
-            settings: GroupSettings::default(),
-        };
-        runtime
-            .block_on(store.create_group(&group, "test", 1))
-            .unwrap();
+        for slug in GROUPS {
+            let group = NewGroup {
+                slug: slug.into(),
+                hex_id: hex::encode(slug),
+                settings: GroupSettings::default(),
+            };
+            runtime
+                .block_on(store.create_group(&group, "test", 1))
+                .unwrap();
+        }
         Self {
             directory,
             store: Some(store),

@@ -34,6 +34,9 @@ impl World {
         if self.random.permille(self.faults.demands) {
             self.change_demands();
         }
+        if self.random.permille(self.faults.interval) {
+            self.change_interval();
+        }
         self.schedule(1_000, Happening::Second);
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Faults {
     pub(crate) policy: u64,
     /// What a group demands beside its policy is changed.
     pub(crate) demands: u64,
+    /// A group gets another interval.
+    pub(crate) interval: u64,
     /// A machine boots a kernel that measures nothing, and shows no list for a while.
     pub(crate) hide: u64,
     /// A stored list is lost, damaged, or never read to its end.
@@ -55,6 +57,7 @@ impl Faults {
             remove: 0,
             policy: 0,
             demands: 0,
+            interval: 0,
             hide: 0,
             list: 0,
         }
@@ -76,6 +79,7 @@ impl Faults {
             remove: 2,
             policy: 30,
             demands: 30,
+            interval: 40,
             hide: 3,
             list: 150,
         }

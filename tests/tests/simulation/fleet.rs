@@ -37,10 +37,19 @@ impl Body {
     }
 }
 
+/// The groups: one that keeps the server's interval, and one with an interval of its own.
+pub(crate) const GROUPS: [&str; 2] = ["fleet", "yard"];
+
+/// The group of a machine: every other one is in the yard.
+pub(crate) fn group_of(agent: &AgentId) -> &'static str {
+    let last = agent.as_str().bytes().last().unwrap();
+    GROUPS[usize::from(last % 2)]
+}
+
 pub(crate) fn record(machine: &SimMachine) -> AgentRecord {
     AgentRecord {
         id: machine.id.clone(),
-        group: "fleet".into(),
+        group: group_of(&machine.id).into(),
         path: AgentPath::Native,
         ak_public: machine.machine.ak.public(),
         ak_epoch: 1,
@@ -65,7 +74,7 @@ pub(crate) enum Allows {
     Less,
 }
 
-/// What the group demands.
+/// What the groups demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demanded {
     pub(crate) allows: Allows,
@@ -73,6 +82,8 @@ pub(crate) struct Demanded {
     pub(crate) pcrs: Option<bool>,
     pub(crate) bypass: bool,
     pub(crate) protected: bool,
+    /// Whether signatures of files must be valid; no machine has any.
+    pub(crate) signatures: bool,
 }
 
 impl Demanded {
@@ -82,6 +93,7 @@ impl Demanded {
             pcrs: None,
             bypass: false,
             protected: true,
+            signatures: false,
         }
     }
 
@@ -91,7 +103,18 @@ impl Demanded {
     }
 }
 
-pub(crate) fn group(demanded: Demanded) -> Group {
+/// Both groups; the yard's machines are challenged this often.
+pub(crate) fn groups(demanded: Demanded, yard_interval_ms: Option<u64>) -> [Arc<Group>; 2] {
+    let fleet = group(demanded);
+    let yard = Group {
+        slug: GROUPS[1].into(),
+        interval_ms: yard_interval_ms,
+        ..fleet.clone()
+    };
+    [Arc::new(fleet), Arc::new(yard)]
+}
+
+fn group(demanded: Demanded) -> Group {
     let mut machine = Machine::valid();
     match demanded.allows {
         Allows::Usual => {}
@@ -102,7 +125,7 @@ pub(crate) fn group(demanded: Demanded) -> Group {
     let policy = RuntimePolicy::parse(policy.as_bytes()).unwrap();
     let judge = Arc::new(Judge::new(Arc::new(policy)).unwrap());
     Group {
-        slug: "fleet".into(),
+        slug: GROUPS[0].into(),
         row_version: 1,
         enforced: Some(PolicyRef { version: 1, judge }),
         pcr_policy: demanded.pcrs.map(pcr_policy),
@@ -115,7 +138,7 @@ pub(crate) fn group(demanded: Demanded) -> Group {
         auto_recover: false,
         interval_ms: None,
         allow_sha1: false,
-        require_valid_ima_sig: false,
+        require_valid_ima_sig: demanded.signatures,
     }
 }
 

@@ -21,23 +21,20 @@ impl World {
                     demanded.can_be_met(),
                     "{agent}: trusted against {demanded:?}"
                 );
+                let rules = self.group_of(agent).list_rules().unwrap();
+                assert!(view.state.has_passed(&rules), "{agent}: trusted by others");
+                let max_age_ms = self.max_age_ms(agent);
                 // The whole list of this boot was judged. (P06, L07)
                 let boot = view.state.boot.unwrap();
                 assert!(self.ledger.has_whole_list(agent, boot), "{agent}: {boot:?}");
                 // Trust rests on a challenge that is not older than the longest age. (Q14, S14)
                 let verdict = view.state.verdict.as_ref().unwrap();
                 let age_ms = now.unix_ms - verdict.challenged_unix_ms;
-                assert!(
-                    age_ms < self.settings.max_age_ms,
-                    "{agent}: trusted for {age_ms} ms"
-                );
+                assert!(age_ms < max_age_ms, "{agent}: trusted for {age_ms} ms");
                 let machine = &self.bodies[&Body::original(agent)];
                 if let Some(at_ms) = machine.compromised_at_ms {
                     let since_ms = self.now_ms - at_ms;
-                    assert!(
-                        since_ms < self.settings.max_age_ms,
-                        "{agent}: {since_ms} ms unnoticed"
-                    );
+                    assert!(since_ms < max_age_ms, "{agent}: {since_ms} ms unnoticed");
                 }
             }
         }

@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use rat_engine::shard::{Input, Rejudge, Unusable};
 
-use crate::fleet::{Allows, Demanded, group};
+use crate::fleet::{Allows, Demanded, groups};
 use crate::world::{Happening, World};
 
 impl World {
-    /// Has the group enforce another policy.
+    /// Has the groups enforce another policy.
     pub(crate) fn activate(&mut self, allows: Allows) {
         self.demand(Demanded::usual(allows));
     }
 
-    /// Changes what the group demands beside the policy.
+    /// Changes what the groups demand beside the policy.
     pub(crate) fn change_demands(&mut self) {
         let mut demanded = self.demanded;
-        match self.random.below(4) {
+        match self.random.below(5) {
             0 => demanded.bypass = !demanded.bypass,
             1 => demanded.protected = !demanded.protected,
+            2 => demanded.signatures = !demanded.signatures,
             _ => {
                 let next = [None, Some(true), Some(false)];
                 demanded.pcrs = next[self.random.below(3) as usize];
@@ -27,12 +28,22 @@ impl World {
         self.demand(demanded);
     }
 
+    /// Gives one group another interval, or none of its own.
+    pub(crate) fn change_interval(&mut self) {
+        let next = [None, Some(4_000), Some(25_000), Some(60_000)];
+        self.yard_interval_ms = next[self.random.below(4) as usize];
+        self.happened.intervals += 1;
+        self.demand(self.demanded);
+    }
+
     fn demand(&mut self, demanded: Demanded) {
         let now = self.now();
         self.demanded = demanded;
-        self.group = Arc::new(group(demanded));
+        self.groups = groups(demanded, self.yard_interval_ms);
         for shard in self.shards.values_mut() {
-            shard.handle(Input::Group(Arc::clone(&self.group)), now);
+            for group in &self.groups {
+                shard.handle(Input::Group(Arc::clone(group)), now);
+            }
         }
     }
 

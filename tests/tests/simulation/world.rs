@@ -16,7 +16,7 @@ use rat_engine::time::Now;
 
 use crate::durable::Durable;
 use crate::faults::Faults;
-use crate::fleet::{Allows, Body, Demanded, group, record};
+use crate::fleet::{Allows, Body, Demanded, GROUPS, group_of, groups, record};
 use crate::ledger::Ledger;
 use crate::machine::SimMachine;
 use crate::random::Random;
@@ -24,6 +24,9 @@ use crate::random::Random;
 const AGENTS: u64 = 6;
 /// Wall clock of the virtual epoch.
 pub(crate) const UNIX_MS: u64 = 1_750_000_000_000;
+
+/// What the yard begins with.
+const YARD_INTERVAL_MS: Option<u64> = Some(25_000);
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -83,6 +86,7 @@ pub(crate) struct Happened {
     pub(crate) copies: u64,
     pub(crate) repairs: u64,
     pub(crate) removals: u64,
+    pub(crate) intervals: u64,
 }
 
 impl Happened {
@@ -95,6 +99,7 @@ impl Happened {
         self.copies += other.copies;
         self.repairs += other.repairs;
         self.removals += other.removals;
+        self.intervals += other.intervals;
     }
 }
 
@@ -120,9 +125,11 @@ pub(crate) struct World {
     pub(crate) life: u64,
     times_untrusted: u64,
     pub(crate) happened: Happened,
-    /// The group as it is now; a server that starts is told so.
-    pub(crate) group: Arc<Group>,
+    /// The groups as they are now; a server that starts is told so.
+    pub(crate) groups: [Arc<Group>; 2],
     pub(crate) demanded: Demanded,
+    /// The interval of the second one; `None` for the server's.
+    pub(crate) yard_interval_ms: Option<u64>,
     rejudged: BTreeMap<String, u64>,
     appraised: HashSet<ChallengeId>,
     pub(crate) challenged: HashMap<ChallengeId, (AgentId, u64)>,
@@ -163,8 +170,9 @@ impl World {
             life: 0,
             times_untrusted: 0,
             happened: Happened::default(),
-            group: Arc::new(group(Demanded::usual(Allows::Usual))),
+            groups: groups(Demanded::usual(Allows::Usual), YARD_INTERVAL_MS),
             demanded: Demanded::usual(Allows::Usual),
+            yard_interval_ms: YARD_INTERVAL_MS,
             rejudged: BTreeMap::new(),
             appraised: HashSet::new(),
             challenged: HashMap::new(),
@@ -200,6 +208,18 @@ impl World {
         self.view(agent).unwrap().status
     }
 
+    /// What the group of a machine demands.
+    pub(crate) fn group_of(&self, agent: &AgentId) -> &Group {
+        let nth = GROUPS.iter().position(|slug| *slug == group_of(agent));
+        &self.groups[nth.unwrap()]
+    }
+
+    /// How long trust lasts in the group of a machine.
+    pub(crate) fn max_age_ms(&self, agent: &AgentId) -> u64 {
+        let own = self.group_of(agent).interval_ms;
+        own.map_or(self.settings.max_age_ms, |interval_ms| 3 * interval_ms)
+    }
+
     pub(crate) const fn happened(&self) -> Happened {
         self.happened
     }
@@ -233,6 +253,7 @@ impl World {
     /// policy.
     pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
+        self.yard_interval_ms = Some(4_000);
         self.activate(Allows::Usual);
         let is_odd = |it: &SimMachine| it.copied_at_ms.is_some() || it.has_hidden;
         let copied = self.machines().filter(|(_, it)| is_odd(it));
@@ -314,7 +335,9 @@ impl World {
                 .shards
                 .entry(index)
                 .or_insert_with(|| Shard::new(index, epoch, seq, head, settings));
-            shard.handle(Input::Group(Arc::clone(&self.group)), now);
+            for group in &self.groups {
+                shard.handle(Input::Group(Arc::clone(group)), now);
+            }
             if body.is_copy || self.ledger.is_removed(&machine.id) {
                 continue;
             }
