@@ -156,6 +156,7 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         ("POST", "/agents/{agent_id}/activate") => [
             refused(&[
                 "activation.proof_wrong",
+                "ak.attributes",
                 "csr.malformed",
                 "ek.not_approved",
                 "ek.not_listed",

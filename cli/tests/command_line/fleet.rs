@@ -250,6 +250,23 @@ fn groups_are_made_and_changed() {
     assert_eq!(changed["pcr_policy"]["mask"], "0x8000");
     assert!(admin.ok(&["groups", "list"]).contains("prod"));
     assert!(admin.ok(&["groups", "show", "prod"]).contains("coverage"));
+    let set = |options: &[&str]| admin.json(&[&["groups", "set", "prod"], options].concat());
+    let slower = set(&["--interval-ms", "60000", "--require-valid-ima-sig", "true"]);
+    assert_eq!(slower["interval_ms"], 60_000);
+    assert_eq!(slower["require_valid_ima_sig"], true);
+    let shown = admin.ok(&["groups", "show", "prod"]);
+    assert!(shown.contains("interval_ms"), "{shown}");
+    assert_eq!(set(&["--interval-ms", "null"])["interval_ms"], Value::Null);
+    let refused = ["groups", "set", "prod", "--interval-ms", "10"];
+    let said = admin.fails(1, &refused);
+    assert!(said.contains("must be 2500 to 86400000"), "{said}");
+    let said = admin.fails(1, &["groups", "set", "prod", "--bank", "sha1"]);
+    assert!(said.contains("sha1 needs allow_sha1"), "{said}");
+    let changed = set(&["--bank", "sha1", "--allow-sha1", "true"]);
+    assert_eq!(
+        (&changed["bank"], &changed["allow_sha1"]),
+        (&json!("sha1"), &json!(true))
+    );
 }
 
 #[test]

@@ -57,11 +57,12 @@ keys! {
         known without a certificate, or that a group with `approval = list` takes.";
     "identity.server_names": "More names and IP addresses for the server's certificate.";
     "attestation.interval_ms": "Milliseconds from one challenge of an agent to the next. Failed \
-        agents are asked at a sixth of that rate.";
+        agents are asked at a sixth of that rate. A group can have an interval of its own.";
     "attestation.challenge_deadline_ms": "Milliseconds in which an agent must answer a challenge, \
         beside the time that its log takes to upload.";
     "attestation.max_age_ms": "Milliseconds after which trust ends unless it was earned again. At \
-        least the interval and the deadline together.";
+        least the interval and the deadline together. In a group with an interval of its own, it is \
+        three of these.";
     "attestation.mode": "`stay`: agents keep their connection between challenges. `leave`: they \
         come back when they are due.";
     "runtime.workers": "Threads that drive shards. 0: as many as cores, less one of every four.";

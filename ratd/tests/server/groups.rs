@@ -13,6 +13,7 @@ fn a_group_enforces_and_waives_nothing_unless_it_is_told() {
         "policy_group_id": "web", "name": "web", "protected": true, "bypass": false,
         "block": false, "bank": "sha256", "require_boot_log": true, "accept_violations": false,
         "auto_recover": false, "approval": "auto", "pcr_policy": null,
+        "interval_ms": null, "allow_sha1": false, "require_valid_ima_sig": false,
         "enforced_policy_id": null, "shadow_policy_id": null,
         "coverage": {"judged": 0, "agents": 0},
     });
@@ -93,6 +94,8 @@ fn settings_that_are_given_change_and_others_stay() {
         json!({"auto_recover": null, "block": false}),
         json!({"bank": "sha1"}),
         json!({"bank": "md5"}),
+        json!({"allow_sha1": null}),
+        json!({"require_valid_ima_sig": "yes"}),
         json!({"protected": "yes"}),
         json!({"protected": null}),
         json!({"approval": "none"}),

@@ -20,6 +20,7 @@ mod contract;
 mod described;
 mod doubled;
 mod enrolment;
+mod group_rules;
 mod groups;
 mod hostile;
 mod lifecycle;
