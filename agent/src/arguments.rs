@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use rat_engine::agent_id::AgentId;
@@ -64,12 +65,33 @@ pub struct Enroll {
     /// The server, as https://host:port
     #[arg(long, value_name = "URL")]
     pub server: ServerUrl,
+    /// While an operator has to approve the machine first, or the server is away, ask again: for so
+    /// long, as 90s, 10m or 1h, at most 168h [without a TIME: 1h]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1h", value_parser = patience)]
+    pub wait: Option<Duration>,
     /// The id to enrol under; without it one that follows from the TPM
     #[arg(long, value_name = "ID", value_parser = AgentId::parse)]
     pub agent_id: Option<AgentId>,
     /// The machine's name, for people; without it the kernel's
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
+}
+
+/// `90s`, `10m` or `1h`.
+fn patience(text: &str) -> Result<Duration, String> {
+    const WEEK_SECONDS: u64 = 7 * 24 * 60 * 60;
+    let unit = |unit: char, seconds: u64| Some((text.strip_suffix(unit)?, seconds));
+    let parts = unit('s', 1).or(unit('m', 60)).or(unit('h', 60 * 60));
+    let seconds = parts.and_then(|(digits, seconds)| {
+        let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u64 = digits.parse().ok().filter(|_| is_plain)?;
+        number.checked_mul(seconds)
+    });
+    match seconds {
+        Some(seconds @ 1..=WEEK_SECONDS) => Ok(Duration::from_secs(seconds)),
+        _ => Err("give a number with s, m or h, from 1s to 168h".to_owned()),
+    }
 }
 
 /// A token, or where it is.
@@ -207,6 +229,36 @@ mod tests {
         let lines = format!("{}\nmore", token());
         let read = enroll(&["-"]).unwrap().token(lines.as_bytes()).unwrap();
         assert_eq!(read, given);
+    }
+
+    #[test]
+    fn how_long_to_wait_is_said_with_a_unit() {
+        let wait = |arguments: &[&str]| enroll(arguments).map(|enroll| enroll.wait);
+        assert_eq!(wait(&["-"]).unwrap(), None);
+        for (argument, seconds) in [
+            ("--wait", 3600),
+            ("--wait=90s", 90),
+            ("--wait=10m", 600),
+            ("--wait=168h", 604_800),
+        ] {
+            let expected = Some(Duration::from_secs(seconds));
+            assert_eq!(wait(&[argument, "-"]).unwrap(), expected, "{argument}");
+        }
+        for other in [
+            "",
+            "0s",
+            "1",
+            "h",
+            "1d",
+            "-1s",
+            "+1s",
+            "1.5h",
+            "169h",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
+            assert!(wait(&[&format!("--wait={other}"), "-"]).is_err(), "{other}");
+        }
     }
 
     #[test]

@@ -76,6 +76,17 @@ pub enum EnrolError {
     CaSet,
 }
 
+impl EnrolError {
+    /// How long to wait at least before another attempt may end otherwise; `None` when it will not,
+    /// unless somebody changes something here.
+    pub fn passes_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Http { source } => source.passes_after(),
+            _ => None,
+        }
+    }
+}
+
 const fn remedy(error: &HttpError) -> &'static str {
     match error {
         HttpError::Refused { status, .. } => match status {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use rat_client::https::{Asked, Client, HttpsError, Reply};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::sleep;
 
@@ -18,6 +18,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How often a request is made that the server puts off.
 const TRIES: u32 = 5;
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const DETAIL_CHARACTERS_MAX: usize = 300;
 
@@ -60,7 +61,40 @@ pub enum HttpError {
         status: u16,
         /// What the server says, bounded and printable.
         detail: String,
+        /// Its stable code.
+        code: Option<String>,
+        /// How long it wants to be left alone; bounded.
+        retry_after: Option<Duration>,
     },
+}
+
+/// Codes of refusals that an operator ends by an approval.
+const WAITS_FOR_AN_OPERATOR: [&str; 2] = ["agent.new_ak", "ek.not_approved"];
+
+impl HttpError {
+    /// How long to wait at least before the same request may be answered otherwise, with nothing
+    /// changed on this machine; `None` when it will not be.
+    pub fn passes_after(&self) -> Option<Duration> {
+        match self {
+            Self::Https(
+                HttpsError::Connect { .. }
+                | HttpsError::Timeout { .. }
+                | HttpsError::Exchange { .. },
+            ) => Some(Duration::ZERO),
+            Self::Refused {
+                status,
+                code,
+                retry_after,
+                ..
+            } => {
+                let waits = |code: &str| WAITS_FOR_AN_OPERATOR.contains(&code);
+                let passes =
+                    matches!(status, 429 | 502..=504) || code.as_deref().is_some_and(waits);
+                passes.then(|| retry_after.unwrap_or_default())
+            }
+            Self::Https(_) | Self::ForeignCa { .. } | Self::Content { .. } => None,
+        }
+    }
 }
 
 impl From<HttpsError> for HttpError {
@@ -108,15 +142,19 @@ impl CoreClient {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
             );
             if !puts_off || tries >= TRIES {
+                let said = Said::read(&answer.body);
                 return Err(HttpError::Refused {
                     server: self.0.server().to_string(),
                     path: path.to_owned(),
                     status: answer.status.as_u16(),
-                    detail: detail(&answer.body),
+                    detail: said.detail(),
+                    code: said.code,
+                    retry_after: retry_after(&answer.headers),
                 });
             }
             tries = tries.saturating_add(1);
-            sleep(retry_after(&answer.headers)).await;
+            let asked_for = retry_after(&answer.headers);
+            sleep(asked_for.unwrap_or(SHORTEST_WAIT)).await;
         }
     }
 
@@ -151,20 +189,27 @@ impl CoreClient {
     }
 }
 
-/// What a refusal says, in a form that is safe to print. (X07)
-fn detail(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Detail {
-        detail: serde_json::Value,
+/// What a refusal says.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    detail: Option<serde_json::Value>,
+    code: Option<String>,
+}
+
+impl Said {
+    fn read(body: &[u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
     }
-    let text = match serde_json::from_slice::<Detail>(body) {
-        Ok(Detail {
-            detail: serde_json::Value::String(text),
-        }) => text,
-        Ok(Detail { detail }) => detail.to_string(),
-        Err(_) => "it says no more".to_owned(),
-    };
-    printable(&text)
+
+    /// In a form that is safe to print. (X07)
+    fn detail(&self) -> String {
+        match &self.detail {
+            Some(serde_json::Value::String(text)) => printable(text),
+            Some(other) => printable(&other.to_string()),
+            None => "it says no more".to_owned(),
+        }
+    }
 }
 
 /// A server's text, bounded and without control characters.
@@ -175,12 +220,10 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-fn retry_after(headers: &HeaderMap) -> Duration {
-    let seconds = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(1)).clamp(Duration::from_secs(1), LONGEST_WAIT)
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?;
+    let seconds = value.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).clamp(SHORTEST_WAIT, LONGEST_WAIT))
 }
 
 #[cfg(test)]
@@ -189,6 +232,7 @@ mod tests {
 
     #[test]
     fn x07_what_a_server_says_is_printed_without_control_characters() {
+        let detail = |body: &[u8]| Said::read(body).detail();
         assert_eq!(
             detail(br#"{"detail":"no\u001b[31m\nmore"}"#),
             "no [31m more"
@@ -201,14 +245,65 @@ mod tests {
     #[test]
     fn waits_that_a_server_asks_for_are_bounded() {
         let mut headers = HeaderMap::new();
-        assert_eq!(retry_after(&headers), Duration::from_secs(1));
-        for (value, seconds) in [("5", 5), ("0", 1), ("99999999", 60), ("never", 1)] {
+        assert_eq!(retry_after(&headers), None);
+        for (value, seconds) in [
+            ("5", Some(5)),
+            ("0", Some(1)),
+            ("99999999", Some(60)),
+            ("never", None),
+        ] {
             headers.insert(RETRY_AFTER, value.parse().unwrap());
-            assert_eq!(
-                retry_after(&headers),
-                Duration::from_secs(seconds),
-                "{value}"
-            );
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(retry_after(&headers), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn what_an_operator_or_time_ends_is_told_from_what_stays() {
+        let refused = |status: u16, code: Option<&str>, retry_after: Option<Duration>| {
+            let refused = HttpError::Refused {
+                server: String::new(),
+                path: String::new(),
+                status,
+                detail: String::new(),
+                code: code.map(str::to_owned),
+                retry_after,
+            };
+            refused.passes_after()
+        };
+        let asked_for = Some(Duration::from_secs(7));
+        for (status, code) in [
+            (403, Some("ek.not_approved")),
+            (409, Some("agent.new_ak")),
+            (429, Some("request.limited")),
+            (502, None),
+            (503, Some("server.unavailable")),
+            (504, None),
+        ] {
+            assert_eq!(
+                refused(status, code, None),
+                Some(Duration::ZERO),
+                "{status}"
+            );
+            assert_eq!(refused(status, code, asked_for), asked_for, "{status}");
+        }
+        for (status, code) in [
+            (401, Some("auth.not_authenticated")),
+            (403, Some("ek.not_listed")),
+            (403, Some("ek.chain_invalid")),
+            (403, None),
+            (404, None),
+            (409, Some("agent.id_taken")),
+            (422, Some("request.member")),
+            (500, None),
+            (501, Some("request.not_supported")),
+        ] {
+            assert_eq!(refused(status, code, asked_for), None, "{status} {code:?}");
+        }
+        let foreign = HttpError::ForeignCa {
+            server: String::new(),
+            wanted: String::new(),
+        };
+        assert_eq!(foreign.passes_after(), None);
     }
 }

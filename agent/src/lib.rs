@@ -16,6 +16,7 @@ pub mod https;
 pub mod keys;
 pub mod logs;
 pub mod machine;
+pub mod patience;
 pub mod run;
 pub mod service;
 pub mod settings;

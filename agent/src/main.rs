@@ -2,14 +2,17 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
 use rat_agent::arguments::{Arguments, Command, Enroll};
 use rat_agent::device::Tpm;
-use rat_agent::enrol::{EnrolOptions, enrol};
+use rat_agent::enrol::{EnrolError, EnrolOptions, enrol};
 use rat_agent::logs::KernelLogs;
 use rat_agent::machine::Machine;
+use rat_agent::patience::enrol_within;
+use rat_agent::run::SystemDice;
 use rat_agent::settings::Settings;
 use rat_agent::state::StateDir;
 use rat_agent::{doctor, explain, service, status};
@@ -80,7 +83,18 @@ async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {
         kind,
     };
     let machine = Machine::new(tpm, logs);
-    let enrolled = enrol(&machine, &options, before.as_ref()).await?;
+    let before = before.as_ref();
+    let enrolled = match enroll.wait {
+        None => enrol(&machine, &options, before).await?,
+        Some(patience) => {
+            let put_off = |error: &EnrolError, pause: Duration| {
+                let seconds = pause.as_secs();
+                tracing::warn!("{}; asks again in {seconds} s", explain(error));
+            };
+            let dice = &mut SystemDice;
+            enrol_within(patience, &machine, &options, before, dice, put_off).await?
+        }
+    };
     state.save_enrolled(&enrolled)?;
     let mut out = std::io::stdout().lock();
     writeln!(

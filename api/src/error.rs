@@ -103,6 +103,12 @@ pub enum ApiError {
     /// What the request was made for is no longer so: `If-Match` names another version.
     #[error("this was changed meanwhile: read it again")]
     Changed,
+    /// Machines wait under an id, and the request does not say which one is meant. An id is whatever
+    /// a machine says, so that it names nobody. (N12)
+    #[error(
+        "name the machine that you approve with `ek_sha256`: an agent id is what it calls itself"
+    )]
+    MachineNotNamed,
     /// What the agent presented is refused, with a stable code.
     #[error("{code}: {detail}")]
     Refused {
@@ -171,8 +177,11 @@ pub enum Conflict {
     /// Neither a key nor a machine waits under this id.
     #[error("nothing waits for an approval under this agent id")]
     NothingWaits,
-    /// Several machines wait under one id.
-    #[error("several machines ask for this agent id: name one with `ek_sha256`")]
+    /// One machine waits in several groups.
+    #[error(
+        "this machine waits in several groups: let it into one with \
+         PUT /groups/{{group_id}}/ek/{{ek_sha256}}"
+    )]
     SeveralWait,
 }
 
@@ -311,7 +320,8 @@ impl ApiError {
             | Self::NotAnObject
             | Self::UnknownMember(_)
             | Self::Parameter { .. }
-            | Self::UnknownParameter(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            | Self::UnknownParameter(_)
+            | Self::MachineNotNamed => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Changed => StatusCode::PRECONDITION_FAILED,
             Self::Refused { code, .. } => refused_status(code),
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -336,6 +346,7 @@ impl ApiError {
             Self::Parameter { .. } => "request.parameter",
             Self::UnknownParameter(_) => "request.unknown_parameter",
             Self::Changed => "request.changed",
+            Self::MachineNotNamed => "agent.machine_not_named",
             Self::Method => "request.method",
             Self::NotSupported(_) => "request.not_supported",
             Self::Limited { .. } => "request.limited",

@@ -275,7 +275,8 @@ impl FromStr for IntervalOption {
 pub(crate) enum ApprovalOption {
     /// Whoever has a TPM that is known by a chain or by a list
     Auto,
-    /// TPMs on a list of `identity.ek_list`
+    /// TPMs on a list of `identity.ek_list`, or that `ratd ek approve` names; nobody while there are
+    /// none
     List,
     /// Machines that `ratd ek approve` names
     Manual,

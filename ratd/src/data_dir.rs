@@ -19,6 +19,8 @@ pub(crate) fn ca_in(directory: &Path) -> PathBuf {
 
 /// The CA's keys, in the data directory.
 pub(crate) const CA_KEY: &str = "ca/ca.key";
+/// The records, in the data directory.
+const RECORDS: &str = "ratd.db";
 /// Is there while a restore is under way, and after one that was cut short.
 const RESTORING: &str = "restore.unfinished";
 
@@ -165,25 +167,76 @@ pub(crate) fn reset_secret(directory: &Path) -> anyhow::Result<[u8; 32]> {
 }
 
 /// The CA of this data directory, made if there is none.
+pub(crate) fn open_or_make_ca(directory: &Path) -> Result<Ca, Failure> {
+    require_whole(directory)?;
+    make_private(&ca_in(directory)).means(Exit::Unusable)?;
+    read_ca(directory)
+}
+
+/// The CA that is in this data directory. Nothing is made where there is none.
 pub(crate) fn open_ca(directory: &Path) -> Result<Ca, Failure> {
     require_whole(directory)?;
+    let key = directory.join(CA_KEY);
+    let is_there = key.try_exists();
+    if !is_there
+        .with_context(|| key.display().to_string())
+        .means(Exit::Unusable)?
+    {
+        return Err(not_there(directory, "CA", CA_KEY));
+    }
+    read_ca(directory)
+}
+
+fn read_ca(directory: &Path) -> Result<Ca, Failure> {
     let folder = ca_in(directory);
-    make_private(&folder).means(Exit::Unusable)?;
     Ca::open(&folder, unix_ms())
         .with_context(|| format!("the CA in {}", folder.display()))
         .means(Exit::Unusable)
 }
 
-/// The records, for a short command beside a running server, or before its first start.
-pub(crate) async fn open_beside(directory: &Path) -> Result<Store, Failure> {
-    require_whole(directory)?;
-    match Store::open_shared(directory).await {
-        Err(StoreError::Directory(DirectoryError::Empty(_))) => {}
-        Err(StoreError::Directory(DirectoryError::Io { source, .. }))
-            if source.kind() == io::ErrorKind::NotFound => {}
-        other => return other.means(Exit::Unusable),
+/// The records that are in this data directory, for a short command beside a running server.
+/// Nothing is made where there are none.
+pub(crate) async fn open(directory: &Path) -> Result<Store, Failure> {
+    match opened(directory).await? {
+        Some(store) => Ok(store),
+        None => Err(not_there(directory, "records", RECORDS)),
+    }
+}
+
+/// The same, made if there are none: for what is prepared before the first start of a server.
+pub(crate) async fn open_or_make(directory: &Path) -> Result<Store, Failure> {
+    if let Some(store) = opened(directory).await? {
+        return Ok(store);
     }
     // Whoever meant another folder must learn that this one knows no server.
     eprintln!("ratd: {} is new", directory.display());
     Store::open(directory).await.means(Exit::Unusable)
+}
+
+async fn opened(directory: &Path) -> Result<Option<Store>, Failure> {
+    require_whole(directory)?;
+    match Store::open_shared(directory).await {
+        Err(StoreError::Directory(DirectoryError::Empty(_))) => Ok(None),
+        Err(StoreError::Directory(DirectoryError::Io { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        other => other.map(Some).means(Exit::Unusable),
+    }
+}
+
+/// Most often the folder is not the one that was meant.
+fn not_there(directory: &Path, what: &str, file: &str) -> Failure {
+    let shown = std::path::absolute(directory);
+    let shown = shown.as_deref().unwrap_or(directory).display();
+    let error = anyhow::anyhow!(
+        "no {what} in the data directory {shown}: there is no {file}, and nothing was made. Name the \
+         directory of the server with --data-dir or RATD_DATA_DIR; a new one is made when the server \
+         starts in it"
+    );
+    Failure {
+        exit: Exit::Unusable,
+        error,
+    }
 }

@@ -1,9 +1,13 @@
 //! What operators and surfaces ask of the runtime.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
-use rat_engine::shard::{AgentRecord, AgentState, AgentView, Coverage, Group, Input, Operation};
+use rat_engine::shard::{
+    AgentRecord, AgentState, AgentView, Coverage, EffectiveStatus, Group, Input, Operation,
+    StatusCounts,
+};
 use rat_store::StoredGroup;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -11,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::groups::{self, GroupError};
 use crate::health::Pulse;
 use crate::limits::SHARDS_PER_COUNT_MAX;
-use crate::mailbox::{NotTaken, Notice, Request};
+use crate::mailbox::{Look, NotTaken, Notice, Request};
 use crate::measures;
 use crate::runtime::{Runtime, lock};
 use crate::store_thread::Job;
@@ -163,7 +167,7 @@ impl Runtime {
     pub async fn view(&self, agent: AgentId) -> Result<Option<AgentView>, ControlError> {
         let shard = agent.shard();
         let (found, answer) = oneshot::channel();
-        self.ask(shard, Request::View { agent, found })?;
+        self.ask(shard, Request::Look(Look::View { agent, found }))?;
         answer.await.map_err(|_| ControlError::WorkerDead)
     }
 
@@ -173,7 +177,7 @@ impl Runtime {
     /// [`ControlError`].
     pub async fn views(&self, shard: ShardIndex) -> Result<Vec<AgentView>, ControlError> {
         let (found, answer) = oneshot::channel();
-        self.ask(shard, Request::Views { shard, found })?;
+        self.ask(shard, Request::Look(Look::Views { shard, found }))?;
         answer.await.map_err(|_| ControlError::WorkerDead)
     }
 
@@ -198,27 +202,17 @@ impl Runtime {
             .count();
         let group: Arc<str> = group.into();
         let mut total: Option<Coverage> = None;
-        let shards_max = usize::from(ShardIndex::COUNT).div_ceil(self.pulses.len().max(1));
-        for first in (0..shards_max).step_by(SHARDS_PER_COUNT_MAX) {
-            let last = first.saturating_add(SHARDS_PER_COUNT_MAX);
-            let mut answers = Vec::with_capacity(self.pulses.len());
-            for pulse in &self.pulses {
-                let (found, answer) = oneshot::channel();
-                let request = Request::Coverage {
-                    group: Arc::clone(&group),
-                    places: first..last,
-                    found,
+        for places in self.places() {
+            let of_worker = |found| Look::Coverage {
+                group: Arc::clone(&group),
+                places: places.clone(),
+                found,
+            };
+            for found in self.ask_all(of_worker).await?.into_iter().flatten() {
+                let Some(sum) = total.map_or(Some(found), |total| total.and(found)) else {
+                    return Ok(None);
                 };
-                self.ask_worker(Some(pulse), request)?;
-                answers.push(answer);
-            }
-            for answer in answers {
-                for found in answer.await.map_err(|_| ControlError::WorkerDead)? {
-                    let Some(sum) = total.map_or(Some(found), |total| total.and(found)) else {
-                        return Ok(None);
-                    };
-                    total = Some(sum);
-                }
+                total = Some(sum);
             }
         }
         // Of an agent that cannot be read nobody knows whether it was judged.
@@ -227,6 +221,57 @@ impl Runtime {
             agents: total.agents.saturating_add(unreadable),
             ..total
         }))
+    }
+
+    /// How many agents of each group stand how. Nobody stops meanwhile: an agent whose status
+    /// changes is counted by the one or by the other.
+    ///
+    /// # Errors
+    /// [`ControlError`]; never a part of the agents.
+    ///
+    /// # Cost
+    /// A look at every agent of the server, a few shards at a time: no agent waits for it.
+    pub async fn status_counts(&self) -> Result<StatusCounts, ControlError> {
+        let mut counts = StatusCounts::default();
+        // Nobody knows anything of an agent that cannot be read.
+        for lost in lock(&self.unreadable).iter() {
+            counts.add(&lost.group, EffectiveStatus::Unverified);
+        }
+        for places in self.places() {
+            let of_worker = |found| Look::StatusCounts {
+                places: places.clone(),
+                found,
+            };
+            for found in self.ask_all(of_worker).await? {
+                counts.add_all(&found);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Places of the workers' shards, so many at a time as one request may look at.
+    fn places(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let shards_max = usize::from(ShardIndex::COUNT).div_ceil(self.pulses.len().max(1));
+        let firsts = (0..shards_max).step_by(SHARDS_PER_COUNT_MAX);
+        firsts.map(|first| first..first.saturating_add(SHARDS_PER_COUNT_MAX))
+    }
+
+    /// What every worker answers.
+    async fn ask_all<T>(
+        &self,
+        look: impl Fn(oneshot::Sender<T>) -> Look,
+    ) -> Result<Vec<T>, ControlError> {
+        let mut answers = Vec::with_capacity(self.pulses.len());
+        for pulse in &self.pulses {
+            let (found, answer) = oneshot::channel();
+            self.ask_worker(Some(pulse), Request::Look(look(found)))?;
+            answers.push(answer);
+        }
+        let mut all = Vec::with_capacity(answers.len());
+        for answer in answers {
+            all.push(answer.await.map_err(|_| ControlError::WorkerDead)?);
+        }
+        Ok(all)
     }
 
     async fn input(&self, shard: ShardIndex, input: Input) -> Result<(), ControlError> {

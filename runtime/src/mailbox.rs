@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{ChallengeId, Hello, Peer, SessionId, Submission};
-use rat_engine::shard::{AgentView, Coverage, Input, Task};
+use rat_engine::shard::{AgentView, Coverage, Input, StatusCounts, Task};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -49,6 +49,11 @@ pub(crate) enum Request {
         session: SessionId,
         agent: AgentId,
     },
+    Look(Look),
+}
+
+/// What somebody wants to see of a worker's shards. Nothing changes by it.
+pub(crate) enum Look {
     View {
         agent: AgentId,
         found: oneshot::Sender<Option<AgentView>>,
@@ -62,6 +67,11 @@ pub(crate) enum Request {
         group: Arc<str>,
         places: Range<usize>,
         found: oneshot::Sender<Vec<Coverage>>,
+    },
+    /// How the agents of the worker's shards at these places stand.
+    StatusCounts {
+        places: Range<usize>,
+        found: oneshot::Sender<StatusCounts>,
     },
 }
 
@@ -300,7 +310,7 @@ mod tests {
     fn view() -> (Request, oneshot::Receiver<Option<AgentView>>) {
         let (found, answer) = oneshot::channel();
         let agent = AgentId::parse("machine-1").unwrap();
-        (Request::View { agent, found }, answer)
+        (Request::Look(Look::View { agent, found }), answer)
     }
 
     #[test]

@@ -2,16 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{Peer, SessionId, ToAgent};
-use rat_engine::shard::{
-    Action, Coverage, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task,
-};
+use rat_engine::shard::{Action, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task};
 use rat_engine::time::Now;
 
 use crate::clock::{Clock, OsNonces};
@@ -28,6 +25,7 @@ use crate::settings::Settings;
 use crate::store_thread::{Job, StoreDoor};
 use crate::upload::Upload;
 
+mod looking;
 mod uploading;
 
 /// Everything that one worker's thread has.
@@ -257,11 +255,6 @@ impl Worker {
         }
     }
 
-    fn coverage(&self, group: &str, places: Range<usize>) -> Vec<Coverage> {
-        let shards = self.shards.iter().skip(places.start).take(places.len());
-        shards.map(|shard| shard.coverage(group)).collect()
-    }
-
     fn place_of(&self, shard: ShardIndex) -> usize {
         usize::from(shard.get())
             .checked_div(self.workers)
@@ -331,22 +324,7 @@ impl Worker {
                 // Whoever asked may have gone away.
                 let _ = taken.send(());
             }
-            Request::View { agent, found } => {
-                let shard = self.shards.get(self.place_of(agent.shard()));
-                let _ = found.send(shard.and_then(|shard| shard.view(&agent, now)));
-            }
-            Request::Views { shard, found } => {
-                let shard = self.shards.get(self.place_of(shard));
-                let views = shard.map(|shard| shard.views(now).collect());
-                let _ = found.send(views.unwrap_or_default());
-            }
-            Request::Coverage {
-                group,
-                places,
-                found,
-            } => {
-                let _ = found.send(self.coverage(&group, places));
-            }
+            Request::Look(look) => self.look(look, now),
         }
     }
 

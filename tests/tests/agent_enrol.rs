@@ -14,12 +14,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Result;
 use rat_agent::device::{Device, KeyKind, Tpm, TpmSettings};
 use rat_agent::enrol::{EnrolError, EnrolOptions, enrol};
 use rat_agent::https::HttpError;
 use rat_agent::machine::Machine;
+use rat_agent::patience::enrol_within;
+use rat_agent::run::Dice;
 use rat_agent::state::{Enrolled, LastKnown, StateDir, StateError};
 use rat_agent::token::Token;
 use rat_engine::tpm::Public;
@@ -203,6 +206,92 @@ async fn s07_a_server_that_puts_requests_off_is_asked_again_and_not_forever() ->
     assert_eq!(status, 503);
     let asked = installation.core.requests.load(Ordering::SeqCst) - before;
     assert_eq!(asked, 5);
+    Ok(())
+}
+
+/// Dice whose pauses are the shortest.
+struct Lowest;
+
+impl Dice for Lowest {
+    fn throw(&mut self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn s07_a_machine_that_may_wait_enrols_once_the_server_is_back() -> Result<()> {
+    let installation = Installation::new()?;
+    let machine = installation.machine(KeyKind::Ecc)?;
+    let token = installation.core.token(false);
+    let options = installation.options(token, KeyKind::Ecc).await?;
+    let mut put_off = Vec::new();
+    let hour = Duration::from_secs(3_600);
+    // One attempt asks five times; the second one is served.
+    installation.core.put_off.store(6, Ordering::SeqCst);
+    let enrolled = enrol_within(
+        hour,
+        &machine,
+        &options,
+        None,
+        &mut Lowest,
+        |error, pause| put_off.push((error.to_string(), pause)),
+    )
+    .await?;
+    assert_eq!(enrolled.group, GROUP);
+    let [(said, pause)] = put_off.as_slice() else {
+        panic!("{put_off:?}")
+    };
+    assert!(said.contains("status 503: busy"), "{said}");
+    assert_eq!(*pause, Duration::from_secs(1), "the shortest");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_does_not_wait_for_what_does_not_pass() -> Result<()> {
+    let installation = Installation::new()?;
+    let token = || installation.core.token(false);
+    let hour = Duration::from_secs(3_600);
+    let never = |error: &EnrolError, _: Duration| panic!("put off: {error}");
+    // A TPM that nobody knows: refused once.
+    let other = EkCa::open(&installation.directory.path().join("other"))?;
+    let unknown = software_machine(KeyKind::Ecc, &other)?;
+    let options = installation.options(token(), KeyKind::Ecc).await?;
+    let dice = &mut Lowest;
+    let refused = enrol_within(hour, &unknown, &options, None, dice, never).await;
+    assert!(matches!(refused, Err(EnrolError::Http { .. })));
+    // N14: a server with another CA is sent nothing, however long one may wait.
+    let theirs = Installation::new()?;
+    let options = theirs.options(token(), KeyKind::Ecc).await?;
+    let machine = installation.machine(KeyKind::Ecc)?;
+    let refused = enrol_within(hour, &machine, &options, None, dice, never).await;
+    let foreign = matches!(
+        refused,
+        Err(EnrolError::Http {
+            source: HttpError::ForeignCa { .. }
+        })
+    );
+    assert!(foreign);
+    assert_eq!(theirs.core.requests.load(Ordering::SeqCst), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_that_has_waited_long_enough_says_why() -> Result<()> {
+    let installation = Installation::new()?;
+    let machine = installation.machine(KeyKind::Ecc)?;
+    let mut options = installation
+        .options(installation.core.token(false), KeyKind::Ecc)
+        .await?;
+    // Nobody listens there.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    options.server = format!("https://{closed}").parse()?;
+    let mut attempts = 1;
+    let (seconds, dice) = (Duration::from_secs(3), &mut Lowest);
+    let count = |_: &EnrolError, _: Duration| attempts += 1;
+    let refused = enrol_within(seconds, &machine, &options, None, dice, count).await;
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("cannot be reached"), "{said}");
+    assert!((2..=3).contains(&attempts), "{attempts}");
     Ok(())
 }
 

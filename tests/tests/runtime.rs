@@ -318,6 +318,10 @@ async fn s01_s14_a_dead_worker_shows_nobody_as_trusted_and_the_others_go_on() {
     }
     assert!(driven.runtime.views(lost.shard()).await.is_err());
     assert!(
+        driven.runtime.status_counts().await.is_err(),
+        "a part of the fleet is no answer"
+    );
+    assert!(
         driven
             .deliver(&connected, connected.answer(&challenge))
             .is_err()

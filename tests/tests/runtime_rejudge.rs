@@ -11,7 +11,9 @@
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rat_engine::agent_id::AgentId;
 use rat_engine::hash::HashAlg;
-use rat_engine::shard::{AgentView, Coverage, EffectiveStatus, Event, Operation, Unusable};
+use rat_engine::shard::{
+    AgentView, Coverage, EffectiveStatus, Event, Operation, StatusCounts, Unusable,
+};
 use rat_engine::verdict::Code;
 use rat_runtime::{Reloaded, Settings};
 use rat_store::Precondition;
@@ -90,6 +92,11 @@ async fn judges_stored_lists(settings: Settings) {
         connections.push(connected);
     }
     covered(&driven, 6, 6).await;
+    let mut all_trusted = StatusCounts::default();
+    for _ in &agents {
+        all_trusted.add(GROUP, EffectiveStatus::Trusted);
+    }
+    assert_eq!(driven.runtime.status_counts().await.unwrap(), all_trusted);
     let mut before = Vec::new();
     for agent in &agents {
         before.push(driven.view(agent).await.state);

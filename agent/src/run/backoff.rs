@@ -25,12 +25,27 @@ impl Dice for SystemDice {
 }
 
 /// Exponential backoff with full jitter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Backoff {
     failures: u32,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(LONGEST)
+    }
 }
 
 impl Backoff {
+    /// A backoff whose bound stops to double here.
+    pub const fn up_to(longest: Duration) -> Self {
+        Self {
+            failures: 0,
+            longest,
+        }
+    }
+
     /// Things work again: there was a verdict.
     pub const fn reset(&mut self) {
         self.failures = 0;
@@ -40,7 +55,7 @@ impl Backoff {
     pub fn after_failure(&mut self, at_least: Duration, dice: &mut impl Dice) -> Duration {
         let bound = FIRST
             .saturating_mul(2_u32.saturating_pow(self.failures))
-            .min(LONGEST);
+            .min(self.longest);
         self.failures = self.failures.saturating_add(1);
         // What a server asks for is bounded too: it may be wrong.
         at_least.min(HOPELESS).saturating_add(below(bound, dice))
@@ -95,7 +110,7 @@ mod tests {
 
     #[test]
     fn s08_two_agents_do_not_come_back_together() {
-        let mut backoff = Backoff { failures: 6 };
+        let mut backoff = Backoff::default();
         let waits: std::collections::BTreeSet<_> = (0..64)
             .map(|_| {
                 backoff.failures = 6;

@@ -281,19 +281,27 @@ impl Shown {
                 warning: Some("no shard serves this agent"),
             };
         };
-        let (status, warning) = match seen.status {
-            EffectiveStatus::Trusted | EffectiveStatus::TrustedUnenforced => (Status::Active, None),
-            EffectiveStatus::Authentic => (Status::Active, Some("policy.missing")),
-            EffectiveStatus::Pending => (Status::Pending, None),
-            EffectiveStatus::Unverified => (Status::Stale, Some("policy.missing")),
-            EffectiveStatus::Overdue => (Status::Stale, None),
-            EffectiveStatus::Untrusted | EffectiveStatus::Blocked => (Status::Failed, None),
-        };
+        let lacks_policy = matches!(
+            seen.status,
+            EffectiveStatus::Authentic | EffectiveStatus::Unverified
+        );
         Self {
-            status,
+            status: status_of(seen.status),
             effective: seen.status.as_str(),
-            warning,
+            warning: lacks_policy.then_some("policy.missing"),
         }
+    }
+}
+
+/// The summary of an effective status.
+pub(super) const fn status_of(effective: EffectiveStatus) -> Status {
+    match effective {
+        EffectiveStatus::Trusted
+        | EffectiveStatus::TrustedUnenforced
+        | EffectiveStatus::Authentic => Status::Active,
+        EffectiveStatus::Pending => Status::Pending,
+        EffectiveStatus::Unverified | EffectiveStatus::Overdue => Status::Stale,
+        EffectiveStatus::Untrusted | EffectiveStatus::Blocked => Status::Failed,
     }
 }
 

@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 
 use super::{
     activation, agents, audit, enrolment, evidence, groups, health, issue, machines, operate,
-    policies, sync, tokens, webhooks,
+    policies, status, sync, tokens, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -41,6 +41,7 @@ use super::{
         policies::list,
         policies::roll_back,
         policies::show,
+        status::show,
         sync::sync_status,
         tokens::validate,
         webhooks::dead_letters,

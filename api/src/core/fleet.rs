@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, Coverage, EffectiveStatus};
+use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, StatusCounts};
 use rat_store::StoredAgent;
 use thiserror::Error;
 
@@ -53,4 +53,7 @@ pub trait Fleet: Send + Sync {
     /// How many of a group's agents were judged by what it demands, however that ended; `None` while
     /// that is changing. (L07)
     fn coverage(&self, slug: String) -> Answer<'_, Option<Coverage>>;
+
+    /// How many agents of each group stand how.
+    fn status_counts(&self) -> Answer<'_, StatusCounts>;
 }

@@ -24,6 +24,7 @@ mod pending;
 mod policies;
 mod request;
 mod serving;
+mod status;
 mod sync;
 pub mod tokens;
 pub mod webhooks;
@@ -113,6 +114,7 @@ pub struct InMemory {
     turns: serving::Turns,
     counted: evidence::Counted,
     coverage: groups::RecentCoverage,
+    counts: status::RecentCounts,
 }
 
 type State = axum::extract::State<Arc<Core>>;
@@ -152,6 +154,7 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
     group_routes(surface)
         .route(Route::get("/health", Permission::Public), health::show)
         .route(Route::get("/audit", operator("audit:view")), audit::list)
+        .route(Route::get("/status", operator("agents:view")), status::show)
 }
 
 const fn operator(action: &'static str) -> Permission {

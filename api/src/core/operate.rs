@@ -24,7 +24,7 @@ use crate::limits::{CLEAR_MS_MAX, REASON_CHARACTERS_MAX, duration};
 const UNKNOWN: ApiError = ApiError::NotFound("agent");
 
 /// Approves what waits under an agent's id: the attestation key that an enrolled agent changed to,
-/// or a machine that wants to enrol.
+/// or a machine that wants to enrol, which the request names by its endorsement key.
 #[utoipa::path(
     post, path = "/agents/{agent_id}/approve", tag = "agents",
     params(("agent_id" = String, Path)),
@@ -90,8 +90,8 @@ async fn approve_key(
     })
 }
 
-/// An id is whatever a machine says: where several machines say the same one, the operator must
-/// name the machine.
+/// An id is whatever a machine says, and an attacker's may be the only one that waits under it: the
+/// operator names the machine. (N12)
 async fn approve_machine(
     core: &Core,
     id: &AgentId,
@@ -99,7 +99,11 @@ async fn approve_machine(
     caller: &Caller,
 ) -> Result<wire::Approved, ApiError> {
     let mut waiting = core.store.waiting_as(id, unix_ms()).await?;
-    waiting.retain(|machine| wanted.is_none_or(|wanted| wanted == machine.ek_sha256));
+    match wanted {
+        Some(wanted) => waiting.retain(|machine| machine.ek_sha256 == wanted),
+        None if waiting.is_empty() => {}
+        None => return Err(ApiError::MachineNotNamed),
+    }
     let machine = match <[Waiting; 1]>::try_from(waiting) {
         Ok([machine]) => machine,
         Err(none) if none.is_empty() => {

@@ -181,7 +181,7 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         .concat(),
         ("POST", "/tokens/generate") => missing(&["group"]),
         ("DELETE", "/tokens/{token_id}") => missing(&["token"]),
-        ("GET", "/webhooks/") => vec![ApiError::UnknownParameter(ShownName::new(""))],
+        ("GET", "/webhooks/" | "/status") => vec![ApiError::UnknownParameter(ShownName::new(""))],
         _ if path.starts_with("/webhooks/") => missing(&["webhook"]),
         _ => of_accounts(path, method),
     }
@@ -206,7 +206,11 @@ fn of_enrolment(path: &str) -> Vec<ApiError> {
 fn of_agents(path: &str, method: &Method) -> Vec<ApiError> {
     let action = path.rsplit('/').next().unwrap_or_default();
     let own = match (method.as_str(), action) {
-        ("POST", "approve") => conflicts(&[Conflict::NothingWaits, Conflict::SeveralWait]),
+        ("POST", "approve") => [
+            conflicts(&[Conflict::NothingWaits, Conflict::SeveralWait]),
+            vec![ApiError::MachineNotNamed],
+        ]
+        .concat(),
         ("POST", "clear") => conflicts(&[Conflict::NotFailed]),
         ("POST", "move") => missing(&["group"]),
         _ => Vec::new(),

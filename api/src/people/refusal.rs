@@ -67,7 +67,7 @@ const fn code(error: &ApiError) -> &'static str {
         ApiError::Json(_) | ApiError::BodyBroken | ApiError::TooSlow => "BAD_REQUEST",
         ApiError::ContentEncoding | ApiError::BodyTooLong { .. } => "BAD_REQUEST",
         ApiError::Member { .. } | ApiError::NotAnObject => "VALIDATION_FAILED",
-        ApiError::UnknownMember(_) => "VALIDATION_FAILED",
+        ApiError::UnknownMember(_) | ApiError::MachineNotNamed => "VALIDATION_FAILED",
         ApiError::Parameter { .. } | ApiError::UnknownParameter(_) => "VALIDATION_FAILED",
         ApiError::Changed => "PRECONDITION_FAILED",
         ApiError::NotAuthenticated => "UNAUTHORIZED",

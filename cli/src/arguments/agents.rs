@@ -11,12 +11,19 @@ Example:
   rat agents list --group prod-fleet --since 2026-01-31T00:00:00Z --output json";
 
 const SHOW_HELP: &str = "\
+The exit code does not depend on how the agent stands: `rat evidence` says that by its own.
+
 Example:
   rat agents show d432fbb3-d2f1-4a97-9ef7-75bd81c00000";
 
 const WATCH_HELP: &str = "\
 A line for each agent whose status changes, until the program is stopped, or until every agent that
 is watched has the status that --until names.
+
+Trust also ends by itself, with no word from the agent, so each look reads every agent that is
+watched, in pages of 1,000. After a look that took longer than --interval it waits as long as that
+took: it asks for half of the time at most. Name an agent or a group in a large fleet; `rat status`
+has the numbers at once.
 
 Exit codes:
   0  the agents have the status that --until names
@@ -27,12 +34,16 @@ Example:
   rat agents watch d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --until trusted --timeout 60";
 
 const APPROVE_HELP: &str = "\
-Approves a machine that waits to enrol, or the new attestation key of one that is enrolled. Compare
-the SHA-256 with what `rat-agent doctor` shows on the machine.
+Approves a machine that waits to enrol, or the new attestation key of one that is enrolled. It is
+shown first, on standard error, and what was shown is approved, nothing that came in its place. The
+id, the host name and the rest are what the machine calls itself: compare the SHA-256 with what
+`rat-agent doctor` shows on the machine. Where nobody can be asked, --ek-sha256 or --yes is needed;
+--yes trusts whoever waits under the id.
 
 Example:
   rat agents pending
-  rat agents approve d432fbb3-d2f1-4a97-9ef7-75bd81c00000";
+  rat agents approve d432fbb3-d2f1-4a97-9ef7-75bd81c00000
+  rat agents approve d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --ek-sha256 3f2a...c901";
 
 const CLEAR_HELP: &str = "\
 The agent is trusted again when it passes from the first entry of its list.
@@ -50,6 +61,12 @@ const MOVE_HELP: &str = "\
 Example:
   rat agents move d432fbb3-d2f1-4a97-9ef7-75bd81c00000 staging";
 
+const SYNC_STATUS_HELP: &str = "\
+For those who know agents by Keylime's operational states: 1 pending, 3 active, 4 stale, 7 failed.
+
+Example:
+  rat agents sync-status d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --output json";
+
 const PENDING_HELP: &str = "\
 That their TPMs are genuine was checked; what they say of themselves was not.
 
@@ -57,6 +74,10 @@ Example:
   rat agents pending";
 
 pub(super) const EVIDENCE_HELP: &str = "\
+Exit codes:
+  0  the agent is trusted, or authentic
+  1  it has another status, or the server refused
+
 Example:
   rat evidence d432fbb3-d2f1-4a97-9ef7-75bd81c00000
   rat evidence d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --output json | jq .first_offence";
@@ -82,6 +103,14 @@ pub(crate) enum AgentCommand {
         #[command(flatten)]
         remote: RemoteArguments,
     },
+    /// Show how an agent stands, with Keylime's number
+    #[command(after_help = SYNC_STATUS_HELP)]
+    SyncStatus {
+        /// The agent's id
+        agent: String,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
     /// Show how agents' statuses change
     #[command(after_help = WATCH_HELP)]
     Watch(Watch),
@@ -93,15 +122,7 @@ pub(crate) enum AgentCommand {
     },
     /// Approve what waits under an id
     #[command(after_help = APPROVE_HELP)]
-    Approve {
-        /// The agent's id
-        agent: String,
-        /// Which machine, where several ask for the id: SHA-256 of its endorsement key
-        #[arg(long, value_name = "HEX")]
-        ek_sha256: Option<Fingerprint>,
-        #[command(flatten)]
-        remote: RemoteArguments,
-    },
+    Approve(Approve),
     /// Take an agent's failure back
     #[command(after_help = CLEAR_HELP)]
     Clear {
@@ -136,6 +157,20 @@ pub(crate) enum AgentCommand {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Approve {
+    /// The agent's id
+    pub(crate) agent: String,
+    /// This machine and no other, without a question: SHA-256 of its endorsement key
+    #[arg(long, visible_alias = "ek", value_name = "HEX")]
+    pub(crate) ek_sha256: Option<Fingerprint>,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArguments,
+}
+
 /// Which agents.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Filter {
@@ -167,7 +202,7 @@ pub(crate) struct Watch {
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
-    /// Look every so many seconds
+    /// Look every so many seconds, or more seldom
     #[arg(long, value_name = "SECONDS", default_value_t = 2,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) interval: u64,

@@ -22,11 +22,17 @@ Example:
 const CREATE_HELP: &str = "\
 Settings that are not given enforce, and waive nothing.
 
+Who may enrol, beyond holding a token, says --approval:
+  auto    whoever proves a TPM that the server knows, by identity.ek_ca or identity.ek_list
+  list    TPMs of the files that identity.ek_list of the server's configuration names, and those
+          that `rat ek add` lets into the group; while both are empty nobody can enrol
+  manual  TPMs that `rat agents approve` or `rat ek add` lets into the group
+
 Example:
   rat groups create prod-fleet --approval manual";
 
 const SET_HELP: &str = "\
-Settings that are not given stay as they are.
+Settings that are not given stay as they are. `rat groups create --help` says what --approval means.
 
 Example:
   rat groups set prod-fleet --approval list --auto-recover true
@@ -180,9 +186,9 @@ enum Bank {
 #[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Approval {
-    /// Whoever proves a genuine TPM
+    /// Whoever proves a TPM that the server knows
     Auto,
-    /// Machines on the list of `rat ek`
+    /// TPMs of identity.ek_list, and those of `rat ek`; nobody while both are empty
     List,
     /// Machines that an operator approves one by one
     Manual,

@@ -7,19 +7,23 @@ mod people;
 mod policies;
 mod remote;
 mod values;
+mod webhooks;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use agents::{AgentCommand, Filter, Watch};
+pub(crate) use agents::{AgentCommand, Approve, Filter, Watch};
 pub(crate) use files::{InspectArguments, Kind, TemplateHash, VerifyArguments};
 pub(crate) use groups::{EkCommand, GroupCommand, GroupSettings};
-pub(crate) use people::{ApiTokenCommand, PasswordArguments, TokenCommand, UserCommand};
+pub(crate) use people::{
+    AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserCommand,
+};
 pub(crate) use policies::{CreateArguments, CreateCommand, PolicyArguments, PolicyCommand};
 pub(crate) use remote::{Connect, Enroll, Login, RemoteArguments};
 pub(crate) use values::Fingerprint;
+pub(crate) use webhooks::WebhookCommand;
 
 /// Run a fleet of attested machines, and judge evidence in files
 #[derive(Debug, Parser)]
@@ -128,10 +132,20 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
+    /// Change one's own account
+    Account {
+        #[command(subcommand)]
+        command: AccountCommand,
+    },
     /// Make and end the tokens of programs
     ApiTokens {
         #[command(subcommand)]
         command: ApiTokenCommand,
+    },
+    /// Look at webhooks, and try them
+    Webhooks {
+        #[command(subcommand)]
+        command: WebhookCommand,
     },
     /// Show who changed what
     #[command(after_help = people::AUDIT_HELP)]

@@ -1,14 +1,50 @@
-//! `rat users`, `rat tokens`, `rat api-tokens` and `rat audit`.
+//! `rat users`, `rat account`, `rat tokens`, `rat api-tokens` and `rat audit`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::remote::RemoteArguments;
 
 const USERS_LIST_HELP: &str = "\
 Example:
   rat users list";
+
+const USERS_SHOW_HELP: &str = "\
+Example:
+  rat users show ada";
+
+const USERS_SET_HELP: &str = "\
+What is not given stays as it is. The roles that are given take the place of those before.
+
+Example:
+  rat users set ada --role operator --role viewer --email ada@example.com
+  rat users set ada --disabled false";
+
+const USERS_PASSWORD_HELP: &str = "\
+Sessions of the user end. Whoever logs in with it is asked for another one.
+
+Example:
+  rat users password ada
+  rat users password ada --password-file first";
+
+const USERS_ROLES_HELP: &str = "\
+Example:
+  rat users roles";
+
+const ACCOUNT_SET_HELP: &str = "\
+`rat whoami` shows the account.
+
+Example:
+  rat account set --email ada@example.com";
+
+const ACCOUNT_PASSWORD_HELP: &str = "\
+Other sessions of the account end; this one stays.
+
+Example:
+  rat account password
+  rat account password --password-file present --new-password-file new";
 
 const USERS_CREATE_HELP: &str = "\
 Roles: admin may do everything, operator runs a fleet, viewer looks on. Whoever logs in for the
@@ -19,7 +55,8 @@ Example:
   rat users create ada --role viewer --password-stdin < password";
 
 const USERS_DISABLE_HELP: &str = "\
-Sessions end and API tokens stop working at once.
+Sessions end and API tokens stop working at once. Accounts are never removed, so that a name in the
+audit log stays one person's; `rat users set NAME --disabled false` lets the user in again.
 
 Example:
   rat users disable ada";
@@ -97,11 +134,86 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         remote: RemoteArguments,
     },
+    /// Show a user
+    #[command(after_help = USERS_SHOW_HELP)]
+    Show {
+        /// The name
+        username: String,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+    /// Change a user
+    #[command(after_help = USERS_SET_HELP)]
+    Set {
+        /// The name
+        username: String,
+        #[command(flatten)]
+        change: UserChange,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+    /// Give a user another password
+    #[command(after_help = USERS_PASSWORD_HELP)]
+    Password {
+        /// The name
+        username: String,
+        #[command(flatten)]
+        password: PasswordArguments,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+    /// List roles, and what each may do
+    #[command(after_help = USERS_ROLES_HELP)]
+    Roles {
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
     /// Keep a user out
     #[command(after_help = USERS_DISABLE_HELP)]
     Disable {
         /// The name
         username: String,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+}
+
+/// What is to be changed of a user.
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct UserChange {
+    /// A role; may be repeated
+    #[arg(long = "role", value_name = "ROLE")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) roles: Vec<String>,
+    /// The address that mail goes to
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) email: Option<String>,
+    /// Keep the user out, or let the user in again
+    #[arg(long, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disabled: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Change one's own account
+    #[command(after_help = ACCOUNT_SET_HELP)]
+    Set {
+        /// The address that mail goes to
+        #[arg(long, value_name = "ADDRESS")]
+        email: String,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+    /// Change one's own password
+    #[command(after_help = ACCOUNT_PASSWORD_HELP)]
+    Password {
+        #[command(flatten)]
+        present: PasswordArguments,
+        /// File with the new password [default: the terminal is asked]
+        #[arg(long, value_name = "FILE")]
+        new_password_file: Option<PathBuf>,
         #[command(flatten)]
         remote: RemoteArguments,
     },

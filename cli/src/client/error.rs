@@ -132,6 +132,15 @@ impl ClientError {
         }
     }
 
+    /// What the server would say of a name that it does not have.
+    pub(crate) const fn unknown(detail: String) -> Self {
+        Self::Refused {
+            status: 404,
+            detail,
+            code: None,
+        }
+    }
+
     /// The code of the program when this ends it: 1 when the server refused, 3 when it gave no
     /// answer that counts, 2 when it was not asked.
     pub(crate) const fn exit_code(&self) -> u8 {

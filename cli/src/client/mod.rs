@@ -86,6 +86,11 @@ impl Client {
         self.send(Method::POST, address, None, body)
     }
 
+    /// Has something done that its address says all about.
+    pub(crate) fn post_empty(&self, address: &Address) -> Result<Answer, ClientError> {
+        self.ask(Method::POST, address, &[], Bytes::new())
+    }
+
     /// Sends a value that goes over what is there; with `if_match` only over that version.
     pub(crate) fn put(
         &self,

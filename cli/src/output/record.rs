@@ -186,6 +186,16 @@ impl<'de> Deserialize<'de> for Item {
     }
 }
 
+/// An object of JSON, and nothing else.
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Item::deserialize(deserializer)? {
+            Item::Record(record) => Ok(record),
+            _ => Err(D::Error::custom("expected an object")),
+        }
+    }
+}
+
 struct AnyItem;
 
 impl<'de> Visitor<'de> for AnyItem {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{list, prompt, show, watch};
+use super::{approval, list, prompt, show, watch};
 use crate::Outcome;
 use crate::arguments::{AgentCommand, Filter};
 use crate::client::{Address, AddressError};
@@ -45,19 +45,12 @@ pub(crate) fn run(command: &AgentCommand, terminal: &mut Terminal) -> Result<Out
             let waiting = Address::new("/agents/pending");
             list(remote, waiting, None, &WAITING, terminal)
         }
-        AgentCommand::Approve {
-            agent,
-            ek_sha256,
-            remote,
-        } => {
-            let body = match ek_sha256 {
-                Some(ek) => json!({ "ek_sha256": ek.to_hex() }),
-                None => json!({}),
-            };
-            let at = address(agent)?.child("approve")?;
-            let approved: Item = remote.client()?.post(&at, &body)?.read()?;
-            show(terminal, remote.output, &approved)
+        AgentCommand::SyncStatus { agent, remote } => {
+            let at = address(agent)?.child("sync-status")?;
+            let status: Item = remote.client()?.post_empty(&at)?.read()?;
+            show(terminal, remote.output, &status)
         }
+        AgentCommand::Approve(options) => approval::run(options, terminal),
         AgentCommand::Clear {
             agent,
             reason,
@@ -71,7 +64,7 @@ pub(crate) fn run(command: &AgentCommand, terminal: &mut Terminal) -> Result<Out
         AgentCommand::Remove { agent, yes, remote } => {
             let at = address(agent)?;
             if !yes {
-                prompt::confirm(&format!("Remove agent {agent}?"))?;
+                prompt::confirm(&format!("Remove agent {agent}?"), "give --yes")?;
             }
             let removed: Item = remote.client()?.delete(&at)?.read()?;
             show(terminal, remote.output, &removed)

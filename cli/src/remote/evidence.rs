@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::arguments::RemoteArguments;
 use crate::output::{Format, Item, Look, Record, Terminal, printable, status_look};
 
-/// Shows an agent's evidence.
+/// Shows an agent's evidence; fails unless it is trusted, by what `rat verify` calls so.
 pub(crate) fn run(
     agent: &str,
     remote: &RemoteArguments,
@@ -30,7 +30,12 @@ pub(crate) fn run(
         }
         format => terminal.document(format, &evidence)?,
     }
-    Ok(Outcome::Passed)
+    let agent = evidence.get("agent").unwrap_or(&Item::Absent);
+    // A status that we do not know is no trust.
+    Ok(match agent.text("effective_status") {
+        Some("trusted" | "authentic") => Outcome::Passed,
+        _ => Outcome::Failed,
+    })
 }
 
 /// What an operator wants to know first: the status, what caused it, and what to do.

@@ -38,7 +38,7 @@ pub(crate) fn log_in(options: &Login, terminal: &mut Terminal) -> Result<Outcome
     };
     let present = match password::given(&options.password)? {
         Some(password) => password,
-        None => prompt::secret("Password: ").context("give --password-stdin or --password-file")?,
+        None => prompt::secret("Password: ").context(password::OTHERWISE)?,
     };
     let client = Client::new(&pinned)?;
     let body = json!({ "username": username, "password": present });
@@ -75,14 +75,10 @@ pub(crate) fn log_in(options: &Login, terminal: &mut Terminal) -> Result<Outcome
 
 /// Replaces a password that somebody else knows: the first one, or one that an administrator set.
 fn change_password(client: &Client, options: &Login, present: &str) -> Result<()> {
-    let new = match &options.new_password_file {
-        Some(path) => password::of_file(path)?,
-        None => password::chosen("The password must be changed. New password")
-            .context("the password must be changed: give --new-password-file")?,
-    };
-    let body = json!({ "current_password": present, "new_password": new });
-    client.put(&Address::new("/api/v1/auth/me/password"), None, &body)?;
-    Ok(())
+    let file = options.new_password_file.as_deref();
+    let new = password::new("The password must be changed. New password", file)
+        .context("the password must be changed")?;
+    Ok(password::replace(client, present, &new)?)
 }
 
 /// Ends the session, here and at the server.

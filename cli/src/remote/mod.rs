@@ -3,8 +3,10 @@
 //! What the server answers is shown whole to programs, members included that we do not know; people
 //! see the columns and lines that help them. All of it is escaped on its way out. (X07)
 
+pub(crate) mod account;
 pub(crate) mod agents;
 pub(crate) mod api_tokens;
+mod approval;
 pub(crate) mod audit;
 pub(crate) mod connect;
 pub(crate) mod doctor;
@@ -20,6 +22,7 @@ pub(crate) mod status;
 pub(crate) mod tokens;
 pub(crate) mod users;
 mod watch;
+pub(crate) mod webhooks;
 
 use std::io::{self, IsTerminal, Write};
 

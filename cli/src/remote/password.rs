@@ -5,12 +5,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rat_client::access;
+use serde_json::json;
 
 use super::prompt;
 use crate::arguments::PasswordArguments;
+use crate::client::{Address, Client, ClientError};
 
 /// The server takes 256 characters.
 const PASSWORD_BYTES_MAX: usize = 2048;
+
+/// What to give where nobody can be asked for a password.
+pub(super) const OTHERWISE: &str = "give --password-stdin or --password-file";
 
 /// The password that options name; `None` when the terminal is to be asked.
 pub(super) fn given(options: &PasswordArguments) -> Result<Option<String>> {
@@ -26,19 +31,33 @@ pub(super) fn given(options: &PasswordArguments) -> Result<Option<String>> {
 }
 
 /// The password in the first line of a file that nobody else can read.
-pub(super) fn of_file(path: &Path) -> Result<String> {
+fn of_file(path: &Path) -> Result<String> {
     let text = access::read_secret(path, PASSWORD_BYTES_MAX)?;
     first_line(&text, &path.display().to_string())
 }
 
-/// A new password, typed twice.
-pub(super) fn chosen(what: &str) -> Result<String> {
-    let first =
-        prompt::secret(&format!("{what}: ")).context("give --password-stdin or --password-file")?;
+/// A new password, typed twice. Where nobody can be asked, `otherwise` says what to give instead.
+pub(super) fn chosen(what: &str, otherwise: &'static str) -> Result<String> {
+    let first = prompt::secret(&format!("{what}: ")).context(otherwise)?;
     if prompt::secret("Again: ")? != first {
         bail!("the two are not the same; nothing was changed");
     }
     Ok(first)
+}
+
+/// A new password of one's own: from a file, or typed twice.
+pub(super) fn new(what: &str, file: Option<&Path>) -> Result<String> {
+    match file {
+        Some(file) => of_file(file),
+        None => chosen(what, "give --new-password-file"),
+    }
+}
+
+/// Changes the password of whoever asks.
+pub(super) fn replace(client: &Client, present: &str, new: &str) -> Result<(), ClientError> {
+    let body = json!({ "current_password": present, "new_password": new });
+    client.put(&Address::new("/api/v1/auth/me/password"), None, &body)?;
+    Ok(())
 }
 
 /// Blanks belong to the password, the end of the line does not.

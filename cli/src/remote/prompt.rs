@@ -2,9 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 const TERMINAL: &str = "/dev/tty";
 const LINE_BYTES_MAX: u64 = 2048;
@@ -28,10 +33,10 @@ pub(super) fn secret(question: &str) -> Result<String> {
     answer
 }
 
-/// Asks whether to go on.
-pub(super) fn confirm(question: &str) -> Result<()> {
+/// Asks whether to go on. Where nobody can be asked, `otherwise` says what to give instead.
+pub(super) fn confirm(question: &str, otherwise: &'static str) -> Result<()> {
     let question = format!("{question} [y/N] ");
-    match line(&question).context("give --yes")?.trim() {
+    match line(&question).context(otherwise)?.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => bail!("nothing was changed"),
     }
@@ -49,26 +54,78 @@ fn ask(mut terminal: &File, question: &str) -> Result<String> {
 }
 
 /// While this lives the terminal does not show what is typed, but for the end of the line.
-struct Hidden<'t> {
-    terminal: &'t File,
-    before: Termios,
+struct Hidden;
+
+/// A terminal, and how it was before it hid what is typed.
+struct Before {
+    terminal: File,
+    modes: Termios,
 }
 
-impl<'t> Hidden<'t> {
-    fn hide(terminal: &'t File) -> io::Result<Self> {
-        let before = tcgetattr(terminal)?;
-        let mut hidden = before.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        hidden.local_modes.insert(LocalModes::ECHONL);
+/// What is to be put back by whoever comes first: the prompt, or a signal that ends the program.
+static BEFORE: Mutex<Option<Before>> = Mutex::new(None);
+
+/// What a person ends a program with, by a key or by closing the window, and what others do.
+const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+impl Hidden {
+    fn hide(terminal: &File) -> io::Result<Self> {
+        restore_at_signals()?;
+        let modes = tcgetattr(terminal)?;
+        let mut hiding = modes.clone();
+        hiding.local_modes.remove(LocalModes::ECHO);
+        hiding.local_modes.insert(LocalModes::ECHONL);
+        let was = Before {
+            terminal: terminal.try_clone()?,
+            modes,
+        };
+        // Held, so that no signal comes in between.
+        let mut before = before();
         // What was typed before the question is no answer to it.
-        tcsetattr(terminal, OptionalActions::Flush, &hidden)?;
-        Ok(Self { terminal, before })
+        tcsetattr(terminal, OptionalActions::Flush, &hiding)?;
+        *before = Some(was);
+        Ok(Self)
     }
 }
 
-impl Drop for Hidden<'_> {
+impl Drop for Hidden {
     fn drop(&mut self) {
-        // There is nobody left to tell.
-        let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
+        if let Some(was) = before().take() {
+            was.restore();
+        }
     }
+}
+
+impl Before {
+    fn restore(&self) {
+        // There is nobody left to tell.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.modes);
+    }
+}
+
+fn before() -> MutexGuard<'static, Option<Before>> {
+    BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on the terminal is as it was before a signal ends the program.
+fn restore_at_signals() -> io::Result<()> {
+    static WATCHED: Mutex<bool> = Mutex::new(false);
+    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*watched {
+        let mut signals = Signals::new(ENDING)?;
+        let watch = move || {
+            for signal in signals.forever() {
+                if let Some(was) = before().take() {
+                    was.restore();
+                    // The line of the question has no end yet.
+                    let _ = (&was.terminal).write_all(b"\n");
+                }
+                // As if nobody had caught it: a shell that waits must see what ended the program.
+                let _ = emulate_default_handler(signal);
+            }
+        };
+        thread::Builder::new().spawn(watch)?;
+        *watched = true;
+    }
+    Ok(())
 }

@@ -1,6 +1,5 @@
 //! `rat status`: the fleet in numbers.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::Result;
@@ -31,11 +30,26 @@ pub(super) struct Health {
     pub(super) uptime: u64,
 }
 
+/// What the server has counted.
 #[derive(Deserialize)]
-struct Agent {
-    status: String,
-    effective_status: String,
-    policy_group_id: Option<String>,
+struct Counted {
+    agents: u64,
+    by_effective_status: Record,
+    /// Those that have agents.
+    groups: Vec<GroupCounted>,
+}
+
+#[derive(Deserialize)]
+struct GroupCounted {
+    policy_group_id: String,
+    agents: u64,
+    by_status: ByStatus,
+}
+
+#[derive(Deserialize)]
+struct ByStatus {
+    active: u64,
+    failed: u64,
 }
 
 #[derive(Deserialize)]
@@ -44,72 +58,56 @@ struct Group {
     enforced_policy_id: Option<String>,
 }
 
-/// Agents of one group.
-#[derive(Default)]
-struct Counts {
-    agents: u64,
-    active: u64,
-    failed: u64,
-}
-
-/// Counts agents by status, and by group.
+/// Shows how many agents stand how, in all and by group, as the server has counted them.
 pub(crate) fn run(remote: &RemoteArguments, terminal: &mut Terminal) -> Result<Outcome> {
     let client = remote.client()?;
     let health: Health = client.get(&Address::new("/health"))?.read()?;
-    let agents: Vec<Agent> = pages(&client, Address::new("/agents/"), None)?;
+    let counted: Counted = client.get(&Address::new("/status"))?.read()?;
     let groups: Vec<Group> = pages(&client, Address::new("/groups/"), None)?;
-    let mut by_status: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut by_group: BTreeMap<&str, Counts> = BTreeMap::new();
-    for agent in &agents {
-        count(by_status.entry(&agent.effective_status).or_default());
-        let group = agent.policy_group_id.as_deref().unwrap_or("-");
-        let counts = by_group.entry(group).or_default();
-        count(&mut counts.agents);
-        match agent.status.as_str() {
-            "active" => count(&mut counts.active),
-            "failed" => count(&mut counts.failed),
-            _ => {}
-        }
-    }
-    let mut statuses = Record::new();
-    for (status, agents) in by_status {
-        statuses.push(status, agents);
-    }
     let shown: Vec<Item> = groups
         .iter()
-        .map(|group| {
-            let slug = group.policy_group_id.as_str();
-            let counts = by_group.remove(slug).unwrap_or_default();
-            let record = Record::new()
-                .with("policy_group_id", slug)
-                .with("agents", counts.agents)
-                .with("active", counts.active)
-                .with("failed", counts.failed)
-                .with("enforced_policy_id", group.enforced_policy_id.clone());
-            Item::Record(record)
-        })
+        .map(|group| Item::Record(shown(group, &counted.groups)))
         .collect();
-    let summary = Record::new()
-        .with("server", client.server())
-        .with("status", health.status)
-        .with("version", health.version)
-        .with("uptime_seconds", health.uptime)
-        .with("agents", agents.len())
-        .with("by_effective_status", statuses);
+    let summary = |statuses: Record| {
+        Record::new()
+            .with("server", client.server())
+            .with("status", health.status.as_str())
+            .with("version", health.version.as_str())
+            .with("uptime_seconds", health.uptime)
+            .with("agents", counted.agents)
+            .with("by_effective_status", statuses)
+    };
     match remote.output {
         Format::Table => {
-            write!(terminal, "{summary}")?;
+            let mut statuses = Record::new();
+            for (status, agents) in counted.by_effective_status.iter() {
+                if *agents != Item::Number(0) {
+                    statuses.push(status, agents.clone());
+                }
+            }
+            write!(terminal, "{}", summary(statuses))?;
             if !shown.is_empty() {
                 let heading = terminal.styled(Look::Bold, "Groups");
                 writeln!(terminal, "\n{heading}")?;
                 table(terminal, &GROUPS, &shown)?;
             }
         }
-        format => terminal.document(format, &summary.with("groups", shown))?,
+        format => {
+            let summary = summary(counted.by_effective_status.clone());
+            terminal.document(format, &summary.with("groups", shown))?;
+        }
     }
     Ok(Outcome::Passed)
 }
 
-fn count(number: &mut u64) {
-    *number = number.saturating_add(1);
+fn shown(group: &Group, counted: &[GroupCounted]) -> Record {
+    let slug = group.policy_group_id.as_str();
+    let counted = counted.iter().find(|it| it.policy_group_id == slug);
+    let of = |count: fn(&GroupCounted) -> u64| counted.map_or(0, count);
+    Record::new()
+        .with("policy_group_id", slug)
+        .with("agents", of(|group| group.agents))
+        .with("active", of(|group| group.by_status.active))
+        .with("failed", of(|group| group.by_status.failed))
+        .with("enforced_policy_id", group.enforced_policy_id.clone())
 }

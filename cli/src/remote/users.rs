@@ -1,12 +1,12 @@
 //! `rat users`: accounts of people.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{done, password, show, show_list};
 use crate::Outcome;
 use crate::arguments::UserCommand;
-use crate::client::{Address, ClientError};
+use crate::client::{Address, AddressError, Client, ClientError};
 use crate::output::{Column, Item, Record, Terminal};
 
 const COLUMNS: [Column; 6] = [
@@ -18,6 +18,13 @@ const COLUMNS: [Column; 6] = [
     Column("LAST LOGIN", "last_login"),
 ];
 
+const ROLES: [Column; 4] = [
+    Column("ID", "id"),
+    Column("NAME", "name"),
+    Column("PERMISSIONS", "permissions"),
+    Column("DESCRIPTION", "description"),
+];
+
 const PATH: &str = "/api/v1/users";
 
 #[derive(Serialize)]
@@ -27,6 +34,12 @@ struct NewUser<'a> {
     roles: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<&'a str>,
+    must_change_password: bool,
+}
+
+#[derive(Serialize)]
+struct NewPassword<'a> {
+    new_password: &'a str,
     must_change_password: bool,
 }
 
@@ -59,7 +72,7 @@ pub(crate) fn run(command: &UserCommand, terminal: &mut Terminal) -> Result<Outc
             let client = remote.client()?;
             let password = match password::given(password)? {
                 Some(password) => password,
-                None => password::chosen("Password of the new user")?,
+                None => password::chosen("Password of the new user", password::OTHERWISE)?,
             };
             let new = NewUser {
                 username,
@@ -74,19 +87,69 @@ pub(crate) fn run(command: &UserCommand, terminal: &mut Terminal) -> Result<Outc
         }
         UserCommand::Disable { username, remote } => {
             let client = remote.client()?;
-            let Users { users } = client.get(&Address::new(PATH))?.read()?;
-            let is_named = |user: &&User| user.username.eq_ignore_ascii_case(username);
-            let Some(user) = users.iter().find(is_named) else {
-                return Err(ClientError::Refused {
-                    status: 404,
-                    detail: format!("there is no user `{username}`"),
-                    code: None,
-                }
-                .into());
-            };
-            client.delete(&Address::new(PATH).child(&user.id)?)?;
+            let user = named(&client, username)?;
+            client.delete(&user.address()?)?;
             let disabled = Record::new().with("disabled", user.username.as_str());
             done(terminal, remote.output, disabled)
         }
+        UserCommand::Show { username, remote } => {
+            let client = remote.client()?;
+            let at = named(&client, username)?.address()?;
+            let shown: Item = client.get(&at)?.read()?;
+            show(terminal, remote.output, &shown)
+        }
+        UserCommand::Set {
+            username,
+            change,
+            remote,
+        } => {
+            if change.roles.is_empty() && change.email.is_none() && change.disabled.is_none() {
+                bail!("give something to change; `rat users set --help` lists it");
+            }
+            let client = remote.client()?;
+            let at = named(&client, username)?.address()?;
+            let changed: Item = client.put(&at, None, change)?.read()?;
+            show(terminal, remote.output, &changed)
+        }
+        UserCommand::Password {
+            username,
+            password,
+            remote,
+        } => {
+            let client = remote.client()?;
+            let user = named(&client, username)?;
+            let password = match password::given(password)? {
+                Some(password) => password,
+                None => password::chosen("New password of the user", password::OTHERWISE)?,
+            };
+            let new = NewPassword {
+                new_password: &password,
+                // Nobody else is to know it for long.
+                must_change_password: true,
+            };
+            client.put(&user.address()?.child("password")?, None, &new)?;
+            let changed = Record::new().with("password_of", user.username.as_str());
+            done(terminal, remote.output, changed)
+        }
+        UserCommand::Roles { remote } => {
+            let at = Address::new("/api/v1/roles");
+            let answer: Item = remote.client()?.get(&at)?.read()?;
+            show_list(terminal, remote.output, &ROLES, answer.list("roles"))?;
+            Ok(Outcome::Passed)
+        }
     }
+}
+
+impl User {
+    fn address(&self) -> Result<Address, AddressError> {
+        Address::new(PATH).child(&self.id)
+    }
+}
+
+/// The user of this name, in any case. The server's addresses have ids.
+fn named(client: &Client, username: &str) -> Result<User, ClientError> {
+    let Users { users } = client.get(&Address::new(PATH))?.read()?;
+    let mut users = users.into_iter();
+    let found = users.find(|user| user.username.eq_ignore_ascii_case(username));
+    found.ok_or_else(|| ClientError::unknown(format!("there is no user `{username}`")))
 }

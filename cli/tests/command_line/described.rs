@@ -9,26 +9,17 @@ use crate::hostile_server::{HostileServer, Reply};
 use crate::operator::Operator;
 
 /// Routes of other programs: browsers, monitoring, machines, and clients of the original.
-const OF_OTHERS: [&str; 19] = [
+const OF_OTHERS: [&str; 10] = [
     "GET /docs",
     "GET /docs/style.css",
     "GET /livez",
     "GET /metrics",
     "GET /openapi.json",
     "GET /readyz",
-    "GET /webhooks/",
-    "GET /webhooks/{webhook_name}/dead-letters",
-    "POST /webhooks/{webhook_name}/test",
     "POST /agents/enroll",
     "POST /agents/enroll-baseline",
     "POST /agents/{agent_id}/activate",
-    "POST /agents/{agent_id}/sync-status",
     "POST /tokens/validate",
-    "GET /api/v1/roles",
-    "GET /api/v1/users/{user_id}",
-    "PUT /api/v1/auth/me",
-    "PUT /api/v1/users/{user_id}",
-    "PUT /api/v1/users/{user_id}/password",
 ];
 
 /// A server that answers each request as the document says, with every member there.
@@ -39,6 +30,11 @@ fn server() -> HostileServer {
             Some(mut body) => {
                 if target == "/api/v1/auth/me" {
                     body["must_change_password"] = json!(false);
+                }
+                // What is shown here is sent back.
+                if target == "/agents/a" {
+                    body["ek_sha256"] = json!("ab".repeat(32));
+                    body["ak_proposed_sha256"] = json!("cd".repeat(32));
                 }
                 Reply::ok(&body.to_string())
             }
@@ -59,13 +55,14 @@ fn operator(server: &HostileServer) -> Operator {
     operator
 }
 
-const AGENTS: [&str; 9] = [
+const AGENTS: [&str; 10] = [
     "agents list --group g --status failed --hostname h --since 2026-01-31T00:00:00Z --limit 5",
     "agents show a",
     "agents watch --group g --until pending",
     "agents watch a --until pending",
     "agents pending",
-    "agents approve a --ek-sha256 EK",
+    "agents approve a --yes",
+    "agents sync-status a",
     "agents clear a --reason r",
     "agents remove a --yes",
     "agents move a g",
@@ -92,7 +89,7 @@ const GROUPS: [&str; 16] = [
     "policies rollback g",
 ];
 
-const PEOPLE: [&str; 14] = [
+const PEOPLE: [&str; 24] = [
     "whoami",
     "status",
     "doctor",
@@ -103,6 +100,16 @@ const PEOPLE: [&str; 14] = [
     "users list",
     "users create x --role viewer --email x@y --password-file password",
     "users disable x",
+    "users show x",
+    "users set x --role viewer --role admin --email x@y --disabled false",
+    "users password x --password-file password",
+    "users roles",
+    "account set --email x@y",
+    "account password --password-file password --new-password-file new",
+    "webhooks list",
+    "webhooks show x",
+    "webhooks dead-letters x --limit 5",
+    "webhooks test x",
     "api-tokens list --all",
     "api-tokens create n --role viewer --ttl-hours 2",
     "api-tokens revoke 0123456789abcdef",
@@ -133,7 +140,10 @@ fn every_request_and_every_member_that_is_read_is_described() {
         operator.ok(&["policies", "diff", "p-g-001", "p-g-002"]),
         diff
     );
-    let evidence = operator.ok(&["evidence", "a"]);
+    // A status that `rat` does not know is no trust.
+    let run = operator.rat(&["evidence", "a"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    let evidence = run.stdout;
     let why = format!(
         "x: x\nwhat           x\nentry          1\npath           x\ndigest         x\n\
          since          {at}\nwarning        x\nwhat to do     x\ntrusted until  {at}\n\nAgent\n"

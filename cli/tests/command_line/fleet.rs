@@ -98,6 +98,11 @@ fn a_fleet_enrols_fails_under_a_policy_and_recovers_by_going_back() {
     }
     let status = admin.json(&["status"]);
     assert_eq!(status["by_effective_status"]["trusted"], status["agents"]);
+    let counted = &status["groups"][0];
+    assert_eq!(
+        (&counted["policy_group_id"], &counted["active"]),
+        (&json!("fleet"), &status["agents"])
+    );
     let policies = admin.json(&["policies", "list", "--group", "fleet"]);
     assert_eq!(policies[0]["status"], "active");
     let baseline = policies[0]["id"].as_str().unwrap().to_owned();
@@ -119,10 +124,16 @@ fn a_fleet_enrols_fails_under_a_policy_and_recovers_by_going_back() {
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
     admin.ok(&["policies", "activate", strict]);
     watch(&admin, "untrusted");
-    let why = admin.ok(&["evidence", &id]);
+    // It is shown, and the exit code says that it is not trusted.
+    let run = admin.rat(&["evidence", &id]);
+    assert_eq!(run.code, 1, "{run:?}");
+    let why = run.stdout;
     assert!(why.starts_with("untrusted: ima."), "{why}");
     assert!(why.contains("what to do  "), "{why}");
-    let why = admin.json(&["evidence", &id]);
+    let run = admin.rat(&["evidence", &id, "--output", "json"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    let why = run.json();
+    admin.ok(&["agents", "show", &id]);
     assert!(
         why["first_offence"]["code"]
             .as_str()

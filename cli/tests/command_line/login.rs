@@ -110,7 +110,7 @@ fn x08_a_wrong_name_and_a_wrong_password_are_answered_alike() {
 }
 
 /// Reads until this text has come.
-fn read_until(output: &mut impl Read, text: &str) -> String {
+pub(crate) fn read_until(output: &mut impl Read, text: &str) -> String {
     let mut seen = Vec::new();
     let mut byte = [0];
     while !String::from_utf8_lossy(&seen).contains(text) {
@@ -155,6 +155,42 @@ fn a03_a_terminal_does_not_show_the_password() {
         "{shown}"
     );
     assert_eq!(operator.json(&["whoami"])["username"], "admin");
+}
+
+#[test]
+fn a03_a_prompt_that_is_interrupted_leaves_the_terminal_as_it_was() {
+    let nowhere = Operator::new()
+        .with("RAT_SERVER", "https://127.0.0.1:1")
+        .with("RAT_CA_SHA256", &"00".repeat(32));
+    let mut command = Command::new("script");
+    nowhere.prepare(&mut command);
+    let rat = env!("CARGO_BIN_EXE_rat");
+    let line = format!("trap : INT; stty -a; {rat} login --username x; echo \"code $?\"; stty -a");
+    let mut child = command
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script, of util-linux");
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let before = read_until(&mut output, "Password: ");
+    input.write_all(b"secr\x03").unwrap();
+    let mut after = String::new();
+    output.read_to_string(&mut after).unwrap();
+    child.wait().unwrap();
+    // As a program ends that the signal has killed.
+    assert!(after.contains("\r\ncode 130\r\n"), "{after}");
+    assert!(!after.contains("secr"), "{after}");
+    let modes = |text: &str| -> Vec<String> {
+        let (_, modes) = text.split_once("speed ").unwrap();
+        let words = modes.split_whitespace().map(str::to_owned);
+        words
+            .take_while(|word| !word.starts_with("Password"))
+            .collect()
+    };
+    let (before, after) = (modes(&before), modes(&after));
+    assert!(before.contains(&"echo".to_owned()), "{before:?}");
+    assert_eq!(after, before);
 }
 
 #[test]

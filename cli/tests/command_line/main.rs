@@ -8,6 +8,7 @@
     clippy::arithmetic_side_effects
 )]
 
+mod approval;
 mod connect;
 mod described;
 mod fleet;
@@ -23,3 +24,4 @@ mod ratd;
 mod run;
 mod swtpm;
 mod verify;
+mod webhooks;

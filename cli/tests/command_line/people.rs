@@ -1,6 +1,6 @@
 //! Accounts, API tokens and the audit log, by an administrator and by others.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::operator::Operator;
 use crate::ratd::Ratd;
@@ -73,6 +73,89 @@ fn users_are_made_used_and_kept_out() {
     assert!(said.contains("log in again"), "{said}");
     let said = admin.fails(1, &["users", "disable", "nobody"]);
     assert!(said.contains("no user `nobody`"), "{said}");
+}
+
+#[test]
+fn users_are_shown_changed_and_given_another_password() {
+    let ratd = Ratd::start(&[]);
+    let admin = administrator(&ratd);
+    let password = admin.secret("password", PASSWORD);
+    let create = ["users", "create", "ada", "--role", "viewer"];
+    admin.ok(&[&create[..], &["--password-file", &password]].concat());
+    let shown = admin.json(&["users", "show", "ADA"]);
+    assert_eq!(
+        (&shown["username"], &shown["roles"]),
+        (&json!("ada"), &json!(["viewer"]))
+    );
+    let said = admin.fails(2, &["users", "set", "ada"]);
+    assert!(said.contains("rat users set --help"), "{said}");
+    let set = [
+        "users", "set", "ada", "--role", "operator", "--role", "viewer",
+    ];
+    let changed = admin.json(&[&set[..], &["--email", "ada@example.com"]].concat());
+    assert_eq!(
+        (&changed["roles"], &changed["email"]),
+        (&json!(["operator", "viewer"]), &json!("ada@example.com"))
+    );
+    admin.ok(&["users", "disable", "ada"]);
+    assert_eq!(admin.json(&["users", "show", "ada"])["disabled"], true);
+    let changed = admin.json(&["users", "set", "ada", "--disabled", "false"]);
+    assert_eq!(
+        (&changed["disabled"], &changed["roles"]),
+        (&json!(false), &json!(["operator", "viewer"]))
+    );
+
+    let other = admin.secret("other", "another password");
+    let give = ["users", "password", "ada", "--password-file", &other];
+    assert_eq!(admin.json(&give)["password_of"], "ada");
+    let ada = Operator::new();
+    ratd.connect(&ada);
+    let (old, first) = (
+        ada.secret("old", PASSWORD),
+        ada.secret("first", "another password"),
+    );
+    let (new, newer) = (
+        ada.secret("new", "a password of her own"),
+        ada.secret("newer", "another of her own"),
+    );
+    let login = |password: &str| {
+        let login = ["login", "--username", "ada", "--password-file", password];
+        ada.rat(&[&login[..], &["--new-password-file", &new]].concat())
+            .code
+    };
+    assert_eq!(login(&old), 1);
+    assert_eq!(login(&first), 0, "and it was changed at once");
+
+    // One's own account.
+    let changed = ada.json(&["account", "set", "--email", "lovelace@example.com"]);
+    assert_eq!(changed["email"], "lovelace@example.com");
+    let change = |present: &str| {
+        let change = ["account", "password", "--password-file", present];
+        ada.rat(&[&change[..], &["--new-password-file", &newer]].concat())
+    };
+    assert_eq!(change(&first).code, 1, "that is not her password");
+    let run = change(&new);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(
+        ada.json(&["whoami"])["username"],
+        "ada",
+        "this session stays"
+    );
+    assert_eq!(login(&new), 1);
+    let said = ada.fails(2, &["account", "password", "--password-file", &newer]);
+    assert!(said.contains("--new-password-file"), "{said}");
+
+    let roles = admin.json(&["users", "roles"]);
+    assert_eq!(names(&roles, "id"), ["admin", "operator", "viewer"]);
+    for command in [
+        &["users", "show", "nobody"][..],
+        &["users", "set", "nobody", "--email", "x"],
+    ] {
+        let said = admin.fails(1, command);
+        assert!(said.contains("no user `nobody`"), "{said}");
+    }
+    let said = admin.fails(1, &["users", "set", "admin", "--disabled", "true"]);
+    assert!(said.contains("last administrator"), "{said}");
 }
 
 #[test]

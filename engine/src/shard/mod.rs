@@ -7,6 +7,7 @@ mod agent;
 mod challenge;
 mod commit;
 mod conclude;
+mod counting;
 mod epoch;
 mod failing;
 mod groups;
@@ -26,6 +27,7 @@ mod tick;
 mod turns;
 mod wheel;
 
+pub use counting::StatusCounts;
 pub use input::{Abandon, Action, AgentView, Coverage, Event, Input, Operation};
 pub use kept::{KeptParts, Recheck, RecheckError};
 pub use machine::{Driver, Shard};

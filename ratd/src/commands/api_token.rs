@@ -19,7 +19,12 @@ use crate::failure::Failure;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 pub(super) async fn run(config: &Config, command: &ApiTokenCommand) -> Result<(), Failure> {
-    let store = data_dir::open_beside(&config.data_dir).await?;
+    let store = match command {
+        ApiTokenCommand::Create(_) => data_dir::open_or_make(&config.data_dir).await?,
+        ApiTokenCommand::Revoke { .. } | ApiTokenCommand::List => {
+            data_dir::open(&config.data_dir).await?
+        }
+    };
     match command {
         ApiTokenCommand::Create(options) => create(&store, options).await?,
         ApiTokenCommand::Revoke { id } => {

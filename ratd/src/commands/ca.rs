@@ -7,12 +7,12 @@ use rat_api::clock::unix_ms;
 use rat_engine::crypto::digest;
 use rat_engine::hash::HashAlg;
 use rat_identity::ca::Ca;
-use rat_store::AuditEntry;
+use rat_store::{AuditEntry, Store};
 
 use super::ACTOR;
 use crate::arguments::CaCommand;
 use crate::config::Config;
-use crate::data_dir::{ca_in, make_private, open_beside, open_ca, read_private, require_whole};
+use crate::data_dir::{self, ca_in, make_private, open_ca, read_private, require_whole};
 use crate::failure::{Exit, Failure, Means};
 
 pub(super) async fn run(config: &Config, command: &CaCommand) -> Result<(), Failure> {
@@ -22,14 +22,15 @@ pub(super) async fn run(config: &Config, command: &CaCommand) -> Result<(), Fail
             writeln!(io::stdout(), "{}", hex::encode(ca.fingerprint()))?;
         }
         CaCommand::Import { certificate, key } => {
-            let folder = ca_in(&config.data_dir);
-            require_whole(&config.data_dir)?;
-            make_private(&folder).means(Exit::Unusable)?;
             let certificate = std::fs::read_to_string(certificate)
                 .with_context(|| certificate.display().to_string())?;
             let key = read_private(key)?;
             let sha256 = digest(HashAlg::Sha256, certificate.as_bytes());
-            audit(config, "ca.import", &sha256.to_string()).await?;
+            require_whole(&config.data_dir)?;
+            let folder = ca_in(&config.data_dir);
+            make_private(&folder).means(Exit::Unusable)?;
+            let store = data_dir::open_or_make(&config.data_dir).await?;
+            audit(store, "ca.import", &sha256.to_string()).await?;
             let ca = Ca::import(&folder, &certificate, &key, unix_ms())?;
             writeln!(
                 io::stderr(),
@@ -39,7 +40,8 @@ pub(super) async fn run(config: &Config, command: &CaCommand) -> Result<(), Fail
         }
         CaCommand::Rotate => {
             let mut ca = open_ca(&config.data_dir)?;
-            audit(config, "ca.rotate", &hex::encode(ca.fingerprint())).await?;
+            let store = data_dir::open(&config.data_dir).await?;
+            audit(store, "ca.rotate", &hex::encode(ca.fingerprint())).await?;
             ca.rotate(unix_ms())?;
             ca.prepare_next(unix_ms())?;
             writeln!(
@@ -54,8 +56,7 @@ pub(super) async fn run(config: &Config, command: &CaCommand) -> Result<(), Fail
 
 /// Records who is about to change the CA. Its files and the database cannot change together:
 /// nothing is done unless it stands in the log.
-async fn audit(config: &Config, action: &str, target: &str) -> Result<(), Failure> {
-    let store = open_beside(&config.data_dir).await?;
+async fn audit(store: Store, action: &str, target: &str) -> Result<(), Failure> {
     let entry = AuditEntry {
         at_unix_ms: unix_ms(),
         actor: ACTOR,

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 pub(super) async fn run(config: &Config, command: &EkCommand) -> Result<(), Failure> {
     let (EkCommand::Approve(named) | EkCommand::Withdraw(named)) = command;
     let (group, ek, now) = (&named.group, digest(named)?, unix_ms());
-    let store = data_dir::open_beside(&config.data_dir).await?;
+    let store = data_dir::open(&config.data_dir).await?;
     let is_changed = match command {
         EkCommand::Approve(_) => store.approve_ek(group, &ek, ACTOR, now).await,
         EkCommand::Withdraw(_) => store.withdraw_ek(group, &ek, ACTOR, now).await,

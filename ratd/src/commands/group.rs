@@ -18,7 +18,12 @@ use crate::data_dir;
 use crate::failure::Failure;
 
 pub(super) async fn run(config: &Config, command: &GroupCommand) -> Result<(), Failure> {
-    let store = data_dir::open_beside(&config.data_dir).await?;
+    let store = match command {
+        GroupCommand::Create { .. } => data_dir::open_or_make(&config.data_dir).await?,
+        GroupCommand::Set { .. } | GroupCommand::Show { .. } => {
+            data_dir::open(&config.data_dir).await?
+        }
+    };
     match command {
         GroupCommand::Create { slug, settings } => {
             let mut of_group = GroupSettings::default();

@@ -23,8 +23,13 @@ pub(super) async fn run(config: &Config, command: &TokenCommand) -> Result<(), F
 }
 
 async fn create(config: &Config, options: &TokenOptions) -> Result<(), Failure> {
-    let store = data_dir::open_beside(&config.data_dir).await?;
-    let ca = data_dir::open_ca(&config.data_dir)?;
+    // A baseline token makes its group; any other one needs a group that is there.
+    let store = if options.baseline {
+        data_dir::open_or_make(&config.data_dir).await?
+    } else {
+        data_dir::open(&config.data_dir).await?
+    };
+    let ca = data_dir::open_or_make_ca(&config.data_dir)?;
     let (kind, hours) = if options.baseline {
         (TokenKind::Baseline, 24)
     } else {
@@ -57,7 +62,7 @@ async fn create(config: &Config, options: &TokenOptions) -> Result<(), Failure> 
 }
 
 async fn revoke(config: &Config, id: &str) -> Result<(), Failure> {
-    let store = data_dir::open_beside(&config.data_dir).await?;
+    let store = data_dir::open(&config.data_dir).await?;
     let revoked = store.revoke_token(id, ACTOR, unix_ms()).await?;
     store.close().await;
     if revoked {

@@ -22,7 +22,12 @@ use crate::failure::Failure;
 use crate::first_start;
 
 pub(super) async fn run(config: &Config, command: &UserCommand) -> Result<(), Failure> {
-    let store = data_dir::open_beside(&config.data_dir).await?;
+    let store = match command {
+        UserCommand::Create { .. } => data_dir::open_or_make(&config.data_dir).await?,
+        UserCommand::Password { .. } | UserCommand::Disable { .. } | UserCommand::List => {
+            data_dir::open(&config.data_dir).await?
+        }
+    };
     match command {
         UserCommand::Create { username, options } => create(&store, username, options).await?,
         UserCommand::Password { username, password } => {

@@ -9,7 +9,7 @@ use rat_api::core::fleet::{Answer, Fleet, FleetUnavailable, Seen};
 use rat_api::health::{Check, Probe};
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::Intake;
-use rat_engine::shard::{self, AgentView, Coverage, Operation};
+use rat_engine::shard::{self, AgentView, Coverage, Operation, StatusCounts};
 use rat_ops::webhook;
 use rat_runtime::{
     ControlError, Drained, EventStream, ListsHealth, Reloaded, Runtime, Settings, StoreHealth,
@@ -226,6 +226,13 @@ impl Fleet for Shards {
     fn coverage(&self, slug: String) -> Answer<'_, Option<Coverage>> {
         Box::pin(async move {
             let counted = self.driven()?.coverage(&slug).await;
+            counted.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn status_counts(&self) -> Answer<'_, StatusCounts> {
+        Box::pin(async move {
+            let counted = self.driven()?.status_counts().await;
             counted.map_err(|error| unavailable(&error))
         })
     }

@@ -51,7 +51,7 @@ impl Parts {
         let recorder = rat_api::metrics::install()?;
         data_dir::require_whole(&config.data_dir)?;
         let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
-        let ca = Arc::new(data_dir::open_ca(&config.data_dir)?);
+        let ca = Arc::new(data_dir::open_or_make_ca(&config.data_dir)?);
         let trust = ek_trust(config)?;
         let webhooks = check::webhooks(config)?;
         let prepared = first_start::prepare(&store, &config.data_dir).await;

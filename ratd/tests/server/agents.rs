@@ -325,3 +325,49 @@ fn agents_come_in_pages_and_by_what_they_are() {
         server.refused("GET", &format!("/agents/?{query}"), None, 422);
     }
 }
+
+#[test]
+fn the_fleet_is_counted_by_group_and_by_status() {
+    let machines = ["m0", "m1", "m2"].map(Machine::new);
+    let server = Operated::knowing(&machines.iter().collect::<Vec<_>>());
+    for group in ["db", "lab", "web"] {
+        server.group(group);
+    }
+    for (machine, group) in machines.iter().zip(["web", "web", "db"]) {
+        let token = server.token(group);
+        assert_eq!(machine.enrol(&server.client, &token, group).status, 200);
+    }
+    let counted = || server.expect("GET", "/status", None, 200);
+    let of_group = |fleet: &Value, slug: &str| {
+        let groups = fleet["groups"].as_array().unwrap();
+        let group = groups.iter().find(|it| it["policy_group_id"] == slug);
+        group.cloned().unwrap_or_default()
+    };
+    let fleet = counted();
+    let statuses = json!({"pending": 3, "active": 0, "failed": 0, "stale": 0});
+    assert_eq!(
+        (&fleet["agents"], &fleet["by_status"]),
+        (&json!(3), &statuses)
+    );
+    assert_eq!(fleet["by_effective_status"]["pending"], 3);
+    assert_eq!(fleet["groups"].as_array().unwrap().len(), 2);
+    assert_eq!(of_group(&fleet, "web")["by_status"]["pending"], 2);
+    assert_eq!(of_group(&fleet, "lab"), Value::Null, "nobody is in it");
+    let block = json!({ "block": true });
+    server.expect("PUT", "/groups/web", Some(&block), 200);
+    eventually("a group's status counts for its agents", || {
+        counted()["by_status"]["failed"] == 2
+    });
+    let fleet = counted();
+    assert_eq!(of_group(&fleet, "web")["by_effective_status"]["blocked"], 2);
+    assert_eq!(of_group(&fleet, "db")["by_status"]["pending"], 1);
+    let move_to = json!({"policy_group_id": "lab"});
+    server.expect("POST", "/agents/m0/move", Some(&move_to), 200);
+    server.expect("DELETE", "/agents/m2", None, 200);
+    let fleet = counted();
+    assert_eq!(fleet["agents"], 2);
+    assert_eq!(of_group(&fleet, "lab")["by_status"]["pending"], 1);
+    assert_eq!(of_group(&fleet, "db"), Value::Null);
+    let refused = server.refused("GET", "/status?group=web", None, 422);
+    assert_eq!(refused, "request.unknown_parameter");
+}

@@ -17,7 +17,7 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Shared, join};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, Coverage, EffectiveStatus};
+use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, StatusCounts};
 use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
 use rat_store::{
@@ -111,6 +111,10 @@ impl Fleet for Double {
 
     fn coverage(&self, _: String) -> Answer<'_, Option<Coverage>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn status_counts(&self) -> Answer<'_, StatusCounts> {
+        Box::pin(async { Ok(StatusCounts::default()) })
     }
 }
 

@@ -181,7 +181,16 @@ fn n12_machines_wait_are_seen_and_are_let_in_one_by_one() {
     assert_eq!(of_one["hostname"], "web-1.example.com");
     assert_eq!(of_one["ip_address"], "127.0.0.1");
     assert_eq!(of_one["policy_group_id"], "fleet");
-    let approved = server.expect("POST", "/agents/a/approve", Some(&json!({})), 200);
+    // An id is whatever a machine calls itself, also when one alone waits under it.
+    let changes = server.changes();
+    for body in [None, Some(json!({}))] {
+        let refused = server.refused("POST", "/agents/a/approve", body.as_ref(), 422);
+        assert_eq!(refused, "agent.machine_not_named");
+    }
+    assert_eq!(server.changes(), changes);
+    assert_eq!(ask(&one).status, 403, "nobody was let in");
+    let named = json!({ "ek_sha256": one.listed() });
+    let approved = server.expect("POST", "/agents/a/approve", Some(&named), 200);
     assert_eq!(approved["approved"], "enrolment");
     assert_eq!(approved["ek_sha256"], one.listed());
     assert_eq!(one.enrol(&server.client, &token, "fleet").status, 200);
@@ -224,15 +233,43 @@ fn n06_several_machines_that_ask_for_one_id_are_told_apart() {
             .client
             .post("/agents/enroll", &machine.claims(&token));
     }
-    let refused = server.refused("POST", "/agents/a/approve", None, 409);
-    assert_eq!(refused, "agent.several_wait");
+    let refused = server.refused("POST", "/agents/a/approve", None, 422);
+    assert_eq!(refused, "agent.machine_not_named");
     let body = json!({"ek_sha256": other.listed()});
     server.expect("POST", "/agents/a/approve", Some(&body), 200);
     let first = server.client.post("/agents/enroll", &one.claims(&token));
     assert_eq!(first.status, 403);
     assert_eq!(other.enrol(&server.client, &token, "fleet").status, 200);
     let wrong = json!({"ek_sha256": "AB"});
-    server.refused("POST", "/agents/a/approve", Some(&wrong), 422);
+    let refused = server.refused("POST", "/agents/a/approve", Some(&wrong), 422);
+    assert_eq!(refused, "request.member");
+}
+
+#[test]
+fn n12_a_machine_that_waits_in_two_groups_is_let_into_the_one_that_is_named() {
+    let machine = Machine::new("a");
+    let server = Operated::knowing(&[&machine]);
+    let mut tokens = Vec::new();
+    for group in ["lab", "shop"] {
+        let body = json!({"policy_group_id": group, "approval": "manual"});
+        server.expect("POST", "/groups/", Some(&body), 201);
+        tokens.push(server.token(group));
+    }
+    for token in &tokens {
+        let refused = server.client.post("/agents/enroll", &machine.claims(token));
+        assert_eq!(refused.json()["code"], "ek.not_approved");
+    }
+    let named = json!({ "ek_sha256": machine.listed() });
+    let refused = server.refused("POST", "/agents/a/approve", Some(&named), 409);
+    assert_eq!(refused, "agent.several_wait");
+    let place = format!("/groups/shop/ek/{}", machine.listed());
+    server.expect("PUT", &place, None, 204);
+    let other = server
+        .client
+        .post("/agents/enroll", &machine.claims(&tokens[0]));
+    assert_eq!(other.status, 403);
+    let enrolled = machine.enrol(&server.client, &tokens[1], "shop");
+    assert_eq!(enrolled.status, 200);
 }
 
 #[test]
@@ -303,8 +340,8 @@ fn n12_whoever_asks_in_a_machines_name_takes_no_others_place() {
     let machines: Vec<&Value> = of_victim.iter().map(|it| &it["ek_sha256"]).collect();
     assert_eq!(machines.len(), 2);
     assert!(machines.contains(&&json!(victim.listed())));
-    let refused = server.refused("POST", "/agents/victim/approve", None, 409);
-    assert_eq!(refused, "agent.several_wait");
+    let refused = server.refused("POST", "/agents/victim/approve", None, 422);
+    assert_eq!(refused, "agent.machine_not_named");
     let own = json!({"ek_sha256": victim.listed()});
     server.expect("POST", "/agents/victim/approve", Some(&own), 200);
     let attack = attacker.named("victim").claims(&token);

@@ -1,8 +1,10 @@
 //! Start, readiness, metrics, drain, backup: a server's life.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -31,6 +33,67 @@ fn the_first_start_makes_what_it_needs() {
     let again = home.start(&[]);
     assert_eq!(again.first_password(), password);
     assert_eq!(home.ok(&["ca", "fingerprint"]), fingerprint);
+}
+
+/// Commands on a server's data directory that make none.
+const OF_A_SERVER: [(&[&str], &str); 14] = [
+    (&["ca", "fingerprint"], "ca/ca.key"),
+    (&["ca", "rotate"], "ca/ca.key"),
+    (&["user", "list"], "ratd.db"),
+    (&["user", "password", "admin"], "ratd.db"),
+    (&["user", "disable", "admin"], "ratd.db"),
+    (&["api-token", "list"], "ratd.db"),
+    (&["api-token", "revoke", "0123456789abcdef"], "ratd.db"),
+    (&["token", "create", "--group", "web"], "ratd.db"),
+    (&["token", "revoke", "0123456789abcdef"], "ratd.db"),
+    (&["group", "show"], "ratd.db"),
+    (&["group", "set", "web", "--protected", "true"], "ratd.db"),
+    (&["ek", "approve", EK, "--group", "web"], "ratd.db"),
+    (&["ek", "withdraw", EK, "--group", "web"], "ratd.db"),
+    (&["backup", "copy"], "ca/ca.key"),
+];
+const EK: &str = "abababababababababababababababababababababababababababababababab";
+
+#[test]
+fn a_command_on_a_folder_that_is_no_servers_makes_nothing_there() {
+    let home = Home::new();
+    let names = |of: &Path| -> BTreeSet<OsString> {
+        let entries = std::fs::read_dir(of).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let refused = |what: &str| {
+        for (arguments, file) in OF_A_SERVER {
+            let output = home.run(arguments);
+            let said = String::from_utf8_lossy(&output.stderr);
+            let code = if arguments[0] == "backup" { 1 } else { 4 };
+            assert_eq!(
+                output.status.code(),
+                Some(code),
+                "{what}: {arguments:?}: {said}"
+            );
+            assert!(output.stdout.is_empty(), "{what}: {arguments:?}");
+            // What was looked for, and where.
+            let directory = home.data().display().to_string();
+            assert!(said.contains(file) && said.contains(&directory), "{said}");
+        }
+    };
+    refused("no folder");
+    assert!(!home.data().exists());
+    std::fs::create_dir(home.data()).unwrap();
+    refused("an empty folder");
+    assert!(names(&home.data()).is_empty());
+    std::fs::write(home.data().join("notes"), "mine").unwrap();
+    refused("somebody's folder");
+    assert_eq!(names(&home.data()), BTreeSet::from(["notes".into()]));
+    assert!(!home.path("copy").exists());
+    // What is made before the first start is made, and the rest works on it.
+    let said = home.run(&["group", "create", "web"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("is new"), "{said}");
+    home.ok(&["group", "show", "web"]);
+    home.fails(4, &["ca", "fingerprint"]);
+    home.ok(&["token", "create", "--group", "web"]);
+    assert_eq!(home.ok(&["ca", "fingerprint"]).len(), 64);
 }
 
 /// An address that no machine has: the start ends there, after the first user was made.
@@ -316,7 +379,7 @@ fn a07_what_root_writes_into_a_services_directory_belongs_to_the_service() {
         }
     };
     home.ok(&["group", "create", "fleet"]);
-    home.ok(&["ca", "fingerprint"]);
+    home.ok(&["token", "create", "--group", "fleet"]);
     all_belong();
     home.ok(&["ca", "rotate"]);
     home.start(&[]).stop();
@@ -340,7 +403,7 @@ fn a_backup_without_its_ca_is_neither_made_nor_restored() {
     let error = home.fails(1, &["backup", named]);
     assert!(error.contains("ca.key is missing"), "{error}");
     assert!(!backup.exists());
-    home.ok(&["ca", "fingerprint"]);
+    home.ok(&["token", "create", "--group", "fleet"]);
     home.ok(&["backup", named]);
     for needed in ["ca/ca.key", "database"] {
         let (path, aside) = (backup.join(needed), backup.join("aside"));
@@ -357,6 +420,7 @@ fn a_backup_without_its_ca_is_neither_made_nor_restored() {
 fn a_restore_that_fails_leaves_the_directory_empty() {
     let home = Home::new();
     home.ok(&["group", "create", "fleet"]);
+    home.ok(&["token", "create", "--group", "fleet"]);
     let fingerprint = home.ok(&["ca", "fingerprint"]);
     let backup = home.path("backup");
     let named = backup.to_str().unwrap();
@@ -381,6 +445,7 @@ fn a_restore_that_fails_leaves_the_directory_empty() {
 fn s18_a_restore_that_is_cut_short_is_no_server_and_is_begun_anew() {
     let home = Home::new();
     home.ok(&["group", "create", "fleet"]);
+    home.ok(&["token", "create", "--group", "fleet"]);
     let fingerprint = home.ok(&["ca", "fingerprint"]);
     let backup = home.path("backup");
     let named = backup.to_str().unwrap();

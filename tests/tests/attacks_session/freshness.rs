@@ -1,11 +1,42 @@
 //! Nonces, channels and senders: Q01-Q05, Q13, Q14, Q16, S13.
 
+use std::collections::BTreeMap;
+
 use rat_engine::evidence::{Binding, ChallengeId, Refusal};
-use rat_engine::shard::{AgentPath, AgentState, EffectiveStatus, Event, Input};
+use rat_engine::shard::{AgentPath, AgentState, EffectiveStatus, Event, Input, StatusCounts};
 use rat_engine::verdict::Code;
 use rat_tests::evidence::Machine;
+use rat_tests::stage::Stage;
 
 use super::{trusted, turned_away, unchanged};
+
+#[test]
+fn s14_agents_are_counted_by_what_they_amount_to_now() {
+    let (mut stage, agent, session) = trusted();
+    let state = AgentState::default();
+    stage.enrol_with("elsewhere", Machine::valid(), state, |record| {
+        record.group = "other".into();
+    });
+    let counted = |stage: &Stage| {
+        let mut expected = StatusCounts::default();
+        for view in stage.shard.views(stage.now) {
+            expected.add(&view.record.group, view.status);
+        }
+        let counts = stage.shard.status_counts(stage.now);
+        assert_eq!(counts, expected, "as every other surface shows them");
+        let mut groups = counts.groups();
+        groups
+            .find(|(group, _)| *group == "fleet")
+            .unwrap()
+            .1
+            .clone()
+    };
+    let one = |status| BTreeMap::from([(status, 1)]);
+    assert_eq!(counted(&stage), one(EffectiveStatus::Trusted));
+    stage.disconnect(&agent, session);
+    stage.pass_ms(60_000);
+    assert_eq!(counted(&stage), one(EffectiveStatus::Overdue));
+}
 
 #[test]
 fn q01_evidence_for_another_nonce_changes_nothing() {

@@ -5,6 +5,7 @@ pub(crate) mod enrolment;
 pub(crate) mod group;
 pub(crate) mod policy;
 pub(crate) mod request;
+pub(crate) mod status;
 pub(crate) mod webhook;
 
 use serde::Serialize;

@@ -122,7 +122,8 @@ pub(crate) struct ActivatePolicy {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 pub(crate) struct Approve {
-    /// Which machine, where several ask for the id.
+    /// Which machine, by its endorsement key. Needed for one that wants to enrol; for an attestation
+    /// key, only if it is that of this machine.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     ek_sha256: Option<String>,
     /// Only if this attestation key is the one that is proposed, as the agent shows it.
