@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{
-    AgentRecord, AgentState, AgentView, Coverage, EffectiveStatus, Group, Input, Operation,
+    AgentRecord, AgentState, AgentView, Coverage, EffectiveStatus, Glance, Group, Input, Operation,
     StatusCounts,
 };
 use rat_store::StoredGroup;
@@ -169,6 +169,43 @@ impl Runtime {
         let (found, answer) = oneshot::channel();
         self.ask(shard, Request::Look(Look::View { agent, found }))?;
         answer.await.map_err(|_| ControlError::WorkerDead)
+    }
+
+    /// How many agents stand, in their order; `None` for one that nobody serves.
+    ///
+    /// # Errors
+    /// [`ControlError`]; never a part of them.
+    ///
+    /// # Cost
+    /// One request to each worker that has some of them, however many they are.
+    pub async fn glances(&self, agents: Vec<AgentId>) -> Result<Vec<Option<Glance>>, ControlError> {
+        let count = agents.len();
+        let mut by_worker = vec![(Vec::new(), Vec::new()); self.pulses.len()];
+        for (place, agent) in agents.into_iter().enumerate() {
+            let of_worker = by_worker.get_mut(self.worker_of(agent.shard()));
+            let (places, agents) = of_worker.ok_or(ControlError::WorkerDead)?;
+            places.push(place);
+            agents.push(agent);
+        }
+        let mut answers = Vec::with_capacity(self.pulses.len());
+        for (pulse, (places, agents)) in self.pulses.iter().zip(by_worker) {
+            if !agents.is_empty() {
+                let (found, answer) = oneshot::channel();
+                let look = Look::Glances { agents, found };
+                self.ask_worker(Some(pulse), Request::Look(look))?;
+                answers.push((places, answer));
+            }
+        }
+        let mut glances = vec![None; count];
+        for (places, answer) in answers {
+            let found = answer.await.map_err(|_| ControlError::WorkerDead)?;
+            for (place, glance) in places.into_iter().zip(found) {
+                if let Some(slot) = glances.get_mut(place) {
+                    *slot = glance;
+                }
+            }
+        }
+        Ok(glances)
     }
 
     /// Every agent of a shard.

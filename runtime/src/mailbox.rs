@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{ChallengeId, Hello, Peer, SessionId, Submission};
-use rat_engine::shard::{AgentView, Coverage, Input, StatusCounts, Task};
+use rat_engine::shard::{AgentView, Coverage, Glance, Input, StatusCounts, Task};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -57,6 +57,11 @@ pub(crate) enum Look {
     View {
         agent: AgentId,
         found: oneshot::Sender<Option<AgentView>>,
+    },
+    /// Agents of any of the worker's shards; the answers are in their order.
+    Glances {
+        agents: Vec<AgentId>,
+        found: oneshot::Sender<Vec<Option<Glance>>>,
     },
     Views {
         shard: ShardIndex,

@@ -19,6 +19,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS_MAX: u32 = 4;
 const STATEMENTS_MAX: usize = 256;
+/// Rows that a reader's thread may be ahead of who asked: a page, so that the two need not take
+/// turns for it.
+const ROWS_BUFFERED_MAX: usize = 1_024;
 
 /// A transaction that may write.
 pub(crate) type Writing = Transaction<'static, Sqlite>;
@@ -80,7 +83,12 @@ impl Pools {
             .await?;
         let readers = pool()
             .max_connections(READERS_MAX)
-            .connect_with(options.clone().pragma("query_only", "ON"))
+            .connect_with(
+                options
+                    .clone()
+                    .pragma("query_only", "ON")
+                    .row_buffer_size(ROWS_BUFFERED_MAX),
+            )
             .await?;
         Ok(Self::Sqlite {
             options: Box::new(options),

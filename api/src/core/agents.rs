@@ -2,7 +2,7 @@
 
 use axum::http::Uri;
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentPath, AgentState, EffectiveStatus};
+use rat_engine::shard::{AgentPath, EffectiveStatus, Glance};
 use rat_store::{AgentFilter, Registration, StoredRecord, Unreadable, key_sha256};
 
 use super::fleet::Seen;
@@ -68,7 +68,7 @@ pub(super) async fn show(
 pub(super) async fn detail(core: &Core, id: &AgentId) -> Result<wire::AgentDetail, ApiError> {
     let stored = core.store.agent(id).await?;
     let stored = stored.ok_or(ApiError::NotFound("agent"))?;
-    let seen = core.fleet.seen(vec![id.clone()]).await.unwrap_or_default();
+    let seen = core.fleet.seen(id.clone()).await.unwrap_or_default();
     let record = &stored.record;
     let baseline = match &record.baseline {
         Some(baseline) => {
@@ -79,7 +79,7 @@ pub(super) async fn detail(core: &Core, id: &AgentId) -> Result<wire::AgentDetai
     };
     let proposed = core.store.proposed_ak(id).await?;
     Ok(wire::AgentDetail {
-        agent: item(&stored, seen.into_iter().next().flatten().as_ref()),
+        agent: item(&stored, seen.as_ref().map(Seen::glance)),
         ak_epoch: record.ak_epoch,
         ak_proposed: proposed.is_some(),
         ak_proposed_sha256: proposed.map(|proposed| hex::encode(key_sha256(&proposed.ak_public))),
@@ -137,11 +137,11 @@ impl<'a> Wanted<'a> {
         })
     }
 
-    fn takes(&self, agent: &wire::Agent, registered_unix_ms: u64, seen: Option<&Seen>) -> bool {
+    fn takes(&self, agent: &wire::Agent, registered_unix_ms: u64, glance: Option<Glance>) -> bool {
         let status = self.status.is_none_or(|status| {
             agent.identity.status.as_str() == status || agent.effective_status == status
         });
-        let checked_in = seen.map_or(0, |seen| last_checkin(&seen.state));
+        let checked_in = glance.map_or(0, |glance| glance.challenged_unix_ms);
         status && registered_unix_ms.max(checked_in) >= self.since_unix_ms
     }
 }
@@ -176,18 +176,18 @@ async fn page(
         scanned = scanned.saturating_add(rows.len());
         let is_last = rows.len() < most;
         let ids = rows.iter().flatten().map(|row| row.record.id.clone());
-        let seen = core.fleet.seen(ids.collect()).await?;
-        let mut seen = seen.into_iter();
+        let glances = core.fleet.glances(ids.collect()).await?;
+        let mut glances = glances.into_iter();
         for row in &rows {
             if found.items.len() >= limit {
                 return Ok(found);
             }
             let (id, item, is_taken) = match row {
                 Ok(stored) => {
-                    let seen = seen.next().flatten();
-                    let item = item(stored, seen.as_ref());
+                    let glance = glances.next().flatten();
+                    let item = item(stored, glance);
                     let registered = stored.registration.registered_unix_ms;
-                    let is_taken = wanted.takes(&item, registered, seen.as_ref());
+                    let is_taken = wanted.takes(&item, registered, glance);
                     (stored.record.id.as_str(), item, is_taken)
                 }
                 Err(unreadable) => {
@@ -210,10 +210,10 @@ async fn page(
 }
 
 /// An item of R1.
-pub(super) fn item(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Agent {
-    let shown = Shown::of(seen);
+pub(super) fn item(stored: &StoredRecord, glance: Option<Glance>) -> wire::Agent {
+    let shown = Shown::of(glance);
     wire::Agent {
-        identity: identity(stored, seen),
+        identity: identity(stored, glance),
         policy_group_id: Some(stored.record.group.clone()),
         effective_status: shown.effective,
         warning: shown.warning,
@@ -238,7 +238,7 @@ fn unreadable_item(unreadable: &Unreadable) -> wire::Agent {
 }
 
 /// What R1 and R2 say of an agent.
-pub(super) fn identity(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Identity {
+pub(super) fn identity(stored: &StoredRecord, glance: Option<Glance>) -> wire::Identity {
     let Registration {
         hostname,
         ip,
@@ -248,19 +248,10 @@ pub(super) fn identity(stored: &StoredRecord, seen: Option<&Seen>) -> wire::Iden
         id: stored.record.id.as_str().to_owned(),
         hostname: hostname.clone(),
         ip_address: ip.clone(),
-        status: Shown::of(seen).status,
+        status: Shown::of(glance).status,
         registered_at: rfc3339(*registered_unix_ms),
-        last_checkin: seen.and_then(|seen| rfc3339(last_checkin(&seen.state))),
+        last_checkin: glance.and_then(|glance| rfc3339(glance.challenged_unix_ms)),
     }
-}
-
-/// When the agent was last asked for a quote that it answered; 0 for never. A stored list that is
-/// judged again is nothing that the agent did.
-pub(super) fn last_checkin(state: &AgentState) -> u64 {
-    state
-        .verdict
-        .as_ref()
-        .map_or(0, |verdict| verdict.challenged_unix_ms)
 }
 
 /// An effective status in the words of the Core API.
@@ -273,8 +264,8 @@ pub(super) struct Shown {
 
 impl Shown {
     /// An agent that no shard serves is shown as stale: nothing is known of it now. (S14)
-    pub(super) fn of(seen: Option<&Seen>) -> Self {
-        let Some(seen) = seen else {
+    pub(super) fn of(glance: Option<Glance>) -> Self {
+        let Some(glance) = glance else {
             return Self {
                 status: Status::Stale,
                 effective: EffectiveStatus::Unverified.as_str(),
@@ -282,12 +273,12 @@ impl Shown {
             };
         };
         let lacks_policy = matches!(
-            seen.status,
+            glance.status,
             EffectiveStatus::Authentic | EffectiveStatus::Unverified
         );
         Self {
-            status: status_of(seen.status),
-            effective: seen.status.as_str(),
+            status: status_of(glance.status),
+            effective: glance.status.as_str(),
             warning: lacks_policy.then_some("policy.missing"),
         }
     }
@@ -307,7 +298,7 @@ pub(super) const fn status_of(effective: EffectiveStatus) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use rat_engine::shard::{LastVerdict, VerdictKind};
+    use rat_engine::shard::{AgentState, LastVerdict, VerdictKind};
 
     use super::*;
 
@@ -322,14 +313,15 @@ mod tests {
             at_unix_ms,
             held: None,
         };
+        let glance = |state| Glance::new(EffectiveStatus::Trusted, state);
         for at_unix_ms in [5_100, 9_000_000] {
             let state = AgentState {
                 verdict: Some(verdict(at_unix_ms)),
                 ..AgentState::default()
             };
-            assert_eq!(last_checkin(&state), 5_000);
+            assert_eq!(glance(&state).challenged_unix_ms, 5_000);
         }
-        assert_eq!(last_checkin(&AgentState::default()), 0);
+        assert_eq!(glance(&AgentState::default()).challenged_unix_ms, 0);
     }
 
     #[test]
@@ -340,12 +332,8 @@ mod tests {
             EffectiveStatus::Authentic,
         ];
         for status in EffectiveStatus::ALL {
-            let seen = Seen {
-                status,
-                state: AgentState::default(),
-                trusted_until_unix_ms: 0,
-            };
-            let shown = Shown::of(Some(&seen));
+            let glance = Glance::new(status, &AgentState::default());
+            let shown = Shown::of(Some(glance));
             assert_eq!(
                 shown.status == Status::Active,
                 active.contains(&status),

@@ -30,14 +30,15 @@ pub(super) async fn show(state: State, AgentInPath(id): AgentInPath) -> Answered
     let core = &state.0;
     let stored = core.store.agent(&id).await?;
     let stored = stored.ok_or(ApiError::NotFound("agent"))?;
-    let seen = core.fleet.seen(vec![id]).await;
+    let seen = core.fleet.seen(id).await;
     // Without an answer of the shards nothing is shown as live.
     let (seen, shards_answer) = match seen {
-        Ok(seen) => (seen.into_iter().next().flatten(), true),
+        Ok(seen) => (seen, true),
         Err(_) => (None, false),
     };
     let group = core.store.group(&stored.record.group).await?;
-    let shown = Shown::of(seen.as_ref());
+    let glance = seen.as_ref().map(Seen::glance);
+    let shown = Shown::of(glance);
     let policy = match &group {
         Some(group) => policy(core, group).await?,
         None => None,
@@ -49,7 +50,7 @@ pub(super) async fn show(state: State, AgentInPath(id): AgentInPath) -> Answered
     let failed = seen.as_ref().and_then(|seen| offence(seen));
     Ok(Reply::ok(wire::Evidence {
         agent: wire::EvidenceAgent {
-            identity: identity(&stored, seen.as_ref()),
+            identity: identity(&stored, glance),
             effective_status: shown.effective,
         },
         attestation,

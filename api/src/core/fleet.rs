@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, StatusCounts};
+use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, Glance, StatusCounts};
 use rat_store::StoredAgent;
 use thiserror::Error;
 
@@ -17,6 +17,13 @@ pub struct Seen {
     pub state: AgentState,
     /// When trust ends; earlier than committed when the group's interval became shorter since.
     pub trusted_until_unix_ms: u64,
+}
+
+impl Seen {
+    /// The least of it.
+    pub fn glance(&self) -> Glance {
+        Glance::new(self.status, &self.state)
+    }
 }
 
 /// The shards do not answer.
@@ -32,8 +39,11 @@ pub trait Fleet: Send + Sync {
     /// Serves this agent from now on, as it was stored; an older record of it is replaced.
     fn enrolled(&self, agent: StoredAgent) -> Answer<'_, ()>;
 
-    /// What is known of each of these agents; `None` for one that no shard serves.
-    fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>>;
+    /// What is known of an agent; `None` when no shard serves it.
+    fn seen(&self, agent: AgentId) -> Answer<'_, Option<Seen>>;
+
+    /// How each of these agents stands, in their order; `None` for one that no shard serves.
+    fn glances(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Glance>>>;
 
     /// Reads a group from the store again: its settings, or what is in its slots, changed.
     fn group_changed(&self, slug: String) -> Answer<'_, ()>;

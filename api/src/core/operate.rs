@@ -185,8 +185,7 @@ pub(super) async fn clear(
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 async fn failure_of(core: &Core, id: &AgentId) -> Result<Option<Failure>, ApiError> {
-    let seen = core.fleet.seen(vec![id.clone()]).await?;
-    let seen = seen.into_iter().next().flatten();
+    let seen = core.fleet.seen(id.clone()).await?;
     let seen = seen.ok_or(ApiError::Unavailable("no shard serves this agent"))?;
     Ok(seen.state.failure)
 }

@@ -4,7 +4,8 @@
 //! thing here: the answer is what the shards know, and nothing is written.
 
 use super::State;
-use super::agents::{Shown, last_checkin};
+use super::agents::Shown;
+use super::fleet::Seen;
 use super::request::{AgentInPath, Answered, Reply};
 use super::wire::agent::{Status, SyncStatus};
 use crate::clock::rfc3339;
@@ -23,21 +24,15 @@ pub(super) async fn sync_status(
     let core = &state.0;
     let stored = core.store.agent(&id).await?;
     let stored = stored.ok_or(ApiError::NotFound("agent"))?;
-    let seen = core
-        .fleet
-        .seen(vec![id])
-        .await?
-        .into_iter()
-        .next()
-        .flatten();
-    let status = Shown::of(seen.as_ref()).status;
-    let known = seen.as_ref().map(|seen| &seen.state);
+    let seen = core.fleet.seen(id).await?;
+    let glance = seen.as_ref().map(Seen::glance);
+    let status = Shown::of(glance).status;
     Ok(Reply::ok(SyncStatus {
         agent_id: stored.record.id.as_str().to_owned(),
         operational_state: operational_state(status),
         status,
-        attestation_count: known.map_or(0, |state| state.passed),
-        last_received_quote: known.and_then(|state| rfc3339(last_checkin(state))),
+        attestation_count: seen.map_or(0, |seen| seen.state.passed),
+        last_received_quote: glance.and_then(|glance| rfc3339(glance.challenged_unix_ms)),
     }))
 }
 

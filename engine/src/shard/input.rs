@@ -285,6 +285,27 @@ impl Coverage {
     }
 }
 
+/// How an agent stands, in the few bytes that a list of many shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// What it amounts to at the time of asking.
+    pub status: EffectiveStatus,
+    /// When it was last asked for a quote that it answered; 0 for never. A stored list that is
+    /// judged again is nothing that the agent did.
+    pub challenged_unix_ms: u64,
+}
+
+impl Glance {
+    /// Of an agent in this state.
+    pub fn new(status: EffectiveStatus, state: &AgentState) -> Self {
+        let verdict = state.verdict.as_ref();
+        Self {
+            status,
+            challenged_unix_ms: verdict.map_or(0, |verdict| verdict.challenged_unix_ms),
+        }
+    }
+}
+
 /// An agent as surfaces show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentView {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::agent::{Agent, Phase, StoredList};
 use super::commit::{InFlight, Provisional};
-use super::input::{Abandon, Action, AgentView, Event, Input, Operation};
+use super::input::{Abandon, Action, AgentView, Event, Glance, Input, Operation};
 use super::pacing::{Pacer, Slot};
 use super::record::{AgentRecord, Group};
 use super::rejudge::Unusable;
@@ -202,6 +202,13 @@ impl Shard {
     pub fn view(&self, agent: &AgentId, now: Now) -> Option<AgentView> {
         let agent = self.agent(*self.places.get(agent)?)?;
         Some(self.view_of(agent, now))
+    }
+
+    /// The least of it.
+    pub fn glance(&self, agent: &AgentId, now: Now) -> Option<Glance> {
+        let agent = self.agent(*self.places.get(agent)?)?;
+        let status = agent.status(self.group_of(agent), now.mono_ms);
+        Some(Glance::new(status, &agent.state))
     }
 
     /// Every agent, in the order in which they came.

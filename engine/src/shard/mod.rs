@@ -28,7 +28,7 @@ mod turns;
 mod wheel;
 
 pub use counting::StatusCounts;
-pub use input::{Abandon, Action, AgentView, Coverage, Event, Input, Operation};
+pub use input::{Abandon, Action, AgentView, Coverage, Event, Glance, Input, Operation};
 pub use kept::{KeptParts, Recheck, RecheckError};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};

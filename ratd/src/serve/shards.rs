@@ -9,7 +9,7 @@ use rat_api::core::fleet::{Answer, Fleet, FleetUnavailable, Seen};
 use rat_api::health::{Check, Probe};
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::Intake;
-use rat_engine::shard::{self, AgentView, Coverage, Operation, StatusCounts};
+use rat_engine::shard::{self, AgentView, Coverage, Glance, Operation, StatusCounts};
 use rat_ops::webhook;
 use rat_runtime::{
     ControlError, Drained, EventStream, ListsHealth, Reloaded, Runtime, Settings, StoreHealth,
@@ -237,22 +237,22 @@ impl Fleet for Shards {
         })
     }
 
-    fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>> {
+    fn seen(&self, agent: AgentId) -> Answer<'_, Option<Seen>> {
         Box::pin(async move {
-            let runtime = self.driven()?;
-            let mut seen = Vec::with_capacity(agents.len());
-            for agent in agents {
-                let view = runtime
-                    .view(agent)
-                    .await
-                    .map_err(|error| unavailable(&error))?;
-                seen.push(view.map(|view| Seen {
-                    status: view.status,
-                    trusted_until_unix_ms: view.trusted_until_unix_ms,
-                    state: view.state,
-                }));
-            }
-            Ok(seen)
+            let view = self.driven()?.view(agent).await;
+            let view = view.map_err(|error| unavailable(&error))?;
+            Ok(view.map(|view| Seen {
+                status: view.status,
+                trusted_until_unix_ms: view.trusted_until_unix_ms,
+                state: view.state,
+            }))
+        })
+    }
+
+    fn glances(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Glance>>> {
+        Box::pin(async move {
+            let glances = self.driven()?.glances(agents).await;
+            glances.map_err(|error| unavailable(&error))
         })
     }
 }

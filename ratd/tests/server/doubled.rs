@@ -17,7 +17,7 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Shared, join};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, StatusCounts};
+use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, Glance, StatusCounts};
 use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
 use rat_store::{
@@ -73,17 +73,23 @@ impl Fleet for Double {
         })
     }
 
-    fn seen(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Seen>>> {
+    fn seen(&self, agent: AgentId) -> Answer<'_, Option<Seen>> {
         let served = self.served.lock().unwrap();
-        let seen = agents.iter().map(|agent| {
-            served.get(agent).map(|_| Seen {
-                status: EffectiveStatus::Pending,
-                state: AgentState::default(),
-                trusted_until_unix_ms: 0,
-            })
+        let seen = served.get(&agent).map(|_| Seen {
+            status: EffectiveStatus::Pending,
+            state: AgentState::default(),
+            trusted_until_unix_ms: 0,
         });
-        let seen = seen.collect();
         Box::pin(async move { Ok(seen) })
+    }
+
+    fn glances(&self, agents: Vec<AgentId>) -> Answer<'_, Vec<Option<Glance>>> {
+        let served = self.served.lock().unwrap();
+        let state = AgentState::default();
+        let glance = Glance::new(EffectiveStatus::Pending, &state);
+        let glances = agents.iter().map(|agent| served.get(agent).map(|_| glance));
+        let glances = glances.collect();
+        Box::pin(async move { Ok(glances) })
     }
 
     fn group_changed(&self, _: String) -> Answer<'_, ()> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{Shard, StatusCounts};
 use rat_engine::time::Now;
 
@@ -15,6 +16,13 @@ impl Worker {
             Look::View { agent, found } => {
                 let shard = self.shards.get(self.place_of(agent.shard()));
                 let _ = found.send(shard.and_then(|shard| shard.view(&agent, now)));
+            }
+            Look::Glances { agents, found } => {
+                let glance = |agent: &AgentId| {
+                    let shard = self.shards.get(self.place_of(agent.shard()))?;
+                    shard.glance(agent, now)
+                };
+                let _ = found.send(agents.iter().map(glance).collect());
             }
             Look::Views { shard, found } => {
                 let shard = self.shards.get(self.place_of(shard));
