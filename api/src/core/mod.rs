@@ -11,6 +11,7 @@ mod audit;
 pub mod baseline;
 pub mod claims;
 mod comparison;
+mod coverage;
 mod described;
 mod enrolment;
 mod evidence;
@@ -110,7 +111,7 @@ pub struct Core {
 pub struct InMemory {
     turns: serving::Turns,
     counted: evidence::Counted,
-    coverage: groups::RecentCoverage,
+    coverage: coverage::Counts,
 }
 
 type State = axum::extract::State<Arc<Core>>;
