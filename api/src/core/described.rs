@@ -45,6 +45,7 @@ use super::{
         tokens::validate,
         webhooks::dead_letters,
         webhooks::list,
+        webhooks::redeliver,
         webhooks::test,
     ),
     tags(

@@ -333,6 +333,14 @@ fn webhook_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             Route::get("/webhooks/{webhook_name}/dead-letters", view),
             webhooks::dead_letters,
         )
+        .route(
+            Route::post(
+                "/webhooks/{webhook_name}/dead-letters/{message_id}/redeliver",
+                operator("webhooks:manage"),
+                BodyLimit::None,
+            ),
+            webhooks::redeliver,
+        )
         .route(test, webhooks::test)
 }
 

@@ -9,7 +9,7 @@ use crate::hostile_server::{HostileServer, Reply};
 use crate::operator::Operator;
 
 /// Routes of other programs: browsers, monitoring, machines, and clients of the original.
-const OF_OTHERS: [&str; 19] = [
+const OF_OTHERS: [&str; 20] = [
     "GET /docs",
     "GET /docs/style.css",
     "GET /livez",
@@ -18,6 +18,7 @@ const OF_OTHERS: [&str; 19] = [
     "GET /readyz",
     "GET /webhooks/",
     "GET /webhooks/{webhook_name}/dead-letters",
+    "POST /webhooks/{webhook_name}/dead-letters/{message_id}/redeliver",
     "POST /webhooks/{webhook_name}/test",
     "POST /agents/enroll",
     "POST /agents/enroll-baseline",

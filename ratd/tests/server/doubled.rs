@@ -146,6 +146,8 @@ impl Webhooks for NoWebhooks {
         Vec::new()
     }
 
+    fn queued(&self, _: &str) {}
+
     fn test(&self, _: &str) -> Option<Test<'_>> {
         None
     }
@@ -380,7 +382,8 @@ fn s14_l07_a_count_that_hangs_is_unknown_in_time_and_holds_up_no_other_group() {
     assert_eq!(coverage("web"), Value::Null);
     assert_eq!(counts("web"), 2);
     // What was activated meanwhile is, and how far it was judged is not known.
-    let body = json!({"policy_group_id": "web", "name": "first", "content": policy(&[("/x", '1')])});
+    let body =
+        json!({"policy_group_id": "web", "name": "first", "content": policy(&[("/x", '1')])});
     let added = world.send("POST", "/policies/", Some(&body)).json();
     let path = format!("/policies/{}/activate", added["id"].as_str().unwrap());
     let activated = world.send("POST", &path, Some(&json!({})));
