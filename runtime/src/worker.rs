@@ -28,7 +28,10 @@ use crate::settings::Settings;
 use crate::store_thread::{Job, StoreDoor};
 use crate::upload::Upload;
 
+mod turned_away;
 mod uploading;
+
+use turned_away::TurnedAway;
 
 /// Everything that one worker's thread has.
 pub(crate) struct Worker {
@@ -69,6 +72,7 @@ pub(crate) struct Turn {
     deadlines: BinaryHeap<Reverse<(u64, usize)>>,
     next_deadline: Vec<Option<u64>>,
     counted: Counted,
+    turned_away: TurnedAway,
     stops: bool,
 }
 
@@ -90,6 +94,7 @@ impl Turn {
             deadlines: BinaryHeap::new(),
             next_deadline: vec![None; shards],
             counted: Counted::default(),
+            turned_away: TurnedAway::default(),
             stops: false,
         }
     }
@@ -533,6 +538,9 @@ impl Worker {
                 policy: *policy,
             }),
             _ => {}
+        }
+        if let Some(fault) = self.turn.turned_away.fault(&event, now.mono_ms) {
+            self.store.give(Job::Fault(fault));
         }
         self.events.tell(event);
     }
