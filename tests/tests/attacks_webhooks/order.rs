@@ -39,7 +39,7 @@ const AGENTS: [&str; 20] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_was_away_is_told_everything_in_order() {
+async fn s11_a_receiver_that_was_away_is_told_everything_in_order() {
     let mut receiver = Receiver::start();
     let world = World::with_agents(&AGENTS).await;
     let delivery = world.deliver(&[Configured::of(&receiver)]).await;
@@ -65,7 +65,7 @@ async fn a_receiver_that_was_away_is_told_everything_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_by_turns_change_no_order() {
+async fn s11_answers_by_turns_change_no_order() {
     let receiver = Receiver::start();
     let world = World::with_agents(&AGENTS[..5]).await;
     let count = std::sync::atomic::AtomicUsize::new(0);
