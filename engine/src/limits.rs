@@ -16,13 +16,30 @@ pub struct Limit {
     pub reason: &'static str,
 }
 
-/// Declares the limits of a crate: a documented constant for each, and a list of all for metrics,
-/// documentation and tests. A crate calls it once, in its own `limits` module.
+/// Declares the limits of a crate: a documented constant for each, a list of all for metrics,
+/// documentation and tests, and the test that each has a name of its own, a value and a reason. A
+/// crate calls it once, in its own `limits` module.
 ///
 /// `NAME = value, "unit", "Reason.";` makes constants of `usize`, and `ALL`. With a type behind
 /// each name (`NAME: u64 = ...`) the constants have that type, and `all()` returns the list.
 #[macro_export]
 macro_rules! limits {
+    (@tested $all:expr) => {
+        #[cfg(test)]
+        mod declared {
+            #[test]
+            fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
+                let all = $all;
+                let mut names: Vec<&str> = all.iter().map(|limit| limit.name).collect();
+                names.sort_unstable();
+                names.dedup();
+                assert_eq!(names.len(), all.len());
+                for limit in all {
+                    assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
+                }
+            }
+        }
+    };
     ($($name:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
         $(
             #[doc = concat!($reason, " Unit: ", $unit, ".")]
@@ -38,6 +55,8 @@ macro_rules! limits {
                 reason: $reason,
             },)*
         ];
+
+        $crate::limits!(@tested super::ALL);
     };
     ($($name:ident: $kind:ty = $value:expr, $unit:literal, $reason:literal;)*) => {
         $(
@@ -54,6 +73,8 @@ macro_rules! limits {
                 reason: $reason,
             },)*]
         }
+
+        $crate::limits!(@tested super::all());
     };
 }
 
@@ -158,20 +179,4 @@ limits! {
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",
         "Allowed values of one PCR.";
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
-        let mut names: Vec<_> = ALL.iter().map(|limit| limit.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ALL.len());
-        for limit in ALL {
-            assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
-        }
-    }
 }

@@ -37,19 +37,3 @@ rat_engine::limits! {
     WEBHOOK_RETRY_SECONDS_MAX = 3600, "seconds",
         "The longest pause between two attempts that a receiver can ask for.";
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
-        let mut names: Vec<_> = ALL.iter().map(|limit| limit.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ALL.len());
-        for limit in ALL {
-            assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
-        }
-    }
-}

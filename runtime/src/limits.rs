@@ -29,6 +29,10 @@ pub(crate) const RETRY_MS_MAX: u64 = 2_000;
 pub(crate) const READ_TRIES_MAX: u32 = 5;
 /// Shards of one worker whose agents one request counts.
 pub(crate) const SHARDS_PER_COUNT_MAX: usize = 32;
+/// Evidence of somebody else under agents' names that one worker tells the audit log of in the time
+/// after which it tells of the same again: an hour.
+pub(crate) const AUDITED_FAULTS_MAX: usize = 64;
+pub(crate) const AUDITED_FAULTS_MS: u64 = 3_600_000;
 /// From one folding to the next, and from one retention to the next.
 pub(crate) const FOLD_INTERVAL_MS: u64 = 500;
 pub(crate) const RETENTION_INTERVAL_MS: u64 = 60_000;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::ChallengeId;
 use rat_engine::shard::Tick;
-use rat_store::{CommitResult, LogPiece, RetentionPolicy, Staged, Store, StoreError};
+use rat_engine::verdict::Code;
+use rat_store::{AuditEntry, CommitResult, LogPiece, RetentionPolicy, Staged, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,8 +23,12 @@ use crate::limits::{
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
 
+/// How the audit log names the server itself.
+const AUDIT_ACTOR: &str = "ratd";
+
 /// What a worker wants of the store. There is never more of it than one tick for each shard, two
-/// pieces for each upload, one for each proven baseline, and one for each request about an agent.
+/// pieces for each upload, one for each proven baseline, one for each request about an agent, and
+/// so many faults an hour.
 pub(crate) enum Job {
     Commit {
         tick: Box<Tick>,
@@ -41,9 +46,20 @@ pub(crate) enum Job {
         group: String,
         policy: rat_engine::hash::Digest,
     },
+    /// The audit log is told of evidence that was turned away.
+    Fault(Fault),
     /// Says when everything that came before is in the store, or known never to be.
     Settle(oneshot::Sender<()>),
     Stop,
+}
+
+/// Evidence that came under an agent's name and was not by its key, or not for its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) agent: AgentId,
+    pub(crate) code: Code,
+    /// The agent whose challenge it answered, when that was another. (Q05)
+    pub(crate) other: Option<AgentId>,
 }
 
 /// How to reach the store thread.
@@ -80,6 +96,7 @@ struct Batch {
     tick_owners: Vec<Arc<Mailbox>>,
     pieces: Vec<Piece>,
     baselines: Vec<(String, rat_engine::hash::Digest)>,
+    faults: Vec<Fault>,
     settled: Vec<oneshot::Sender<()>>,
     stops: bool,
 }
@@ -115,6 +132,7 @@ impl Batch {
                     mailbox,
                 }),
                 Job::Baseline { group, policy } => batch.baselines.push((group, policy)),
+                Job::Fault(fault) => batch.faults.push(fault),
                 Job::Settle(settled) => batch.settled.push(settled),
                 Job::Stop => batch.stops = true,
             }
@@ -144,6 +162,9 @@ impl StoreThread {
             self.commit(batch.ticks, batch.tick_owners).await;
             for (group, policy) in batch.baselines {
                 self.baseline(&group, &policy).await;
+            }
+            for fault in batch.faults {
+                self.audit(&fault).await;
             }
             for settled in batch.settled {
                 // Whoever asked may have gone away.
@@ -310,6 +331,22 @@ impl StoreThread {
             // The next attestation of the same agent proves it again.
             Err(error) => tracing::error!(group, %error, "a proven baseline was not adopted"),
         }
+    }
+
+    /// Tells the audit log who sent what under whose name. Nothing waits for it: what was turned
+    /// away stands in the shard's history, too.
+    async fn audit(&self, fault: &Fault) {
+        let (code, other) = (fault.code, fault.other.as_ref());
+        let of_other = other.map(|other| format!("; it answers a challenge of {other}"));
+        let detail = format!("{code}: {}{}", code.cause(), of_other.unwrap_or_default());
+        let entry = AuditEntry {
+            at_unix_ms: self.clock.now().unix_ms,
+            actor: AUDIT_ACTOR,
+            action: "agent.turn_away",
+            target: fault.agent.as_str(),
+            detail: &detail,
+        };
+        self.until_known("audit", || self.store.audit(entry)).await;
     }
 
     /// Tries until the store answers, with pauses that grow.

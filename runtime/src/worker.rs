@@ -26,7 +26,10 @@ use crate::store_thread::{Job, StoreDoor};
 use crate::upload::Upload;
 
 mod looking;
+mod turned_away;
 mod uploading;
+
+use turned_away::TurnedAway;
 
 /// Everything that one worker's thread has.
 pub(crate) struct Worker {
@@ -67,6 +70,7 @@ pub(crate) struct Turn {
     deadlines: BinaryHeap<Reverse<(u64, usize)>>,
     next_deadline: Vec<Option<u64>>,
     counted: Counted,
+    turned_away: TurnedAway,
     stops: bool,
 }
 
@@ -88,6 +92,7 @@ impl Turn {
             deadlines: BinaryHeap::new(),
             next_deadline: vec![None; shards],
             counted: Counted::default(),
+            turned_away: TurnedAway::default(),
             stops: false,
         }
     }
@@ -511,6 +516,9 @@ impl Worker {
                 policy: *policy,
             }),
             _ => {}
+        }
+        if let Some(fault) = self.turn.turned_away.fault(&event, now.mono_ms) {
+            self.store.give(Job::Fault(fault));
         }
         self.events.tell(event);
     }

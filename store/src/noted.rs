@@ -228,7 +228,7 @@ async fn put(tx: &mut Connection, note: &StatusNote, now_unix_ms: u64) -> Result
 }
 
 /// Puts a message behind the others about its subject; alone, it is due at once.
-async fn queue(
+pub(crate) async fn queue(
     tx: &mut Connection,
     subject: &str,
     message: &NewMessage,

@@ -8,7 +8,7 @@ use crate::audit::{self, AuditEntry};
 use crate::database::{Connection, natural, time};
 use crate::error::{RowName, StoreError};
 use crate::limits;
-use crate::noted::ALL_NOTED;
+use crate::noted::{ALL_NOTED, NewMessage, queue};
 
 /// A message that its webhook has not taken yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,6 +299,53 @@ impl Store {
             })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// Takes a dead letter of a webhook back into its queue, in one transaction with an entry of the
+    /// audit log; whom it is about, or `None` when there is no dead letter of this id. It is the same
+    /// message, with its attempts and its age counted anew, behind those that wait about its subject.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is a dead letter still.
+    ///
+    /// # Cost
+    /// A look at the webhook's dead letters.
+    pub async fn redeliver(
+        &self,
+        webhook: &str,
+        id: &str,
+        actor: &str,
+        now_unix_ms: u64,
+    ) -> Result<Option<String>, StoreError> {
+        let mut tx = self.pools().write().await?;
+        let letter: Option<(String, String)> = sqlx::query_as(
+            "DELETE FROM dead_letter WHERE id = (
+                 SELECT max(id) FROM dead_letter WHERE webhook = $1 AND message = $2)
+             RETURNING subject, body",
+        )
+        .bind(webhook)
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some((subject, body)) = letter else {
+            return Ok(None);
+        };
+        let message = NewMessage {
+            webhook: webhook.to_owned(),
+            id: id.to_owned(),
+            body,
+        };
+        queue(&mut tx, &subject, &message, now_unix_ms).await?;
+        let entry = AuditEntry {
+            at_unix_ms: now_unix_ms,
+            actor,
+            action: "webhook.redeliver",
+            target: webhook,
+            detail: &format!("message {id} about {subject}"),
+        };
+        audit::append(&mut tx, entry).await?;
+        tx.commit().await?;
+        Ok(Some(subject))
     }
 
     /// Forgets every webhook but these: its queue, its dead letters, how it stands; each in an entry

@@ -1,4 +1,4 @@
-//! Attacks A01-A04, A07 and X08: who may call what, and what is left of a credential that was ended.
+//! Attacks A01-A04, A07, X04 and X08: who may call what, and what is left of a credential that was ended.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,6 +8,8 @@
     clippy::arithmetic_side_effects
 )]
 
+#[path = "attacks_accounts/bodies.rs"]
+mod bodies;
 #[path = "attacks_accounts/browsers.rs"]
 mod browsers;
 #[path = "attacks_accounts/credentials.rs"]

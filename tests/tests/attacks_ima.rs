@@ -546,7 +546,7 @@ fn l07_entries_that_did_not_pass_under_this_policy_are_judged_from_the_first() {
 }
 
 #[test]
-fn i21_a_resend_that_does_not_reproduce_the_proven_values_is_refused() {
+fn i21_t09_a_resend_that_does_not_reproduce_the_proven_values_is_of_another_machine() {
     let (_, submission, expectation) = valid();
     let other = vec![(PcrIndex::IMA, Digest::ones(HashAlg::Sha256))];
     for position in [0, 1, 3, 4] {
@@ -555,7 +555,7 @@ fn i21_a_resend_that_does_not_reproduce_the_proven_values_is_refused() {
             .clone()
             .with(|e| e.start = Start::AgainInBoot(before))
             .judge(&submission)
-            .is_refused_with("ima.pcr_mismatch");
+            .is_refused_with("identity.clone_suspected");
     }
 }
 

@@ -10,15 +10,16 @@
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rat_engine::agent_id::AgentId;
+use rat_engine::evidence::ToAgent;
 use rat_engine::hash::HashAlg;
 use rat_engine::shard::{
-    AgentView, Coverage, EffectiveStatus, Event, Operation, StatusCounts, Unusable,
+    AgentView, Coverage, Demands, EffectiveStatus, Event, Operation, StatusCounts, Unusable,
 };
 use rat_engine::verdict::Code;
 use rat_runtime::{Reloaded, Settings};
 use rat_store::Precondition;
 use rat_tests::driven::{
-    Driven, GROUP, PATIENCE, activate, agent_of, data, event, put_policy, settings,
+    Connected, Driven, GROUP, PATIENCE, activate, agent_of, data, event, put_policy, settings,
 };
 use rat_tests::evidence::Machine;
 use rat_tests::measured::Measured;
@@ -40,6 +41,15 @@ fn long() -> Machine {
 fn wider(machine: &Machine) -> String {
     let more = machine.clone().with(|machine| {
         machine.list.push(Measured::file("/usr/bin/id", b"id"));
+    });
+    more.policy()
+}
+
+/// Such policies, each another one.
+fn widened(machine: &Machine, nth: u32) -> String {
+    let more = machine.clone().with(|machine| {
+        let name = format!("/usr/bin/tool-{nth}");
+        machine.list.push(Measured::file(&name, b"tool"));
     });
     more.policy()
 }
@@ -255,26 +265,66 @@ async fn l07_s07_quotes_are_answered_while_a_fleet_is_judged_again() {
     let agent = agent_of(0, 40);
     driven.enrol(&small, &agent).await;
     let (connected, _) = driven.attest(1_000, &small, &agent);
-    enforce(&driven, &wider(&machine)).await;
-    let mut rounds = 0;
-    loop {
-        if let Some(coverage) = driven.runtime.coverage(GROUP).await.unwrap() {
-            assert_eq!(coverage.agents, 41);
-            if coverage.judged == coverage.agents {
-                break;
+    // The lists are never all judged: before that there is another policy to judge them by. So a
+    // machine whose quotes wait for lists waits for ever.
+    let mut events = driven.runtime.events();
+    let never_done = async {
+        for nth in 0.. {
+            enforce(&driven, &widened(&machine, nth)).await;
+            for _ in 0..20 {
+                let is_it = |event: &Event| matches!(event, Event::Rejudged { .. });
+                event(&mut events, is_it).await;
             }
         }
-        let recheck = driven.runtime.operate(agent.clone(), Operation::Recheck);
-        recheck.await.unwrap();
-        let challenge = connected.next_challenge();
-        assert_eq!(driven.answer(&connected, &challenge).code, None);
-        rounds += 1;
-    }
-    assert!(
-        rounds > 2,
-        "{rounds} attestations while forty lists were judged"
-    );
+    };
+    let answered = async {
+        let mut rounds = 0;
+        while rounds < 3 {
+            let before = waits_for(&driven).await;
+            let recheck = driven.runtime.operate(agent.clone(), Operation::Recheck);
+            recheck.await.unwrap();
+            let challenge = match message(&connected).await {
+                ToAgent::Challenge(challenge) => challenge,
+                other => panic!("{other:?}"),
+            };
+            let submission = connected.answer(&challenge);
+            driven.deliver(&connected, submission).unwrap();
+            match message(&connected).await {
+                ToAgent::Verdict(id, answer) => {
+                    assert_eq!((id, answer.code), (challenge.id, None));
+                }
+                other => panic!("{other:?}"),
+            }
+            // Lists waited for the same policy before it was asked, and wait still.
+            let after = waits_for(&driven).await;
+            rounds += u32::from(before.is_some() && before == after);
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            () = never_done => {}
+            () = answered => {}
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, ended).await;
+    in_time.expect("quotes are answered while lists wait");
     driven.runtime.drain(PATIENCE).await;
+}
+
+/// What some lists wait to be judged by.
+async fn waits_for(driven: &Driven) -> Option<Demands> {
+    let coverage = driven.runtime.coverage(GROUP).await.unwrap()?;
+    coverage.by.filter(|_| coverage.judged < coverage.agents)
+}
+
+/// The next message to a machine, while others work.
+async fn message(connected: &Connected) -> ToAgent {
+    loop {
+        match connected.messages.try_recv() {
+            Ok(message) => return message,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

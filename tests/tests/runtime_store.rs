@@ -25,6 +25,7 @@ use rat_tests::driven::{
 };
 use rat_tests::evidence::Machine;
 use rat_tests::measured::{self, Measured};
+use rat_tests::software_tpm::SoftwareAk;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, SqliteConnection};
 
@@ -466,5 +467,80 @@ async fn s05_s18_a_folder_that_falls_behind_loses_nothing_and_catches_up() {
     }
     let last = driven.view(&agents[7]).await;
     assert_eq!(last.status, EffectiveStatus::Untrusted);
+    driven.runtime.drain(PATIENCE).await;
+}
+
+/// What the audit log says of evidence that was turned away: under whose name, and why.
+async fn turned_away(driven: &Driven) -> Vec<(String, String)> {
+    let entries = driven.store.audit_entries(0, 1_000).await.unwrap();
+    let of_evidence = entries
+        .into_iter()
+        .filter(|entry| entry.action == "agent.turn_away");
+    let said = of_evidence.map(|entry| {
+        assert_eq!(entry.actor, "ratd");
+        (entry.target, entry.detail)
+    });
+    said.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n04_q05_evidence_of_another_key_or_machine_is_in_the_audit_log_once() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    // Of one shard, which knows both.
+    let agent = agent_of(0, 0);
+    let mut ids = (0..).map(|nth| AgentId::parse(&format!("other-{nth}")).unwrap());
+    let other = ids.find(|id| id.shard() == agent.shard()).unwrap();
+    driven.enrol(&machine, &agent).await;
+    driven.enrol(&machine, &other).await;
+    let connected = driven.connect(1, &machine, &agent);
+    let challenge = connected.challenged();
+    let others = driven.connect(2, &machine, &other);
+    let of_other = others.challenged();
+    let before = driven.view(&agent).await.state;
+    // N04: another key than the activated one signs. Its quote uses up the nonce, so that it is
+    // asked again; however often it tries, there is one entry.
+    let substituted = SoftwareAk::p256();
+    let mut asked = challenge;
+    for _ in 0..2 {
+        let mut forged = connected.answer(&asked);
+        forged.signature = substituted.sign(&forged.quote);
+        driven.deliver(&connected, forged).unwrap();
+        let answer = connected.verdict(asked.id);
+        assert_eq!(answer.code, Some(Code::QuoteSignature));
+        let again = driven.runtime.operate(agent.clone(), Operation::Recheck);
+        again.await.unwrap();
+        asked = connected.next_challenge();
+    }
+    // Q05: it answers another agent's challenge.
+    driven
+        .deliver(&connected, connected.answer(&of_other))
+        .unwrap();
+    let answer = connected.verdict(of_other.id);
+    assert_eq!(answer.code, Some(Code::QuoteSignerMismatch));
+    let after = driven.view(&agent).await;
+    // Both are served on.
+    for (connected, challenge) in [(&connected, &asked), (&others, &of_other)] {
+        let answer = driven.answer(connected, challenge);
+        assert_eq!(answer.status, EffectiveStatus::Trusted);
+    }
+    assert_eq!(after.status, EffectiveStatus::Pending);
+    assert_eq!(
+        (after.state.boot, after.state.passed, after.state.failure),
+        (before.boot, before.passed, before.failure)
+    );
+    let waiting = async {
+        while turned_away(&driven).await.len() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    let signature = format!("quote.signature: {}", Code::QuoteSignature.cause());
+    let signer = format!(
+        "quote.signer_mismatch: {}; it answers a challenge of {other}",
+        Code::QuoteSignerMismatch.cause()
+    );
+    let expected = [signature, signer].map(|said| (agent.to_string(), said));
+    assert_eq!(turned_away(&driven).await, expected);
     driven.runtime.drain(PATIENCE).await;
 }

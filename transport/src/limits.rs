@@ -97,19 +97,3 @@ rat_engine::limits! {
     ANSWER_MS_MAX: u64 = 120_000, "milliseconds",
         "How long an agent waits for what it asked; then it connects again.";
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_limit_has_a_distinct_name_a_value_and_a_reason() {
-        let mut names: Vec<_> = all().iter().map(|limit| limit.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), all().len());
-        for limit in all() {
-            assert!(limit.max > 0 && limit.reason.ends_with('.'), "{limit:?}");
-        }
-    }
-}

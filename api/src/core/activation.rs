@@ -126,13 +126,20 @@ async fn proven(
 }
 
 /// Whether what was true when the enrolment began still is: the token was not revoked, the group
-/// is there and takes this machine and its key. (N08, Q09)
+/// is there and takes this machine and its key, and its TPM is known. (N08, Q09, S10)
 async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<StoredGroup, ApiError> {
     let token = core.store.token(&enrolment.token_id).await?;
     if token.is_none_or(|token| token.revoked_unix_ms.is_some()) {
         return Err(ApiError::NotAuthenticated);
     }
     let pending = &enrolment.pending;
+    // It may have begun before a restart with other lists and CAs.
+    if !core.trust.vouches_still(pending.vouch, &pending.ek_sha256) {
+        return Err(ApiError::Refused {
+            code: "ek.not_listed",
+            detail: "the TPM is not one that an operator names any more".to_owned(),
+        });
+    }
     let group = core.store.group(&pending.group).await?;
     let group = group.ok_or(ApiError::NotFound("group"))?;
     let checked = pending.check_ak(group.settings.allow_sha1);

@@ -46,6 +46,7 @@ use super::{
         tokens::validate,
         webhooks::dead_letters,
         webhooks::list,
+        webhooks::redeliver,
         webhooks::test,
     ),
     tags(

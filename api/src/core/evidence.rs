@@ -12,7 +12,7 @@ use rat_store::{StoredGroup, StoredRecord};
 
 use super::agents::{Shown, identity};
 use super::fleet::Seen;
-use super::groups::list_rules;
+use super::coverage::list_rules;
 use super::request::{AgentInPath, Answered, Reply};
 use super::wire::agent as wire;
 use super::{Core, State, compute};

@@ -1,25 +1,20 @@
 //! Policy groups: made, shown and changed.
 
-use std::collections::HashMap;
-
 use axum::Extension;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Uri, header};
 use rat_engine::evidence::NonceSource;
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr_policy::PcrPolicy;
-use rat_engine::shard::ListRules;
 use rat_store::limits::{INTERVAL_MS_MAX, INTERVAL_MS_MIN};
 use rat_store::{Approval, GroupFault, GroupSettings, NewGroup, StoreError, StoredGroup};
 use serde_json::value::RawValue;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
+use super::coverage::coverage;
 use super::request::{
     Answered, GroupInPath, Parameters, Reply, etag, last_of_full, next_page, policy_id,
 };
 use super::wire::group as wire;
-use super::wire::policy::Coverage;
 use super::wire::request as asked;
 use super::{Core, State, SystemRandom};
 use crate::auth::Caller;
@@ -333,63 +328,6 @@ pub(super) fn name_of(request: &Object<'_>) -> Result<Option<String>, ApiError> 
         return Err(ApiError::member("name", fault));
     }
     Ok(Some(name.to_owned()))
-}
-
-/// The newest count of each group's judged agents. A count looks at every agent of the server, so
-/// there is one at a time; whoever waited for it takes one that began after it asked, and nobody
-/// is told an older one.
-#[derive(Default)]
-pub(super) struct RecentCoverage(Mutex<HashMap<String, Counted>>);
-
-/// A count of one version of a group: what it enforces now may be judged by nobody yet.
-struct Counted {
-    row_version: u64,
-    began: Instant,
-    coverage: Option<Coverage>,
-}
-
-/// How far a group's enforced policy has been held against its agents; `None` when the shards do
-/// not answer, or count by another policy than the one that is stored. (L07)
-pub(super) async fn coverage(core: &Core, group: &StoredGroup) -> Option<Coverage> {
-    let asked = Instant::now();
-    let mut recent = core.in_memory.coverage.0.lock().await;
-    if let Some(counted) = recent.get(&group.slug)
-        && counted.row_version == group.row_version
-        && counted.began >= asked
-    {
-        return counted.coverage;
-    }
-    let began = Instant::now();
-    let coverage = count(core, group).await;
-    // Whoever waits now asked later than the others began, which are of no use.
-    recent.retain(|_, counted| counted.began >= asked);
-    let row_version = group.row_version;
-    let counted = Counted {
-        row_version,
-        began,
-        coverage,
-    };
-    recent.insert(group.slug.clone(), counted);
-    coverage
-}
-
-/// What lists are judged by in a group that does not skip its policy.
-pub(super) fn list_rules(group: &StoredGroup) -> Option<ListRules> {
-    let enforced = group.enforced.as_ref()?;
-    Some(ListRules {
-        policy: enforced.digest,
-        accept_violations: group.settings.accept_violations,
-        require_valid_ima_sig: group.settings.require_valid_ima_sig,
-    })
-}
-
-async fn count(core: &Core, group: &StoredGroup) -> Option<Coverage> {
-    let counted = core.fleet.coverage(group.slug.clone()).await.ok()??;
-    let counted_by = counted.by?.list;
-    (counted_by == list_rules(group)).then_some(Coverage {
-        judged: counted.judged,
-        agents: counted.agents,
-    })
 }
 
 async fn detail(core: &Core, group: &StoredGroup) -> Result<wire::GroupDetail, ApiError> {

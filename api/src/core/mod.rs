@@ -11,6 +11,7 @@ mod audit;
 pub mod baseline;
 pub mod claims;
 mod comparison;
+mod coverage;
 mod described;
 mod enrolment;
 mod evidence;
@@ -113,7 +114,7 @@ pub struct Core {
 pub struct InMemory {
     turns: serving::Turns,
     counted: evidence::Counted,
-    coverage: groups::RecentCoverage,
+    coverage: coverage::Counts,
     counts: status::RecentCounts,
 }
 
@@ -336,6 +337,14 @@ fn webhook_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
         .route(
             Route::get("/webhooks/{webhook_name}/dead-letters", view),
             webhooks::dead_letters,
+        )
+        .route(
+            Route::post(
+                "/webhooks/{webhook_name}/dead-letters/{message_id}/redeliver",
+                operator("webhooks:manage"),
+                BodyLimit::None,
+            ),
+            webhooks::redeliver,
         )
         .route(test, webhooks::test)
 }

@@ -12,7 +12,8 @@ use rat_store::{
 };
 use serde_json::value::RawValue;
 
-use super::groups::{coverage, name_of, slug_of, tell_shards};
+use super::coverage::coverage;
+use super::groups::{name_of, slug_of, tell_shards};
 use super::request::{
     Answered, GroupInPath, Parameters, PolicyId, PolicyInPath, Reply, last_of_full, next_page,
     policy_id, wrong,

@@ -32,6 +32,12 @@ pub(super) struct TokenInPath(pub(super) String);
 /// The webhook's name that the path names.
 pub(super) struct WebhookInPath(pub(super) String);
 
+/// The message of a webhook that the path names.
+pub(super) struct LetterInPath {
+    pub(super) webhook: String,
+    pub(super) id: String,
+}
+
 /// The name of a version among all groups': `p-GROUP-NNN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PolicyId {
@@ -138,6 +144,17 @@ impl<S: Send + Sync> FromRequestParts<S> for WebhookInPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Ok(Self(named(parts, "webhook_name").await))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for LetterInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Ok(Self {
+            webhook: named(parts, "webhook_name").await,
+            id: named(parts, "message_id").await,
+        })
     }
 }
 

@@ -7,8 +7,10 @@ use axum::Extension;
 use axum::http::Uri;
 use rat_store::{AuditEntry, DeadLetter, WebhookStanding};
 
-use super::request::{Answered, Parameters, Reply, WebhookInPath, last_of_full, next_page};
-use super::{State, wire::webhook as wire};
+use super::request::{
+    Answered, LetterInPath, Parameters, Reply, WebhookInPath, last_of_full, next_page,
+};
+use super::{Core, State, wire::webhook as wire};
 use crate::auth::Caller;
 use crate::clock::{rfc3339, unix_ms};
 use crate::error::ApiError;
@@ -50,6 +52,9 @@ pub trait Webhooks: Send + Sync {
     /// All that are configured, in that order.
     fn shown(&self) -> Vec<ShownWebhook>;
 
+    /// Says that a message was put into a webhook's queue.
+    fn queued(&self, name: &str);
+
     /// A test message for a webhook, sent when it is awaited; `None` when there is no such webhook.
     fn test(&self, name: &str) -> Option<Test<'_>>;
 }
@@ -86,15 +91,19 @@ pub(super) async fn dead_letters(
     let before = parameters.number("after", 0..=newest)?.unwrap_or(newest);
     let limit = parameters.limit()?;
     let core = &state.0;
-    let is_it = |webhook: &ShownWebhook| webhook.name == name;
-    if !core.webhooks.shown().iter().any(is_it) {
-        return Err(UNKNOWN);
-    }
+    require(core, &name)?;
     let letters = core.store.dead_letters(&name, before, limit).await?;
     let last = last_of_full(&letters, limit);
     let next = last.map(|last| next_page(uri.path(), &parameters, &last.number.to_string()));
     let shown = letters.into_iter().map(shown_letter);
     Ok(Reply::ok(shown.collect()).with_next(next))
+}
+
+/// Refuses a name that no webhook of the configuration has.
+fn require(core: &Core, name: &str) -> Result<(), ApiError> {
+    let shown = core.webhooks.shown();
+    let is_there = shown.iter().any(|webhook| webhook.name == name);
+    is_there.then_some(()).ok_or(UNKNOWN)
 }
 
 fn shown_letter(letter: DeadLetter) -> wire::DeadLetter {
@@ -109,6 +118,28 @@ fn shown_letter(letter: DeadLetter) -> wire::DeadLetter {
         attempts: letter.attempts,
         error: letter.error,
     }
+}
+
+/// Puts a message that was given up into the queue again, behind those that wait about its agent. It
+/// is the same message, with the same id: it says what was so when it was made. Its attempts and
+/// its age are counted anew.
+#[utoipa::path(
+    post, path = "/webhooks/{webhook_name}/dead-letters/{message_id}/redeliver", tag = "server",
+    params(("webhook_name" = String, Path), ("message_id" = String, Path, description = "The `id` of a dead letter.")),
+    responses((status = 200, body = wire::Redelivery)),
+)]
+pub(super) async fn redeliver(
+    state: State,
+    LetterInPath { webhook, id }: LetterInPath,
+    Extension(caller): Extension<Caller>,
+) -> Answered<wire::Redelivery> {
+    let core = &state.0;
+    require(core, &webhook)?;
+    let (actor, now) = (caller.actor(), unix_ms());
+    let queued = core.store.redeliver(&webhook, &id, actor, now).await?;
+    let agent_id = queued.ok_or(ApiError::NotFound("dead letter"))?;
+    core.webhooks.queued(&webhook);
+    Ok(Reply::ok(wire::Redelivery { id, agent_id }))
 }
 
 /// Sends a signed test message at once, past the queue, and says how it was taken.

@@ -182,6 +182,7 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         ("POST", "/tokens/generate") => missing(&["group"]),
         ("DELETE", "/tokens/{token_id}") => missing(&["token"]),
         ("GET", "/webhooks/" | "/status") => vec![ApiError::UnknownParameter(ShownName::new(""))],
+        _ if path.ends_with("/redeliver") => missing(&["webhook", "dead letter"]),
         _ if path.starts_with("/webhooks/") => missing(&["webhook"]),
         _ => of_accounts(path, method),
     }

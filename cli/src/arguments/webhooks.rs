@@ -22,6 +22,12 @@ Example:
   rat webhooks dead-letters ops
   rat webhooks dead-letters ops --limit 20 --output json";
 
+const REDELIVER_HELP: &str = "\
+It is queued behind what waits about the same agent, with the id that it had.
+
+Example:
+  rat webhooks redeliver ops 0d5f1a34-7d6b-4a2e-9a06-5f6f4d0a8c11";
+
 const TEST_HELP: &str = "\
 The message is signed like any other, and goes past those that wait.
 
@@ -56,6 +62,16 @@ pub(crate) enum WebhookCommand {
         /// The first N of them
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+    /// Send a message again that was given up
+    #[command(after_help = REDELIVER_HELP)]
+    Redeliver {
+        /// The webhook's name
+        webhook: String,
+        /// Its `id` among the dead letters
+        message: String,
         #[command(flatten)]
         remote: RemoteArguments,
     },

@@ -19,7 +19,7 @@ const COLUMNS: [Column; 7] = [
 ];
 
 const DEAD_LETTERS: [Column; 6] = [
-    Column("NUMBER", "number"),
+    Column("ID", "id"),
     Column("AGENT", "agent_id"),
     Column("QUEUED", "queued_at"),
     Column("GIVEN UP", "given_up_at"),
@@ -42,6 +42,17 @@ pub(crate) fn run(command: &WebhookCommand, terminal: &mut Terminal) -> Result<O
         } => {
             let letters = address(webhook)?.child("dead-letters")?;
             list(remote, letters, *limit, &DEAD_LETTERS, terminal)
+        }
+        WebhookCommand::Redeliver {
+            webhook,
+            message,
+            remote,
+        } => {
+            let at = address(webhook)?.child("dead-letters")?;
+            let at = at.child(message)?.child("redeliver")?;
+            let queued: Item = remote.client()?.post_empty(&at)?.read()?;
+            show(terminal, remote.output, &queued)?;
+            Ok(Outcome::Passed)
         }
         WebhookCommand::Test { webhook, remote } => {
             let at = address(webhook)?.child("test")?;

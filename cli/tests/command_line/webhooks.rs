@@ -87,7 +87,20 @@ fn dead_letters_come_in_pages() {
     );
     let shown = operator.ok(&["webhooks", "dead-letters", "ops"]);
     assert!(
-        shown.contains("4       a      -       -         3         it answered 503"),
+        shown.contains("m   a      -       -         3         it answered 503"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_dead_letter_is_sent_again_by_its_id() {
+    let server = HostileServer::start(|target| match target {
+        "/webhooks/ops/dead-letters/m-1/redeliver" => {
+            Reply::ok(&json!({"id": "m-1", "agent_id": "a"}).to_string())
+        }
+        _ => Reply::ok("[]"),
+    });
+    let operator = server.operator();
+    let queued = operator.json(&["webhooks", "redeliver", "ops", "m-1"]);
+    assert_eq!(queued, json!({"id": "m-1", "agent_id": "a"}));
 }

@@ -428,17 +428,11 @@ impl Appraisal {
                 committed: previous.position(),
             });
         }
-        if let (Start::AgainInBoot(_), false, Some((pcr, quoted))) = (
-            &self.start,
-            self.holds_previous,
-            committed.running().first(),
-        ) {
-            // Another list than the one proven before, though PCRs only ever grow (I21).
-            return Err(ImaError::PcrMismatch {
-                pcr: *pcr,
-                bank: quoted.alg(),
-                entries: committed.position(),
-            });
+        if let Start::AgainInBoot(previous) = &self.start
+            && !self.holds_previous
+        {
+            let committed = previous.position();
+            return Err(ImaError::Diverged { committed });
         }
         // A list from entry 0 that proves nothing would leave everything pending.
         let continues = matches!(self.start, Start::Continue { .. });

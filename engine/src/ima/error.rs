@@ -143,6 +143,15 @@ pub enum ImaError {
         /// Entries that were proven before.
         committed: u64,
     },
+    /// The list replays into the quote, and is another one than was proven earlier in this boot.
+    ///
+    /// One TPM cannot have quoted both: PCRs only grow until a reset, so that the later list begins
+    /// with the earlier one. (T09)
+    #[error("this is not the list of which {committed} entries were proven before in this boot")]
+    Diverged {
+        /// Entries that were proven before.
+        committed: u64,
+    },
     /// The list continues where it may not: the entries before did not pass under this policy, or
     /// were not replayed in this bank.
     #[error("the list starts at entry {from}, expected {expected}")]

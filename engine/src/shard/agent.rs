@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::epoch::Over;
+use super::epoch::{Over, Strayed};
 use super::failing::is_of_policy;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
@@ -60,6 +60,8 @@ pub(super) struct Agent {
     pub(super) faults: u32,
     /// How its connections replaced each other. (T03)
     pub(super) turns: Turns,
+    /// Its newest quote whose clock had gone back, if it is of the proven boot. (T09)
+    pub(super) strayed: Option<Strayed>,
     /// When it was last heard of over a connection that is gone and that proved something, on the
     /// monotonic clock; `None` when that was before this process. (T08)
     pub(super) left_ms: Option<u64>,
@@ -254,6 +256,7 @@ impl Agent {
             stalled_rounds: 0,
             faults: 0,
             turns: Turns::default(),
+            strayed: None,
             left_ms: None,
             is_to_be_cleared: false,
             last_pass: None,

@@ -1,12 +1,13 @@
 //! From an appraisal to what it means for the agent.
 
-use super::agent::{Asks, Judging, Phase};
+use super::agent::{Agent, Asks, Judging, Phase};
 use super::commit::{Cause, LastPass, Provisional};
-use super::epoch::{Follows, Seen, follows};
+use super::epoch::{Follows, Seen, Strayed, follows};
 use super::failing::{is_of_list, is_of_policy};
 use super::input::{Action, Event};
 use super::machine::Shard;
 use super::record::Group;
+use super::settings::Settings;
 use super::settle::{describe, keep, settle};
 use super::state::{AgentState, BootEpoch, Denied, Failure, VerdictKind};
 use super::task::{Judged, QuoteFacts};
@@ -151,15 +152,11 @@ impl Shard {
             let said = first.unwrap_or_else(|| Said::code(Code::QuoteMalformed));
             return Ok((Conclusion::NotTheAgents(said), Follows::First));
         };
-        let before = seen_before(&agent.state, agent.seen_ms, now);
         let failed = |code, follows| Ok((Conclusion::Failed(Said::code(code)), follows));
-        let follows = match follows(before, judging.over, &facts.clock, &settings) {
+        let follows = match step(agent, judging, facts, &settings, now) {
             Ok(follows) => follows,
-            Err(code) => return failed(code, Follows::SameBoot),
+            Err((code, follows)) => return failed(code, follows),
         };
-        if agent.turns.are_too_many(now.mono_ms, &settings) {
-            return failed(Code::IdentityCloneSuspected, follows);
-        }
         if follows == Follows::LaterBoot && judging.from_entry.is_some_and(|from| from > 0) {
             agent.wrong_boot_rounds = agent.wrong_boot_rounds.saturating_add(1);
             if agent.wrong_boot_rounds <= WRONG_BOOT_ROUNDS_MAX {
@@ -426,6 +423,7 @@ impl Shard {
         };
         agent.phase = Phase::Clearing;
         agent.turns.forgive();
+        agent.strayed = None;
         let mut state = agent.state.clone();
         state.failure = None;
         state.passed_under = None;
@@ -449,6 +447,39 @@ impl Shard {
             ..Provisional::without_evidence(place, Cause::Clearing, outcome, now)
         });
     }
+}
+
+/// How a genuine quote's clock and counters follow what was seen before; or why this cannot be the
+/// one machine that it was. (T01, T03, T08, T09)
+fn step(
+    agent: &mut Agent,
+    judging: &Judging,
+    facts: &QuoteFacts,
+    settings: &Settings,
+    now: Now,
+) -> Result<Follows, (Code, Follows)> {
+    let before = seen_before(&agent.state, agent.seen_ms, now);
+    let follows = match follows(before, judging.over, &facts.clock, settings) {
+        Ok(follows) => follows,
+        Err(code) => {
+            if code == Code::TimeRollback && agent.state.boot == Some(epoch_of(facts)) {
+                agent.strayed = Some(Strayed {
+                    clock_ms: facts.clock.clock_ms,
+                    issued: judging.issued,
+                });
+            }
+            return Err((code, Follows::SameBoot));
+        }
+    };
+    if follows == Follows::LaterBoot {
+        agent.strayed = None;
+    }
+    let strayed = agent.strayed;
+    let are_two = strayed.is_some_and(|strayed| strayed.is_of_another(&facts.clock, now));
+    if are_two || agent.turns.are_too_many(now.mono_ms, settings) {
+        return Err((Code::IdentityCloneSuspected, follows));
+    }
+    Ok(follows)
 }
 
 /// The finding that counts: the first. But what shows that evidence is not genuine comes before

@@ -2,6 +2,7 @@
 
 use super::settings::Settings;
 use super::state::BootEpoch;
+use crate::time::Now;
 use crate::tpm::ClockInfo;
 use crate::verdict::Code;
 
@@ -24,6 +25,29 @@ pub(super) struct Seen {
     /// Milliseconds since its challenge was issued; `None` when our clock was set meanwhile.
     pub(super) ago_ms: Option<u64>,
 }
+
+/// A quote of the boot that was proven last, whose clock had gone back. It is no quote to go on
+/// from, but what comes after it must follow it, too, if both are of one TPM. (T09)
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strayed {
+    pub(super) clock_ms: u64,
+    /// When its challenge was issued.
+    pub(super) issued: Now,
+}
+
+impl Strayed {
+    /// Whether a clock that follows the last accepted one is ahead of this one by more than the time
+    /// that passed: two TPMs take turns. One that was set right by some seconds is no proof of that.
+    pub(super) fn is_of_another(self, clock: &ClockInfo, now: Now) -> bool {
+        let passed_ms = now.mono_ms.saturating_sub(self.issued.mono_ms);
+        let passed_ms = passed_ms.max(now.unix_ms.saturating_sub(self.issued.unix_ms));
+        let most_ms = longest(passed_ms).saturating_add(SET_RIGHT_MS);
+        clock.clock_ms.saturating_sub(self.clock_ms) > most_ms
+    }
+}
+
+/// How far a TPM's clock that went back is set forward again by somebody who means well.
+const SET_RIGHT_MS: u64 = 30_000;
 
 /// The connection that the evidence came over.
 #[derive(Debug, Clone, Copy, Default)]
@@ -194,6 +218,27 @@ mod tests {
             ask(before(7, 3), true, clock(7, 4, 100)),
             Ok(Follows::LaterBoot)
         );
+    }
+
+    #[test]
+    fn t09_a_clock_that_was_back_and_is_ahead_again_is_of_two_tpms() {
+        let at = |ms| Now {
+            mono_ms: ms,
+            unix_ms: ms,
+        };
+        let strayed = Strayed {
+            clock_ms: 40_000,
+            issued: at(100_000),
+        };
+        // Ten seconds later it may be so far on, and no further.
+        assert!(!strayed.is_of_another(&clock(7, 3, 93_500), at(110_000)));
+        assert!(strayed.is_of_another(&clock(7, 3, 93_501), at(110_000)));
+        // T04: of our own clocks, the one that saw more time pass counts.
+        let paused = Now {
+            mono_ms: 110_000,
+            unix_ms: 200_000,
+        };
+        assert!(!strayed.is_of_another(&clock(7, 3, 93_501), paused));
     }
 
     #[test]

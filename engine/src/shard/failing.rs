@@ -84,6 +84,7 @@ fn is_of(failure: &Failure, group: &Group) -> bool {
 }
 
 /// Notes a failure. The first one stays: what comes after it is a consequence, or another attack.
+/// That two TPMs take turns takes the place of a clock that went back, because it explains it. (T09)
 ///
 /// It must never hide what comes after it from the operator whose change would end only one of the
 /// two. So one that nothing ends takes its place, and so does one of the same kind when the next
@@ -104,8 +105,11 @@ pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now)
     if !is_of(known, group) {
         known.group = None;
     } else if old == new {
+        let is_explained =
+            known.code == Code::TimeRollback && said.code == Code::IdentityCloneSuspected;
         let policy = group.list_rules().map(|rules| rules.policy);
-        if is_ended_by_pass(known, group, policy) && !group.auto_recover {
+        let is_ended = is_ended_by_pass(known, group, policy) && !group.auto_recover;
+        if is_explained || is_ended {
             *known = failure();
         }
     } else if new == EndsBy::Nothing {

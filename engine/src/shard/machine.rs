@@ -18,7 +18,6 @@ use crate::agent_id::{AgentId, ShardIndex};
 use crate::evidence::{ChallengeId, NonceSource, Refusal, SessionId, ToAgent};
 use crate::ima::judge::Judge;
 use crate::time::Now;
-use crate::verdict::Code;
 
 /// What a shard needs while it is polled, and shares with others of its worker.
 pub struct Driver<'d> {
@@ -46,6 +45,8 @@ pub struct Shard {
     pub(super) groups: HashMap<String, Arc<Group>>,
     /// Places in `agents` by id.
     places: HashMap<AgentId, u32>,
+    /// The status that was told last of each agent that is set aside, until it is back.
+    pub(super) aside: HashMap<AgentId, EffectiveStatus>,
     agents: Vec<Option<Agent>>,
     vacant: Vec<u32>,
     /// Whose open challenge is which.
@@ -87,6 +88,7 @@ impl Shard {
             settings,
             groups: HashMap::new(),
             places: HashMap::new(),
+            aside: HashMap::new(),
             agents: Vec::new(),
             vacant: Vec::new(),
             open: HashMap::new(),
@@ -116,7 +118,7 @@ impl Shard {
                 candidate,
             } => self.put(*record, *state, candidate, now),
             Input::Remove(agent) => self.remove(&agent, Refusal::UnknownAgent),
-            Input::SetAside(agent) => self.remove(&agent, Refusal::Busy),
+            Input::SetAside(agent) => self.set_aside(&agent),
             Input::Group(group) => self.put_group(group, now),
             Input::Connected { session, hello } => self.connected(session, &hello, now),
             Input::Disconnected { session, agent } => self.disconnected(session, &agent, now),
@@ -270,6 +272,7 @@ impl Shard {
         now: Now,
     ) {
         let id = record.id.clone();
+        let told = self.aside.remove(&id).or_else(|| self.shown(&id));
         let max_age_ms = self.settings_in(&record.group).max_age_ms;
         if let Some(place) = self.place(&id) {
             let retry = self.settings.retry_after_ms;
@@ -295,7 +298,8 @@ impl Shard {
             self.forget(place);
         }
         let mut agent = Agent::new(record, state, candidate, now, max_age_ms);
-        agent.shown = agent.status(self.group_of(&agent), now.mono_ms);
+        let status = agent.status(self.group_of(&agent), now.mono_ms);
+        agent.shown = told.unwrap_or(status);
         let place = match self.vacant.pop() {
             Some(place) => place,
             None => {
@@ -314,6 +318,7 @@ impl Shard {
             self.places.insert(id, place);
         }
         self.consider_rejudging(place, now);
+        self.announce(place, now, None, "");
         self.arm(place);
     }
 
@@ -323,7 +328,8 @@ impl Shard {
         self.closed.extend(slot.map(|slot| (slot, service_ms)));
     }
 
-    fn remove(&mut self, agent: &AgentId, code: Refusal) {
+    pub(super) fn remove(&mut self, agent: &AgentId, code: Refusal) {
+        self.aside.remove(agent);
         if let Some(place) = self.place(agent) {
             self.refuse_session(place, code, self.settings.retry_after_ms);
             self.forget(place);
@@ -483,29 +489,6 @@ impl Shard {
         }
         self.announce(place, now, None, "");
         self.arm(place);
-    }
-
-    /// Tells listeners when an agent's status is another than the one last told.
-    pub(super) fn announce(&mut self, place: u32, now: Now, code: Option<Code>, detail: &str) {
-        let Some(agent) = self.agent(place) else {
-            return;
-        };
-        let to = agent.status(self.group_of(agent), now.mono_ms);
-        if to == agent.shown {
-            return;
-        }
-        let event = Event::Status {
-            agent: agent.record.id.clone(),
-            group: agent.record.group.clone(),
-            from: agent.shown,
-            to,
-            code,
-            detail: detail.to_owned(),
-        };
-        self.actions.push_back(Action::Event(event));
-        if let Some(agent) = self.agent_mut(place) {
-            agent.shown = to;
-        }
     }
 
     /// Sees to it that an agent's timer fires when something becomes due for it, or before: then it

@@ -24,6 +24,7 @@ mod settle;
 mod state;
 mod task;
 mod tick;
+mod told;
 mod turns;
 mod wheel;
 

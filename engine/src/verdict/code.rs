@@ -117,7 +117,7 @@ codes! {
         "The TPM was reset while the machine kept running, so its PCRs can be filled again."
         "Treat the machine as compromised until it was rebooted and inspected.";
     IdentityCloneSuspected "identity.clone_suspected" Agent
-        "Two machines seem to answer with the same attestation key."
+        "Two machines, or a machine and a copy of it that was put back, seem to answer with one key."
         "Find the clone; a virtual TPM must never be copied together with a disk.";
     IdentityHistoryLost "identity.history_lost" Agent
         "The agent was removed while its record could not be read: whether the machine had failed is not known."

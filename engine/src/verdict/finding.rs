@@ -237,6 +237,7 @@ fn ima_code(error: &ImaError) -> Code {
         ImaError::PcrMismatch { .. } => Code::ImaPcrMismatch,
         ImaError::BanksDisagree { .. } => Code::ImaBanksDisagree,
         ImaError::Truncated { .. } => Code::ImaTruncated,
+        ImaError::Diverged { .. } => Code::IdentityCloneSuspected,
         ImaError::OffsetMismatch { .. } | ImaError::NotAsked => Code::ImaOffsetMismatch,
         ImaError::Incomplete { .. } | ImaError::Unterminated => Code::ImaIncomplete,
         ImaError::KexecLogLost => Code::ImaKexecLogLost,

@@ -222,6 +222,19 @@ impl EkTrust {
         })
     }
 
+    /// Whether a machine that was known in this way still is: lists and CAs may have been changed
+    /// since, and what an operator let in one by one is not known here. (S10)
+    ///
+    /// # Cost
+    /// For a chain, a hash over each CA certificate.
+    pub fn vouches_still(&self, by: EkVouch, ek_sha256: &[u8; 32]) -> bool {
+        match by {
+            EkVouch::List => self.listed.contains(ek_sha256),
+            EkVouch::Chain { root } => self.anchors.has_root(&root),
+            EkVouch::Approved => true,
+        }
+    }
+
     /// The fingerprint of the root that a certificate leads to.
     fn chain_root(
         &self,

@@ -99,6 +99,12 @@ impl Anchors {
         self.0.values().map(Vec::len).sum()
     }
 
+    /// Whether the root with this fingerprint is among them.
+    pub(crate) fn has_root(&self, fingerprint: &[u8; 32]) -> bool {
+        let mut anchors = self.0.values().flatten();
+        anchors.any(|it| it.is_root && it.certificate.fingerprint() == *fingerprint)
+    }
+
     /// Every certificate that could stand above `leaf`.
     fn above(&self, leaf: &Certificate) -> Vec<&Anchor> {
         let mut found = Vec::new();

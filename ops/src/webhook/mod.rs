@@ -187,6 +187,14 @@ impl Webhooks {
         recipients.map(shown).collect()
     }
 
+    /// Says that a message was put into a webhook's queue by somebody else.
+    pub fn queued(&self, name: &str) {
+        let mut recipients = self.recipients.iter();
+        if let Some(found) = recipients.find(|it| it.client.webhook.target.name == name) {
+            found.standing.queue(1);
+        }
+    }
+
     /// A test message for a webhook; `None` when there is no such webhook.
     pub fn tester(&self, name: &str) -> Option<Tester> {
         let mut recipients = self.recipients.iter();

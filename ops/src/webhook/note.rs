@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rat_engine::agent_id::ShardIndex;
-use rat_engine::shard::AgentView;
+use rat_engine::shard::{AgentView, EffectiveStatus};
 use rat_runtime::Clock;
 use rat_store::{NewMessage, Noted, StatusChange, StatusNote, Store, StoreError};
 use tokio::sync::mpsc::Receiver;
@@ -21,8 +21,8 @@ use super::message::{self, Why};
 use super::{Recipient, measures};
 use crate::limits::WEBHOOK_CHANGES_PER_COMMIT_MAX;
 
-/// From one comparison of all agents to the next, when nothing is known to be missed: an agent that
-/// was moved, or given another key, begins anew without an event.
+/// From one comparison of all agents to the next, when nothing is known to be missed: what went wrong
+/// without anybody's notice is told late, and not never.
 const COMPARE_EVERY: Duration = Duration::from_secs(600);
 /// From one try to note changes to the next, while the store fails.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -168,8 +168,10 @@ impl Notes {
         now_unix_ms: u64,
         queued: &mut [u64],
     ) -> Vec<NewMessage> {
-        // The first look at a fleet tells nobody anything.
-        if change.from.is_none() && !self.is_complete {
+        // The first look at a fleet tells nobody anything, and neither does an agent that only
+        // enrolled.
+        let is_new = change.from.is_none() && change.to == EffectiveStatus::Pending;
+        if is_new || (change.from.is_none() && !self.is_complete) {
             return Vec::new();
         }
         let mut messages = Vec::new();

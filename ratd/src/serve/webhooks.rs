@@ -42,6 +42,10 @@ impl Described for Told {
         self.0.shown().into_iter().map(shown).collect()
     }
 
+    fn queued(&self, name: &str) {
+        self.0.queued(name);
+    }
+
     fn test(&self, name: &str) -> Option<Test<'_>> {
         let tester = self.0.tester(name)?;
         Some(Box::pin(tested(tester)))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::attested::{Attested, GROUP};
 use crate::machine::Machine;
-use crate::operating::{Operated, members};
+use crate::operating::{Operated, members, policy};
 use crate::process::eventually;
 
 #[test]
@@ -165,6 +165,30 @@ fn l07_another_policy_is_judged_from_the_first_entry_and_a_rollback_too() {
         (&again["code"], &again["path"]),
         (&failure["code"], &failure["path"])
     );
+}
+
+#[test]
+fn l11_a_shadow_never_touches_what_is_enforced() {
+    let attested = Attested::trusted();
+    let server = &attested.server;
+    let before = attested.evidence();
+    // It allows nothing that the machine runs.
+    let id = server.policy(GROUP, "shadow", &policy(&[("/nothing", '1')]));
+    let path = format!("/policies/{id}/activate");
+    let slot = json!({"slot": "shadow"});
+    server.expect("POST", &path, Some(&slot), 200);
+    let count = |evidence: &Value| evidence["attestation"]["count"].as_u64().unwrap();
+    eventually("it is judged three times more", || {
+        count(&attested.evidence()) >= count(&before) + 3
+    });
+    let after = attested.evidence();
+    assert_eq!(after["agent"]["effective_status"], "trusted", "{after}");
+    assert_eq!(after["first_offence"], Value::Null);
+    let judged = |evidence: &Value| evidence["attestation"]["policy_judged"].clone();
+    assert_eq!(judged(&after), judged(&before));
+    let group = server.expect("GET", &format!("/groups/{GROUP}"), None, 200);
+    assert_eq!(group["shadow_policy_id"], id.as_str());
+    assert_eq!(group["coverage"], json!({"judged": 1, "agents": 1}));
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use rat_store::{AuditRecord, Store};
-use rat_tests::receiver::Receiver;
+use rat_tests::receiver::{Receiver, Reply};
 use serde_json::{Value, json};
 
 use crate::attested::{Attested, GROUP};
 use crate::described::routes;
 use crate::operating::{Operated, policy};
-use crate::process::Home;
+use crate::process::{Home, eventually};
 
 /// Routes that are no GET and change nothing.
 const CHANGES_NOTHING: [&str; 2] = ["/tokens/validate", "/agents/{agent_id}/sync-status"];
@@ -93,6 +93,11 @@ fn of_policies_and_groups(tried: &mut Tried<'_>) {
     tried.by_admin("DELETE", ("/tokens/{token_id}", &token), None);
     let test = ("/webhooks/{webhook_name}/test", "/webhooks/hook/test");
     tried.by_admin("POST", test, None);
+    let letters = "/webhooks/hook/dead-letters";
+    let given_up = tried.server.expect("GET", letters, None, 200);
+    let pattern = "/webhooks/{webhook_name}/dead-letters/{message_id}/redeliver";
+    let path = format!("{letters}/{}/redeliver", text(&given_up[0], "id"));
+    tried.by_admin("POST", (pattern, &path), None);
 }
 
 fn of_accounts(tried: &mut Tried<'_>) {
@@ -136,8 +141,13 @@ fn of_accounts(tried: &mut Tried<'_>) {
 fn s12_every_route_that_changes_something_is_in_the_audit_log() {
     let receiver = Receiver::start();
     let home = Home::new();
-    let hook = crate::webhooks::option(&home, &receiver, "");
+    receiver.answers(|_| Reply::status(422));
+    let hook = crate::webhooks::option(&home, &receiver, ", attempts_max=1");
     let mut attested = Attested::trusted_in(home, &[&hook]);
+    eventually("a message is given up", || {
+        let shown = attested.server.expect("GET", "/webhooks/", None, 200);
+        shown[0]["dead_letters"] != 0
+    });
     // What the machine did to enrol.
     let enrolled = attested.server.audited("agent.enrol");
     assert_eq!(enrolled.len(), 1, "{enrolled:?}");

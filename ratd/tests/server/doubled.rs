@@ -17,7 +17,9 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Shared, join};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, Glance, StatusCounts};
+use rat_engine::shard::{
+    AgentState, Coverage, Demands, EffectiveStatus, Glance, StatusCounts,
+};
 use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
 use rat_store::{
@@ -26,11 +28,14 @@ use rat_store::{
 };
 use rat_tests::fleet;
 use rat_tests::http_client::{Answer as Response, Client};
+use rat_tests::stage::group_of;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::machine::Machine;
+use crate::operating::policy;
+use crate::process::eventually;
 
 /// What the shards were told. A change that they are told of is taken in only after the next one of
 /// the same kind, if anything lets that come first.
@@ -38,6 +43,10 @@ struct Double {
     served: Mutex<HashMap<AgentId, StoredAgent>>,
     someone_waits: AtomicBool,
     taken: watch::Sender<u64>,
+    /// The group whose agents nobody can count now.
+    hanging: watch::Sender<Option<&'static str>>,
+    /// Groups whose agents were to be counted, in that order.
+    counts: Mutex<Vec<String>>,
 }
 
 /// How long the double waits for another change to come first. Only what is wrong is found by it.
@@ -49,6 +58,8 @@ impl Double {
             served: Mutex::default(),
             someone_waits: AtomicBool::new(false),
             taken: watch::Sender::new(0),
+            hanging: watch::Sender::new(None),
+            counts: Mutex::default(),
         })
     }
 
@@ -115,8 +126,24 @@ impl Fleet for Double {
         })
     }
 
-    fn coverage(&self, _: String) -> Answer<'_, Option<Coverage>> {
-        Box::pin(async { Ok(None) })
+    fn coverage(&self, slug: String) -> Answer<'_, Option<Coverage>> {
+        self.counts.lock().unwrap().push(slug.clone());
+        Box::pin(async move {
+            let mut hanging = self.hanging.subscribe();
+            let answers = |hanging: &Option<&str>| *hanging != Some(slug.as_str());
+            hanging.wait_for(answers).await.unwrap();
+            let demands = group_of(&rat_tests::evidence::Machine::valid()).demands();
+            // As of a group that has no policy yet.
+            let by = Demands {
+                list: None,
+                ..demands
+            };
+            Ok(Some(Coverage {
+                judged: 2,
+                agents: 3,
+                by: Some(by),
+            }))
+        })
     }
 
     fn status_counts(&self) -> Answer<'_, StatusCounts> {
@@ -131,6 +158,8 @@ impl Webhooks for NoWebhooks {
     fn shown(&self) -> Vec<ShownWebhook> {
         Vec::new()
     }
+
+    fn queued(&self, _: &str) {}
 
     fn test(&self, _: &str) -> Option<Test<'_>> {
         None
@@ -338,6 +367,47 @@ fn s16_n08_changes_of_one_agent_side_by_side_leave_the_shard_as_the_store() {
         remove();
         world.is_one("m1", "removed");
     }
+}
+
+#[test]
+fn s14_l07_a_count_that_hangs_is_unknown_in_time_and_holds_up_no_other_group() {
+    let world = World::knowing(&[]);
+    let coverage = |slug: &str| {
+        let shown = world.send("GET", &format!("/groups/{slug}"), None);
+        assert_eq!(shown.status, 200, "{}", shown.json());
+        shown.json()["coverage"].clone()
+    };
+    let known = json!({"judged": 2, "agents": 3});
+    assert_eq!(coverage("web"), known);
+    let counts = |slug: &str| {
+        let counts = world.shards.counts.lock().unwrap();
+        counts.iter().filter(|counted| *counted == slug).count()
+    };
+    world.shards.hanging.send_replace(Some("web"));
+    std::thread::scope(|scope| {
+        let waiting = [(); 3].map(|()| scope.spawn(|| coverage("web")));
+        eventually("it hangs", || counts("web") == 2);
+        // The count of another group is had while this one hangs.
+        assert_eq!(coverage("db"), known);
+        let waited = waiting.map(|waiting| waiting.join().unwrap());
+        assert_eq!(waited, [Value::Null, Value::Null, Value::Null]);
+    });
+    // Nor does whoever asks again ask the shards once more.
+    assert_eq!(coverage("web"), Value::Null);
+    assert_eq!(counts("web"), 2);
+    // What was activated meanwhile is, and how far it was judged is not known.
+    let body =
+        json!({"policy_group_id": "web", "name": "first", "content": policy(&[("/x", '1')])});
+    let added = world.send("POST", "/policies/", Some(&body)).json();
+    let path = format!("/policies/{}/activate", added["id"].as_str().unwrap());
+    let activated = world.send("POST", &path, Some(&json!({})));
+    assert_eq!(activated.status, 200);
+    assert_eq!(activated.json()["coverage"], Value::Null);
+    world.shards.hanging.send_replace(None);
+    assert_eq!(coverage("db"), known);
+    // And what was counted by no policy does not count for the one that is enforced now.
+    assert_eq!(coverage("web"), Value::Null);
+    assert_eq!(counts("web"), 3);
 }
 
 #[test]

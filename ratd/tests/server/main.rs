@@ -31,6 +31,7 @@ mod operators;
 mod policies;
 mod process;
 mod requests;
+mod revoked;
 mod road;
 mod tokens;
 mod webhooks;

@@ -58,7 +58,9 @@ fn call(client: &Client, route: &Route, identity: &Identity) -> u16 {
     let path = path.replace("{token_id}", &"0".repeat(16));
     let path = path.replace("{ek_sha256}", &"0".repeat(64));
     let path = path.replace("{user_id}", "nobody");
-    let path = path.replace("{webhook_name}", "none");
+    let path = path
+        .replace("{webhook_name}", "none")
+        .replace("{message_id}", "none");
     let headers: Vec<&str> = identity.header.as_deref().into_iter().collect();
     let body: &[u8] = if route.method == "GET" { b"" } else { b"{}" };
     client

@@ -159,3 +159,59 @@ fn x07_unknown_paths_methods_and_ids_are_answered_without_repeating_them() {
         assert!(!text.contains(hostile), "{hostile} is in a label");
     }
 }
+
+#[test]
+fn a06_no_path_leads_to_a_file() {
+    let home = Home::new();
+    let ratd = home.start(&[]);
+    let (client, admin) = (ratd.client(), ratd.admin());
+    let password = ratd.first_password();
+    let key = std::fs::read_to_string(home.data().join("ca/ca.key")).unwrap();
+    for below in [
+        "../admin-password",
+        "../ca/ca.key",
+        "../../data/ca/ca.key",
+        "%2e%2e/ca/ca.key",
+        "..%2fca%2fca.key",
+        "..%5cca%5cca.key",
+        "%252e%252e/ca/ca.key",
+        "..;/ca/ca.key",
+        "style.css/../../ca/ca.key",
+        "style.css%00.key",
+        "./style.css",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "file:///etc/passwd",
+    ] {
+        for above in ["/docs/", "/openapi.json/", "/policies/", "/agents/", "/"] {
+            let path = format!("{above}{below}");
+            for token in [None, Some(admin.as_str())] {
+                let answer = client.get(&path, token);
+                let text = String::from_utf8_lossy(&answer.body);
+                // Not even a refusal repeats what it was asked for.
+                for hidden in [password.as_str(), key.trim(), "root:", "passwd", "ca.key"] {
+                    assert!(!text.contains(hidden), "{path}: {text}");
+                }
+                let expected: &[u16] = match token {
+                    None => &[401, 404],
+                    Some(_) => &[404],
+                };
+                assert!(
+                    expected.contains(&answer.status),
+                    "{path}: {}",
+                    answer.status
+                );
+            }
+        }
+    }
+    // Nor does anything that is put in become a file's name.
+    let groups = ["../evil", "/tmp/evil", "..", "a/b", "a\\b", "evil\u{0}"];
+    for group in groups {
+        let body = json!({ "policy_group_id": group });
+        for path in ["/groups/", "/tokens/generate-baseline"] {
+            let refused = client.send("POST", path, Some(&admin), Some(&body));
+            assert_eq!(refused.status, 422, "{path} {group:?}");
+        }
+    }
+    assert!(!home.path("evil").exists());
+}

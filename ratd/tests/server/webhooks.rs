@@ -202,6 +202,89 @@ fn what_is_given_up_is_seen_in_log_metric_and_list() {
     assert_eq!(error, "it answered 500");
 }
 
+/// The only dead letter's id.
+fn dead_letter(server: &Operated) -> String {
+    let letters = server.expect("GET", "/webhooks/hook/dead-letters", None, 200);
+    assert_eq!(letters.as_array().unwrap().len(), 1, "{letters}");
+    letters[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn s17_a_dead_letter_is_sent_again_under_its_id_also_over_a_kill() {
+    let receiver = Receiver::start();
+    receiver.answers(|delivery| match delivery.text("to").as_str() {
+        "trusted" => Reply::status(422),
+        _ => Reply::status(200),
+    });
+    let home = Home::new();
+    let hook = option(
+        &home,
+        &receiver,
+        ", attempts_max=1, timeout_ms=20000, statuses=[\"trusted\"]",
+    );
+    let mut attested = Attested::trusted_in(home, &[&hook]);
+    // A machine that was late for once would be told of twice.
+    attested.stop();
+    let server = &attested.server;
+    eventually("it is given up", || shown(server)["dead_letters"] == 1);
+    let id = dead_letter(server);
+    let given_up = receiver.deliveries().remove(0);
+    assert_eq!(given_up.text("id"), id);
+    let path = format!("/webhooks/hook/dead-letters/{id}/redeliver");
+
+    // A01: whoever may not, and what is not there.
+    for role in ["viewer", "operator"] {
+        let token = server.ratd.api_token(role);
+        let refused = server.client.send("POST", &path, Some(&token), None);
+        assert_eq!(refused.status, 403, "{role}");
+    }
+    for (unknown, code) in [
+        (path.replace("/hook/", "/other/"), "webhook.not_found"),
+        (path.replace(&id, &"0".repeat(32)), "dead_letter.not_found"),
+        (path.replace(&id, "%0a"), "dead_letter.not_found"),
+        (path.replace(&id, "%27%20OR%201"), "dead_letter.not_found"),
+    ] {
+        assert_eq!(server.refused("POST", &unknown, None, 404), code);
+    }
+    assert!(server.audited("webhook.redeliver").is_empty());
+    assert_eq!(dead_letter(server), id);
+
+    // It fails again, and is one dead letter again.
+    let queued = server.expect("POST", &path, None, 200);
+    assert_eq!(queued, serde_json::json!({"id": id, "agent_id": "m1"}));
+    eventually("it is given up again", || {
+        shown(server)["dead_letters"] == 2 && shown(server)["queued"] == 0
+    });
+    assert_eq!(dead_letter(server), id);
+    // The process is killed while it is sent a third time.
+    receiver.answers(|_| Reply::Silence);
+    server.expect("POST", &path, None, 200);
+    let letters = server.expect("GET", "/webhooks/hook/dead-letters", None, 200);
+    assert_eq!(letters, serde_json::json!([]));
+    assert_eq!(
+        server.refused("POST", &path, None, 404),
+        "dead_letter.not_found",
+        "it waits already"
+    );
+    let audited = server.audited("webhook.redeliver");
+    assert_eq!(audited.len(), 2);
+    assert_eq!(audited[1][1], "hook");
+    assert_eq!(audited[1][2], format!("message {id} about m1"));
+    attested.server.ratd.signal(Signal::KILL);
+    attested.server.ratd.wait();
+    receiver.answers(|_| Reply::status(200));
+    let ratd = attested.into_home().start(&[&hook]);
+    eventually("it is taken", || {
+        receiver.taken().iter().any(|taken| taken.text("id") == id)
+    });
+    let taken = receiver.taken();
+    let message = taken.iter().find(|taken| taken.text("id") == id).unwrap();
+    assert_eq!(message.body, given_up.body, "word for word");
+    let signature = message.header("ratd-signature");
+    assert!(recipe_takes(SECRET, signature, &message.body));
+    assert_eq!(ratd.stop().code(), Some(0));
+}
+
 /// A machine that failed before the receiver was told, whose server was killed then.
 struct Killed {
     home: Home,

@@ -124,6 +124,14 @@ impl World {
         self.runtime.block_on(future)
     }
 
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn ca_certificates(&self) -> Vec<Vec<u8>> {
+        self.ca.certificates()
+    }
+
     pub(crate) fn first_password(&self) -> PathBuf {
         self.folder.path().join("admin-password")
     }

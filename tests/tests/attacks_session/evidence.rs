@@ -232,10 +232,10 @@ fn t09_clones_that_connect_answer_and_leave_are_told_by_their_tpms_clocks() {
     let [mut one, mut other] = [agent.clone(), agent];
     one.instance = Instance([1; 16]);
     other.instance = Instance([2; 16]);
-    // The clone was started a minute later, from a snapshot, and its clock is behind by that.
+    // The clone was started ten minutes later, from a snapshot, and its clock is behind by that.
     let mut codes = Vec::new();
-    for round in 0..3 {
-        for (clone, behind_ms) in [(&mut one, 0), (&mut other, 60_000)] {
+    for _ in 0..3 {
+        for (clone, behind_ms) in [(&mut one, 0), (&mut other, 600_000)] {
             stage.pass_ms(10_000);
             clone.clock_ms = Some(stage.now.mono_ms - behind_ms);
             let session = stage.connect(clone);
@@ -243,10 +243,39 @@ fn t09_clones_that_connect_answer_and_leave_are_told_by_their_tpms_clocks() {
             stage.disconnect(clone, session);
         }
         let failure = stage.view(&one).state.failure.unwrap();
-        assert_eq!(failure.code, Code::TimeRollback, "round {round}");
+        let expected = match codes.len() {
+            // A clock that goes back could also be of one machine that was put back.
+            2 => Code::TimeRollback,
+            // One that is ahead again is of another TPM.
+            _ => Code::IdentityCloneSuspected,
+        };
+        assert_eq!(failure.code, expected, "{codes:?}");
     }
-    assert_eq!(codes[..2], [None, Some(Code::TimeRollback)]);
-    assert_eq!(stage.view(&one).status, EffectiveStatus::Untrusted);
+    let [back, ahead] = [Code::TimeRollback, Code::IdentityCloneSuspected].map(Some);
+    assert_eq!(codes, [None, back, ahead, back, ahead, back]);
+    let view = stage.view(&one);
+    assert_eq!(view.status, EffectiveStatus::Untrusted);
+    assert_eq!(view.state.boot, Some(one.boot));
+}
+
+#[test]
+fn t09_one_machine_that_was_put_back_is_no_two_machines() {
+    let (mut stage, mut agent, session) = trusted();
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        let challenge = stage.challenge(session);
+        agent.clock_ms = Some(stage.now.mono_ms - 200_000);
+        let submission = stage.answer(&agent, session, &challenge);
+        let answer = stage.submit(&agent, session, submission);
+        codes.push(answer.unwrap().code);
+        let failure = stage.view(&agent).state.failure.unwrap();
+        assert_eq!(failure.code, Code::TimeRollback, "{codes:?}");
+    }
+    // Until its clock is where it was before it went back.
+    assert_eq!(codes.first(), Some(&Some(Code::TimeRollback)));
+    assert_eq!(codes.last(), Some(&None), "{codes:?}");
+    assert!(!codes.contains(&Some(Code::IdentityCloneSuspected)));
+    assert_eq!(stage.view(&agent).status, EffectiveStatus::Untrusted);
 }
 
 #[test]
@@ -264,13 +293,40 @@ fn t09_lists_that_diverge_from_one_position_are_of_two_machines() {
     let session = stage.connect(&other);
     let looked_at_once = stage.attest(&other, session);
     assert_eq!(looked_at_once.code, Some(Code::ImaPcrMismatch));
+    let before = stage.view(&one).state;
     let answer = stage.attest(&other, session);
-    assert_eq!(answer.code, Some(Code::ImaPcrMismatch));
+    assert_eq!(answer.code, Some(Code::IdentityCloneSuspected));
     assert_eq!(answer.status, EffectiveStatus::Untrusted);
+    // What the first of them proved is not given up for it.
+    let after = stage.view(&one).state;
+    assert_eq!((&after.ima, after.boot), (&before.ima, before.boot));
+    let failure = after.failure.unwrap();
+    assert_eq!(failure.code, Code::IdentityCloneSuspected);
     // The one that was there first is not trusted either.
     stage.disconnect(&other, session);
     let session = stage.connect(&one);
     let answer = stage.attest(&one, session);
+    assert_eq!(answer.status, EffectiveStatus::Untrusted);
+    let failure = stage.view(&one).state.failure.unwrap();
+    assert_eq!(failure.code, Code::IdentityCloneSuspected);
+}
+
+#[test]
+fn t09_i01_a_copy_that_measured_nothing_of_its_own_shows_what_was_proven_before() {
+    let (mut stage, mut agent, session) = trusted();
+    let copy = agent.clone();
+    agent
+        .machine
+        .list
+        .push(Measured::file("/usr/bin/ls", b"ls"));
+    assert_eq!(stage.attest(&agent, session).code, None);
+    stage.disconnect(&agent, session);
+    let session = stage.connect(&copy);
+    let looked_at_once = stage.attest(&copy, session);
+    assert_eq!(looked_at_once.code, Some(Code::ImaPcrMismatch));
+    // Its list does not part from the other's, it only ends before: that is I01.
+    let answer = stage.attest(&copy, session);
+    assert_eq!(answer.code, Some(Code::ImaTruncated));
     assert_eq!(answer.status, EffectiveStatus::Untrusted);
 }
 

@@ -185,7 +185,7 @@ fn l07_s16_a_policy_taken_back_clears_the_failure_with_the_next_quote_and_not_be
 #[test]
 fn l07_another_kind_of_failure_outlives_the_rejudging() {
     let (mut stage, mut agent, session) = kept();
-    agent.clock_ms = Some(1);
+    agent.clock_ms = Some(999_999);
     assert_eq!(stage.attest(&agent, session).code, Some(Code::TimeRollback));
     agent.clock_ms = None;
     let failure = stage.view(&agent).state.failure;
@@ -477,7 +477,7 @@ fn s05_s09_a_failure_that_was_taken_back_does_not_come_back_from_the_stored_list
 #[test]
 fn s09_a_clear_during_the_rejudging_wins_and_the_agent_must_show_its_list() {
     let (mut stage, mut agent, session) = kept();
-    agent.clock_ms = Some(1);
+    agent.clock_ms = Some(999_999);
     stage.attest(&agent, session);
     agent.clock_ms = None;
     stage.holds_rejudges = true;

@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use crate::world::{Configured, SECRET, World, shown};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_arrives_signed_and_says_what_happened() {
+async fn s11_a_change_arrives_signed_and_says_what_happened() {
     let receiver = Receiver::start();
     let world = World::with_agents(&["m1"]).await;
     let delivery = world.deliver(&[Configured::of(&receiver)]).await;
@@ -160,7 +160,7 @@ async fn retry_after_is_kept_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_never_taken_becomes_a_dead_letter_and_the_next_goes_on() {
+async fn s11_what_is_never_taken_becomes_a_dead_letter_and_the_next_goes_on() {
     let receiver = Receiver::start();
     let world = World::with_agents(&["m1", "m2"]).await;
     // One agent's first message is refused for what it is.

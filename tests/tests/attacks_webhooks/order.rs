@@ -39,7 +39,7 @@ const AGENTS: [&str; 20] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_was_away_is_told_everything_in_order() {
+async fn s11_a_receiver_that_was_away_is_told_everything_in_order() {
     let mut receiver = Receiver::start();
     let world = World::with_agents(&AGENTS).await;
     let delivery = world.deliver(&[Configured::of(&receiver)]).await;
@@ -65,7 +65,7 @@ async fn a_receiver_that_was_away_is_told_everything_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_by_turns_change_no_order() {
+async fn s11_answers_by_turns_change_no_order() {
     let receiver = Receiver::start();
     let world = World::with_agents(&AGENTS[..5]).await;
     let count = std::sync::atomic::AtomicUsize::new(0);
@@ -131,6 +131,104 @@ async fn the_first_look_at_a_fleet_tells_nobody_and_new_agents_are_told_of() {
     world.block(false).await;
     until(|| receiver.taken().len() == 1).await;
     assert_eq!(receiver.taken()[0].text("from"), "blocked");
+    assert!(world.end(delivery).await);
+}
+
+/// The status of an agent that is moved is another one at once, and nothing that its machine does
+/// tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s17_an_agent_that_is_moved_is_told_of_at_once() {
+    let receiver = Receiver::start();
+    let world = World::with_agents(&["m1", "m2"]).await;
+    let delivery = world.deliver(&[Configured::of(&receiver)]).await;
+    world.block(true).await;
+    until(|| receiver.taken().len() == 2).await;
+    world.group("other").await;
+    let m1 = AgentId::parse("m1").unwrap();
+    world.moves(&m1, "other").await;
+    until(|| receiver.taken().len() == 3).await;
+    let told = receiver.taken().pop().unwrap();
+    for (member, expected) in [
+        ("agent_id", "m1"),
+        ("policy_group_id", "other"),
+        ("from", "blocked"),
+        ("to", "pending"),
+    ] {
+        assert_eq!(told.text(member), expected);
+    }
+    // And back; an agent that enrols is not told of until it has been something else.
+    world.moves(&m1, "driven").await;
+    until(|| receiver.taken().len() == 4).await;
+    let told = receiver.taken().pop().unwrap();
+    assert_eq!(told.text("policy_group_id"), "driven");
+    assert_eq!(told.text("to"), "blocked");
+    until(|| shown(&delivery).standing.queued == 0).await;
+    assert!(world.end(delivery).await);
+}
+
+/// What was given up and is sent again waits its turn like any other message about its agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn s17_a_dead_letter_that_is_sent_again_overtakes_nothing_about_its_agent() {
+    let receiver = Receiver::start();
+    let world = World::with_agents(&["m1", "m2"]).await;
+    receiver.answers(|delivery| match delivery.text("agent_id").as_str() {
+        "m1" => Reply::status(422),
+        _ => Reply::status(200),
+    });
+    let hook = Configured {
+        attempts_max: 1,
+        timeout_ms: 20_000,
+        ..Configured::of(&receiver)
+    };
+    let delivery = world.deliver(&[hook]).await;
+    world.block(true).await;
+    until(|| shown(&delivery).standing.dead_letters == 1).await;
+    // The next message about it is under way, and is not answered.
+    receiver.answers(|delivery| match delivery.text("agent_id").as_str() {
+        "m1" => Reply::Silence,
+        _ => Reply::status(200),
+    });
+    world.block(false).await;
+    let of_m1 = || {
+        let deliveries = receiver.deliveries().into_iter();
+        let of_m1 = deliveries.filter(|it| it.text("agent_id") == "m1");
+        of_m1.map(|it| it.text("to")).collect::<Vec<_>>()
+    };
+    until(|| of_m1() == ["blocked", "pending"]).await;
+    let letters = world.store.dead_letters("hook", u64::MAX, 10);
+    let letter = letters.await.unwrap().remove(0);
+    let redelivered = world.store.redeliver("hook", &letter.id, "test", 2).await;
+    assert_eq!(redelivered.unwrap(), Some("m1".to_owned()));
+    delivery.webhooks().queued("hook");
+    // Another agent's messages are not held up, and say that the queue was looked at since.
+    world.block(true).await;
+    until(|| {
+        receiver
+            .taken()
+            .iter()
+            .filter(|it| it.text("agent_id") == "m2")
+            .count()
+            == 3
+    })
+    .await;
+    assert_eq!(of_m1(), ["blocked", "pending"], "one at a time");
+    let due = world.store.due_messages("hook", u64::MAX / 4, 10).await;
+    let due = due.unwrap();
+    assert!(due.iter().all(|message| message.id != letter.id));
+    drop(delivery);
+    receiver.answers(|_| Reply::status(200));
+    let delivery = world.deliver(&[Configured::of(&receiver)]).await;
+    until(|| shown(&delivery).standing.queued == 0).await;
+    let taken = receiver.taken();
+    let of_m1: Vec<_> = taken
+        .iter()
+        .filter(|it| it.text("agent_id") == "m1")
+        .collect();
+    let order: Vec<String> = of_m1.iter().map(|it| it.text("to")).collect();
+    assert_eq!(order, ["pending", "blocked", "blocked"]);
+    assert_eq!(of_m1[1].text("id"), letter.id);
+    let body: serde_json::Value = serde_json::from_str(&letter.body).unwrap();
+    assert_eq!(of_m1[1].json(), body, "it says what was so then");
     assert!(world.end(delivery).await);
 }
 

@@ -11,7 +11,7 @@ use rat_ops::webhook::{
     Secret, Shown, TIMEOUT_MS, Target, Webhook, Webhooks,
 };
 use rat_runtime::{Reloaded, Runtime, SystemClock};
-use rat_store::{GroupSettings, Store};
+use rat_store::{GroupSettings, NewGroup, RecordChange, Store};
 use rat_tests::driven::{Driven, GROUP, PATIENCE, event, settings};
 use rat_tests::evidence::Machine;
 use rat_tests::receiver::Receiver;
@@ -158,6 +158,29 @@ impl World {
         };
         let updated = self.store.update_group(GROUP, &changed, "test", 1).await;
         updated.unwrap();
+    }
+
+    /// Makes a group that demands nothing, which the runtime knows.
+    pub(crate) async fn group(&self, slug: &str) {
+        let group = NewGroup {
+            slug: slug.to_owned(),
+            hex_id: hex::encode(slug),
+            settings: GroupSettings::default(),
+        };
+        self.store.create_group(&group, "test", 1).await.unwrap();
+        let reloaded = self.runtime.reload_group(slug).await.unwrap();
+        assert!(matches!(reloaded, Reloaded::Whole));
+    }
+
+    /// Moves an agent to another group, as the API does.
+    pub(crate) async fn moves(&self, agent: &AgentId, slug: &str) {
+        self.runtime.set_aside(agent.clone()).await.unwrap();
+        let change = RecordChange::Group(slug.to_owned());
+        let changed = self.store.change_agent(agent, change, "test", 1).await;
+        assert!(changed.unwrap().is_some());
+        let stored = self.store.enrolled_agent(agent).await.unwrap().unwrap();
+        let enrolled = self.runtime.enrolled(stored.record, stored.state);
+        enrolled.await.unwrap();
     }
 
     pub(crate) async fn reload(&self) {

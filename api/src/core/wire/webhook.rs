@@ -87,6 +87,15 @@ pub(crate) struct DeadLetter {
     pub(crate) error: String,
 }
 
+/// A message that waits to be sent again.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookRedelivery)]
+pub(crate) struct Redelivery {
+    /// The message's id.
+    pub(crate) id: String,
+    pub(crate) agent_id: String,
+}
+
 /// How a test message was taken.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WebhookTested)]
