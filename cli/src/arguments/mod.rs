@@ -18,7 +18,7 @@ pub(crate) use agents::{AgentCommand, Approve, Filter, Watch};
 pub(crate) use files::{InspectArguments, Kind, TemplateHash, VerifyArguments};
 pub(crate) use groups::{EkCommand, GroupCommand, GroupSettings};
 pub(crate) use people::{
-    AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserCommand,
+    AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserChange, UserCommand,
 };
 pub(crate) use policies::{CreateArguments, CreateCommand, PolicyArguments, PolicyCommand};
 pub(crate) use remote::{Connect, Enroll, Login, RemoteArguments};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{done, password, show, show_list};
 use crate::Outcome;
-use crate::arguments::UserCommand;
+use crate::arguments::{PasswordArguments, RemoteArguments, UserChange, UserCommand};
 use crate::client::{Address, AddressError, Client, ClientError};
 use crate::output::{Column, Item, Record, Terminal};
 
@@ -103,12 +103,7 @@ pub(crate) fn run(command: &UserCommand, terminal: &mut Terminal) -> Result<Outc
             change,
             remote,
         } => {
-            if change.roles.is_empty() && change.email.is_none() && change.disabled.is_none() {
-                bail!("give something to change; `rat users set --help` lists it");
-            }
-            let client = remote.client()?;
-            let at = named(&client, username)?.address()?;
-            let changed: Item = client.put(&at, None, change)?.read()?;
+            let changed = set(remote, username, change)?;
             show(terminal, remote.output, &changed)
         }
         UserCommand::Password {
@@ -116,19 +111,8 @@ pub(crate) fn run(command: &UserCommand, terminal: &mut Terminal) -> Result<Outc
             password,
             remote,
         } => {
-            let client = remote.client()?;
-            let user = named(&client, username)?;
-            let password = match password::given(password)? {
-                Some(password) => password,
-                None => password::chosen("New password of the user", password::OTHERWISE)?,
-            };
-            let new = NewPassword {
-                new_password: &password,
-                // Nobody else is to know it for long.
-                must_change_password: true,
-            };
-            client.put(&user.address()?.child("password")?, None, &new)?;
-            let changed = Record::new().with("password_of", user.username.as_str());
+            let username = set_password(remote, username, password)?;
+            let changed = Record::new().with("password_of", username);
             done(terminal, remote.output, changed)
         }
         UserCommand::Roles { remote } => {
@@ -138,6 +122,36 @@ pub(crate) fn run(command: &UserCommand, terminal: &mut Terminal) -> Result<Outc
             Ok(Outcome::Passed)
         }
     }
+}
+
+fn set(remote: &RemoteArguments, username: &str, change: &UserChange) -> Result<Item> {
+    if change.roles.is_empty() && change.email.is_none() && change.disabled.is_none() {
+        bail!("give something to change; `rat users set --help` lists it");
+    }
+    let client = remote.client()?;
+    let at = named(&client, username)?.address()?;
+    Ok(client.put(&at, None, change)?.read()?)
+}
+
+/// Gives somebody another password; whose it was, as the server writes the name.
+fn set_password(
+    remote: &RemoteArguments,
+    username: &str,
+    password: &PasswordArguments,
+) -> Result<String> {
+    let client = remote.client()?;
+    let user = named(&client, username)?;
+    let password = match password::given(password)? {
+        Some(password) => password,
+        None => password::chosen("New password of the user", password::OTHERWISE)?,
+    };
+    let new = NewPassword {
+        new_password: &password,
+        // Nobody else is to know it for long.
+        must_change_password: true,
+    };
+    client.put(&user.address()?.child("password")?, None, &new)?;
+    Ok(user.username)
 }
 
 impl User {

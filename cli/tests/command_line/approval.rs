@@ -4,10 +4,11 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rat_load::swtpm::{Kernel, Manufacturer, Process};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::hostile_server::{HostileServer, Reply};
 use crate::operator::Operator;

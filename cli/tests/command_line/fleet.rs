@@ -78,6 +78,20 @@ fn watch(admin: &Operator, until: &str) -> String {
     admin.ok(&[&watch[..], &["--until", until, "--timeout", PATIENCE]].concat())
 }
 
+/// It is shown why, and the exit code says that it is so.
+fn is_untrusted(admin: &Operator, id: &str) {
+    let run = admin.rat(&["evidence", id]);
+    assert_eq!(run.code, 1, "{run:?}");
+    let why = run.stdout;
+    assert!(why.starts_with("untrusted: ima."), "{why}");
+    assert!(why.contains("what to do  "), "{why}");
+    let run = admin.rat(&["evidence", id, "--output", "json"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    let code = run.json()["first_offence"]["code"].to_string();
+    assert!(code.starts_with("\"ima."), "{code}");
+    admin.ok(&["agents", "show", id]);
+}
+
 #[test]
 fn a_fleet_enrols_fails_under_a_policy_and_recovers_by_going_back() {
     let (ratd, authority) = world();
@@ -124,22 +138,7 @@ fn a_fleet_enrols_fails_under_a_policy_and_recovers_by_going_back() {
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
     admin.ok(&["policies", "activate", strict]);
     watch(&admin, "untrusted");
-    // It is shown, and the exit code says that it is not trusted.
-    let run = admin.rat(&["evidence", &id]);
-    assert_eq!(run.code, 1, "{run:?}");
-    let why = run.stdout;
-    assert!(why.starts_with("untrusted: ima."), "{why}");
-    assert!(why.contains("what to do  "), "{why}");
-    let run = admin.rat(&["evidence", &id, "--output", "json"]);
-    assert_eq!(run.code, 1, "{run:?}");
-    let why = run.json();
-    admin.ok(&["agents", "show", &id]);
-    assert!(
-        why["first_offence"]["code"]
-            .as_str()
-            .unwrap()
-            .starts_with("ima.")
-    );
+    is_untrusted(&admin, &id);
 
     // Cleared, it is judged again, and fails again.
     let cleared = admin.json(&["agents", "clear", &id, "--reason", "a test"]);

@@ -75,13 +75,19 @@ fn users_are_made_used_and_kept_out() {
     assert!(said.contains("no user `nobody`"), "{said}");
 }
 
-#[test]
-fn users_are_shown_changed_and_given_another_password() {
-    let ratd = Ratd::start(&[]);
-    let admin = administrator(&ratd);
+/// `ada`, a viewer.
+fn with_ada(ratd: &Ratd) -> Operator {
+    let admin = administrator(ratd);
     let password = admin.secret("password", PASSWORD);
     let create = ["users", "create", "ada", "--role", "viewer"];
     admin.ok(&[&create[..], &["--password-file", &password]].concat());
+    admin
+}
+
+#[test]
+fn users_are_shown_and_changed() {
+    let ratd = Ratd::start(&[]);
+    let admin = with_ada(&ratd);
     let shown = admin.json(&["users", "show", "ADA"]);
     assert_eq!(
         (&shown["username"], &shown["roles"]),
@@ -89,10 +95,9 @@ fn users_are_shown_changed_and_given_another_password() {
     );
     let said = admin.fails(2, &["users", "set", "ada"]);
     assert!(said.contains("rat users set --help"), "{said}");
-    let set = [
-        "users", "set", "ada", "--role", "operator", "--role", "viewer",
-    ];
-    let changed = admin.json(&[&set[..], &["--email", "ada@example.com"]].concat());
+    let roles = ["--role", "operator", "--role", "viewer"];
+    let email = ["--email", "ada@example.com"];
+    let changed = admin.json(&[&["users", "set", "ada"][..], &roles, &email].concat());
     assert_eq!(
         (&changed["roles"], &changed["email"]),
         (&json!(["operator", "viewer"]), &json!("ada@example.com"))
@@ -104,9 +109,25 @@ fn users_are_shown_changed_and_given_another_password() {
         (&changed["disabled"], &changed["roles"]),
         (&json!(false), &json!(["operator", "viewer"]))
     );
+    let roles = admin.json(&["users", "roles"]);
+    assert_eq!(names(&roles, "id"), ["admin", "operator", "viewer"]);
+    for command in [
+        &["users", "show", "nobody"][..],
+        &["users", "set", "nobody", "--email", "x"],
+    ] {
+        let said = admin.fails(1, command);
+        assert!(said.contains("no user `nobody`"), "{said}");
+    }
+    let said = admin.fails(1, &["users", "set", "admin", "--disabled", "true"]);
+    assert!(said.contains("last administrator"), "{said}");
+}
 
-    let other = admin.secret("other", "another password");
-    let give = ["users", "password", "ada", "--password-file", &other];
+#[test]
+fn a03_passwords_are_given_by_others_once_and_then_are_ones_own() {
+    let ratd = Ratd::start(&[]);
+    let admin = with_ada(&ratd);
+    let given = admin.secret("given", "another password");
+    let give = ["users", "password", "ada", "--password-file", &given];
     assert_eq!(admin.json(&give)["password_of"], "ada");
     let ada = Operator::new();
     ratd.connect(&ada);
@@ -120,13 +141,11 @@ fn users_are_shown_changed_and_given_another_password() {
     );
     let login = |password: &str| {
         let login = ["login", "--username", "ada", "--password-file", password];
-        ada.rat(&[&login[..], &["--new-password-file", &new]].concat())
-            .code
+        let run = ada.rat(&[&login[..], &["--new-password-file", &new]].concat());
+        run.code
     };
     assert_eq!(login(&old), 1);
     assert_eq!(login(&first), 0, "and it was changed at once");
-
-    // One's own account.
     let changed = ada.json(&["account", "set", "--email", "lovelace@example.com"]);
     assert_eq!(changed["email"], "lovelace@example.com");
     let change = |present: &str| {
@@ -139,23 +158,11 @@ fn users_are_shown_changed_and_given_another_password() {
     assert_eq!(
         ada.json(&["whoami"])["username"],
         "ada",
-        "this session stays"
+        "the session stays"
     );
     assert_eq!(login(&new), 1);
     let said = ada.fails(2, &["account", "password", "--password-file", &newer]);
     assert!(said.contains("--new-password-file"), "{said}");
-
-    let roles = admin.json(&["users", "roles"]);
-    assert_eq!(names(&roles, "id"), ["admin", "operator", "viewer"]);
-    for command in [
-        &["users", "show", "nobody"][..],
-        &["users", "set", "nobody", "--email", "x"],
-    ] {
-        let said = admin.fails(1, command);
-        assert!(said.contains("no user `nobody`"), "{said}");
-    }
-    let said = admin.fails(1, &["users", "set", "admin", "--disabled", "true"]);
-    assert!(said.contains("last administrator"), "{said}");
 }
 
 #[test]
