@@ -313,7 +313,7 @@ mod tests {
             at_unix_ms,
             held: None,
         };
-        let glance = |state| Glance::new(EffectiveStatus::Trusted, state);
+        let glance = |state: &AgentState| Glance::new(EffectiveStatus::Trusted, state);
         for at_unix_ms in [5_100, 9_000_000] {
             let state = AgentState {
                 verdict: Some(verdict(at_unix_ms)),
