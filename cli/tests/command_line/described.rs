@@ -89,7 +89,7 @@ const GROUPS: [&str; 16] = [
     "policies rollback g",
 ];
 
-const PEOPLE: [&str; 24] = [
+const PEOPLE: [&str; 25] = [
     "whoami",
     "status",
     "doctor",
@@ -109,6 +109,7 @@ const PEOPLE: [&str; 24] = [
     "webhooks list",
     "webhooks show x",
     "webhooks dead-letters x --limit 5",
+    "webhooks redeliver x m",
     "webhooks test x",
     "api-tokens list --all",
     "api-tokens create n --role viewer --ttl-hours 2",
