@@ -73,3 +73,137 @@ fn keep_pace(agent: &mut Agent, before: &Settings, after: &Settings, now: Now) {
         agent.limit_trust(after.max_age_ms, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent_id::{AgentId, ShardIndex};
+    use crate::evidence::{Hello, Instance, NonceSource, SessionId};
+    use crate::hash::HashAlg;
+    use crate::shard::{
+        AgentPath, AgentRecord, AgentState, ChainHash, Driver, Epoch, Input, Pacer, PacerSettings,
+    };
+
+    const DAY_MS: u64 = 86_400_000;
+
+    struct NoNonces;
+
+    impl NonceSource for NoNonces {
+        fn fill(&mut self, _: &mut [u8]) -> Option<()> {
+            None
+        }
+    }
+
+    fn group(interval_ms: Option<u64>) -> Group {
+        Group {
+            slug: "fleet".into(),
+            row_version: 1,
+            enforced: None,
+            pcr_policy: None,
+            bank: HashAlg::Sha256,
+            protected: true,
+            bypass: false,
+            block: false,
+            require_boot_log: true,
+            accept_violations: false,
+            auto_recover: false,
+            interval_ms,
+            allow_sha1: false,
+            require_valid_ima_sig: false,
+        }
+    }
+
+    fn record(id: &AgentId) -> AgentRecord {
+        AgentRecord {
+            id: id.clone(),
+            group: "fleet".into(),
+            path: AgentPath::Native,
+            ak_public: Vec::new(),
+            ak_epoch: 1,
+            ek_sha256: [2; 32],
+            client_key_sha256: [1; 32],
+            relay_key_sha256: None,
+            baseline: None,
+            enrolled_unix_ms: 0,
+        }
+    }
+
+    fn hello(id: &AgentId) -> Hello {
+        Hello {
+            agent: id.clone(),
+            client_key_sha256: [1; 32],
+            log_formats: Vec::new(),
+            banks: Vec::new(),
+            reset_count: 0,
+            restart_count: 0,
+            entry_count: 0,
+            instance: Instance([1; 16]),
+            relay_key_sha256: None,
+        }
+    }
+
+    #[test]
+    fn s08_connections_that_come_and_go_leave_no_timers_behind() {
+        let index = ShardIndex::new(0).unwrap();
+        let settings = Settings::default();
+        let mut shard = Shard::new(index, Epoch(1), 0, ChainHash::default(), settings);
+        let mut pacer = Pacer::new(PacerSettings::default());
+        let agent = AgentId::parse("machine-1").unwrap();
+        let at = |ms| Now {
+            mono_ms: ms,
+            unix_ms: ms,
+        };
+        shard.handle(Input::Group(Arc::new(group(Some(DAY_MS)))), at(0));
+        let input = Input::Agent {
+            record: Box::new(record(&agent)),
+            state: Box::new(AgentState::default()),
+            candidate: None,
+        };
+        shard.handle(input, at(0));
+        let place = shard.place(&agent).unwrap();
+        shard.agent_mut(place).unwrap().due_ms = DAY_MS;
+        for ms in 1..500 {
+            let session = SessionId(ms);
+            let hello = Box::new(hello(&agent));
+            shard.handle(Input::Connected { session, hello }, at(ms));
+            let mut driver = Driver {
+                pacer: &mut pacer,
+                nonces: &mut NoNonces,
+            };
+            while shard.poll(at(ms), &mut driver).is_some() {}
+            let agent = agent.clone();
+            shard.handle(Input::Disconnected { session, agent }, at(ms));
+        }
+        assert_eq!(shard.wheel.len(), 1);
+    }
+
+    #[test]
+    fn trust_outlasts_an_interval_and_the_answer_after_it_whatever_the_deadline_is() {
+        for interval_ms in [1, 999, 1_000, 2_500, 10_000, DAY_MS] {
+            for challenge_deadline_ms in [100, 5_000, u32::MAX] {
+                let server = Settings {
+                    challenge_deadline_ms,
+                    ..Settings::default()
+                };
+                let own = server.of_group(&group(Some(interval_ms)));
+                let needed = own.interval_ms + u64::from(own.challenge_deadline_ms);
+                assert!(own.max_age_ms >= needed);
+                let is_long_enough =
+                    interval_ms >= Settings::interval_ms_min(challenge_deadline_ms);
+                let is_whole = own.challenge_deadline_ms == challenge_deadline_ms;
+                assert_eq!(
+                    is_whole, is_long_enough,
+                    "{interval_ms} {challenge_deadline_ms}"
+                );
+                assert_eq!(
+                    own,
+                    Settings {
+                        challenge_deadline_ms: own.challenge_deadline_ms,
+                        ..Settings::with_interval(interval_ms)
+                    }
+                );
+                assert_eq!(server.of_group(&group(None)), server);
+            }
+        }
+    }
+}

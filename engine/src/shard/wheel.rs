@@ -33,6 +33,12 @@ impl Wheel {
         }
     }
 
+    /// How many timers are set, those among them that are ignored when they fire.
+    #[cfg(test)]
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
     pub(super) fn set(&mut self, timer: Timer) {
         // A deadline that has passed fires at the next sweep.
         let at = timer.deadline_ms.max(self.swept_ms);
