@@ -251,7 +251,10 @@ async fn l07_s06_of_a_damaged_list_nothing_is_believed_and_the_machine_is_asked(
 #[tokio::test(flavor = "multi_thread")]
 async fn l07_s07_quotes_are_answered_while_a_fleet_is_judged_again() {
     let machine = long();
-    let driven = Driven::new(&machine, settings()).await;
+    let mut settings = settings();
+    // Nobody is late, however slow the machine is that runs this.
+    settings.shard.challenge_deadline_ms = 600_000;
+    let driven = Driven::new(&machine, settings).await;
     let fleet: Vec<AgentId> = (0..40).map(|nth| agent_of(0, nth)).collect();
     for (nth, agent) in fleet.iter().enumerate() {
         driven.enrol(&machine, agent).await;
