@@ -265,7 +265,7 @@ fn groups_are_made_and_changed() {
     assert_eq!(slower["interval_ms"], 60_000);
     assert_eq!(slower["require_valid_ima_sig"], true);
     let shown = admin.ok(&["groups", "show", "prod"]);
-    assert!(shown.contains("interval_ms"), "{shown}");
+    assert!(shown.contains("interval ms"), "{shown}");
     assert_eq!(set(&["--interval-ms", "null"])["interval_ms"], Value::Null);
     let refused = ["groups", "set", "prod", "--interval-ms", "10"];
     let said = admin.fails(1, &refused);
