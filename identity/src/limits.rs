@@ -26,7 +26,7 @@ rat_engine::limits! {
     SERVER_NAME_BYTES_MAX = 253, "bytes",
         "A DNS name (RFC 1035, 2.3.4).";
     ACTIVATION_TRIES_MAX = 5, "tries",
-        "Answers to one activation before its record is dropped. (N05)";
+        "Answers to one activation before its record is dropped (N05).";
     ACTIVATION_TTL_MS = 5 * 60 * 1000, "milliseconds",
-        "An honest machine answers within seconds. (N05)";
+        "An honest machine answers within seconds (N05).";
 }

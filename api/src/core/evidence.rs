@@ -387,6 +387,7 @@ mod tests {
     fn l07_an_agent_whose_list_is_being_judged_is_not_told_to_start() {
         let waits = seen(EffectiveStatus::Pending, |state| {
             state.passed_under = Some(digest("old"));
+            state.list.violations = Some(0);
         });
         let said = what_to_do(&waits, &group("new")).unwrap();
         assert!(said.contains("is being judged"), "{said}");
