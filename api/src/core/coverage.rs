@@ -100,11 +100,7 @@ pub(super) fn list_rules(group: &StoredGroup) -> Option<ListRules> {
     })
 }
 
-async fn count(
-    fleet: &dyn Fleet,
-    slug: String,
-    demanded: Option<ListRules>,
-) -> Option<Coverage> {
+async fn count(fleet: &dyn Fleet, slug: String, demanded: Option<ListRules>) -> Option<Coverage> {
     let counted = fleet.coverage(slug).await.ok()??;
     (counted.by?.list == demanded).then_some(Coverage {
         judged: counted.judged,

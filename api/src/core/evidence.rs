@@ -11,8 +11,8 @@ use rat_engine::verdict::Code;
 use rat_store::{StoredGroup, StoredRecord};
 
 use super::agents::{Shown, identity};
-use super::fleet::Seen;
 use super::coverage::list_rules;
+use super::fleet::Seen;
 use super::request::{AgentInPath, Answered, Reply};
 use super::wire::agent as wire;
 use super::{Core, State, compute};

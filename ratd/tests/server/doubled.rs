@@ -17,9 +17,7 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Shared, join};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{
-    AgentState, Coverage, Demands, EffectiveStatus, Glance, StatusCounts,
-};
+use rat_engine::shard::{AgentState, Coverage, Demands, EffectiveStatus, Glance, StatusCounts};
 use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
 use rat_store::{
