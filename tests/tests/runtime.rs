@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 use rat_engine::evidence::{ChallengeId, Peer, SessionId, ToAgent};
-use rat_engine::shard::{Abandon, EffectiveStatus, Event};
+use rat_engine::shard::{Abandon, AgentState, EffectiveStatus, Event, Glance};
 use rat_runtime::{ControlError, Drained, Settings, StoreHealth, WorkerHealth};
 use rat_tests::assignment::streamed;
 use rat_tests::driven::{Connected, Driven, PATIENCE, agent_of, event, settings, until};
@@ -52,6 +52,28 @@ async fn s03_a_verdict_is_durable_when_it_is_answered() {
     assert_eq!(entries, 4);
     assert!(driven.runtime.health().is_ready());
     assert_eq!(driven.runtime.drain(PATIENCE).await, Drained::Finished);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn glances_come_in_the_order_that_was_asked_whichever_worker_has_the_agent() {
+    let machine = Machine::valid();
+    let driven = Driven::new(&machine, settings()).await;
+    let [first, attested, other] = [agent_of(1, 0), agent_of(0, 0), agent_of(1, 1)];
+    for agent in [&first, &attested, &other] {
+        driven.enrol(&machine, agent).await;
+    }
+    driven.attest(1, &machine, &attested);
+    let seen = driven.view(&attested).await;
+    let asked = vec![first, agent_of(0, 1), attested, agent_of(1, 2), other];
+    let glances = driven.runtime.glances(asked).await.unwrap();
+    let pending = Some(Glance::new(
+        EffectiveStatus::Pending,
+        &AgentState::default(),
+    ));
+    let trusted = Glance::new(EffectiveStatus::Trusted, &seen.state);
+    assert_eq!(glances, [pending, None, Some(trusted), None, pending]);
+    assert!(trusted.challenged_unix_ms > 0);
+    assert_eq!(driven.runtime.glances(Vec::new()).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
