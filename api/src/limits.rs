@@ -136,8 +136,8 @@ rat_engine::limits! {
         "Policies whose number of paths is remembered; a few dozen bytes each.";
     WEBHOOK_TESTS_AT_ONCE_MAX = 4, "requests",
         "Test messages to webhooks that are under way at once: each waits for somebody else's server.";
-    COVERAGE_MS_MAX = 3_000, "milliseconds",
-        "How long a request waits for the count of a group's judged agents, which is unknown after that.";
+    COUNT_MS_MAX = 3_000, "milliseconds",
+        "How long a request waits for a count that looks at every agent; it is unknown after that.";
     COVERAGE_COUNTS_AT_ONCE_MAX = 8, "counts",
         "Counts of judged agents under way at once, each of another group: each looks at every agent.";
     CLEAR_MS_MAX = 10_000, "milliseconds",

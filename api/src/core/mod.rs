@@ -20,6 +20,7 @@ pub mod groups;
 mod health;
 mod issue;
 mod machines;
+mod newest;
 mod operate;
 mod pending;
 mod policies;
@@ -115,7 +116,7 @@ pub struct InMemory {
     turns: serving::Turns,
     counted: evidence::Counted,
     coverage: coverage::Counts,
-    counts: status::RecentCounts,
+    counts: newest::Newest<status::Counted>,
 }
 
 type State = axum::extract::State<Arc<Core>>;

@@ -4,25 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rat_engine::shard::{EffectiveStatus, StatusCounts};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::agents::status_of;
+use super::fleet::FleetUnavailable;
 use super::request::{Answered, Parameters, Reply};
 use super::wire::agent::Status;
 use super::wire::status as wire;
 use super::{Core, State};
-use crate::error::ApiError;
 
-/// The newest count. One looks at every agent of the server, so there is one at a time; whoever
-/// waited for it takes one that began after it asked, and nobody is told an older one.
-#[derive(Default)]
-pub(super) struct RecentCounts(Mutex<Option<Counted>>);
-
-struct Counted {
-    began: Instant,
-    counts: Arc<StatusCounts>,
-}
+/// What the shards counted, if they did.
+pub(super) type Counted = Result<Arc<StatusCounts>, FleetUnavailable>;
 
 /// Counts agents by status, in all and by group.
 ///
@@ -51,21 +42,11 @@ pub(super) async fn show(state: State, parameters: Parameters) -> Answered<wire:
     Ok(Reply::ok(wire::FleetStatus { standing, groups }))
 }
 
-async fn counts(core: &Core) -> Result<Arc<StatusCounts>, ApiError> {
-    let asked = Instant::now();
-    let mut recent = core.in_memory.counts.0.lock().await;
-    if let Some(counted) = recent.as_ref()
-        && counted.began >= asked
-    {
-        return Ok(Arc::clone(&counted.counts));
-    }
-    let began = Instant::now();
-    let counts = Arc::new(core.fleet.status_counts().await?);
-    *recent = Some(Counted {
-        began,
-        counts: Arc::clone(&counts),
-    });
-    Ok(counts)
+async fn counts(core: &Core) -> Counted {
+    let fleet = Arc::clone(&core.fleet);
+    let counting = async move { fleet.status_counts().await.map(Arc::new) };
+    let counted = core.in_memory.counts.or_count(|_| true, counting).await;
+    counted.unwrap_or(Err(FleetUnavailable))
 }
 
 fn standing(statuses: &BTreeMap<EffectiveStatus, u64>) -> wire::Standing {

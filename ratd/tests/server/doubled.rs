@@ -47,6 +47,9 @@ struct Double {
     counts: Mutex<Vec<String>>,
 }
 
+/// What the double calls a count of all groups.
+const EVERY_GROUP: &str = "*";
+
 /// How long the double waits for another change to come first. Only what is wrong is found by it.
 const SLOW: Duration = Duration::from_millis(300);
 
@@ -145,7 +148,13 @@ impl Fleet for Double {
     }
 
     fn status_counts(&self) -> Answer<'_, StatusCounts> {
-        Box::pin(async { Ok(StatusCounts::default()) })
+        self.counts.lock().unwrap().push(EVERY_GROUP.to_owned());
+        Box::pin(async {
+            let mut hanging = self.hanging.subscribe();
+            let answers = |hanging: &Option<&str>| *hanging != Some(EVERY_GROUP);
+            hanging.wait_for(answers).await.unwrap();
+            Ok(StatusCounts::default())
+        })
     }
 }
 
@@ -455,4 +464,22 @@ fn a_list_without_a_limit_has_a_thousand_agents_and_since_counts_the_second_that
         let listed = listed.json();
         assert_eq!(listed.as_array().unwrap().len(), found, "{since}");
     }
+}
+
+#[test]
+fn shards_that_hang_are_asked_for_the_fleets_status_once_and_hold_up_nobody_for_long() {
+    let world = World::knowing(&[]);
+    let status = || world.send("GET", "/status", None).status;
+    assert_eq!(status(), 200);
+    let counts = || {
+        let counts = world.shards.counts.lock().unwrap();
+        counts.iter().filter(|it| *it == EVERY_GROUP).count()
+    };
+    world.shards.hanging.send_replace(Some(EVERY_GROUP));
+    assert_eq!(status(), 503);
+    assert_eq!(status(), 503);
+    assert_eq!(counts(), 2);
+    world.shards.hanging.send_replace(None);
+    assert_eq!(status(), 200);
+    assert_eq!(counts(), 3);
 }
