@@ -162,6 +162,28 @@ impl Store {
         .collect()
     }
 
+    /// Entries before this number, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_entries_before(
+        &self,
+        before_seq: u64,
+        entries_max: u32,
+    ) -> Result<Vec<AuditRecord>, StoreError> {
+        sqlx::query(
+            "SELECT seq, at_unix_ms, actor, action, target, detail, head FROM audit
+             WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
+        )
+        .bind(number(before_seq)?)
+        .bind(entries_max.min(limits::PAGE_MAX))
+        .fetch_all(self.pools().read())
+        .await?
+        .iter()
+        .map(AuditRecord::read)
+        .collect()
+    }
+
     /// Hashes the whole audit log again: the number of its entries, and its head.
     ///
     /// # Errors

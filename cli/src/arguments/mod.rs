@@ -153,7 +153,7 @@ pub(crate) enum Command {
         /// Entries after this number
         #[arg(long, value_name = "SEQ")]
         after: Option<u64>,
-        /// The first N of them
+        /// The newest N, or the first N after SEQ
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]

@@ -96,7 +96,7 @@ pub(super) const AUDIT_HELP: &str = "\
 The oldest come first. Each entry's head is the end of a chain of hashes over all before it.
 
 Example:
-  rat audit
+  rat audit --limit 20
   rat audit --after 1200 --output json";
 
 /// Where a password comes from, unless a terminal is asked.

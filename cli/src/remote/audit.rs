@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::list;
+use super::{pages, show_list};
 use crate::Outcome;
 use crate::arguments::RemoteArguments;
 use crate::client::Address;
@@ -17,14 +17,22 @@ const COLUMNS: [Column; 6] = [
     Column("DETAIL", "detail"),
 ];
 
-/// Shows entries of the audit log.
+/// Shows entries of the audit log, the oldest first: all, those after a number, or the newest.
 pub(crate) fn run(
     after: Option<u64>,
     limit: Option<usize>,
     remote: &RemoteArguments,
     terminal: &mut Terminal,
 ) -> Result<Outcome> {
+    let are_newest = after.is_none() && limit.is_some();
     let after = after.map(|after| after.to_string());
-    let entries = Address::new("/audit").with("after", after.as_deref());
-    list(remote, entries, limit, &COLUMNS, terminal)
+    let entries = Address::new("/audit")
+        .with("after", after.as_deref())
+        .with("order", are_newest.then_some("newest"));
+    let mut entries = pages(&remote.client()?, entries, limit)?;
+    if are_newest {
+        entries.reverse();
+    }
+    show_list(terminal, remote.output, &COLUMNS, &entries)?;
+    Ok(Outcome::Passed)
 }

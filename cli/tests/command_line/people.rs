@@ -227,7 +227,9 @@ fn the_audit_log_names_who_did_what() {
     let after = (last - 1).to_string();
     let tail = admin.json(&["audit", "--after", &after]);
     assert_eq!(tail.as_array().unwrap().len(), 1);
-    let first = admin.json(&["audit", "--limit", "1"]);
-    assert_eq!(first.as_array().unwrap()[0], entries[0]);
+    let newest = admin.json(&["audit", "--limit", "2"]);
+    assert_eq!(newest.as_array().unwrap()[..], entries[entries.len() - 2..]);
+    let first = admin.json(&["audit", "--limit", "1", "--after", "0"]);
+    assert_eq!(first.as_array().unwrap()[..], entries[..1]);
     assert!(admin.ok(&["audit"]).starts_with("SEQ"));
 }

@@ -94,7 +94,7 @@ fn x07_hostile_names_in_any_path_or_filter_are_refused_without_being_repeated() 
         ("/tokens/", &["after", "limit"]),
         ("/groups/", &["after", "limit"]),
         ("/groups/web/ek", &["after", "limit"]),
-        ("/audit", &["after", "limit"]),
+        ("/audit", &["after", "limit", "order"]),
     ] {
         for (parameter, name) in parameters
             .iter()

@@ -135,7 +135,30 @@ fn s12_the_audit_log_comes_in_pages_with_its_chain() {
         page.header("link"),
         Some("</audit?limit=2&after=3>; rel=\"next\"")
     );
+    let backwards = server.get("/audit?limit=2&order=newest");
+    assert_eq!(backwards.json()[0], all[all.len() - 1]);
+    assert_eq!(backwards.json()[1], all[all.len() - 2]);
+    let before = seqs[seqs.len() - 2];
+    assert_eq!(
+        backwards.header("link"),
+        Some(&*format!(
+            "</audit?limit=2&order=newest&after={before}>; rel=\"next\""
+        ))
+    );
+    let rest = server.expect(
+        "GET",
+        &format!("/audit?order=newest&after={before}"),
+        None,
+        200,
+    );
+    let expected: Vec<_> = all.iter().rev().skip(2).collect();
+    assert_eq!(
+        rest.as_array().unwrap().iter().collect::<Vec<_>>(),
+        expected
+    );
     for query in [
+        "order=",
+        "order=Newest",
         "after=-1",
         "after=x",
         "after=99999999999999999999",

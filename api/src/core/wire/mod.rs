@@ -21,6 +21,14 @@ pub(crate) struct Health {
     pub(crate) uptime: u64,
 }
 
+/// Which entries of the audit log come first.
+#[derive(Clone, Copy, ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub(crate) enum AuditOrder {
+    Oldest,
+    Newest,
+}
+
 /// An entry of the audit log.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AuditEntry {
