@@ -33,15 +33,17 @@ use rat_transport::quic::wire::{Frame, FrameType, PREAMBLE_BYTES};
 use crate::{sequences, vectors};
 
 mod enrolment;
+mod lanes;
 mod requests;
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
+pub use lanes::rsa_lanes;
 pub use requests::core_json;
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 22] = [
+pub const ALL: [(&str, Target); 23] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
@@ -58,6 +60,7 @@ pub const ALL: [(&str, Target); 22] = [
     ("pcr_json", pcr_json),
     ("pcr_selection", pcr_selection),
     ("public", public),
+    ("rsa_lanes", rsa_lanes),
     ("runtime_policy", runtime_policy),
     ("shard_sequences", shard_sequences),
     ("signature", signature),

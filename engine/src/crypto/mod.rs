@@ -1,18 +1,23 @@
 //! Cryptography, and the only module that names the libraries behind it.
 //!
-//! [`VerifyingKey`] verifies what TPMs sign, [`FileKey`] what signs files for IMA. [`mod@reference`]
-//! answers the same questions as `VerifyingKey` through OpenSSL alone, for differential tests.
+//! [`VerifyingKey`] verifies what TPMs sign, [`verify_batch`] many of that at once, [`FileKey`] what
+//! signs files for IMA. [`mod@reference`] answers the same questions as `VerifyingKey` through OpenSSL
+//! alone, for differential tests.
 
+mod batch;
 mod digest;
 mod ecdsa;
 mod key;
+mod lanes;
 mod pem;
 mod prehash;
 pub mod reference;
 mod roca;
 mod rsa;
+mod rsa_mb;
 mod signature;
 
+pub use batch::{BatchItem, VectorUnit, Verified, vector_unit, verify_batch};
 pub use digest::{Hasher, constant_time_eq, digest, extend, hmac_sha256};
 pub use key::{Curve, KeyError, KeyMaterial, VerifyingKey};
 pub use prehash::{FileKey, FileSignatureError};

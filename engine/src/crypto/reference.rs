@@ -1,4 +1,5 @@
-//! OpenSSL: the reference that the other verifiers must agree with.
+//! OpenSSL: the reference that the other verifiers must agree with; and the lanes of batches without
+//! a library behind them, for the same tests.
 //!
 //! The product comes here for what aws-lc-rs lacks (PSS with the largest salt, PSS with SHA-1,
 //! SHA-1 on P-384) and to take keys apart. Differential tests compare [`verify`] with
@@ -13,8 +14,10 @@ use openssl::pkey::{PKey, Public};
 use openssl::rsa::{Padding, Rsa};
 use openssl::sign::{RsaPssSaltlen, Verifier};
 
+use crate::crypto::batch::{self, BatchItem};
 use crate::crypto::key::{Curve, KeyMaterial, VerifyingKey};
 use crate::crypto::rsa::pss_salt_lengths;
+use crate::crypto::rsa_mb;
 use crate::crypto::signature::{Fitting, SignatureError, SignatureFault};
 use crate::hash::HashAlg;
 use crate::tpm::Signature;
@@ -31,6 +34,42 @@ pub fn verify(
 ) -> Result<(), SignatureError> {
     let fitting = Fitting::new(key.material(), signature, allow_sha1)?;
     verify_fitting(key.material(), &fitting, message)
+}
+
+/// What the lanes of [`verify_batch`](crate::crypto::verify_batch) say, before a library is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneBackend {
+    /// The processor's vector unit.
+    VectorUnit,
+    /// The same computation in plain Rust.
+    Model,
+}
+
+impl LaneBackend {
+    fn recover(self) -> rsa_mb::Recover {
+        match self {
+            Self::VectorUnit => rsa_mb::recover,
+            Self::Model => rsa_mb::recover_in_model,
+        }
+    }
+}
+
+/// What the lanes make of eight RSA signatures: `signature^65537 mod modulus`, in as many bytes.
+///
+/// Each pair is a modulus and a signature below it. `None` for moduli that are even, do not have 256,
+/// 384 or 512 bytes, all the same, with the first bit set; for signatures of other lengths or not
+/// below; and where the processor lacks the unit.
+pub fn lane_representatives(
+    backend: LaneBackend,
+    pairs: &[(&[u8], &[u8]); 8],
+) -> Option<Vec<Vec<u8>>> {
+    rsa_mb::representatives(backend.recover(), pairs)
+}
+
+/// What the lanes alone say of each item: whether the signature holds, or `None` for what they
+/// leave to libraries, which is everything where the processor lacks the unit.
+pub fn lane_verdicts(backend: LaneBackend, items: &[BatchItem<'_>]) -> Vec<Option<bool>> {
+    batch::raw_verdicts(backend.recover(), items)
 }
 
 pub(crate) fn verify_fitting(

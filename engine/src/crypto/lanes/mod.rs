@@ -1,0 +1,84 @@
+//! Eight numbers at a time: the few operations on 52-bit digits that multi-buffer verification is
+//! written in.
+//!
+//! [`Lanes`] names the operations. [`Ifma`](ifma::Ifma) is the vector unit that has them,
+//! [`Scalar`] a model of it in plain Rust, which compiles everywhere and runs under Miri. Algorithms
+//! are written once, over `Lanes`, so that the model checks all but the instructions themselves.
+//!
+//! # Security
+//! For public data only. Nothing that is built on this is constant-time by intention.
+
+#[cfg(target_arch = "x86_64")]
+mod ifma;
+mod scalar;
+
+pub(crate) use scalar::Scalar;
+
+/// How many numbers a vector holds.
+pub(crate) const LANES: usize = 8;
+/// Bits of a digit.
+pub(crate) const DIGIT_BITS: usize = 52;
+/// The largest digit.
+pub(crate) const DIGIT_MAX: u64 = (1 << DIGIT_BITS) - 1;
+
+/// One number for each lane.
+pub(crate) type Numbers = [u64; LANES];
+
+/// A unit that computes on eight 64-bit numbers at a time, each lane for itself. Sums wrap.
+///
+/// A value of the type is the proof that the processor has the unit.
+pub(crate) trait Lanes: Copy {
+    /// Eight 64-bit numbers.
+    type Vector: Copy;
+
+    fn load(self, numbers: &Numbers) -> Self::Vector;
+    fn store(self, vector: Self::Vector) -> Numbers;
+    /// The same number in every lane.
+    fn splat(self, number: u64) -> Self::Vector;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn and(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `sum` and the low digit of the product of the low digits of `a` and `b`: what the factors
+    /// have above 52 bits does not count.
+    fn add_low(self, sum: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The same with the high digit of the product.
+    fn add_high(self, sum: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// What does not fit in a digit, of a number without sign.
+    fn carry(self, a: Self::Vector) -> Self::Vector;
+    /// What does not fit in a digit, of a number in two's complement: negative for a borrow.
+    fn signed_carry(self, a: Self::Vector) -> Self::Vector;
+    /// Bits of `yes` where `mask` has ones, of `no` elsewhere.
+    fn select(self, mask: Self::Vector, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
+}
+
+/// Work that is written for any [`Lanes`].
+pub(crate) trait Job {
+    /// What comes of it.
+    type Output;
+
+    /// Does the work. Implementations are `#[inline(always)]`, as is all they call: only so is it
+    /// compiled for the vector unit.
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Whether this processor has a vector unit that we use.
+pub(crate) fn has_vector_unit() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return ifma::Ifma::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Does the work on the vector unit, if this processor has one.
+pub(crate) fn on_vector_unit<J: Job>(job: J) -> Option<J::Output> {
+    #[cfg(target_arch = "x86_64")]
+    return ifma::Ifma::detect().map(|unit| unit.run(job));
+    #[cfg(not(target_arch = "x86_64"))]
+    return {
+        drop(job);
+        None
+    };
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! The operations in plain Rust.
+
+use super::{DIGIT_BITS, DIGIT_MAX, LANES, Lanes, Numbers};
+
+/// The model: correct, and as slow as eight separate computations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar;
+
+/// The product of the low digits.
+fn product(a: u64, b: u64) -> u128 {
+    // Below 2^104.
+    u128::from(a & DIGIT_MAX).wrapping_mul(u128::from(b & DIGIT_MAX))
+}
+
+fn low_digit(number: u128) -> u64 {
+    // A digit always fits.
+    u64::try_from(number & u128::from(DIGIT_MAX)).unwrap_or(0)
+}
+
+fn each(a: Numbers, b: Numbers, run: impl Fn(u64, u64) -> u64) -> Numbers {
+    let mut out = [0; LANES];
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        *out = run(a, b);
+    }
+    out
+}
+
+impl Lanes for Scalar {
+    type Vector = Numbers;
+
+    fn load(self, numbers: &Numbers) -> Numbers {
+        *numbers
+    }
+
+    fn store(self, vector: Numbers) -> Numbers {
+        vector
+    }
+
+    fn splat(self, number: u64) -> Numbers {
+        [number; LANES]
+    }
+
+    fn add(self, a: Numbers, b: Numbers) -> Numbers {
+        each(a, b, u64::wrapping_add)
+    }
+
+    fn sub(self, a: Numbers, b: Numbers) -> Numbers {
+        each(a, b, u64::wrapping_sub)
+    }
+
+    fn and(self, a: Numbers, b: Numbers) -> Numbers {
+        each(a, b, |a, b| a & b)
+    }
+
+    fn add_low(self, sum: Numbers, a: Numbers, b: Numbers) -> Numbers {
+        self.add(sum, each(a, b, |a, b| low_digit(product(a, b))))
+    }
+
+    fn add_high(self, sum: Numbers, a: Numbers, b: Numbers) -> Numbers {
+        let high = |a, b| low_digit(product(a, b) >> DIGIT_BITS);
+        self.add(sum, each(a, b, high))
+    }
+
+    fn carry(self, a: Numbers) -> Numbers {
+        a.map(|a| a >> DIGIT_BITS)
+    }
+
+    fn signed_carry(self, a: Numbers) -> Numbers {
+        a.map(|a| (a.cast_signed() >> DIGIT_BITS).cast_unsigned())
+    }
+
+    fn select(self, mask: Numbers, yes: Numbers, no: Numbers) -> Numbers {
+        let yes = each(mask, yes, |mask, yes| mask & yes);
+        let no = each(mask, no, |mask, no| !mask & no);
+        each(yes, no, |yes, no| yes | no)
+    }
+}
