@@ -9,6 +9,7 @@ mod digest;
 mod ecdsa;
 mod key;
 mod lanes;
+mod p256_mb;
 mod pem;
 mod prehash;
 pub mod reference;

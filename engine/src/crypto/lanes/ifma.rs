@@ -9,7 +9,7 @@
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
-    _mm512_set1_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
+    _mm512_set1_epi64, _mm512_slli_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
     _mm512_ternarylogic_epi64,
 };
 use std::mem::transmute;
@@ -103,6 +103,18 @@ impl Lanes for Ifma {
     fn signed_carry(self, a: __m512i) -> __m512i {
         // SAFETY: AVX-512 F is there, because `self` exists.
         unsafe { _mm512_srai_epi64::<52>(a) }
+    }
+
+    #[inline(always)]
+    fn shift_up<const BITS: u32>(self, a: __m512i) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_slli_epi64::<BITS>(a) }
+    }
+
+    #[inline(always)]
+    fn signed_shift_down<const BITS: u32>(self, a: __m512i) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_srai_epi64::<BITS>(a) }
     }
 
     #[inline(always)]

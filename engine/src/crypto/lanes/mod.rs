@@ -47,6 +47,10 @@ pub(crate) trait Lanes: Copy {
     fn carry(self, a: Self::Vector) -> Self::Vector;
     /// What does not fit in a digit, of a number in two's complement: negative for a borrow.
     fn signed_carry(self, a: Self::Vector) -> Self::Vector;
+    /// Moves the bits of a number without sign up by `BITS`.
+    fn shift_up<const BITS: u32>(self, a: Self::Vector) -> Self::Vector;
+    /// Divides a number in two's complement by `2^BITS`, rounding down.
+    fn signed_shift_down<const BITS: u32>(self, a: Self::Vector) -> Self::Vector;
     /// Bits of `yes` where `mask` has ones, of `no` elsewhere.
     fn select(self, mask: Self::Vector, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
 }

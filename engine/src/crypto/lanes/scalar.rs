@@ -69,6 +69,14 @@ impl Lanes for Scalar {
         a.map(|a| (a.cast_signed() >> DIGIT_BITS).cast_unsigned())
     }
 
+    fn shift_up<const BITS: u32>(self, a: Numbers) -> Numbers {
+        a.map(|a| a << BITS)
+    }
+
+    fn signed_shift_down<const BITS: u32>(self, a: Numbers) -> Numbers {
+        a.map(|a| (a.cast_signed() >> BITS).cast_unsigned())
+    }
+
     fn select(self, mask: Numbers, yes: Numbers, no: Numbers) -> Numbers {
         let yes = each(mask, yes, |mask, yes| mask & yes);
         let no = each(mask, no, |mask, no| !mask & no);

@@ -8,7 +8,7 @@ use super::*;
 struct Each(Numbers, Numbers, Numbers);
 
 impl Job for Each {
-    type Output = [Numbers; 9];
+    type Output = [Numbers; 11];
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> Self::Output {
@@ -22,6 +22,8 @@ impl Job for Each {
             lanes.add_high(a, b, c),
             lanes.carry(a),
             lanes.signed_carry(a),
+            lanes.shift_up::<16>(a),
+            lanes.signed_shift_down::<48>(a),
             lanes.select(a, b, c),
         ]
         .map(|vector| lanes.store(vector))

@@ -1,0 +1,293 @@
+//! ECDSA verification on P-256 for eight signatures at a time, each by a key of its own.
+//!
+//! `u1 G + u2 Q` by interleaved windows: signed digits of five bits of `u2` pick from a table of `Q`
+//! that is made each time, digits of eight bits of `u1` from a table of `G` that is made once.
+//! `1 / s` is a power in every lane, so that no lane's numbers meet another's.
+//!
+//! # Security
+//! Public data only: not constant-time. A lane's result depends on that lane alone. Sums of equal or
+//! opposite points come out as undecided, never as a verdict.
+
+mod digits;
+mod field;
+mod order;
+mod point;
+mod table;
+
+use crate::crypto::lanes::{self, Job, LANES, Lanes, Numbers};
+use digits::window;
+use field::{Digits, P, R_SQUARED, WIDTH, load, splat};
+use order::{N, Scalar, divide};
+use point::{Addend, Depth, Point};
+
+/// Bits of a digit of `u1`.
+const GENERATOR_WIDTH: u32 = 8;
+/// Bits of a digit of `u2`.
+const KEY_WIDTH: u32 = 5;
+/// Multiples of a key in its table.
+const KEY_MULTIPLES: usize = 1 << (KEY_WIDTH - 1);
+
+/// One signature for one key; big-endian numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operand {
+    /// Coordinates of a point on the curve.
+    pub(crate) x: [u8; 32],
+    pub(crate) y: [u8; 32],
+    /// The first 256 bits of the digest, or all of a shorter one.
+    pub(crate) digest: [u8; 32],
+    /// In `1..n`.
+    pub(crate) r: [u8; 32],
+    /// In `1..n`.
+    pub(crate) s: [u8; 32],
+}
+
+/// What the lanes say of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Valid,
+    Invalid,
+    /// A sum of equal or opposite points came up: for a library to decide.
+    Undecided,
+}
+
+/// Verifies on the vector unit, if this processor has one.
+pub(crate) fn verify(operands: &[Operand; LANES]) -> Option<[Answer; LANES]> {
+    lanes::on_vector_unit(Verify::new(operands, table::generator()?))
+}
+
+/// The same in plain Rust.
+pub(crate) fn verify_in_model(operands: &[Operand; LANES]) -> Option<[Answer; LANES]> {
+    Some(Verify::new(operands, table::generator()?).run(lanes::Scalar))
+}
+
+/// Numbers of eight lanes, digit by digit.
+type Wide = [Numbers; WIDTH];
+
+struct Verify<'t> {
+    x: Wide,
+    y: Wide,
+    digest: Wide,
+    r: Wide,
+    s: Wide,
+    /// `r + n` where that is below `p`, else `r`.
+    r_plus_n: Wide,
+    generator: &'t table::Generator,
+}
+
+impl<'t> Verify<'t> {
+    fn new(operands: &[Operand; LANES], generator: &'t table::Generator) -> Self {
+        let [x, y, digest, r, s, r_plus_n] = wide(operands);
+        Self {
+            x,
+            y,
+            digest,
+            r,
+            s,
+            r_plus_n,
+            generator,
+        }
+    }
+}
+
+/// All of the operands' numbers, transposed.
+fn wide(operands: &[Operand; LANES]) -> [Wide; 6] {
+    let mut out = [[[0; LANES]; WIDTH]; 6];
+    for (lane, operand) in operands.iter().enumerate() {
+        let r = table::digits_of(&operand.r);
+        let numbers = [
+            table::digits_of(&operand.x),
+            table::digits_of(&operand.y),
+            table::digits_of(&operand.digest),
+            r,
+            table::digits_of(&operand.s),
+            plus_order(&r),
+        ];
+        for (wide, number) in out.iter_mut().zip(numbers) {
+            for (slots, digit) in wide.iter_mut().zip(number) {
+                if let Some(slot) = slots.get_mut(lane) {
+                    *slot = digit;
+                }
+            }
+        }
+    }
+    out
+}
+
+/// `r + n` if it is below `p`, else `r`: the other `x` that leaves `r` modulo `n`.
+fn plus_order(r: &Digits) -> Digits {
+    let mut sum = *r;
+    let mut carry = 0_u64;
+    for (digit, order) in sum.iter_mut().zip(N) {
+        let total = digit.wrapping_add(order).wrapping_add(carry);
+        *digit = total & lanes::DIGIT_MAX;
+        carry = total >> lanes::DIGIT_BITS;
+    }
+    let is_below = sum.iter().rev().lt(P.iter().rev());
+    if is_below { sum } else { *r }
+}
+
+impl Job for Verify<'_> {
+    type Output = [Answer; LANES];
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output {
+        let [digest, r, s] = [&self.digest, &self.r, &self.s].map(|wide| load(lanes, wide));
+        let [u_1, u_2] = divide(lanes, [Scalar(digest.0), Scalar(r.0)], &Scalar(s.0))
+            .map(|scalar| scalar.map(|digit| lanes.store(digit)));
+        let sum = self.double_product(lanes, &u_1, &u_2);
+        let square = sum.z.factor(lanes).square(lanes).factor(lanes);
+        let is_x = [&self.r, &self.r_plus_n].map(|candidate| {
+            let candidate = to_montgomery(lanes, candidate).factor(lanes);
+            let expected = candidate.mul(lanes, &square);
+            let difference = expected.sub::<2, L>(lanes, &sum.x);
+            are_zero(lanes, &difference)
+        });
+        let undecided = are_zero(lanes, &sum.z);
+        let mut out = [Answer::Undecided; LANES];
+        let [is_r, is_r_plus_n] = is_x;
+        let answers = out.iter_mut().zip(undecided).zip(is_r).zip(is_r_plus_n);
+        for (((out, undecided), is_r), is_r_plus_n) in answers {
+            *out = match (undecided, is_r || is_r_plus_n) {
+                (true, _) => Answer::Undecided,
+                (false, true) => Answer::Valid,
+                (false, false) => Answer::Invalid,
+            };
+        }
+        out
+    }
+}
+
+#[inline(always)]
+fn to_montgomery<L: Lanes>(lanes: L, wide: &Wide) -> field::Sum<L::Vector> {
+    let r_squared = splat(lanes, &R_SQUARED).factor(lanes);
+    load(lanes, wide).factor(lanes).mul(lanes, &r_squared)
+}
+
+/// Which lanes are zero modulo `p`, of numbers below 16.
+#[inline(always)]
+fn are_zero<L: Lanes>(lanes: L, number: &field::Sum<L::Vector>) -> [bool; LANES] {
+    let one = splat(lanes, &[1, 0, 0, 0, 0]).factor(lanes);
+    // At most p, whatever it was.
+    let reduced = number
+        .factor(lanes)
+        .mul(lanes, &one)
+        .factor(lanes)
+        .sum(lanes);
+    let digits = reduced.0.map(|digit| lanes.store(digit));
+    let mut out = [false; LANES];
+    for (lane, out) in out.iter_mut().enumerate() {
+        let number = digits.map(|digit| digit.get(lane).copied().unwrap_or(1));
+        *out = number == [0; WIDTH] || number == P;
+    }
+    out
+}
+
+impl Verify<'_> {
+    /// `u1 G + u2 Q`.
+    #[inline(always)]
+    fn double_product<L: Lanes>(&self, lanes: L, u_1: &Wide, u_2: &Wide) -> Point<L::Vector> {
+        let multiples = self.key_multiples(lanes);
+        let zero = splat(lanes, &[0; WIDTH]);
+        let mut sum = Sum {
+            point: Point {
+                x: zero,
+                y: zero,
+                z: zero,
+            },
+            is_infinite: lanes.splat(u64::MAX),
+        };
+        for bit in (0..=256_usize).rev() {
+            if bit != 256 {
+                sum.point = sum.point.double(lanes);
+            }
+            if bit.is_multiple_of(8) {
+                let digits = window(u_1, bit, GENERATOR_WIDTH);
+                let [x, y] = self.generator.pick(&digits.magnitudes);
+                let addend = Addend {
+                    x: load(lanes, &x),
+                    y: load(lanes, &y),
+                    z: None,
+                };
+                sum.add(lanes, addend, &digits);
+            }
+            if bit.is_multiple_of(5) {
+                let digits = window(u_2, bit, KEY_WIDTH);
+                let [x, y, z, square, cube] = multiples.pick(&digits.magnitudes);
+                let addend = Addend {
+                    x: load(lanes, &x),
+                    y: load(lanes, &y),
+                    z: Some(Depth {
+                        z: load(lanes, &z),
+                        square: load(lanes, &square),
+                        cube: load(lanes, &cube),
+                    }),
+                };
+                sum.add(lanes, addend, &digits);
+            }
+        }
+        sum.point
+    }
+
+    /// `Q` to `16 Q`.
+    #[inline(always)]
+    fn key_multiples<L: Lanes>(&self, lanes: L) -> table::Multiples {
+        let [x, y] = [&self.x, &self.y].map(|wide| to_montgomery(lanes, wide).fold(lanes));
+        let one = to_montgomery(lanes, &[[1; 8], [0; 8], [0; 8], [0; 8], [0; 8]]);
+        let key = Point { x, y, z: one };
+        let mut points = [key; KEY_MULTIPLES];
+        let mut multiples = table::Multiples::new();
+        for number in 1..=KEY_MULTIPLES {
+            // An odd multiple is one more than the even one before; none of these is special, as
+            // the order is a large prime.
+            let point = match number {
+                1 => key,
+                _ if number.is_multiple_of(2) => points[number / 2 - 1].double(lanes),
+                _ => points[number - 2].add(lanes, &Addend { x, y, z: None }),
+            };
+            points[number - 1] = point;
+            let z = point.z.factor(lanes);
+            let square = z.square(lanes);
+            let cube = square.factor(lanes).mul(lanes, &z);
+            let coordinates = [point.x, point.y, point.z, square, cube];
+            multiples.put(
+                number,
+                coordinates.map(|sum| {
+                    let digits = sum.factor(lanes).sum(lanes).0;
+                    digits.map(|digit| lanes.store(digit))
+                }),
+            );
+        }
+        multiples
+    }
+}
+
+/// A sum of points that begins with none.
+struct Sum<L: Lanes> {
+    point: Point<L::Vector>,
+    /// All ones in lanes to which nothing was added.
+    is_infinite: L::Vector,
+}
+
+impl<L: Lanes> Sum<L> {
+    /// Adds a picked multiple, negated where the digit is; nothing where the digit is zero.
+    #[inline(always)]
+    fn add(&mut self, lanes: L, mut addend: Addend<L::Vector>, digits: &digits::SignedDigits) {
+        let zero = splat(lanes, &[0; WIDTH]);
+        let negated = zero.sub::<2, L>(lanes, &addend.y).fold(lanes);
+        addend.y = negated.select(lanes, lanes.load(&digits.negative), &addend.y);
+        let one = splat(lanes, &table::ONE);
+        let alone = Point {
+            x: addend.x,
+            y: addend.y,
+            z: addend.z.map_or(one, |depth| depth.z),
+        };
+        let sum = self.point.add(lanes, &addend);
+        let sum = alone.select(lanes, self.is_infinite, &sum);
+        let nothing = lanes.load(&digits.zero);
+        self.point = self.point.select(lanes, nothing, &sum);
+        self.is_infinite = lanes.and(self.is_infinite, nothing);
+    }
+}
+
+#[cfg(test)]
+mod tests;
