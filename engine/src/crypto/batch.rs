@@ -1,16 +1,18 @@
-//! Many signatures at once: RSA on the vector unit eight at a time, the rest one by one.
+//! Many signatures at once: RSA and P-256 on the vector unit eight at a time, the rest one by one.
+
+mod lane;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::crypto::digest;
-use crate::crypto::key::{KeyMaterial, VerifyingKey};
-use crate::crypto::lanes::{LANES, has_vector_unit};
-use crate::crypto::rsa_mb::known::{Known, answers};
-use crate::crypto::rsa_mb::{Operand, Recover, Size, encoding, recover};
-use crate::crypto::signature::{Fitting, SignatureError};
+use crate::crypto::key::VerifyingKey;
+use crate::crypto::lanes::{Answer, LANES, has_vector_unit};
+use crate::crypto::signature::SignatureError;
 use crate::fault::fault_point;
 use crate::hash::Digest;
 use crate::tpm::Signature;
+pub(crate) use lane::Backend;
+use lane::{Kind, Lane, Lanes, in_lanes};
 
 /// Fewer signatures than this cost less in the library: a vector takes as long as one there.
 const LANES_MIN: usize = 2;
@@ -103,11 +105,12 @@ pub fn vector_unit() -> VectorUnit {
 /// batch is done again by libraries, and the unit is not used any more: see [`vector_unit`].
 ///
 /// # Cost
-/// For eight valid RSA signatures of one size with the exponent 65,537 about that of one; the first
-/// for a key also divides. Nothing is allocated for them when `verdicts` has the capacity.
+/// For eight valid RSA signatures of one size with the exponent 65,537 about that of one, for eight on
+/// P-256 about that of two; the first for an RSA key also divides. Nothing is allocated for them when
+/// `verdicts` has the capacity.
 pub fn verify_batch(items: &[BatchItem<'_>], verdicts: &mut Vec<Result<Verified, SignatureError>>) {
     Batch {
-        recover,
+        backend: Backend::VECTOR_UNIT,
         trust: &TRUST,
         verdicts,
     }
@@ -116,7 +119,7 @@ pub fn verify_batch(items: &[BatchItem<'_>], verdicts: &mut Vec<Result<Verified,
 
 /// Where a batch is worked off.
 struct Batch<'b> {
-    recover: Recover,
+    backend: Backend,
     trust: &'b Trust,
     verdicts: &'b mut Vec<Result<Verified, SignatureError>>,
 }
@@ -127,13 +130,13 @@ impl Batch<'_> {
         // Nothing is known about any of them yet.
         let unknown = || Err(SignatureError::Library);
         self.verdicts.resize_with(items.len(), unknown);
-        let mut queues = Size::ALL.map(Queue::new);
+        let mut queues = Kind::ALL.map(Queue::new);
         for (index, item) in items.iter().enumerate() {
             let Some(lane) = Lane::new(index, item) else {
                 self.put(index, item.verify_alone());
                 continue;
             };
-            for queue in queues.iter_mut().filter(|queue| queue.size == lane.size) {
+            for queue in queues.iter_mut().filter(|queue| queue.kind == lane.kind()) {
                 queue.push(lane);
                 if queue.is_full() {
                     self.work_off(queue);
@@ -155,23 +158,22 @@ impl Batch<'_> {
     fn work_off(&mut self, queue: &mut Queue<'_>) {
         let lanes = queue.take();
         let is_worth_it = lanes.iter().flatten().count() >= LANES_MIN;
-        let holds = if is_worth_it && self.trust.holds() {
-            in_lanes(self.recover, self.trust, queue.size, &lanes)
+        let answers = if is_worth_it && self.trust.holds() {
+            self.backend.answers(queue.kind, &lanes, self.trust)
         } else {
             None
         };
-        let Some(holds) = holds else {
+        let Some(answers) = answers else {
             self.one_by_one(&lanes);
             return;
         };
-        for (lane, holds) in lanes.iter().zip(holds) {
+        for (lane, answer) in lanes.iter().zip(answers) {
             let Some(lane) = lane else { continue };
-            let verdict = if holds {
-                lane.accept()
-            } else {
-                lane.item.verify_alone()
+            let verdict = match answer {
+                Answer::Valid => accept(lane),
+                Answer::Invalid | Answer::Undecided => lane.item.verify_alone(),
             };
-            if !holds && verdict.is_ok() {
+            if answer == Answer::Invalid && verdict.is_ok() {
                 self.trust.end();
                 self.one_by_one(&lanes);
                 return;
@@ -187,58 +189,46 @@ impl Batch<'_> {
     }
 }
 
-/// Which signatures the vector unit finds valid; `None` when it has to be left to libraries.
-fn in_lanes(
-    recover: Recover,
-    trust: &Trust,
-    size: Size,
-    lanes: &Lanes<'_>,
-) -> Option<[bool; LANES]> {
-    let [valid, changed] = answers(size)?;
-    // Lanes to spare are the last ones.
-    let known = [
-        changed, valid, changed, valid, changed, valid, changed, valid,
-    ];
-    let mut operands = known.map(Known::operand);
-    for (operand, lane) in operands.iter_mut().zip(lanes.iter().flatten()) {
-        *operand = lane.operand;
-    }
-    let mut recovered = [[0; 512]; LANES];
-    recover(size, &operands, &mut recovered)?;
-    let mut holds = [false; LANES];
-    for (((holds, lane), known), recovered) in
-        holds.iter_mut().zip(lanes).zip(known).zip(&recovered)
-    {
-        let encoded = recovered.get(..size.bytes())?;
-        if let Some(lane) = lane {
-            *holds = lane.holds(encoded);
-        } else if encoding::is_pkcs1(encoded, &known.digest) != known.is_valid {
-            trust.end();
-            return None;
-        }
-    }
-    Some(holds)
+fn accept(lane: &Lane<'_>) -> Result<Verified, SignatureError> {
+    fault_point!(SignatureError::Library);
+    Ok(Verified {
+        key: lane.item.key.clone(),
+        digest: lane.digest,
+    })
 }
 
-/// What the lanes say of each item, without a library behind them; `None` of what they do not take.
-///
-/// `recover` computes, on the vector unit or in its model.
-pub(crate) fn raw_verdicts(recover: Recover, items: &[BatchItem<'_>]) -> Vec<Option<bool>> {
+impl Backend {
+    /// What the unit says of each lane; `None` when it has to be left to libraries: the unit is not
+    /// there, or was wrong about a known signature.
+    fn answers(&self, kind: Kind, lanes: &Lanes<'_>, trust: &Trust) -> Option<[Answer; LANES]> {
+        let answers = in_lanes(self, kind, lanes)?;
+        let mut known = lanes.iter().zip(answers).zip(lane::KNOWN_ANSWERS);
+        let is_wrong = known.any(|((lane, answer), known)| lane.is_none() && answer != known);
+        if is_wrong {
+            trust.end();
+        }
+        (!is_wrong).then_some(answers)
+    }
+}
+
+/// What the lanes say of each item, without a library behind them; `None` of what they do not take or
+/// do not decide.
+pub(crate) fn raw_verdicts(backend: &Backend, items: &[BatchItem<'_>]) -> Vec<Option<bool>> {
     let mut verdicts = vec![None; items.len()];
     let lanes = (0..)
         .zip(items)
         .filter_map(|(at, item)| Lane::new(at, item));
     let lanes: Vec<_> = lanes.collect();
-    for size in Size::ALL {
-        let of_size: Vec<_> = lanes.iter().filter(|lane| lane.size == size).collect();
-        for group in of_size.chunks(LANES) {
-            let mut queue = Queue::new(size);
+    for kind in Kind::ALL {
+        let of_kind: Vec<_> = lanes.iter().filter(|lane| lane.kind() == kind).collect();
+        for group in of_kind.chunks(LANES) {
+            let mut queue = Queue::new(kind);
             group.iter().for_each(|lane| queue.push(**lane));
             let lanes = queue.take();
-            let holds = in_lanes(recover, &Trust::new(), size, &lanes);
-            for (lane, holds) in lanes.iter().flatten().zip(holds.into_iter().flatten()) {
+            let answers = backend.answers(kind, &lanes, &Trust::new());
+            for (lane, answer) in lanes.iter().flatten().zip(answers.into_iter().flatten()) {
                 if let Some(slot) = verdicts.get_mut(lane.index) {
-                    *slot = Some(holds);
+                    *slot = (answer != Answer::Undecided).then_some(answer == Answer::Valid);
                 }
             }
         }
@@ -246,74 +236,16 @@ pub(crate) fn raw_verdicts(recover: Recover, items: &[BatchItem<'_>]) -> Vec<Opt
     verdicts
 }
 
-/// A signature that fits its key in type, length and range, and that the vector unit can verify.
-#[derive(Clone, Copy)]
-struct Lane<'a> {
-    /// Where its verdict belongs.
-    index: usize,
-    item: &'a BatchItem<'a>,
-    size: Size,
-    operand: Operand<'a>,
-    digest: Digest,
-    is_pss: bool,
-}
-
-/// The lanes in use come first.
-type Lanes<'a> = [Option<Lane<'a>>; LANES];
-
-impl<'a> Lane<'a> {
-    fn new(index: usize, item: &'a BatchItem<'a>) -> Option<Self> {
-        let KeyMaterial::Rsa { modulus, .. } = item.key.material() else {
-            return None;
-        };
-        let size = Size::of(item.key.material())?;
-        let fitting = Fitting::new(item.key.material(), &item.signature, item.allow_sha1).ok()?;
-        let (hash, signature, is_pss) = match fitting {
-            Fitting::RsaSsa { hash, sig } => (hash, sig, false),
-            Fitting::RsaPss { hash, sig } => (hash, sig, true),
-            Fitting::Ecdsa { .. } => return None,
-        };
-        Some(Self {
-            index,
-            item,
-            size,
-            operand: Operand {
-                modulus,
-                reciprocal: item.key.reciprocal(size)?,
-                signature,
-            },
-            digest: digest(hash, item.message),
-            is_pss,
-        })
-    }
-
-    fn holds(&self, encoded: &[u8]) -> bool {
-        if self.is_pss {
-            encoding::is_pss(encoded, &self.digest)
-        } else {
-            encoding::is_pkcs1(encoded, &self.digest)
-        }
-    }
-
-    fn accept(&self) -> Result<Verified, SignatureError> {
-        fault_point!(SignatureError::Library);
-        Ok(Verified {
-            key: self.item.key.clone(),
-            digest: self.digest,
-        })
-    }
-}
-
-/// Signatures by keys of one size that wait for each other.
+/// Signatures of one kind that wait for each other.
 struct Queue<'a> {
-    size: Size,
+    kind: Kind,
     lanes: Lanes<'a>,
 }
 
 impl<'a> Queue<'a> {
-    const fn new(size: Size) -> Self {
+    const fn new(kind: Kind) -> Self {
         Self {
-            size,
+            kind,
             lanes: [None; LANES],
         }
     }

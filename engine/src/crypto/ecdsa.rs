@@ -52,9 +52,7 @@ fn order(curve: Curve) -> &'static [u8] {
 /// TPMs may leave out leading zeros; more bytes than the field has are refused even when the
 /// excess is zero, so that a signature has few encodings (Q10).
 pub(crate) fn to_der(curve: Curve, r: &[u8], s: &[u8]) -> Result<Vec<u8>, SignatureError> {
-    // FIPS 186-5, 6.4.2, step 1
-    let r = number(curve, r)?;
-    let s = number(curve, s)?;
+    let [r, s] = numbers(curve, r, s)?;
     // Both numbers together are below 2 * 69 bytes, so that the length takes two bytes at most.
     let content = [integer(r), integer(s)].concat();
     let length = u8::try_from(content.len()).map_err(|_| SignatureError::Library)?;
@@ -64,6 +62,16 @@ pub(crate) fn to_der(curve: Curve, r: &[u8], s: &[u8]) -> Result<Vec<u8>, Signat
         &[0x30, 0x81, length]
     };
     Ok([header, &content].concat())
+}
+
+/// Both numbers without leading zeros, after their range was checked.
+// FIPS 186-5, 6.4.2, step 1
+pub(crate) fn numbers<'a>(
+    curve: Curve,
+    r: &'a [u8],
+    s: &'a [u8],
+) -> Result<[&'a [u8]; 2], SignatureError> {
+    Ok([number(curve, r)?, number(curve, s)?])
 }
 
 /// The bytes of a number without leading zeros, after its range was checked.

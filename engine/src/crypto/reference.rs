@@ -14,7 +14,7 @@ use openssl::pkey::{PKey, Public};
 use openssl::rsa::{Padding, Rsa};
 use openssl::sign::{RsaPssSaltlen, Verifier};
 
-use crate::crypto::batch::{self, BatchItem};
+use crate::crypto::batch::{self, Backend, BatchItem};
 use crate::crypto::key::{Curve, KeyMaterial, VerifyingKey};
 use crate::crypto::rsa::pss_salt_lengths;
 use crate::crypto::rsa_mb;
@@ -46,10 +46,10 @@ pub enum LaneBackend {
 }
 
 impl LaneBackend {
-    fn recover(self) -> rsa_mb::Recover {
+    fn backend(self) -> Backend {
         match self {
-            Self::VectorUnit => rsa_mb::recover,
-            Self::Model => rsa_mb::recover_in_model,
+            Self::VectorUnit => Backend::VECTOR_UNIT,
+            Self::Model => Backend::MODEL,
         }
     }
 }
@@ -63,13 +63,13 @@ pub fn lane_representatives(
     backend: LaneBackend,
     pairs: &[(&[u8], &[u8]); 8],
 ) -> Option<Vec<Vec<u8>>> {
-    rsa_mb::representatives(backend.recover(), pairs)
+    rsa_mb::representatives(backend.backend().recover, pairs)
 }
 
 /// What the lanes alone say of each item: whether the signature holds, or `None` for what they
 /// leave to libraries, which is everything where the processor lacks the unit.
 pub fn lane_verdicts(backend: LaneBackend, items: &[BatchItem<'_>]) -> Vec<Option<bool>> {
-    batch::raw_verdicts(backend.recover(), items)
+    batch::raw_verdicts(&backend.backend(), items)
 }
 
 pub(crate) fn verify_fitting(

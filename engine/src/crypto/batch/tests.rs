@@ -1,7 +1,8 @@
 //! Batches: every item's verdict is that of the library, and a unit that errs is left.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
+use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::ecdsa::EcdsaSig;
 use openssl::hash::MessageDigest;
@@ -12,27 +13,40 @@ use openssl::sign::{RsaPssSaltlen, Signer};
 use proptest::prelude::*;
 
 use super::*;
+use crate::crypto::key::KeyMaterial;
+use crate::crypto::p256_mb::{self, KNOWN_CHANGED, KNOWN_VALID};
 use crate::crypto::reference;
-use crate::crypto::rsa_mb::{recover, recover_in_model};
-use crate::crypto::signature::SignatureFault;
+use crate::crypto::rsa_mb::known::answers;
+use crate::crypto::rsa_mb::{Operand, Recover, Representative, Size, recover_in_model};
+use crate::crypto::signature::{Fitting, SignatureFault};
 use crate::hash::HashAlg;
 
-/// Two RSA keys of each size, one with another exponent, and one on P-256.
-static PRIVATE: LazyLock<Vec<(PKey<Private>, VerifyingKey)>> = LazyLock::new(|| {
-    let rsa = [2048, 2048, 3072, 3072, 4096, 4096].map(|bits| Rsa::generate(bits).unwrap());
-    let exponent = openssl::bn::BigNum::from_u32(65_539).unwrap();
-    let other = Rsa::generate_with_e(2048, &exponent).unwrap();
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-    let ec = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-    let keys = rsa.into_iter().chain([other]);
-    keys.map(|key| PKey::from_rsa(key).unwrap())
-        .chain([ec])
-        .map(|key| {
-            let der = key.public_key_to_der().unwrap();
-            (key, VerifyingKey::from_spki_der(&der).unwrap())
-        })
-        .collect()
-});
+type Pair = (PKey<Private>, VerifyingKey);
+
+/// Two RSA keys of each size, one with another exponent, one on P-256 and one on P-384, each made when
+/// it is first used.
+fn private(key: usize) -> &'static Pair {
+    static PAIRS: [OnceLock<Pair>; 9] = [const { OnceLock::new() }; 9];
+    PAIRS[key].get_or_init(|| {
+        let ec = |nid| {
+            let group = EcGroup::from_curve_name(nid).unwrap();
+            PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+        };
+        let private = match key {
+            0 | 1 => PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
+            2 | 3 => PKey::from_rsa(Rsa::generate(3072).unwrap()).unwrap(),
+            4 | 5 => PKey::from_rsa(Rsa::generate(4096).unwrap()).unwrap(),
+            6 => {
+                let exponent = BigNum::from_u32(65_539).unwrap();
+                PKey::from_rsa(Rsa::generate_with_e(2048, &exponent).unwrap()).unwrap()
+            }
+            7 => ec(Nid::X9_62_PRIME256V1),
+            _ => ec(Nid::SECP384R1),
+        };
+        let der = private.public_key_to_der().unwrap();
+        (private, VerifyingKey::from_spki_der(&der).unwrap())
+    })
+}
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -55,7 +69,7 @@ struct Made {
 
 impl Case {
     fn make(self) -> Made {
-        let (private, _) = &PRIVATE[self.key];
+        let (private, _) = private(self.key);
         let md = MessageDigest::from_name(self.hash.name()).unwrap();
         let mut signer = Signer::new(md, private).unwrap();
         if let (Some(largest), Ok(_)) = (self.pss, private.rsa()) {
@@ -88,7 +102,7 @@ impl Made {
     fn item(&self) -> BatchItem<'_> {
         let hash = self.case.hash;
         let [sig, s] = &self.numbers;
-        let key = &PRIVATE[self.case.key].1;
+        let key = &private(self.case.key).1;
         let is_rsa = matches!(key.material(), KeyMaterial::Rsa { .. });
         BatchItem {
             key,
@@ -105,7 +119,7 @@ impl Made {
 
 fn case() -> impl Strategy<Value = Case> {
     (
-        prop_oneof![4 => 0..8_usize, 6 => Just(0), 2 => 1..3_usize],
+        prop_oneof![4 => 0..9_usize, 5 => Just(0), 5 => Just(7), 2 => 1..3_usize],
         prop::sample::select(HashAlg::ALL.to_vec()),
         any::<Option<bool>>(),
         prop::collection::vec(any::<u8>(), 0..200),
@@ -127,13 +141,13 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 fn run(
-    recover: Recover,
+    backend: Backend,
     trust: &Trust,
     items: &[BatchItem<'_>],
 ) -> Vec<Result<Verified, SignatureError>> {
     let mut verdicts = vec![Err(SignatureError::Library)];
     let mut batch = Batch {
-        recover,
+        backend,
         trust,
         verdicts: &mut verdicts,
     };
@@ -165,12 +179,12 @@ proptest! {
     ) {
         let made: Vec<_> = cases.into_iter().map(Case::make).collect();
         let items: Vec<_> = made.iter().map(Made::item).collect();
-        for recover in [recover, recover_in_model] {
+        for backend in [Backend::VECTOR_UNIT, Backend::MODEL] {
             let trust = Trust::new();
-            check(&items, &run(recover, &trust, &items));
+            check(&items, &run(backend, &trust, &items));
             prop_assert!(trust.holds());
             // Without a library behind them.
-            for (item, holds) in items.iter().zip(raw_verdicts(recover, &items)) {
+            for (item, holds) in items.iter().zip(raw_verdicts(&backend, &items)) {
                 let expected =
                     reference::verify(item.key, &item.signature, item.message, item.allow_sha1);
                 if let Some(holds) = holds {
@@ -195,13 +209,21 @@ fn valid(key: usize, count: usize) -> Vec<Made> {
 }
 
 #[test]
-fn q17_keys_with_another_exponent_and_ecc_keys_are_left_to_libraries() {
-    for (key, taken) in [(0, true), (2, true), (4, true), (6, false), (7, false)] {
+fn q17_keys_with_another_exponent_and_other_curves_are_left_to_libraries() {
+    let cases = [
+        (0, true),
+        (2, true),
+        (4, true),
+        (6, false),
+        (7, true),
+        (8, false),
+    ];
+    for (key, taken) in cases {
         let made = valid(key, 3);
         let items: Vec<_> = made.iter().map(Made::item).collect();
         let expected = vec![taken.then_some(true); 3];
-        assert_eq!(raw_verdicts(recover_in_model, &items), expected);
-        check(&items, &run(recover_in_model, &Trust::new(), &items));
+        assert_eq!(raw_verdicts(&Backend::MODEL, &items), expected);
+        check(&items, &run(Backend::MODEL, &Trust::new(), &items));
     }
 }
 
@@ -215,11 +237,11 @@ fn q17_every_lane_refuses_what_is_changed_in_it() {
         changed[lane].signature = items[(lane + 1) % LANES].signature;
         let mut expected = vec![Some(true); LANES];
         expected[lane] = Some(false);
-        for recover in [recover, recover_in_model] {
-            let verdicts = raw_verdicts(recover, &changed);
+        for backend in [Backend::VECTOR_UNIT, Backend::MODEL] {
+            let verdicts = raw_verdicts(&backend, &changed);
             assert!(verdicts == expected || verdicts.iter().all(Option::is_none));
         }
-        assert_eq!(raw_verdicts(recover_in_model, &changed), expected);
+        assert_eq!(raw_verdicts(&Backend::MODEL, &changed), expected);
     }
 }
 
@@ -228,7 +250,7 @@ fn q17_a_verdict_is_about_its_own_item() {
     let made = valid(0, 2);
     let other = valid(1, 1);
     let items: Vec<_> = made.iter().chain(&other).map(Made::item).collect();
-    let verdicts = run(recover_in_model, &Trust::new(), &items);
+    let verdicts = run(Backend::MODEL, &Trust::new(), &items);
     for (nth, verdict) in verdicts.iter().enumerate() {
         for (mth, item) in items.iter().enumerate() {
             let digest = digest(HashAlg::Sha256, item.message);
@@ -242,7 +264,7 @@ fn q17_a_verdict_is_about_its_own_item() {
 fn errs_in<const LANE: usize>(
     size: Size,
     operands: &[Operand<'_>; LANES],
-    out: &mut [crate::crypto::rsa_mb::Representative; LANES],
+    out: &mut [Representative; LANES],
 ) -> Option<()> {
     recover_in_model(size, operands, out)?;
     out[LANE][100] ^= 4;
@@ -253,7 +275,7 @@ fn errs_in<const LANE: usize>(
 fn accepts_all(
     size: Size,
     operands: &[Operand<'_>; LANES],
-    out: &mut [crate::crypto::rsa_mb::Representative; LANES],
+    out: &mut [Representative; LANES],
 ) -> Option<()> {
     let mut same = *operands;
     for operand in &mut same {
@@ -262,39 +284,87 @@ fn accepts_all(
     recover_in_model(size, &same, out)
 }
 
-fn must_not_run(
-    _: Size,
-    _: &[Operand<'_>; LANES],
-    _: &mut [crate::crypto::rsa_mb::Representative; LANES],
-) -> Option<()> {
+fn must_not_run(_: Size, _: &[Operand<'_>; LANES], _: &mut [Representative; LANES]) -> Option<()> {
     panic!("a unit that is not trusted was used");
 }
 
-fn is_absent(
-    _: Size,
-    _: &[Operand<'_>; LANES],
-    _: &mut [crate::crypto::rsa_mb::Representative; LANES],
-) -> Option<()> {
+fn is_absent(_: Size, _: &[Operand<'_>; LANES], _: &mut [Representative; LANES]) -> Option<()> {
     None
+}
+
+fn p256_errs_in<const LANE: usize>(
+    operands: &[p256_mb::Operand; LANES],
+) -> Option<[Answer; LANES]> {
+    let mut answers = p256_mb::verify_in_model(operands)?;
+    answers[LANE] = match answers[LANE] {
+        Answer::Valid => Answer::Invalid,
+        other => other,
+    };
+    Some(answers)
+}
+
+fn p256_accepts_all(_: &[p256_mb::Operand; LANES]) -> Option<[Answer; LANES]> {
+    Some([Answer::Valid; LANES])
+}
+
+fn p256_must_not_run(_: &[p256_mb::Operand; LANES]) -> Option<[Answer; LANES]> {
+    panic!("a unit that is not trusted was used");
+}
+
+fn p256_is_absent(_: &[p256_mb::Operand; LANES]) -> Option<[Answer; LANES]> {
+    None
+}
+
+/// A unit that decides nothing.
+fn p256_undecided(_: &[p256_mb::Operand; LANES]) -> Option<[Answer; LANES]> {
+    let mut answers = lane::KNOWN_ANSWERS;
+    answers[..4].fill(Answer::Undecided);
+    Some(answers)
+}
+
+const fn errs(recover: Recover, verify_p256: p256_mb::Verifier) -> Backend {
+    Backend {
+        recover,
+        verify_p256,
+    }
+}
+
+const MUST_NOT_RUN: Backend = errs(must_not_run, p256_must_not_run);
+const ABSENT: Backend = errs(is_absent, p256_is_absent);
+
+#[test]
+fn q19_an_undecided_lane_is_left_to_the_library_and_ends_no_trust() {
+    let mut made = valid(7, 4);
+    made[2].numbers[1][5] ^= 1;
+    let items: Vec<_> = made.iter().map(Made::item).collect();
+    let trust = Trust::new();
+    check(
+        &items,
+        &run(errs(is_absent, p256_undecided), &trust, &items),
+    );
+    assert!(trust.holds());
 }
 
 #[test]
 fn q17_a_wrong_answer_ends_the_trust_and_libraries_take_over() {
-    for (key, count, errs) in [
+    for (key, count, backend) in [
         // A valid signature is refused.
-        (0, LANES, errs_in::<0> as Recover),
-        (2, LANES, errs_in::<7>),
-        (4, 3, errs_in::<1>),
+        (0, LANES, errs(errs_in::<0>, p256_errs_in::<0>)),
+        (2, LANES, errs(errs_in::<7>, p256_errs_in::<7>)),
+        (4, 3, errs(errs_in::<1>, p256_errs_in::<1>)),
+        (7, LANES, errs(errs_in::<3>, p256_errs_in::<3>)),
         // The known valid one is refused, or the known changed one accepted.
-        (0, 2, errs_in::<7>),
-        (0, 2, accepts_all),
+        (0, 2, errs(errs_in::<7>, p256_errs_in::<7>)),
+        (0, 2, errs(accepts_all, p256_accepts_all)),
+        (7, 2, errs(errs_in::<7>, p256_errs_in::<7>)),
+        (7, 2, errs(accepts_all, p256_accepts_all)),
     ] {
         let made = valid(key, count);
         let items: Vec<_> = made.iter().map(Made::item).collect();
         let trust = Trust::new();
-        check(&items, &run(errs, &trust, &items));
+        check(&items, &run(backend, &trust, &items));
         assert!(!trust.holds());
-        check(&items, &run(must_not_run, &trust, &items));
+        check(&items, &run(MUST_NOT_RUN, &trust, &items));
     }
 }
 
@@ -304,7 +374,7 @@ fn q17_a_changed_signature_ends_no_trust() {
     made[2].numbers[0][17] ^= 1;
     let items: Vec<_> = made.iter().map(Made::item).collect();
     let trust = Trust::new();
-    let verdicts = run(recover_in_model, &trust, &items);
+    let verdicts = run(Backend::MODEL, &trust, &items);
     check(&items, &verdicts);
     let mismatch = SignatureError::Invalid(SignatureFault::Mismatch);
     assert_eq!(verdicts[2], Err(mismatch));
@@ -315,10 +385,10 @@ fn q17_a_changed_signature_ends_no_trust() {
 fn a_signature_alone_or_a_processor_without_the_unit_is_left_to_libraries() {
     let made = valid(0, LANES);
     let items: Vec<_> = made.iter().map(Made::item).collect();
-    check(&items[..1], &run(must_not_run, &Trust::new(), &items[..1]));
-    check(&[], &run(must_not_run, &Trust::new(), &[]));
+    check(&items[..1], &run(MUST_NOT_RUN, &Trust::new(), &items[..1]));
+    check(&[], &run(MUST_NOT_RUN, &Trust::new(), &[]));
     let trust = Trust::new();
-    check(&items, &run(is_absent, &trust, &items));
+    check(&items, &run(ABSENT, &trust, &items));
     assert!(trust.holds());
 }
 
@@ -326,8 +396,7 @@ fn a_signature_alone_or_a_processor_without_the_unit_is_left_to_libraries() {
 fn known_answers_are_what_the_library_says_of_them() {
     for size in Size::ALL {
         let [valid, changed] = answers(size).unwrap();
-        assert!(valid.is_valid && !changed.is_valid);
-        for known in [valid, changed] {
+        for (known, is_valid) in [(valid, true), (changed, false)] {
             let operand = known.operand();
             let material = KeyMaterial::Rsa {
                 modulus: operand.modulus.into(),
@@ -337,7 +406,19 @@ fn known_answers_are_what_the_library_says_of_them() {
             let signature = Signature::RsaSsa { hash, sig };
             let fitting = Fitting::new(&material, &signature, false).unwrap();
             let verdict = reference::verify_fitting(&material, &fitting, b"a known answer");
-            assert_eq!(verdict.is_ok(), known.is_valid);
+            assert_eq!(verdict.is_ok(), is_valid);
         }
+    }
+    for (operand, is_valid) in [(KNOWN_VALID, true), (KNOWN_CHANGED, false)] {
+        let material = KeyMaterial::Ecc {
+            curve: crate::crypto::Curve::P256,
+            x: operand.x.into(),
+            y: operand.y.into(),
+        };
+        let hash = HashAlg::Sha256;
+        let (r, s) = (&operand.r[..], &operand.s[..]);
+        let fitting = Fitting::new(&material, &Signature::Ecdsa { hash, r, s }, false).unwrap();
+        let verdict = reference::verify_fitting(&material, &fitting, b"a known answer");
+        assert_eq!(verdict.is_ok(), is_valid);
     }
 }

@@ -24,6 +24,15 @@ pub(crate) const DIGIT_MAX: u64 = (1 << DIGIT_BITS) - 1;
 /// One number for each lane.
 pub(crate) type Numbers = [u64; LANES];
 
+/// What the lanes say of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Valid,
+    Invalid,
+    /// For a library to decide.
+    Undecided,
+}
+
 /// A unit that computes on eight 64-bit numbers at a time, each lane for itself. Sums wrap.
 ///
 /// A value of the type is the proof that the processor has the unit.

@@ -10,15 +10,17 @@
 
 mod digits;
 mod field;
+mod known;
 mod order;
 mod point;
+mod product;
 mod table;
 
-use crate::crypto::lanes::{self, Job, LANES, Lanes, Numbers};
-use digits::window;
+use crate::crypto::lanes::{self, Answer, Job, LANES, Lanes, Numbers};
 use field::{Digits, P, R_SQUARED, WIDTH, load, splat};
+pub(crate) use known::{KNOWN_CHANGED, KNOWN_VALID};
 use order::{N, Scalar, divide};
-use point::{Addend, Depth, Point};
+use product::double_product;
 
 /// Bits of a digit of `u1`.
 const GENERATOR_WIDTH: u32 = 8;
@@ -41,13 +43,25 @@ pub(crate) struct Operand {
     pub(crate) s: [u8; 32],
 }
 
-/// What the lanes say of a signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Valid,
-    Invalid,
-    /// A sum of equal or opposite points came up: for a library to decide.
-    Undecided,
+/// [`verify`] or [`verify_in_model`].
+pub(crate) type Verifier = fn(&[Operand; LANES]) -> Option<[Answer; LANES]>;
+
+/// The first 256 bits of a digest; of a shorter one all, as the number that it is.
+// FIPS 186-5, 6.4.2, step 2
+pub(crate) fn leftmost_bits(digest: &[u8]) -> [u8; 32] {
+    digest
+        .first_chunk()
+        .copied()
+        .unwrap_or_else(|| left_padded(digest))
+}
+
+/// A number of at most 32 bytes.
+pub(crate) fn left_padded(number: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (slot, byte) in out.iter_mut().rev().zip(number.iter().rev()) {
+        *slot = *byte;
+    }
+    out
 }
 
 /// Verifies on the vector unit, if this processor has one.
@@ -134,7 +148,7 @@ impl Job for Verify<'_> {
         let [digest, r, s] = [&self.digest, &self.r, &self.s].map(|wide| load(lanes, wide));
         let [u_1, u_2] = divide(lanes, [Scalar(digest.0), Scalar(r.0)], &Scalar(s.0))
             .map(|scalar| scalar.map(|digit| lanes.store(digit)));
-        let sum = self.double_product(lanes, &u_1, &u_2);
+        let sum = double_product(lanes, self.generator, [&self.x, &self.y], [&u_1, &u_2]);
         let square = sum.z.factor(lanes).square(lanes).factor(lanes);
         let is_x = [&self.r, &self.r_plus_n].map(|candidate| {
             let candidate = to_montgomery(lanes, candidate).factor(lanes);
@@ -180,113 +194,6 @@ fn are_zero<L: Lanes>(lanes: L, number: &field::Sum<L::Vector>) -> [bool; LANES]
         *out = number == [0; WIDTH] || number == P;
     }
     out
-}
-
-impl Verify<'_> {
-    /// `u1 G + u2 Q`.
-    #[inline(always)]
-    fn double_product<L: Lanes>(&self, lanes: L, u_1: &Wide, u_2: &Wide) -> Point<L::Vector> {
-        let multiples = self.key_multiples(lanes);
-        let zero = splat(lanes, &[0; WIDTH]);
-        let mut sum = Sum {
-            point: Point {
-                x: zero,
-                y: zero,
-                z: zero,
-            },
-            is_infinite: lanes.splat(u64::MAX),
-        };
-        for bit in (0..=256_usize).rev() {
-            if bit != 256 {
-                sum.point = sum.point.double(lanes);
-            }
-            if bit.is_multiple_of(8) {
-                let digits = window(u_1, bit, GENERATOR_WIDTH);
-                let [x, y] = self.generator.pick(&digits.magnitudes);
-                let addend = Addend {
-                    x: load(lanes, &x),
-                    y: load(lanes, &y),
-                    z: None,
-                };
-                sum.add(lanes, addend, &digits);
-            }
-            if bit.is_multiple_of(5) {
-                let digits = window(u_2, bit, KEY_WIDTH);
-                let [x, y, z, square, cube] = multiples.pick(&digits.magnitudes);
-                let addend = Addend {
-                    x: load(lanes, &x),
-                    y: load(lanes, &y),
-                    z: Some(Depth {
-                        z: load(lanes, &z),
-                        square: load(lanes, &square),
-                        cube: load(lanes, &cube),
-                    }),
-                };
-                sum.add(lanes, addend, &digits);
-            }
-        }
-        sum.point
-    }
-
-    /// `Q` to `16 Q`.
-    #[inline(always)]
-    fn key_multiples<L: Lanes>(&self, lanes: L) -> table::Multiples {
-        let [x, y] = [&self.x, &self.y].map(|wide| to_montgomery(lanes, wide).fold(lanes));
-        let one = to_montgomery(lanes, &[[1; 8], [0; 8], [0; 8], [0; 8], [0; 8]]);
-        let key = Point { x, y, z: one };
-        let mut points = [key; KEY_MULTIPLES];
-        let mut multiples = table::Multiples::new();
-        for number in 1..=KEY_MULTIPLES {
-            // An odd multiple is one more than the even one before; none of these is special, as
-            // the order is a large prime.
-            let point = match number {
-                1 => key,
-                _ if number.is_multiple_of(2) => points[number / 2 - 1].double(lanes),
-                _ => points[number - 2].add(lanes, &Addend { x, y, z: None }),
-            };
-            points[number - 1] = point;
-            let z = point.z.factor(lanes);
-            let square = z.square(lanes);
-            let cube = square.factor(lanes).mul(lanes, &z);
-            let coordinates = [point.x, point.y, point.z, square, cube];
-            multiples.put(
-                number,
-                coordinates.map(|sum| {
-                    let digits = sum.factor(lanes).sum(lanes).0;
-                    digits.map(|digit| lanes.store(digit))
-                }),
-            );
-        }
-        multiples
-    }
-}
-
-/// A sum of points that begins with none.
-struct Sum<L: Lanes> {
-    point: Point<L::Vector>,
-    /// All ones in lanes to which nothing was added.
-    is_infinite: L::Vector,
-}
-
-impl<L: Lanes> Sum<L> {
-    /// Adds a picked multiple, negated where the digit is; nothing where the digit is zero.
-    #[inline(always)]
-    fn add(&mut self, lanes: L, mut addend: Addend<L::Vector>, digits: &digits::SignedDigits) {
-        let zero = splat(lanes, &[0; WIDTH]);
-        let negated = zero.sub::<2, L>(lanes, &addend.y).fold(lanes);
-        addend.y = negated.select(lanes, lanes.load(&digits.negative), &addend.y);
-        let one = splat(lanes, &table::ONE);
-        let alone = Point {
-            x: addend.x,
-            y: addend.y,
-            z: addend.z.map_or(one, |depth| depth.z),
-        };
-        let sum = self.point.add(lanes, &addend);
-        let sum = alone.select(lanes, self.is_infinite, &sum);
-        let nothing = lanes.load(&digits.zero);
-        self.point = self.point.select(lanes, nothing, &sum);
-        self.is_infinite = lanes.and(self.is_infinite, nothing);
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,6 @@ pub(crate) struct Known {
     signature: Vec<u8>,
     /// SHA-256 of what it is, or is not, a signature over.
     pub(crate) digest: Digest,
-    /// Whether it is valid.
-    pub(crate) is_valid: bool,
 }
 
 impl Known {
@@ -55,7 +53,6 @@ fn make(size: Size) -> Option<[Known; 2]> {
             reciprocal: reciprocal.clone(),
             signature,
             digest: digest(HashAlg::Sha256, MESSAGE),
-            is_valid: changed == 0,
         }
     };
     Some([known(0), known(1)])
