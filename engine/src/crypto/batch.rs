@@ -156,36 +156,37 @@ impl Batch<'_> {
 
     /// Verifies and empties a queue.
     fn work_off(&mut self, queue: &mut Queue<'_>) {
-        let lanes = queue.take();
+        let lanes = &queue.lanes;
         let is_worth_it = lanes.iter().flatten().count() >= LANES_MIN;
         let answers = if is_worth_it && self.trust.holds() {
-            self.backend.answers(queue.kind, &lanes, self.trust)
+            self.backend.answers(queue.kind, lanes, self.trust)
         } else {
             None
         };
-        let Some(answers) = answers else {
-            self.one_by_one(&lanes);
-            return;
-        };
+        let is_done = answers.is_some_and(|answers| self.put_all(lanes, &answers));
+        if !is_done {
+            for lane in lanes.iter().flatten() {
+                self.put(lane.index, lane.item.verify_alone());
+            }
+        }
+        queue.clear();
+    }
+
+    /// Turns answers into verdicts; false when one of them was wrong, so that none may be believed.
+    fn put_all(&mut self, lanes: &Lanes<'_>, answers: &[Answer; LANES]) -> bool {
         for (lane, answer) in lanes.iter().zip(answers) {
             let Some(lane) = lane else { continue };
             let verdict = match answer {
                 Answer::Valid => accept(lane),
                 Answer::Invalid | Answer::Undecided => lane.item.verify_alone(),
             };
-            if answer == Answer::Invalid && verdict.is_ok() {
+            if *answer == Answer::Invalid && verdict.is_ok() {
                 self.trust.end();
-                self.one_by_one(&lanes);
-                return;
+                return false;
             }
             self.put(lane.index, verdict);
         }
-    }
-
-    fn one_by_one(&mut self, lanes: &Lanes<'_>) {
-        for lane in lanes.iter().flatten() {
-            self.put(lane.index, lane.item.verify_alone());
-        }
+        true
     }
 }
 
@@ -224,9 +225,13 @@ pub(crate) fn raw_verdicts(backend: &Backend, items: &[BatchItem<'_>]) -> Vec<Op
         for group in of_kind.chunks(LANES) {
             let mut queue = Queue::new(kind);
             group.iter().for_each(|lane| queue.push(**lane));
-            let lanes = queue.take();
-            let answers = backend.answers(kind, &lanes, &Trust::new());
-            for (lane, answer) in lanes.iter().flatten().zip(answers.into_iter().flatten()) {
+            let answers = backend.answers(kind, &queue.lanes, &Trust::new());
+            for (lane, answer) in queue
+                .lanes
+                .iter()
+                .flatten()
+                .zip(answers.into_iter().flatten())
+            {
                 if let Some(slot) = verdicts.get_mut(lane.index) {
                     *slot = (answer != Answer::Undecided).then_some(answer == Answer::Valid);
                 }
@@ -260,8 +265,8 @@ impl<'a> Queue<'a> {
         self.lanes.iter().all(Option::is_some)
     }
 
-    fn take(&mut self) -> Lanes<'a> {
-        std::mem::replace(&mut self.lanes, [None; LANES])
+    fn clear(&mut self) {
+        self.lanes.fill(None);
     }
 }
 

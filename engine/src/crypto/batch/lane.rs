@@ -45,7 +45,11 @@ enum Work<'a> {
         operand: Operand<'a>,
         is_pss: bool,
     },
-    P256(p256_mb::Operand),
+    P256 {
+        point: [&'a [u8; 32]; 2],
+        /// Without leading zeros.
+        numbers: [&'a [u8]; 2],
+    },
 }
 
 /// The lanes in use come first.
@@ -83,22 +87,18 @@ impl<'a> Lane<'a> {
             } => p256(item, x, y)?,
             KeyMaterial::Ecc { .. } => return None,
         };
-        let mut lane = Self {
+        Some(Self {
             index,
             item,
             digest: digest(item.signature.hash(), item.message),
             work,
-        };
-        if let Work::P256(operand) = &mut lane.work {
-            operand.digest = p256_mb::leftmost_bits(lane.digest.as_bytes());
-        }
-        Some(lane)
+        })
     }
 
     pub(super) fn kind(&self) -> Kind {
         match self.work {
             Work::Rsa { size, .. } => Kind::Rsa(size),
-            Work::P256(_) => Kind::P256,
+            Work::P256 { .. } => Kind::P256,
         }
     }
 }
@@ -123,7 +123,7 @@ fn rsa<'a>(item: &'a BatchItem<'a>, modulus: &'a [u8]) -> Option<Work<'a>> {
     })
 }
 
-fn p256<'a>(item: &'a BatchItem<'a>, x: &[u8], y: &[u8]) -> Option<Work<'a>> {
+fn p256<'a>(item: &'a BatchItem<'a>, x: &'a [u8], y: &'a [u8]) -> Option<Work<'a>> {
     let Signature::Ecdsa { hash, r, s } = item.signature else {
         return None;
     };
@@ -131,14 +131,10 @@ fn p256<'a>(item: &'a BatchItem<'a>, x: &[u8], y: &[u8]) -> Option<Work<'a>> {
     if hash == HashAlg::Sha1 && !item.allow_sha1 {
         return None;
     }
-    let [r, s] = ecdsa::numbers(Curve::P256, r, s).ok()?;
-    Some(Work::P256(p256_mb::Operand {
-        x: x.try_into().ok()?,
-        y: y.try_into().ok()?,
-        digest: [0; 32],
-        r: p256_mb::left_padded(r),
-        s: p256_mb::left_padded(s),
-    }))
+    Some(Work::P256 {
+        point: [x.try_into().ok()?, y.try_into().ok()?],
+        numbers: ecdsa::numbers(Curve::P256, r, s).ok()?,
+    })
 }
 
 /// Computes in lanes, if it can.
@@ -169,16 +165,25 @@ pub(super) fn in_lanes(
 ) -> Option<[Answer; LANES]> {
     match kind {
         Kind::Rsa(size) => rsa_in_lanes(backend.recover, size, lanes),
-        Kind::P256 => {
-            let mut operands = known(p256_mb::KNOWN_VALID, p256_mb::KNOWN_CHANGED);
-            for (slot, lane) in operands.iter_mut().zip(lanes.iter().flatten()) {
-                if let Work::P256(operand) = lane.work {
-                    *slot = operand;
-                }
-            }
-            (backend.verify_p256)(&operands)
+        Kind::P256 => p256_in_lanes(backend.verify_p256, lanes),
+    }
+}
+
+fn p256_in_lanes(verify: p256_mb::Verifier, lanes: &Lanes<'_>) -> Option<[Answer; LANES]> {
+    let mut operands = known(p256_mb::KNOWN_VALID, p256_mb::KNOWN_CHANGED);
+    for (slot, lane) in operands.iter_mut().zip(lanes.iter().flatten()) {
+        if let Work::P256 { point, numbers } = lane.work {
+            let ([x, y], [r, s]) = (point, numbers);
+            *slot = p256_mb::Operand {
+                x: *x,
+                y: *y,
+                digest: p256_mb::leftmost_bits(lane.digest.as_bytes()),
+                r: p256_mb::left_padded(r),
+                s: p256_mb::left_padded(s),
+            };
         }
     }
+    verify(&operands)
 }
 
 fn rsa_in_lanes(recover: Recover, size: Size, lanes: &Lanes<'_>) -> Option<[Answer; LANES]> {

@@ -42,16 +42,15 @@ pub(super) fn window(scalars: &[Numbers; WIDTH], from: usize, width: u32) -> Sig
 
 /// `width` bits from bit `from` on, and below them the bit before: zero for the first window.
 fn bits(scalars: &[Numbers; WIDTH], lane: usize, from: usize, width: u32) -> u64 {
-    let bit = |at: Option<usize>| {
-        let at = at?;
-        let digit = scalars.get(at.checked_div(DIGIT_BITS)?)?.get(lane)?;
-        Some(digit >> at.checked_rem(DIGIT_BITS)? & 1)
+    let digit = |at: usize| {
+        let digit = scalars.get(at).and_then(|numbers| numbers.get(lane));
+        u128::from(digit.copied().unwrap_or(0))
     };
-    (0..=width).rev().fold(0, |bits, offset| {
-        let at = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| from.checked_add(offset));
-        let at = at.and_then(|at| at.checked_sub(1));
-        bits << 1 | bit(at).unwrap_or(0)
-    })
+    let below = from.saturating_sub(1);
+    let (at, offset) = (below / DIGIT_BITS, below % DIGIT_BITS);
+    let two = digit(at) | digit(at.saturating_add(1)) << DIGIT_BITS;
+    let shifted = if from == 0 { two << 1 } else { two >> offset };
+    let mask = (2_u64 << width).wrapping_sub(1);
+    // A window fits many times.
+    u64::try_from(shifted & u128::from(mask)).unwrap_or(0)
 }

@@ -14,7 +14,7 @@
     reason = "only so is it compiled for the vector unit: see `Job`"
 )]
 
-use crate::crypto::lanes::{DIGIT_MAX, Lanes, Numbers};
+use crate::crypto::lanes::{DIGIT_MAX, LANES, Lanes, Numbers};
 
 /// Digits of a number.
 pub(super) const WIDTH: usize = 5;
@@ -113,7 +113,11 @@ impl<V: Copy> Factor<V> {
     #[inline(always)]
     pub(super) fn sum<L: Lanes<Vector = V>>(&self, lanes: L) -> Sum<V> {
         let mask = lanes.splat(DIGIT_MAX);
-        Sum(self.0.map(|digit| lanes.and(digit, mask)))
+        let mut out = self.0;
+        for digit in &mut out {
+            *digit = lanes.and(*digit, mask);
+        }
+        Sum(out)
     }
 
     /// The product over `R`.
@@ -185,7 +189,20 @@ fn reduce<L: Lanes>(
 /// The same number in every lane.
 #[inline(always)]
 pub(super) fn splat<L: Lanes>(lanes: L, digits: &Digits) -> Sum<L::Vector> {
-    Sum(digits.map(|digit| lanes.splat(digit)))
+    let mut out = [lanes.splat(0); WIDTH];
+    for at in 0..WIDTH {
+        out[at] = lanes.splat(digits[at]);
+    }
+    Sum(out)
+}
+
+#[inline(always)]
+pub(super) fn store<L: Lanes>(lanes: L, digits: &[L::Vector; WIDTH]) -> [Numbers; WIDTH] {
+    let mut out = [[0; LANES]; WIDTH];
+    for at in 0..WIDTH {
+        out[at] = lanes.store(digits[at]);
+    }
+    out
 }
 
 #[inline(always)]

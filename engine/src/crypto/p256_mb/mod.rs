@@ -17,9 +17,10 @@ mod product;
 mod table;
 
 use crate::crypto::lanes::{self, Answer, Job, LANES, Lanes, Numbers};
-use field::{Digits, P, R_SQUARED, WIDTH, load, splat};
+use field::{Digits, P, R_SQUARED, WIDTH, load, splat, store};
 pub(crate) use known::{KNOWN_CHANGED, KNOWN_VALID};
 use order::{N, Scalar, divide};
+use point::Point;
 use product::double_product;
 
 /// Bits of a digit of `u1`.
@@ -145,20 +146,16 @@ impl Job for Verify<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> Self::Output {
-        let [digest, r, s] = [&self.digest, &self.r, &self.s].map(|wide| load(lanes, wide));
-        let [u_1, u_2] = divide(lanes, [Scalar(digest.0), Scalar(r.0)], &Scalar(s.0))
-            .map(|scalar| scalar.map(|digit| lanes.store(digit)));
-        let sum = double_product(lanes, self.generator, [&self.x, &self.y], [&u_1, &u_2]);
-        let square = sum.z.factor(lanes).square(lanes).factor(lanes);
-        let is_x = [&self.r, &self.r_plus_n].map(|candidate| {
-            let candidate = to_montgomery(lanes, candidate).factor(lanes);
-            let expected = candidate.mul(lanes, &square);
-            let difference = expected.sub::<2, L>(lanes, &sum.x);
-            are_zero(lanes, &difference)
-        });
+        let digest = Scalar(load(lanes, &self.digest).0);
+        let r = Scalar(load(lanes, &self.r).0);
+        let s = Scalar(load(lanes, &self.s).0);
+        let [u_1, u_2] = divide(lanes, [digest, r], &s);
+        let scalars = [&store(lanes, &u_1), &store(lanes, &u_2)];
+        let sum = double_product(lanes, self.generator, [&self.x, &self.y], scalars);
+        let is_r = have_x(lanes, &sum, &self.r);
+        let is_r_plus_n = have_x(lanes, &sum, &self.r_plus_n);
         let undecided = are_zero(lanes, &sum.z);
         let mut out = [Answer::Undecided; LANES];
-        let [is_r, is_r_plus_n] = is_x;
         let answers = out.iter_mut().zip(undecided).zip(is_r).zip(is_r_plus_n);
         for (((out, undecided), is_r), is_r_plus_n) in answers {
             *out = match (undecided, is_r || is_r_plus_n) {
@@ -169,6 +166,14 @@ impl Job for Verify<'_> {
         }
         out
     }
+}
+
+/// In which lanes a point has this `x`: `X = x Z^2`.
+#[inline(always)]
+fn have_x<L: Lanes>(lanes: L, point: &Point<L::Vector>, x: &Wide) -> [bool; LANES] {
+    let square = point.z.factor(lanes).square(lanes).factor(lanes);
+    let expected = to_montgomery(lanes, x).factor(lanes).mul(lanes, &square);
+    are_zero(lanes, &expected.sub::<2, L>(lanes, &point.x))
 }
 
 #[inline(always)]
@@ -187,7 +192,7 @@ fn are_zero<L: Lanes>(lanes: L, number: &field::Sum<L::Vector>) -> [bool; LANES]
         .mul(lanes, &one)
         .factor(lanes)
         .sum(lanes);
-    let digits = reduced.0.map(|digit| lanes.store(digit));
+    let digits = store(lanes, &reduced.0);
     let mut out = [false; LANES];
     for (lane, out) in out.iter_mut().enumerate() {
         let number = digits.map(|digit| digit.get(lane).copied().unwrap_or(1));

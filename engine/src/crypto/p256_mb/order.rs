@@ -58,7 +58,7 @@ pub(super) struct Scalar<V>(pub(super) [V; WIDTH]);
 impl<V: Copy> Scalar<V> {
     #[inline(always)]
     fn splat<L: Lanes<Vector = V>>(lanes: L, digits: &Digits) -> Self {
-        Self(digits.map(|digit| lanes.splat(digit)))
+        Self(super::field::splat(lanes, digits).0)
     }
 
     /// The product over `R`.
@@ -134,15 +134,18 @@ impl<V: Copy> Scalar<V> {
     }
 }
 
-/// `numbers / s` modulo `n`, below `n`, for `s` in `1..n` and numbers below 2^256.
+/// `a / s` and `b / s` modulo `n`, below `n`, for `s` in `1..n` and numbers below 2^256.
 #[inline(always)]
 pub(super) fn divide<L: Lanes>(
     lanes: L,
-    numbers: [Scalar<L::Vector>; 2],
+    [a, b]: [Scalar<L::Vector>; 2],
     s: &Scalar<L::Vector>,
 ) -> [[L::Vector; WIDTH]; 2] {
     let r_squared = Scalar::splat(lanes, &R_SQUARED);
     let inverse = s.mul(lanes, &r_squared).inverse(lanes);
     // The other factor is not in Montgomery's form, so that the product is not either.
-    numbers.map(|number| inverse.mul(lanes, &number).reduced(lanes))
+    [
+        inverse.mul(lanes, &a).reduced(lanes),
+        inverse.mul(lanes, &b).reduced(lanes),
+    ]
 }

@@ -10,7 +10,7 @@
 )]
 
 use super::digits::{SignedDigits, window};
-use super::field::{WIDTH, load, splat};
+use super::field::{self, WIDTH, load, splat, store};
 use super::point::{Addend, Depth, Point};
 use super::table::{Generator, Multiples, ONE};
 use super::{GENERATOR_WIDTH, KEY_MULTIPLES, KEY_WIDTH, Wide, to_montgomery};
@@ -69,7 +69,9 @@ pub(super) fn double_product<L: Lanes>(
 /// `Q` to `16 Q`.
 #[inline(always)]
 fn key_multiples<L: Lanes>(lanes: L, key: [&Wide; 2]) -> Multiples {
-    let [x, y] = key.map(|wide| to_montgomery(lanes, wide).fold(lanes));
+    let [x, y] = key;
+    let x = to_montgomery(lanes, x).fold(lanes);
+    let y = to_montgomery(lanes, y).fold(lanes);
     let one = to_montgomery(lanes, &[[1; 8], [0; 8], [0; 8], [0; 8], [0; 8]]);
     let key = Point { x, y, z: one };
     let mut points = [key; KEY_MULTIPLES];
@@ -86,16 +88,22 @@ fn key_multiples<L: Lanes>(lanes: L, key: [&Wide; 2]) -> Multiples {
         let z = point.z.factor(lanes);
         let square = z.square(lanes);
         let cube = square.factor(lanes).mul(lanes, &z);
-        let coordinates = [point.x, point.y, point.z, square, cube];
-        multiples.put(
-            number,
-            coordinates.map(|sum| {
-                let digits = sum.factor(lanes).sum(lanes).0;
-                digits.map(|digit| lanes.store(digit))
-            }),
-        );
+        let coordinates = [
+            clean(lanes, &point.x),
+            clean(lanes, &point.y),
+            clean(lanes, &point.z),
+            clean(lanes, &square),
+            clean(lanes, &cube),
+        ];
+        multiples.put(number, coordinates);
     }
     multiples
+}
+
+/// The digits of 52 bits each.
+#[inline(always)]
+fn clean<L: Lanes>(lanes: L, number: &field::Sum<L::Vector>) -> Wide {
+    store(lanes, &number.factor(lanes).sum(lanes).0)
 }
 
 /// A sum of points that begins with none.
@@ -116,7 +124,10 @@ impl<L: Lanes> Sum<L> {
         let alone = Point {
             x: addend.x,
             y: addend.y,
-            z: addend.z.map_or(one, |depth| depth.z),
+            z: match &addend.z {
+                Some(depth) => depth.z,
+                None => one,
+            },
         };
         let sum = self.point.add(lanes, &addend);
         let sum = alone.select(lanes, self.is_infinite, &sum);
