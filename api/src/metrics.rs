@@ -140,6 +140,11 @@ catalogue! {
         "Worker threads that died. Their agents are not served until the next start.";
     GROUPS_WITHOUT_POLICIES = "attest_groups_without_policies_total", Counter, Count, [],
         "Groups that were loaded without their policies, because these cannot be used: nobody in them is trusted.";
+    SIGNATURES_PER_BATCH = "attest_signatures_per_batch", Histogram, Count, [],
+        "Signatures of quotes that were verified together.";
+    VECTOR_UNIT = "attest_vector_unit", Gauge, Count,
+        ["state": "`in_use`, `absent`, or `distrusted` after a wrong answer"],
+        "1 for the state of the processor's unit that verifies eight signatures at a time, 0 for the others.";
     LANE_PANICS = "attest_lane_panics_total", Counter, Count, [],
         "Appraisals that ended in a defect of the program; their agents are asked again.";
     TICKS = "attest_ticks_total", Counter, Count, ["result": "a fixed word"],

@@ -1,9 +1,10 @@
 //! Where appraisals are computed: on rayon's threads, or by the worker itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use rat_engine::agent_id::AgentId;
+use rat_engine::crypto::{LANES, VectorUnit, vector_unit};
 use rat_engine::evidence::ChallengeId;
 use rat_engine::shard::{Rejudge, Task, Unusable};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -20,7 +21,8 @@ pub(crate) struct Lanes {
 
 /// One step of an appraisal.
 pub(crate) enum Work {
-    Begin(Box<Task>),
+    /// Tasks whose signatures are verified together.
+    Begin(Vec<Task>),
     Feed(Box<Task>, Vec<u8>),
     Finish(Box<Task>),
     /// The next piece of a stored list, or its end.
@@ -46,14 +48,28 @@ impl Lanes {
         self.pool.is_some()
     }
 
+    /// Has tasks begun elsewhere, every thread with its share of them, each in batches of one kind
+    /// as far as there are enough.
+    pub(crate) fn begin(&self, mut tasks: Vec<Task>, mailbox: &Arc<Mailbox>) {
+        tasks.sort_by_cached_key(|task| task.signature_kind());
+        let threads = self.pool.as_ref().map_or(1, |it| it.current_num_threads());
+        let share = tasks.len().div_ceil(threads.max(1));
+        let share = share.next_multiple_of(LANES);
+        while !tasks.is_empty() {
+            let rest = tasks.split_off(share.min(tasks.len()));
+            self.give(Work::Begin(tasks), mailbox);
+            tasks = rest;
+        }
+    }
+
     /// Has work done elsewhere if there is an elsewhere; the worker is told when it is done.
     pub(crate) fn give(&self, work: Work, mailbox: &Arc<Mailbox>) {
         match &self.pool {
             Some(pool) => {
                 let mailbox = Arc::clone(mailbox);
-                pool.spawn(move || mailbox.tell(run(work)));
+                pool.spawn(move || run(work, &mailbox));
             }
-            None => mailbox.tell(run(work)),
+            None => run(work, mailbox),
         }
     }
 }
@@ -64,17 +80,58 @@ enum Of {
     StoredList(Box<Rejudge>),
 }
 
-/// Does one step. A panic ends this task and nothing else. (S01)
-pub(crate) fn run(work: Work) -> Notice {
-    let of = match &work {
-        Work::Begin(task) | Work::Feed(task, _) | Work::Finish(task) => {
-            Of::Challenge(task.agent().clone(), task.challenge().id)
-        }
-        Work::Rejudge(reread, _) => Of::StoredList(Box::new(reread.task.rejudge().clone())),
-    };
-    contained(of, || step(work))
+impl Of {
+    fn challenge(task: &Task) -> Self {
+        Self::Challenge(task.agent().clone(), task.challenge().id)
+    }
 }
 
+/// Does one step; the worker is told what came of it.
+pub(crate) fn run(work: Work, mailbox: &Mailbox) {
+    match work {
+        Work::Begin(mut tasks) => {
+            verify_signatures(&mut tasks);
+            for task in tasks {
+                mailbox.tell(contained(Of::challenge(&task), || begin(task)));
+            }
+        }
+        Work::Feed(task, piece) => {
+            mailbox.tell(contained(Of::challenge(&task), || feed(task, piece)));
+        }
+        Work::Finish(task) => {
+            mailbox.tell(contained(Of::challenge(&task), || finish(*task)));
+        }
+        Work::Rejudge(reread, piece) => {
+            let of = Of::StoredList(Box::new(reread.task.rejudge().clone()));
+            mailbox.tell(contained(of, || rejudge(reread, piece)));
+        }
+    }
+}
+
+/// After a panic here each signature is verified by itself.
+fn verify_signatures(tasks: &mut [Task]) {
+    if tasks.is_empty() {
+        return;
+    }
+    measures::signatures_per_batch(tasks.len());
+    let batch = AssertUnwindSafe(|| Task::verify_signatures(tasks));
+    if catch_unwind(batch).is_err() {
+        measures::lane_panicked();
+        tracing::error!("a batch of signatures panicked");
+    }
+    if vector_unit() == VectorUnit::Distrusted {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            measures::vector_unit(VectorUnit::Distrusted);
+            tracing::error!(
+                "the vector unit gave a wrong answer about a signature; it is not used any more: \
+                 the processor or this program is broken"
+            );
+        });
+    }
+}
+
+/// Does one step. A panic ends this task and nothing else. (S01)
 fn contained(of: Of, step: impl FnOnce() -> Notice) -> Notice {
     // A task that panicked is dropped, so nobody sees what it left behind.
     catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
@@ -92,28 +149,31 @@ fn contained(of: Of, step: impl FnOnce() -> Notice) -> Notice {
     })
 }
 
-fn step(work: Work) -> Notice {
-    match work {
-        Work::Begin(mut task) => {
-            task.begin();
-            if task.remaining() > 0 {
-                return Notice::Begun(task);
-            }
-            Notice::Finished(Box::new(task.finish()))
-        }
-        Work::Feed(mut task, piece) => {
-            let overran = task.feed(&piece).is_err();
-            Notice::Fed {
-                task,
-                piece,
-                overran,
-            }
-        }
-        Work::Finish(task) => Notice::Finished(Box::new(task.finish())),
-        Work::Rejudge(mut reread, piece) => match piece {
-            Some(piece) if reread.task.feed(&piece) => Notice::ReadOn(reread),
-            _ => Notice::Rejudged(reread.task.finish()),
-        },
+fn begin(mut task: Task) -> Notice {
+    task.begin();
+    if task.remaining() > 0 {
+        return Notice::Begun(Box::new(task));
+    }
+    finish(task)
+}
+
+fn feed(mut task: Box<Task>, piece: Vec<u8>) -> Notice {
+    let overran = task.feed(&piece).is_err();
+    Notice::Fed {
+        task,
+        piece,
+        overran,
+    }
+}
+
+fn finish(task: Task) -> Notice {
+    Notice::Finished(Box::new(task.finish()))
+}
+
+fn rejudge(mut reread: Box<Reread>, piece: Option<Vec<u8>>) -> Notice {
+    match piece {
+        Some(piece) if reread.task.feed(&piece) => Notice::ReadOn(reread),
+        _ => Notice::Rejudged(reread.task.finish()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+use rat_engine::crypto::VectorUnit;
 use rat_engine::shard::{EffectiveStatus, Event};
 
 /// A queue or table was full.
@@ -33,6 +34,25 @@ pub(crate) fn group_without_policies() {
 
 pub(crate) fn lane_panicked() {
     counter!("attest_lane_panics_total").increment(1);
+}
+
+/// So many signatures are verified together.
+pub(crate) fn signatures_per_batch(signatures: usize) {
+    let signatures = u32::try_from(signatures).unwrap_or(u32::MAX);
+    histogram!("attest_signatures_per_batch").record(f64::from(signatures));
+}
+
+/// What verifies signatures from now on.
+pub(crate) fn vector_unit(is: VectorUnit) {
+    let states = [
+        (VectorUnit::InUse, "in_use"),
+        (VectorUnit::Absent, "absent"),
+        (VectorUnit::Distrusted, "distrusted"),
+    ];
+    for (state, name) in states {
+        let value = if state == is { 1.0 } else { 0.0 };
+        gauge!("attest_vector_unit", "state" => name).set(value);
+    }
 }
 
 pub(crate) fn protocol_fault(kind: &'static str) {

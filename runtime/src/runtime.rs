@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rat_engine::agent_id::ShardIndex;
+use rat_engine::crypto::vector_unit;
 use rat_engine::evidence::{Intake, NonceSource as _};
 use rat_engine::shard::{Group, Input, Shard};
 use rat_store::{ShardHead, Store, StoreError, Unreadable};
@@ -98,6 +99,7 @@ impl Runtime {
         let loaded = load(&store, seed).await?;
         let told = Arc::new(Told::of(&loaded.groups));
         let lanes = Lanes::start(settings.arith_threads).map_err(StartError::Lanes)?;
+        measures::vector_unit(vector_unit());
         let events = Events::new(settings.events_max);
         let (store_door, jobs) = StoreDoor::new();
         let store_pulse = Arc::new(StorePulse::default());

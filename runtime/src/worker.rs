@@ -525,17 +525,20 @@ impl Worker {
 
     /// Has this turn's evidence judged: a little by the worker itself, which is quicker than
     /// handing it over, and the rest in lanes.
+    ///
+    /// What came in one turn makes one batch. Nobody waits for others: a worker with little to do
+    /// has turns of one message, and the more comes while it works, the more it finds the next time.
     fn judge(&mut self) {
         let tasks = std::mem::take(&mut self.turn.tasks);
-        let are_few = tasks.len() <= INLINE_TASKS_MAX;
-        for task in tasks {
-            let is_small = task.begin_bytes() <= INLINE_LIST_BYTES_MAX;
-            let work = Work::Begin(Box::new(task));
-            if are_few && is_small && self.lanes.are_there() {
-                self.mailbox.tell(lanes::run(work));
-            } else {
-                self.lanes.give(work, &self.mailbox);
-            }
+        let is_short = |task: &Task| task.begin_bytes() <= INLINE_LIST_BYTES_MAX;
+        let (short, long): (Vec<_>, Vec<_>) = tasks.into_iter().partition(is_short);
+        if short.len() <= INLINE_TASKS_MAX || !self.lanes.are_there() {
+            lanes::run(Work::Begin(short), &self.mailbox);
+        } else {
+            self.lanes.begin(short, &self.mailbox);
+        }
+        for task in long {
+            self.lanes.give(Work::Begin(vec![task]), &self.mailbox);
         }
     }
 }

@@ -43,7 +43,7 @@ mod tests;
 
 pub use rules::{Reference, Rules};
 
-use crate::crypto::{KeyMaterial, has_roca_fingerprint};
+use crate::crypto::{KeyMaterial, Verified, has_roca_fingerprint};
 use crate::hash::{Digest, HashAlg};
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
@@ -140,6 +140,22 @@ impl Appraisal {
         signature: &[u8],
         values: PcrValues,
     ) -> Self {
+        Self::of_verified_quote(reference, rules, quote, signature, values, None)
+    }
+
+    /// The same with what a batch proved about the signature, if it did.
+    ///
+    /// # Security
+    /// What was proved of another key or quote counts for nothing: see
+    /// [`Quote::authenticate_verified`].
+    pub fn of_verified_quote(
+        reference: Reference,
+        rules: Rules,
+        quote: &[u8],
+        signature: &[u8],
+        values: PcrValues,
+        verified: Option<&Verified>,
+    ) -> Self {
         let mut appraisal = Self {
             reference,
             rules,
@@ -149,7 +165,7 @@ impl Appraisal {
             proven: None,
         };
         appraisal.check_key();
-        match appraisal.prove(quote, signature, values) {
+        match appraisal.prove(quote, signature, values, verified) {
             Ok(proven) => appraisal.proven = Some(proven),
             Err(reason) => appraisal.fail(reason),
         }
@@ -406,15 +422,18 @@ impl Appraisal {
         quote: &[u8],
         signature: &[u8],
         values: PcrValues,
+        verified: Option<&Verified>,
     ) -> Result<Proven, Reason> {
         let Reference { key, nonce, .. } = &self.reference;
         let allow_sha1 = self.rules.allow_sha1;
         let parsed = Quote::parse(quote).map_err(Reason::Quote)?;
         let signature = Signature::parse(signature)
             .map_err(|error| Reason::Quote(QuoteError::SignatureFormat(error)))?;
-        let quote = parsed
-            .authenticate(key, &signature, allow_sha1, nonce)
-            .map_err(Reason::Quote)?;
+        let quote = match verified {
+            Some(it) => parsed.authenticate_verified(key, &signature, allow_sha1, nonce, it),
+            None => parsed.authenticate(key, &signature, allow_sha1, nonce),
+        };
+        let quote = quote.map_err(Reason::Quote)?;
         self.signed = Some(quote.facts());
         let rules = PcrRules {
             challenged: self.reference.challenged,

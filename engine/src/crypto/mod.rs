@@ -21,6 +21,7 @@ mod signature;
 pub use batch::{BatchItem, VectorUnit, Verified, vector_unit, verify_batch};
 pub use digest::{Hasher, constant_time_eq, digest, extend, hmac_sha256};
 pub use key::{Curve, KeyError, KeyMaterial, VerifyingKey};
+pub use lanes::LANES;
 pub use prehash::{FileKey, FileSignatureError};
 pub use roca::has_roca_fingerprint;
 pub use signature::{SignatureError, SignatureFault};

@@ -19,7 +19,7 @@ pub use pcrs::{PcrError, PcrRules, QuotedPcrs};
 
 use thiserror::Error;
 
-use crate::crypto::{self, SignatureError, VerifyingKey};
+use crate::crypto::{self, SignatureError, Verified, VerifyingKey};
 use crate::fault::fault_point;
 use crate::hash::{Digest, DigestSizeError, HashAlg};
 use crate::tpm::{
@@ -189,6 +189,31 @@ impl<'a> Quote<'a, Unverified> {
     ) -> Result<Quote<'a, Bound>, QuoteError> {
         check_nonce(self.attest.extra_data, nonce)?;
         self.verify(key, signature, allow_sha1)?.bind(nonce)
+    }
+
+    /// The same with what a batch found out about the signature.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    ///
+    /// # Security
+    /// A verdict about another key, message or hash counts for nothing: then the signature is
+    /// verified here. (Q17)
+    pub fn authenticate_verified(
+        self,
+        key: &VerifyingKey,
+        signature: &Signature<'_>,
+        allow_sha1: bool,
+        nonce: &[u8],
+        verified: &Verified,
+    ) -> Result<Quote<'a, Bound>, QuoteError> {
+        let hash = signature.hash();
+        let is_about_this = (allow_sha1 || hash != HashAlg::Sha1)
+            && verified.is_about(key, &crypto::digest(hash, self.bytes));
+        if !is_about_this {
+            return self.authenticate(key, signature, allow_sha1, nonce);
+        }
+        self.with_state(Signed { hash }).bind(nonce)
     }
 }
 

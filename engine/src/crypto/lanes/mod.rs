@@ -14,8 +14,8 @@ mod scalar;
 
 pub(crate) use scalar::Scalar;
 
-/// How many numbers a vector holds.
-pub(crate) const LANES: usize = 8;
+/// How many numbers a vector holds: as many signatures of one kind are verified in the time of one.
+pub const LANES: usize = 8;
 /// Bits of a digit.
 pub(crate) const DIGIT_BITS: usize = 52;
 /// The largest digit.
