@@ -13,6 +13,7 @@ use crate::error::{RowName, StoreError};
 use crate::limits;
 use crate::load::TickRow;
 use crate::packed::{self, Facts, Fault};
+use crate::rows::{slices, statement};
 
 /// One concluded attestation, as history keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +105,8 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) const fn new(first: &TickRow) -> Self {
-        Self {
+    pub(crate) fn new(first: &TickRow, facts: Vec<Facts>) -> Self {
+        let mut block = Self {
             shard: first.shard,
             from_seq: first.seq,
             to_seq: first.seq,
@@ -113,7 +114,9 @@ impl Block {
             before: first.before,
             after: first.before,
             ticks: Vec::new(),
-        }
+        };
+        block.push(first, facts);
+        block
     }
 
     /// Whether this tick continues the block.
@@ -132,20 +135,24 @@ impl Block {
         self.ticks.push(facts);
     }
 
-    pub(crate) async fn insert(self, tx: &mut Connection) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO history (shard, from_seq, to_seq, newest_unix_ms, before, after, packed)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(i64::from(self.shard.get()))
-        .bind(number(self.from_seq)?)
-        .bind(number(self.to_seq)?)
-        .bind(time(self.newest_unix_ms))
-        .bind(&self.before.0[..])
-        .bind(&self.after.0[..])
-        .bind(packed::pack_compressed(&self.ticks)?)
-        .execute(tx)
-        .await?;
+    /// Puts blocks into history.
+    pub(crate) async fn insert_all(tx: &mut Connection, blocks: &[Self]) -> Result<(), StoreError> {
+        const INSERT: &str = "INSERT INTO history
+            (shard, from_seq, to_seq, newest_unix_ms, before, after, packed) VALUES ";
+        for slice in slices(blocks) {
+            let mut query = sqlx::query(statement(INSERT, 7, slice.len(), ""));
+            for block in slice {
+                query = query
+                    .bind(i64::from(block.shard.get()))
+                    .bind(number(block.from_seq)?)
+                    .bind(number(block.to_seq)?)
+                    .bind(time(block.newest_unix_ms))
+                    .bind(&block.before.0[..])
+                    .bind(&block.after.0[..])
+                    .bind(packed::pack_compressed(&block.ticks)?);
+            }
+            query.execute(&mut *tx).await?;
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::shard::{ChainHash, Outcome, Tick};
-use sqlx::{AssertSqlSafe, Connection as _, SqlSafeStr};
+use sqlx::Connection as _;
 
 use crate::Store;
 use crate::database::{Connection, number};
@@ -14,6 +14,7 @@ use crate::limits;
 use crate::load::ShardHead;
 use crate::logs::{self, NewEntries};
 use crate::packed;
+use crate::rows::{slices, statement};
 
 /// What became of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +29,6 @@ pub enum CommitResult {
     /// Nothing of it was written.
     OutOfOrder,
 }
-
-/// Rows of one statement: a statement costs more than the rows it inserts.
-const ROWS_PER_STATEMENT: [usize; 3] = [64, 8, 1];
 
 impl Store {
     /// Makes these ticks durable, in one transaction, and says of each what became of it.
@@ -198,35 +196,6 @@ async fn is_committed(
             .fetch_optional(tx)
             .await?;
     Ok(after.is_some_and(|after| after == tick.after.0))
-}
-
-/// A statement with as many rows of parameters as there are `rows`, between two literals.
-fn statement(before: &str, columns: usize, rows: usize, after: &str) -> impl SqlSafeStr {
-    let mut sql = String::from(before);
-    for row in 0..rows {
-        sql.push_str(if row == 0 { "(" } else { ", (" });
-        for column in 1..=columns {
-            let parameter = row.saturating_mul(columns).saturating_add(column);
-            sql.push_str(if column == 1 { "$" } else { ", $" });
-            sql.push_str(&parameter.to_string());
-        }
-        sql.push(')');
-    }
-    sql.push_str(after);
-    // Nothing in it comes from outside: it is numbered parameters between two literals.
-    AssertSqlSafe(sql)
-}
-
-/// Calls `insert` with the largest slices that one statement takes.
-fn slices<T>(mut rest: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let take = ROWS_PER_STATEMENT
-            .into_iter()
-            .find(|rows| *rows <= rest.len())?;
-        let (slice, after) = rest.split_at_checked(take)?;
-        rest = after;
-        Some(slice)
-    })
 }
 
 async fn insert_ticks(

@@ -11,8 +11,9 @@ use crate::database::{Connection, number};
 use crate::enrolment;
 use crate::error::StoreError;
 use crate::limits;
-use crate::load::{Tail, TickRow};
+use crate::load::{NewestState, Tail, TickRow};
 use crate::packed;
+use crate::rows::{slices, statement};
 
 /// What one call of the folder did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,7 +96,7 @@ async fn read_ticks(
 async fn fold_ticks(tx: &mut Connection, ticks: Vec<TickRow>) -> Result<Folded, StoreError> {
     let mut folded = Folded::default();
     let mut tail = Tail::default();
-    let mut block: Option<Block> = None;
+    let mut blocks: Vec<Block> = Vec::new();
     for tick in &ticks {
         folded.ticks = folded.ticks.saturating_add(1);
         let (outcomes, fault) = packed::unpack_outcomes(&tick.packed);
@@ -104,25 +105,21 @@ async fn fold_ticks(tx: &mut Connection, ticks: Vec<TickRow>) -> Result<Folded, 
             tail.broken(tick.shard, tick.seq);
             set_aside(tx, tick).await?;
         }
-        // A block ends where the shard does, and before and after a tick that cannot be read.
-        let goes_on = fault.is_none() && block.as_ref().is_some_and(|block| block.takes(tick));
-        if !goes_on && let Some(done) = block.take() {
-            done.insert(tx).await?;
-        }
         let mut facts = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
             facts.push(outcome.facts.clone());
             tail.outcome(tick.seq, outcome.facts.agent, outcome.state);
         }
-        if fault.is_none() {
-            block
-                .get_or_insert_with(|| Block::new(tick))
-                .push(tick, facts);
+        if fault.is_some() {
+            continue;
+        }
+        // A block ends where the shard does, and before and after a tick that cannot be read.
+        match blocks.last_mut() {
+            Some(block) if block.takes(tick) => block.push(tick, facts),
+            _ => blocks.push(Block::new(tick, facts)),
         }
     }
-    if let Some(done) = block {
-        done.insert(tx).await?;
-    }
+    Block::insert_all(tx, &blocks).await?;
     write_states(tx, tail).await?;
     delete_ticks(tx, &ticks).await?;
     Ok(folded)
@@ -151,19 +148,21 @@ async fn set_aside(tx: &mut Connection, tick: &TickRow) -> Result<(), StoreError
 
 async fn write_states(tx: &mut Connection, tail: Tail) -> Result<(), StoreError> {
     let (newest, broken) = tail.into_parts();
-    for (shard, agent, seq, state) in newest {
-        let written = sqlx::query(
-            "UPDATE agent_state SET seq = $3, packed = $4
-             WHERE shard = $1 AND agent = $2 AND seq < $3",
-        )
-        .bind(i64::from(shard.get()))
-        .bind(agent.as_str())
-        .bind(number(seq)?)
-        .bind(state.as_slice())
-        .execute(&mut *tx)
-        .await?;
-        if written.rows_affected() == 0 {
-            after_removal(tx, &agent, seq, &state).await?;
+    const UPDATE: &str = "UPDATE agent_state SET seq = v.column3, packed = v.column4 FROM (VALUES ";
+    const WHERE: &str = ") v WHERE agent_state.shard = v.column1
+        AND agent_state.agent = v.column2 AND agent_state.seq < v.column3";
+    for slice in slices(&newest) {
+        let mut query = sqlx::query(statement(UPDATE, 4, slice.len(), WHERE));
+        for (shard, agent, seq, state) in slice {
+            query = query
+                .bind(i64::from(shard.get()))
+                .bind(agent.as_str())
+                .bind(number(*seq)?)
+                .bind(state.as_slice());
+        }
+        let written = query.execute(&mut *tx).await?.rows_affected();
+        if u64::try_from(slice.len()).ok() != Some(written) {
+            find_removed(tx, slice).await?;
         }
     }
     for (shard, seq) in broken {
@@ -172,6 +171,22 @@ async fn write_states(tx: &mut Connection, tail: Tail) -> Result<(), StoreError>
             .bind(number(seq)?)
             .execute(&mut *tx)
             .await?;
+    }
+    Ok(())
+}
+
+/// Looks for the agents of these states that are gone.
+async fn find_removed(tx: &mut Connection, states: &[NewestState]) -> Result<(), StoreError> {
+    for (shard, agent, seq, state) in states {
+        let held: Option<i64> =
+            sqlx::query_scalar("SELECT seq FROM agent_state WHERE shard = $1 AND agent = $2")
+                .bind(i64::from(shard.get()))
+                .bind(agent.as_str())
+                .fetch_optional(&mut *tx)
+                .await?;
+        if held != Some(number(*seq)?) {
+            after_removal(tx, agent, *seq, state).await?;
+        }
     }
     Ok(())
 }
@@ -194,19 +209,16 @@ async fn after_removal(
 }
 
 async fn delete_ticks(tx: &mut Connection, ticks: &[TickRow]) -> Result<(), StoreError> {
-    // They are consecutive in key order, and each shard's are consecutive from its first.
-    let mut newest: Option<&TickRow> = None;
-    for tick in ticks.iter().map(Some).chain([None]) {
-        if let Some(last) = newest
-            && tick.is_none_or(|tick| tick.shard != last.shard)
-        {
-            sqlx::query("DELETE FROM tick WHERE shard = $1 AND seq <= $2")
-                .bind(i64::from(last.shard.get()))
-                .bind(number(last.seq)?)
-                .execute(&mut *tx)
-                .await?;
-        }
-        newest = tick;
-    }
+    // They are all that there are between the first and the last, in key order.
+    let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
+        return Ok(());
+    };
+    sqlx::query("DELETE FROM tick WHERE (shard, seq) >= ($1, $2) AND (shard, seq) <= ($3, $4)")
+        .bind(i64::from(first.shard.get()))
+        .bind(number(first.seq)?)
+        .bind(i64::from(last.shard.get()))
+        .bind(number(last.seq)?)
+        .execute(tx)
+        .await?;
     Ok(())
 }

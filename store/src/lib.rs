@@ -30,6 +30,7 @@ mod noted;
 mod packed;
 mod policies;
 mod retention;
+mod rows;
 mod schema;
 mod sessions;
 mod tokens;

@@ -229,6 +229,9 @@ pub(crate) struct Tail {
     broken: HashMap<ShardIndex, u64>,
 }
 
+/// An agent's newest packed state, and the tick that it is of.
+pub(crate) type NewestState = (ShardIndex, AgentId, u64, Vec<u8>);
+
 impl Tail {
     async fn read(connection: &mut Connection, from: u16, to: u16) -> Result<Self, StoreError> {
         let rows = sqlx::query(
@@ -264,16 +267,7 @@ impl Tail {
     }
 
     /// The newest states in key order, and the broken ticks.
-    #[expect(
-        clippy::type_complexity,
-        reason = "taken apart at once by the one caller"
-    )]
-    pub(crate) fn into_parts(
-        self,
-    ) -> (
-        Vec<(ShardIndex, AgentId, u64, Vec<u8>)>,
-        HashMap<ShardIndex, u64>,
-    ) {
+    pub(crate) fn into_parts(self) -> (Vec<NewestState>, HashMap<ShardIndex, u64>) {
         let mut newest: Vec<_> = self
             .newest
             .into_iter()
