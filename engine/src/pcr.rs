@@ -1,6 +1,5 @@
 //! Platform configuration registers: indices, sets of them, banks and their values.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -162,15 +161,22 @@ impl fmt::Debug for PcrSet {
 
 /// Values of PCRs, by bank and index.
 ///
+/// Packed, because there are some of these for each agent.
+///
 /// # Security
 /// Values are whatever the sender says until they are compared with a quote's `pcrDigest`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PcrValues(BTreeMap<(HashAlg, PcrIndex), Digest>);
+pub struct PcrValues {
+    /// Which, in order.
+    keys: Vec<(HashAlg, PcrIndex)>,
+    /// Their bytes, in the same order.
+    bytes: Vec<u8>,
+}
 
 /// A list of index and value.
 impl Serialize for PcrValues {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|((_, pcr), value)| (pcr, value)))
+        serializer.collect_seq(self.iter().map(|(_, pcr, value)| (pcr, value)))
     }
 }
 
@@ -186,6 +192,9 @@ impl<'de> Deserialize<'de> for PcrValues {
     }
 }
 
+/// Room is made for so many values at a time: what a quote of the boot and of IMA covers, about.
+const GROWTH: usize = 12;
+
 impl PcrValues {
     /// No values.
     pub fn new() -> Self {
@@ -194,20 +203,49 @@ impl PcrValues {
 
     /// Sets the value of a PCR in the bank of the digest's algorithm; false when it had one.
     pub fn insert(&mut self, pcr: PcrIndex, value: Digest) -> bool {
-        self.0.insert((value.alg(), pcr), value).is_none()
+        let key = (value.alg(), pcr);
+        match self.keys.binary_search(&key) {
+            Ok(place) => {
+                let from = self.offset(place);
+                let to = from.saturating_add(value.as_bytes().len());
+                if let Some(old) = self.bytes.get_mut(from..to) {
+                    old.copy_from_slice(value.as_bytes());
+                }
+                false
+            }
+            Err(place) => {
+                if self.keys.len() == self.keys.capacity() {
+                    self.keys.reserve_exact(GROWTH);
+                    let more = value.as_bytes().len().saturating_mul(GROWTH);
+                    self.bytes.reserve_exact(more);
+                }
+                let from = self.offset(place);
+                self.keys.insert(place, key);
+                self.bytes
+                    .splice(from..from, value.as_bytes().iter().copied());
+                true
+            }
+        }
+    }
+
+    /// Where the bytes of the key at this place begin.
+    fn offset(&self, place: usize) -> usize {
+        let before = self.keys.iter().take(place);
+        before.fold(0, |sum: usize, (bank, _)| sum.saturating_add(bank.size()))
     }
 
     /// The value of a PCR in a bank.
-    pub fn get(&self, bank: HashAlg, pcr: PcrIndex) -> Option<&Digest> {
-        self.0.get(&(bank, pcr))
+    pub fn get(&self, bank: HashAlg, pcr: PcrIndex) -> Option<Digest> {
+        let place = self.keys.binary_search(&(bank, pcr)).ok()?;
+        let from = self.offset(place);
+        let bytes = self.bytes.get(from..from.saturating_add(bank.size()))?;
+        Digest::new(bank, bytes).ok()
     }
 
     /// The PCRs of a bank that have a value.
     pub fn pcrs(&self, bank: HashAlg) -> PcrSet {
-        self.iter()
-            .filter(|(pcr_bank, ..)| *pcr_bank == bank)
-            .map(|(_, pcr, _)| pcr)
-            .collect()
+        let of_bank = self.keys.iter().filter(|(of, _)| *of == bank);
+        of_bank.map(|(_, pcr)| *pcr).collect()
     }
 
     /// The banks that have a value, weakest first.
@@ -218,20 +256,23 @@ impl PcrValues {
     }
 
     /// All values, by bank and then by ascending index.
-    pub fn iter(&self) -> impl Iterator<Item = (HashAlg, PcrIndex, &Digest)> {
-        self.0
-            .iter()
-            .map(|((bank, pcr), value)| (*bank, *pcr, value))
+    pub fn iter(&self) -> impl Iterator<Item = (HashAlg, PcrIndex, Digest)> {
+        let mut rest = self.bytes.as_slice();
+        self.keys.iter().filter_map(move |(bank, pcr)| {
+            let (bytes, after) = rest.split_at_checked(bank.size())?;
+            rest = after;
+            Some((*bank, *pcr, Digest::new(*bank, bytes).ok()?))
+        })
     }
 
     /// How many values there are, in all banks.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 }
 
@@ -255,6 +296,29 @@ mod tests {
         assert_eq!(set.len(), 3);
         assert_eq!(set.iter().collect::<PcrSet>(), set);
         assert!(set.difference(set).is_empty());
+    }
+
+    #[test]
+    fn values_come_back_in_order_and_each_under_its_key() {
+        let digest = |alg: HashAlg, byte| Digest::new(alg, &vec![byte; alg.size()]).unwrap();
+        let mut values = PcrValues::new();
+        let mut expected = Vec::new();
+        // From both ends, so that values go before and behind what is there.
+        for nth in 0..24_u8 {
+            let index = if nth % 2 == 0 { nth } else { 24 - nth };
+            for alg in HashAlg::ALL {
+                let pcr = PcrIndex::new(index.into()).unwrap();
+                assert!(values.insert(pcr, digest(alg, 0xee)));
+                assert!(!values.insert(pcr, digest(alg, nth)), "it has one");
+                expected.push((alg, pcr, digest(alg, nth)));
+            }
+        }
+        expected.sort_unstable();
+        assert_eq!(values.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(values.len(), expected.len());
+        for (alg, pcr, value) in expected {
+            assert_eq!(values.get(alg, pcr), Some(value));
+        }
     }
 
     #[test]

@@ -158,8 +158,8 @@ impl PcrPolicy {
             for found in values() {
                 if allowed.iter().any(|value| value.alg() == found.alg()) {
                     compared = true;
-                    if !allowed.contains(found) {
-                        violations.push(PcrPolicyViolation::NotAllowed { pcr, found: *found });
+                    if !allowed.contains(&found) {
+                        violations.push(PcrPolicyViolation::NotAllowed { pcr, found });
                     }
                 }
             }
@@ -315,7 +315,7 @@ mod tests {
         let policy = policy(&listed);
         assert!(policy.check(&quoted(22, "cd", HashAlg::Sha256)).is_ok());
         assert!(policy.check(&quoted(22, "ab", HashAlg::Sha1)).is_ok());
-        let found = *quoted(22, "ab", HashAlg::Sha256)
+        let found = quoted(22, "ab", HashAlg::Sha256)
             .get(HashAlg::Sha256, pcr(22))
             .unwrap();
         assert_eq!(

@@ -156,13 +156,13 @@ pub fn extend_value(values: &mut PcrValues, pcr: PcrIndex, event: &Digest) {
     let next = extend(&value(values, pcr), event);
     let mut all = PcrValues::new();
     for (_, other, before) in values.iter() {
-        all.insert(other, if other == pcr { next } else { *before });
+        all.insert(other, if other == pcr { next } else { before });
     }
     *values = all;
 }
 
 fn value(values: &PcrValues, pcr: PcrIndex) -> Digest {
-    values.get(BANK, pcr).copied().unwrap_or(Digest::zero(BANK))
+    values.get(BANK, pcr).unwrap_or(Digest::zero(BANK))
 }
 
 /// Appends bytes after their length, little endian.

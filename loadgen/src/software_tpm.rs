@@ -181,7 +181,7 @@ impl Device for SoftwareTpm {
         for (bank, pcrs) in selection.banks() {
             for pcr in pcrs.iter() {
                 if let Some(value) = values.get(bank, pcr) {
-                    pcr_values.insert(pcr, *value);
+                    pcr_values.insert(pcr, value);
                 }
             }
         }

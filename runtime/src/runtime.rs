@@ -9,6 +9,7 @@ use rat_engine::agent_id::ShardIndex;
 use rat_engine::crypto::vector_unit;
 use rat_engine::evidence::{Intake, NonceSource as _};
 use rat_engine::shard::{Group, Input, Shard};
+use rat_engine::time::Now;
 use rat_store::{ShardHead, Store, StoreError, Unreadable};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -19,6 +20,7 @@ use crate::groups::{self, Told};
 use crate::health::{Health, Pulse, ReaderPulse, StorePulse};
 use crate::intake::{Doors, worker_of};
 use crate::lanes::Lanes;
+use crate::limits::SHARDS_PER_LOAD_MAX;
 use crate::list_reader::{self, ListReader, ReadJob, ReaderDoor};
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
@@ -96,8 +98,8 @@ impl Runtime {
         let workers = settings.workers.max(1);
         store.take_ownership("ratd").await?;
         let heads = store.heads().await?;
-        let loaded = load(&store, seed).await?;
-        let told = Arc::new(Told::of(&loaded.groups));
+        let groups = load_groups(&store, seed).await?;
+        let told = Arc::new(Told::of(&groups));
         let lanes = Lanes::start(settings.arith_threads).map_err(StartError::Lanes)?;
         measures::vector_unit(vector_unit());
         let events = Events::new(settings.events_max);
@@ -134,7 +136,8 @@ impl Runtime {
             events: events.clone(),
             is_draining: Arc::clone(&is_draining),
         };
-        let built = parts.workers(&pulses, &heads, loaded.groups, loaded.agents);
+        let mut built = parts.workers(&pulses, &heads, &groups);
+        let unreadable = load_agents(&store, seed, &mut built, now).await?;
         let mut threads = built
             .into_iter()
             .enumerate()
@@ -155,7 +158,7 @@ impl Runtime {
             gives_up,
             is_draining,
             events,
-            unreadable: Mutex::new(loaded.unreadable),
+            unreadable: Mutex::new(unreadable),
             threads,
             store_thread,
         })
@@ -254,13 +257,12 @@ struct Parts {
 }
 
 impl Parts {
-    /// A worker for each pulse, with its shards, and in them the groups and agents.
+    /// A worker for each pulse, with its shards, and in them the groups.
     fn workers(
         &self,
         pulses: &[Arc<Pulse>],
         heads: &[ShardHead],
-        groups: Vec<Arc<Group>>,
-        agents: Vec<(ShardIndex, Input)>,
+        groups: &[Arc<Group>],
     ) -> Vec<Worker> {
         let (settings, count) = (self.settings, pulses.len());
         let now = self.clock.now();
@@ -281,32 +283,17 @@ impl Parts {
                 events: self.events.clone(),
                 is_draining: Arc::clone(&self.is_draining),
             };
-            for group in &groups {
+            for group in groups {
                 worker.every_group(group, now);
             }
             workers.push(worker);
-        }
-        for (shard, input) in agents {
-            if let Some(worker) = workers.get_mut(worker_of(shard, count)) {
-                worker.enrolment(shard, input, now);
-            }
         }
         workers
     }
 }
 
-struct Loaded {
-    groups: Vec<Arc<Group>>,
-    agents: Vec<(ShardIndex, Input)>,
-    unreadable: Vec<Unreadable>,
-}
-
-async fn load(store: &Store, seed: u64) -> Result<Loaded, StoreError> {
-    let mut loaded = Loaded {
-        groups: Vec::new(),
-        agents: Vec::new(),
-        unreadable: Vec::new(),
-    };
+async fn load_groups(store: &Store, seed: u64) -> Result<Vec<Arc<Group>>, StoreError> {
+    let mut groups = Vec::new();
     for stored in store.groups().await? {
         let group = match groups::load_group(store, &stored, seed).await {
             Ok(group) => group,
@@ -316,35 +303,54 @@ async fn load(store: &Store, seed: u64) -> Result<Loaded, StoreError> {
                 groups::without_policies(&stored)
             }
         };
-        loaded.groups.push(Arc::new(group));
+        groups.push(Arc::new(group));
     }
-    let mut shards = ShardIndex::all();
-    let (Some(first), Some(last)) = (shards.next(), shards.last()) else {
-        return Ok(loaded);
-    };
-    let stored = store.load(first..=last).await?;
-    for agent in stored.agents {
-        let candidate = match &agent.record.baseline {
-            None => None,
-            // Without it the agent has nothing to pass under, which is not trust.
-            Some(baseline) => groups::load_judge(store, &baseline.policy, seed).await.ok(),
+    Ok(groups)
+}
+
+/// Puts every agent into its shard, a few shards at a time, and returns those that cannot be read.
+///
+/// An agent read from the store takes several times what it takes in its shard: what is read at
+/// once decides how much memory a server has from its start on.
+async fn load_agents(
+    store: &Store,
+    seed: u64,
+    workers: &mut [Worker],
+    now: Now,
+) -> Result<Vec<Unreadable>, StoreError> {
+    let mut unreadable = Vec::new();
+    let shards: Vec<_> = ShardIndex::all().collect();
+    for few in shards.chunks(SHARDS_PER_LOAD_MAX) {
+        let (Some(first), Some(last)) = (few.first(), few.last()) else {
+            continue;
         };
-        let shard = agent.record.id.shard();
-        let input = Input::Agent {
-            record: Box::new(agent.record),
-            state: Box::new(agent.state),
-            candidate,
-        };
-        loaded.agents.push((shard, input));
+        let loaded = store.load(*first..=*last).await?;
+        for agent in loaded.agents {
+            let candidate = match &agent.record.baseline {
+                None => None,
+                // Without it the agent has nothing to pass under, which is not trust.
+                Some(baseline) => groups::load_judge(store, &baseline.policy, seed).await.ok(),
+            };
+            let shard = agent.record.id.shard();
+            let input = Input::Agent {
+                record: Box::new(agent.record),
+                state: Box::new(agent.state),
+                candidate,
+            };
+            let place = worker_of(shard, workers.len());
+            if let Some(worker) = workers.get_mut(place) {
+                worker.enrolment(shard, input, now);
+            }
+        }
+        for lost in loaded.unreadable {
+            tracing::error!(
+                agent = lost.agent,
+                "an agent cannot be read and is not served"
+            );
+            unreadable.push(lost);
+        }
     }
-    for lost in &stored.unreadable {
-        tracing::error!(
-            agent = lost.agent,
-            "an agent cannot be read and is not served"
-        );
-    }
-    loaded.unreadable = stored.unreadable;
-    Ok(loaded)
+    Ok(unreadable)
 }
 
 /// The shards of one worker, in the order of their numbers.

@@ -357,7 +357,7 @@ impl Store {
         let state = readable(enrolment::current_state(&mut tx, id).await)?;
         let kept = match (failure, state) {
             (OnRemoval::ClearFailure, _) => None,
-            (OnRemoval::KeepFailure, Some(state)) => state.failure,
+            (OnRemoval::KeepFailure, Some(state)) => state.failure.map(|failure| *failure),
             (OnRemoval::KeepFailure, None) => Some(history_lost(&group, now_unix_ms)),
         };
         if let Some(failure) = &kept {

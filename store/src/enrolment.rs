@@ -425,7 +425,7 @@ async fn enrol(
         None => None,
     };
     let state = AgentState {
-        failure,
+        failure: failure.map(Box::new),
         ..AgentState::default()
     };
     agents::insert(tx, record, registration).await?;

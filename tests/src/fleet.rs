@@ -148,7 +148,7 @@ pub fn failed_outcome(number: u64, attestations: u64) -> Outcome {
     let mut outcome = outcome(number, attestations);
     outcome.verdict = VerdictKind::Untrusted;
     outcome.code = Some(failure().code);
-    outcome.state.failure = Some(failure());
+    outcome.state.failure = Some(failure().into());
     outcome.state.trusted_until_unix_ms = 0;
     outcome
 }

@@ -438,14 +438,14 @@ impl Play {
         actor.was_cleared = false;
         match actor.seen.take() {
             Some(state) => {
-                actor.failure = state.failure;
+                actor.failure = state.failure.map(|failure| *failure);
                 let agent = actor.agent.id.clone();
                 self.stage.lists.lose(&agent);
                 self.stage.handle(Input::Remove(agent));
             }
             None => {
                 let state = AgentState {
-                    failure: actor.failure.take(),
+                    failure: actor.failure.take().map(Box::new),
                     ..AgentState::default()
                 };
                 actor.seen = Some(state.clone());

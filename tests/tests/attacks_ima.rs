@@ -385,7 +385,7 @@ fn i13_i22_padded_sha1_banks_match_only_where_they_are_declared() {
     let mut values = rat_engine::pcr::PcrValues::new();
     for (_, pcr, old) in submission.values.iter() {
         let ima = Digest::new(HashAlg::Sha256, &value).unwrap();
-        values.insert(pcr, if pcr.get() == 10 { ima } else { *old });
+        values.insert(pcr, if pcr.get() == 10 { ima } else { old });
     }
     let hash = machine.ak.hash();
     submission.attest =
@@ -448,11 +448,11 @@ fn i21_banks_that_match_after_different_entries_are_refused() {
         .iter()
         .filter(|(bank, ..)| *bank == HashAlg::Sha256)
     {
-        values.insert(pcr, *value);
+        values.insert(pcr, value);
     }
     let older = earlier.values();
     for (_, pcr, value) in older.iter().filter(|(bank, ..)| *bank == HashAlg::Sha384) {
-        values.insert(pcr, *value);
+        values.insert(pcr, value);
     }
     let mut submission = machine.attest(b"n");
     submission.attest =

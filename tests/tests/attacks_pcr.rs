@@ -98,7 +98,7 @@ fn p02_values_that_are_not_the_quoted_ones_are_refused() {
     let replace = |values: &PcrValues, index: u64, digest: Digest| {
         let mut changed = PcrValues::new();
         for (_, at, value) in values.iter() {
-            changed.insert(at, if at == pcr(index) { digest } else { *value });
+            changed.insert(at, if at == pcr(index) { digest } else { value });
         }
         changed
     };
@@ -108,15 +108,15 @@ fn p02_values_that_are_not_the_quoted_ones_are_refused() {
         refused(&|values| {
             let mut fewer = PcrValues::new();
             for (_, at, value) in values.iter().filter(|(_, at, _)| *at != pcr(index)) {
-                fewer.insert(at, *value);
+                fewer.insert(at, value);
             }
             fewer
         });
     }
     // Right values in the wrong places.
     refused(&|values| {
-        let one = *values.get(bank, pcr(1)).unwrap();
-        let four = *values.get(bank, pcr(4)).unwrap();
+        let one = values.get(bank, pcr(1)).unwrap();
+        let four = values.get(bank, pcr(4)).unwrap();
         replace(&replace(values, 1, four), 4, one)
     });
     // A value that the quote does not cover, in the same bank and in another.
@@ -174,7 +174,7 @@ fn p04_values_of_two_boots_cannot_be_spliced() {
     for (_, at, value) in other.values().iter() {
         let second_boot = oracle::digest(HashAlg::Sha256, b"second boot");
         let second_boot = Digest::new(HashAlg::Sha256, &second_boot).unwrap();
-        values.insert(at, if at == pcr(7) { second_boot } else { *value });
+        values.insert(at, if at == pcr(7) { second_boot } else { value });
     }
     let spliced = submission.with(|s| s.values = values);
     expectation
@@ -258,7 +258,7 @@ fn p07_a_bank_that_firmware_never_extended_warns_and_fails_when_strict() {
         let machine = quoting(&[(HashAlg::Sha256, BOOT_AND_IMA)]);
         let mut values = PcrValues::new();
         for (_, at, value) in machine.values().iter() {
-            values.insert(at, if at == pcr(3) { reset } else { *value });
+            values.insert(at, if at == pcr(3) { reset } else { value });
         }
         let mut submission = machine.attest(b"n");
         submission.attest = Attest::quote(machine.ak.hash(), b"n", &machine.banks, &values);
@@ -335,7 +335,7 @@ fn p08_banks_without_boot_pcrs_are_not_held_against_the_boot_log() {
     ]);
     let mut values = machine.values();
     for (_, pcr, value) in booted.iter() {
-        values.insert(pcr, *value);
+        values.insert(pcr, value);
     }
     let attest = Attest::quote(machine.ak.hash(), b"n", &machine.banks, &values);
     let mut submission = machine.attest(b"n").with_attest(|a| *a = attest);

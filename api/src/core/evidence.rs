@@ -74,8 +74,8 @@ fn offence(seen: &Seen) -> Option<&Failure> {
     let state = &seen.state;
     let found = || state.list.denied.as_ref().map(|denied| &denied.first);
     match seen.status {
-        EffectiveStatus::TrustedUnenforced => state.failure.as_ref().or_else(found),
-        _ => state.failure.as_ref(),
+        EffectiveStatus::TrustedUnenforced => state.failure.as_deref().or_else(found),
+        _ => state.failure.as_deref(),
     }
 }
 
@@ -151,7 +151,7 @@ async fn attestation(
         hash_alg: group.settings.bank.name(),
         sign_alg: sign_alg(&stored.record.ak_public),
         active_pcrs: quoted_pcrs(state, group),
-        failure: state.failure.as_ref().map(failure),
+        failure: state.failure.as_deref().map(failure),
         boot_epoch: state.boot.map(|boot| wire::BootEpoch {
             reset_count: boot.reset_count,
             restart_count: boot.restart_count,
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn l12_a_group_that_only_reports_shows_what_it_found() {
         let found = seen(EffectiveStatus::TrustedUnenforced, |state| {
-            state.list.denied = Some(denied("p"));
+            state.list.denied = Some(denied("p").into());
         });
         assert_eq!(
             offence(&found).map(|it| it.code),
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(what_to_do(&found, &group("p")), remedy);
         // An agent whose failure was taken back has none, though its list is what it was.
         let cleared = seen(EffectiveStatus::Pending, |state| {
-            state.list.denied = Some(denied("p"));
+            state.list.denied = Some(denied("p").into());
         });
         assert_eq!(offence(&cleared), None);
         let clean = seen(EffectiveStatus::TrustedUnenforced, |_| {});
@@ -364,21 +364,21 @@ mod tests {
         assert_eq!(of(|_| {}), None);
         let passed = of(|state| {
             state.passed_under = Some(digest("passed"));
-            state.failure = Some(failed_by(Code::ImaPathNotListed, Some("failed")));
+            state.failure = Some(failed_by(Code::ImaPathNotListed, Some("failed")).into());
         });
         assert_eq!(passed, Some(digest("passed")));
         let listed = of(|state| {
-            state.list.denied = Some(denied("denied"));
-            state.failure = Some(failed_by(Code::ImaPathNotListed, Some("failed")));
+            state.list.denied = Some(denied("denied").into());
+            state.failure = Some(failed_by(Code::ImaPathNotListed, Some("failed")).into());
         });
         assert_eq!(listed, Some(digest("denied")));
         let failed = of(|state| {
-            state.failure = Some(failed_by(Code::ImaDigestNotListed, Some("failed")));
+            state.failure = Some(failed_by(Code::ImaDigestNotListed, Some("failed")).into());
         });
         assert_eq!(failed, Some(digest("failed")));
         // The policy of the PCRs is another one.
         let of_pcrs = of(|state| {
-            state.failure = Some(failed_by(Code::PcrValueNotAllowed, Some("pcrs")));
+            state.failure = Some(failed_by(Code::PcrValueNotAllowed, Some("pcrs")).into());
         });
         assert_eq!(of_pcrs, None);
     }

@@ -187,7 +187,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 async fn failure_of(core: &Core, id: &AgentId) -> Result<Option<Failure>, ApiError> {
     let seen = core.fleet.seen(id.clone()).await?;
     let seen = seen.ok_or(ApiError::Unavailable("no shard serves this agent"))?;
-    Ok(seen.state.failure)
+    Ok(seen.state.failure.map(|failure| *failure))
 }
 
 /// Moves an agent to another group. Its failure goes with it, and the new group's policy does not

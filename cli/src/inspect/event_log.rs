@@ -144,11 +144,11 @@ fn values(bank: HashAlg, values: &PcrValues, measured: PcrSet) -> Record {
         ("boot_aggregate_0_7", PcrSet::FIRMWARE),
         ("boot_aggregate_0_9", PcrSet::BOOT),
     ] {
-        let boot: Vec<&[u8]> = pcrs
-            .iter()
-            .filter_map(|pcr| values.get(bank, pcr).map(|value| value.as_bytes()))
-            .collect();
-        record.push(name, digest(bank, &boot.concat()).to_hex());
+        let mut boot = Vec::new();
+        for value in pcrs.iter().filter_map(|pcr| values.get(bank, pcr)) {
+            boot.extend_from_slice(value.as_bytes());
+        }
+        record.push(name, digest(bank, &boot).to_hex());
     }
     record
 }

@@ -43,7 +43,7 @@ mod tests;
 
 pub use rules::{Reference, Rules};
 
-use crate::crypto::{KeyMaterial, Verified, has_roca_fingerprint};
+use crate::crypto::Verified;
 use crate::hash::{Digest, HashAlg};
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
@@ -365,7 +365,7 @@ impl Appraisal {
         let Some(proven) = &self.proven else { return };
         let quoted = proven.pcrs.values();
         let foreign =
-            |(pcr, digest): &&(PcrIndex, Digest)| quoted.get(digest.alg(), *pcr) != Some(digest);
+            |(pcr, digest): &&(PcrIndex, Digest)| quoted.get(digest.alg(), *pcr) != Some(*digest);
         if let Some((pcr, digest)) = committed.running().iter().find(foreign) {
             let (pcr, bank, entries) = (*pcr, digest.alg(), committed.position());
             self.fail(Reason::Ima(ImaError::PcrMismatch { pcr, bank, entries }));
@@ -410,9 +410,7 @@ impl Appraisal {
             Some(Err(error)) => self.fail(Reason::AkAttributes(*error)),
             None => self.group_rule(Reason::AkAttributesUnknown),
         }
-        if let KeyMaterial::Rsa { modulus, .. } = self.reference.key.material()
-            && has_roca_fingerprint(modulus)
-        {
+        if self.reference.key.has_roca_fingerprint() {
             self.fail(Reason::AkRoca);
         }
     }
@@ -565,7 +563,7 @@ fn replay_boot_log(
         Some(explained) => {
             let mut replayed = PcrValues::new();
             for (_, pcr, value) in replays.iter().flat_map(|replay| replay.values().iter()) {
-                replayed.insert(pcr, *value);
+                replayed.insert(pcr, value);
             }
             Ok(BootStage {
                 explained,

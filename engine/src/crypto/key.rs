@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::crypto::rsa_mb::{Reciprocal, Size};
 use crate::crypto::signature::{Fitting, SignatureError, SignatureFault};
-use crate::crypto::{digest, ecdsa, pem, reference, rsa};
+use crate::crypto::{digest, ecdsa, has_roca_fingerprint, pem, reference, rsa};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
 use crate::limits;
@@ -32,6 +32,7 @@ pub struct VerifyingKey(Arc<Inner>);
 
 struct Inner {
     material: KeyMaterial,
+    has_roca_fingerprint: bool,
     /// Filled by a valid signature only: signatures of a stranger by another scheme must not take
     /// the place. One place, because a key in a TPM has one scheme, and because there is one of
     /// these for each agent.
@@ -217,8 +218,13 @@ impl VerifyingKey {
             KeyMaterial::Rsa { .. } => KeyError::Library,
             KeyMaterial::Ecc { .. } => KeyError::Point,
         })?;
+        let has_roca_fingerprint = match &material {
+            KeyMaterial::Rsa { modulus, .. } => has_roca_fingerprint(modulus),
+            KeyMaterial::Ecc { .. } => false,
+        };
         Ok(Self(Arc::new(Inner {
             material,
+            has_roca_fingerprint,
             parsed: OnceLock::new(),
             reciprocal: OnceLock::new(),
         })))
@@ -227,6 +233,11 @@ impl VerifyingKey {
     /// The numbers of the key.
     pub fn material(&self) -> &KeyMaterial {
         &self.0.material
+    }
+
+    /// Whether it is an RSA key that [`has_roca_fingerprint`] recognises; found out once.
+    pub fn has_roca_fingerprint(&self) -> bool {
+        self.0.has_roca_fingerprint
     }
 
     /// The constant for a key of this size, made once.

@@ -138,7 +138,7 @@ impl Replay {
                 registers.push(Register {
                     pcr,
                     running,
-                    quoted: *value,
+                    quoted: value,
                     matched: None,
                 });
             }

@@ -89,7 +89,7 @@ impl QuotedPcrs {
         let is_reset = |pcr: &PcrIndex| {
             self.values
                 .get(bank, *pcr)
-                .is_some_and(Digest::is_reset_value)
+                .is_some_and(|value| value.is_reset_value())
         };
         PcrSet::FIRMWARE.iter().filter(is_reset).collect()
     }
@@ -126,7 +126,7 @@ impl Quote<'_, Bound> {
         let quoted = self.pcr_digest().map_err(PcrError::Quote)?;
         let found = pcr_digest(self.hash(), &selection, &values)?;
         let uncovered =
-            |(bank, pcr, _): &(HashAlg, PcrIndex, &Digest)| !selection.pcrs(*bank).contains(*pcr);
+            |(bank, pcr, _): &(HashAlg, PcrIndex, Digest)| !selection.pcrs(*bank).contains(*pcr);
         if let Some((bank, pcr, _)) = values.iter().find(uncovered) {
             return Err(PcrError::NotCovered { bank, pcr });
         }

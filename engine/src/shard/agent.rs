@@ -169,7 +169,7 @@ pub(super) enum Phase {
     /// Challenged.
     Challenged(Box<Outstanding>),
     /// Its evidence is being judged.
-    Judging(Judging),
+    Judging(Box<Judging>),
     /// Its outcome is waiting for a commit, or in one.
     Committing,
     /// Taking back its failure is waiting for a commit, or in one.

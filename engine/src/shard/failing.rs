@@ -98,7 +98,7 @@ pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now)
     state.trusted_until_unix_ms = 0;
     let failure = || said.failure(group, policy_of(said.code, group), now);
     let Some(known) = &mut state.failure else {
-        state.failure = Some(failure());
+        state.failure = Some(failure().into());
         return;
     };
     let (old, new) = (ends_by(known.code), ends_by(said.code));
@@ -110,10 +110,10 @@ pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now)
         let policy = group.list_rules().map(|rules| rules.policy);
         let is_ended = is_ended_by_pass(known, group, policy) && !group.auto_recover;
         if is_explained || is_ended {
-            *known = failure();
+            **known = failure();
         }
     } else if new == EndsBy::Nothing {
-        *known = failure();
+        **known = failure();
     } else if old != EndsBy::Nothing && !group.auto_recover {
         known.group = None;
     }

@@ -371,7 +371,7 @@ impl Shard {
         let judge = judge.filter(|_| asks == Asks::Judgement);
         let has_boot_log = submission.boot_log.is_some();
         let over = agent.hears(now.mono_ms);
-        agent.phase = Phase::Judging(Judging {
+        agent.phase = Phase::Judging(Box::new(Judging {
             challenge: challenge.id,
             issued,
             arrived_ms: now.mono_ms,
@@ -384,7 +384,7 @@ impl Shard {
             asks,
             group: std::sync::Arc::clone(&group),
             has_sha1_key: key.has_sha1,
-        });
+        }));
         let assignment = Assignment {
             agent: agent.record.id.clone(),
             session,

@@ -80,7 +80,7 @@ impl KeptParts {
 }
 
 fn kept_values(values: &PcrValues) -> Vec<(u16, u8, Vec<u8>)> {
-    let kept = |(bank, pcr, value): (HashAlg, PcrIndex, &Digest)| {
+    let kept = |(bank, pcr, value): (HashAlg, PcrIndex, Digest)| {
         (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec())
     };
     values.iter().map(kept).collect()

@@ -47,7 +47,7 @@ pub struct Shard {
     places: HashMap<AgentId, u32>,
     /// The status that was told last of each agent that is set aside, until it is back.
     pub(super) aside: HashMap<AgentId, EffectiveStatus>,
-    agents: Vec<Option<Agent>>,
+    agents: Vec<Option<Box<Agent>>>,
     vacant: Vec<u32>,
     /// Whose open challenge is which.
     pub(super) open: HashMap<ChallengeId, u32>,
@@ -195,9 +195,7 @@ impl Shard {
     /// Whether any evidence is being judged, or anything committed.
     pub fn is_busy(&self) -> bool {
         let judging = |agent: &Agent| matches!(agent.phase, Phase::Judging(_));
-        self.in_flight.is_some()
-            || !self.provisional.is_empty()
-            || self.agents.iter().flatten().any(judging)
+        self.in_flight.is_some() || !self.provisional.is_empty() || self.agents().any(judging)
     }
 
     /// One agent.
@@ -244,7 +242,7 @@ impl Shard {
     }
 
     pub(super) fn agents(&self) -> impl Iterator<Item = &Agent> {
-        self.agents.iter().flatten()
+        self.agents.iter().flatten().map(Box::as_ref)
     }
 
     /// Places of agents, vacant ones among them.
@@ -257,11 +255,12 @@ impl Shard {
     }
 
     pub(super) fn agent(&self, place: u32) -> Option<&Agent> {
-        self.agents.get(usize::try_from(place).ok()?)?.as_ref()
+        self.agents.get(usize::try_from(place).ok()?)?.as_deref()
     }
 
     pub(super) fn agent_mut(&mut self, place: u32) -> Option<&mut Agent> {
-        self.agents.get_mut(usize::try_from(place).ok()?)?.as_mut()
+        let slot = self.agents.get_mut(usize::try_from(place).ok()?)?;
+        slot.as_deref_mut()
     }
 
     fn put(
@@ -314,7 +313,7 @@ impl Shard {
             .ok()
             .and_then(|place| self.agents.get_mut(place))
         {
-            *slot = Some(agent);
+            *slot = Some(Box::new(agent));
             self.places.insert(id, place);
         }
         self.consider_rejudging(place, now);

@@ -347,10 +347,14 @@ fn denied(state: &mut AgentState, said: &Said, group: &Group, rules: ListRules, 
         held: last.and_then(|last| last.held),
     });
     state.passed_under = None;
-    state.list.denied = Some(Denied {
-        under: rules,
-        first: said.failure(group, Some(rules.policy), now),
-    });
+    let first = said.failure(group, Some(rules.policy), now);
+    state.list.denied = Some(
+        Denied {
+            under: rules,
+            first,
+        }
+        .into(),
+    );
     is_news
 }
 

@@ -198,14 +198,14 @@ impl ListFacts {
         match (offence, judged.policy) {
             (Some(offence), Some(policy)) if judging.asks == Asks::Judgement => {
                 let accept_violations = judging.group.accept_violations;
-                self.denied = Some(Denied {
+                self.denied = Some(Box::new(Denied {
                     under: ListRules {
                         policy,
                         accept_violations,
                         require_valid_ima_sig,
                     },
                     first: Said::finding(offence).failure(&judging.group, Some(policy), now),
-                });
+                }));
             }
             // What was denied is of another list, or passes now.
             _ if is_whole || judging.asks == Asks::Judgement => self.denied = None,

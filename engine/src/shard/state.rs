@@ -143,7 +143,7 @@ pub struct ListFacts {
     /// Entries that passed because an exclude pattern matches; `None` when not all were judged.
     pub excluded: Option<u64>,
     /// Set when the whole list was judged, and denied.
-    pub denied: Option<Denied>,
+    pub denied: Option<Box<Denied>>,
     /// Whether an operator took back a failure since the agent sent the list: it would only bring
     /// the failure back, so that the agent must send it again. (S09)
     pub is_dismissed: bool,
@@ -186,7 +186,7 @@ pub struct AgentState {
     /// The newest verdict.
     pub verdict: Option<LastVerdict>,
     /// Set while the agent is failed.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     /// Attestations concluded: the index of the newest.
     pub attestations: u64,
     /// Those that passed.
@@ -219,7 +219,7 @@ impl AgentState {
 
     /// How the proven list failed under these rules, if it did.
     pub fn denied_under(&self, rules: &ListRules) -> Option<&Denied> {
-        let denied = self.list.denied.as_ref();
+        let denied = self.list.denied.as_deref();
         denied.filter(|denied| denied.under == *rules)
     }
 }

@@ -530,7 +530,7 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
     let mut boot_pcrs = PcrValues::new();
     for (bank, pcr, value) in appraised.pcrs.iter().flat_map(|pcrs| pcrs.values().iter()) {
         if bank == rules.bank && PcrSet::BOOT.contains(pcr) {
-            boot_pcrs.insert(pcr, *value);
+            boot_pcrs.insert(pcr, value);
         }
     }
     let evidence = KeptParts {

@@ -308,7 +308,7 @@ fn e03_a_missing_separator_is_refused_in_pcr_7_and_told_elsewhere() {
 fn e03_startup_locality_seeds_pcr_0_once_and_first() {
     use OrderFault::{HcrtmLocality, LateStartupLocality, SecondStartupLocality};
     let pcr0 = PcrIndex::new(0).unwrap();
-    let seed = |events: &[Entry]| *values(events).unwrap().get(BANK, pcr0).unwrap();
+    let seed = |events: &[Entry]| values(events).unwrap().get(BANK, pcr0).unwrap();
     for value in [0, 3, 4] {
         assert_eq!(seed(&[locality(value)]).as_bytes()[31], value);
     }

@@ -45,7 +45,7 @@ fn state() -> AgentState {
                 allow_sha1: true,
             }),
         }),
-        failure: Some(Failure {
+        failure: Some(Box::new(Failure {
             code: Code::QuoteNonceMismatch,
             detail: "detail".to_owned(),
             entry: Some(4),
@@ -54,12 +54,12 @@ fn state() -> AgentState {
             at_unix_ms: 7,
             under_policy: None,
             group: Some("web".to_owned()),
-        }),
+        })),
         attestations: 300,
         list: ListFacts {
             violations: Some(1),
             excluded: Some(300),
-            denied: Some(Denied {
+            denied: Some(Box::new(Denied {
                 under: ListRules {
                     policy: Digest::zero(HashAlg::Sha256),
                     accept_violations: true,
@@ -75,7 +75,7 @@ fn state() -> AgentState {
                     under_policy: None,
                     group: Some("web".to_owned()),
                 },
-            }),
+            })),
             is_dismissed: true,
             require_valid_ima_sig: true,
         },
@@ -155,9 +155,9 @@ fn as_version_2_knew(state: AgentState) -> AgentState {
 /// The same as version 1 knew it: its failures did not say in which group they were either.
 fn as_version_1_knew(state: AgentState) -> AgentState {
     AgentState {
-        failure: state.failure.clone().map(|failure| Failure {
-            group: None,
-            ..failure
+        failure: state.failure.clone().map(|mut failure| {
+            failure.group = None;
+            failure
         }),
         ..as_version_2_knew(state)
     }
@@ -244,7 +244,7 @@ fn l07_a_pcr_failure_of_older_versions_is_cleared_by_no_policy() {
             let failure = Failure {
                 code,
                 under_policy: Some(Digest::ones(HashAlg::Sha256)),
-                ..state().failure.unwrap()
+                ..*state().failure.unwrap()
             };
             let read: Failure = unpack(&packed_before(version, &failure)).unwrap();
             let expected = Failure {

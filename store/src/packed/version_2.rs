@@ -97,7 +97,7 @@ impl From<State> for shard::AgentState {
             boot_log_seen: before.boot_log_seen,
             trusted_until_unix_ms: before.trusted_until_unix_ms,
             verdict: before.verdict.map(shard::LastVerdict::from),
-            failure: before.failure.map(shard::Failure::from),
+            failure: before.failure.map(|failure| Box::new(failure.into())),
             attestations: before.attestations,
             passed: before.passed,
             last_passed_unix_ms: before.last_passed_unix_ms,

@@ -71,7 +71,7 @@ impl From<ListFacts> for shard::ListFacts {
         Self {
             violations: before.violations,
             excluded: before.excluded,
-            denied: before.denied.map(shard::Denied::from),
+            denied: before.denied.map(|denied| Box::new(denied.into())),
             is_dismissed: before.is_dismissed,
             require_valid_ima_sig: false,
         }
@@ -138,7 +138,7 @@ impl From<State> for shard::AgentState {
             boot_log_seen: before.boot_log_seen,
             trusted_until_unix_ms: before.trusted_until_unix_ms,
             verdict: before.verdict.map(shard::LastVerdict::from),
-            failure: before.failure,
+            failure: before.failure.map(Box::new),
             attestations: before.attestations,
             passed: before.passed,
             last_passed_unix_ms: before.last_passed_unix_ms,

@@ -69,7 +69,7 @@ impl Fault {
 }
 
 fn failure(stage: &Stage, agent: &Enrolled) -> Failure {
-    stage.view(agent).state.failure.unwrap()
+    *stage.view(agent).state.failure.unwrap()
 }
 
 /// Passes, and is failed all the same.

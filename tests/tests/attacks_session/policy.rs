@@ -173,7 +173,7 @@ fn baseline_stage(submitted: &Machine) -> (Stage, BaselineCandidate, rat_engine:
     let mut group = group_of(submitted);
     let candidate = group.enforced.take().unwrap();
     let values = submitted.values();
-    let running = *values.get(HashAlg::Sha256, PcrIndex::IMA).unwrap();
+    let running = values.get(HashAlg::Sha256, PcrIndex::IMA).unwrap();
     let covers = Committed::new(submitted.list.len() as u64, vec![(PcrIndex::IMA, running)]);
     let baseline = BaselineCandidate {
         policy: candidate.judge.policy().compiled().digest(),

@@ -15,7 +15,7 @@ pub(crate) struct Ledger {
     /// What was committed before that.
     states_before: HashMap<AgentId, AgentState>,
     /// The failures of machines whose agents were removed. (S16)
-    removed: HashMap<AgentId, Option<Failure>>,
+    removed: HashMap<AgentId, Option<Box<Failure>>>,
     /// Agents whose failure an operator has taken back, which may not be committed yet.
     to_clear: HashSet<AgentId>,
     /// Boots whose lists were sent from their beginning, and proven.

@@ -285,7 +285,9 @@ async fn s16_a_token_of_another_group_moves_no_machine_and_ends_no_failure() {
         assert_eq!(refused, Err(Conflict::OtherGroup), "late: {is_late}");
         assert_eq!(fixture.store.agent_count().await.unwrap(), 0);
         match fixture.enrol(&fleet::record(1)).await {
-            Ok(Activated::New(back)) => assert_eq!(back.state.failure, Some(fleet::failure())),
+            Ok(Activated::New(back)) => {
+                assert_eq!(back.state.failure.as_deref(), Some(&fleet::failure()))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -372,7 +374,7 @@ async fn a_new_attestation_key_waits_for_an_operator() {
     assert_eq!(approved.record.ak_epoch, 2);
     assert_eq!(approved.record.ak_public, renewed.ak_public);
     assert_eq!(approved.state.trusted_until_unix_ms, 0);
-    assert_eq!(approved.state.failure, Some(fleet::failure()));
+    assert_eq!(approved.state.failure.as_deref(), Some(&fleet::failure()));
     assert_eq!(fixture.load().await.agents, [approved]);
     assert_eq!(store.proposed_ak(&old.id).await.unwrap(), None);
 }
@@ -401,7 +403,7 @@ async fn s16_a_failure_stays_with_the_machine() {
             let expected = StoredAgent {
                 record: record.clone(),
                 state: AgentState {
-                    failure: Some(fleet::failure()),
+                    failure: Some(fleet::failure().into()),
                     ..AgentState::default()
                 },
             };
@@ -432,7 +434,10 @@ async fn s16_moving_keeps_the_failure_and_clearing_is_audited() {
     assert_eq!(moved.group, "other");
     let loaded = fixture.load().await;
     assert_eq!(loaded.agents[0].record, moved);
-    assert_eq!(loaded.agents[0].state.failure, Some(fleet::failure()));
+    assert_eq!(
+        loaded.agents[0].state.failure.as_deref(),
+        Some(&fleet::failure())
+    );
 
     let clear = OnRemoval::ClearFailure;
     let removed = store
@@ -463,7 +468,9 @@ async fn s16_a_failure_committed_after_the_removal_still_sticks() {
     assert_eq!(removed.unwrap().unwrap().failure, None);
     fixture.store.commit(&[late]).await.unwrap();
     match fixture.enrol(&fleet::record(1)).await {
-        Ok(Activated::New(agent)) => assert_eq!(agent.state.failure, Some(fleet::failure())),
+        Ok(Activated::New(agent)) => {
+            assert_eq!(agent.state.failure.as_deref(), Some(&fleet::failure()));
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -514,7 +521,7 @@ async fn s16_an_agent_whose_state_cannot_be_read_is_removed_as_failed() {
         let Activated::New(again) = again else {
             panic!("{again:?}");
         };
-        assert_eq!(again.state.failure, kept);
+        assert_eq!(again.state.failure.as_deref(), kept.as_ref());
         let code = kept.map(|failure| failure.code);
         let expected = match keep {
             OnRemoval::KeepFailure => Some(Code::IdentityHistoryLost),

@@ -22,10 +22,11 @@ async fn s18_l07_a_failure_without_a_quote_keeps_the_newest_pass_that_is_stored(
     let denied = |attestation| {
         let mut denied = fleet::outcome(1, attestation);
         denied.evidence_sha256 = [0; 32];
-        denied.state.failure = Some(Failure {
+        let failure = Failure {
             at_unix_ms: denied.at_unix_ms,
             ..fleet::failure()
-        });
+        };
+        denied.state.failure = Some(failure.into());
         denied
     };
     let outcome = denied(3);
@@ -37,7 +38,7 @@ async fn s18_l07_a_failure_without_a_quote_keeps_the_newest_pass_that_is_stored(
     let list = fixture.store.read_log(stored[0].log.unwrap());
     assert_eq!(bytes_of(list).await, b"ten entries and two");
     for attestation in 4..=max + 4 {
-        fails_again(&fixture, attestation, failure.clone()).await;
+        fails_again(&fixture, attestation, failure.as_deref().cloned()).await;
     }
     let stored = fixture.store.evidence(&agent, None, 100).await.unwrap();
     let is_it = |stored: &StoredEvidence| {

@@ -433,7 +433,7 @@ async fn earlier_boots_keep_what_their_evidence_needs() {
 /// Commits that an agent failed otherwise than before, and holds its first failure against it.
 pub(super) async fn fails_again(fixture: &Fixture, attestation: u64, first: Option<Failure>) {
     let mut outcome = fleet::outcome(1, attestation);
-    outcome.state.failure = first;
+    outcome.state.failure = first.map(Box::new);
     outcome.kept = vec![
         kept(Retention::BeforeFailure, attestation, 10),
         kept(Retention::Failure, attestation, 10),
@@ -451,7 +451,7 @@ async fn s07_l07_what_shows_a_list_that_was_denied_is_kept_while_the_failure_hol
         ..fleet::failure()
     };
     let mut denied = fleet::outcome(1, 1);
-    denied.state.failure = Some(failure.clone());
+    denied.state.failure = Some(failure.clone().into());
     denied.kept = vec![kept(Retention::BeforeFailure, 1, 10)];
     fixture.commit(vec![denied]).await;
     for attestation in 2..=max + 2 {
@@ -482,7 +482,7 @@ async fn s07_the_newest_evidence_and_that_of_the_failure_that_holds_is_kept() {
     for (attestation, list) in [(1, &list[..]), (2, b"the next boot's")] {
         let log = fleet::whole_log(0, 10, list);
         let mut outcome = with_log(1, attestation, log);
-        outcome.state.failure = failure();
+        outcome.state.failure = failure().map(Box::new);
         outcome.kept = vec![
             kept(Retention::BeforeFailure, attestation, 10),
             kept(Retention::Failure, attestation, 10),
@@ -493,7 +493,7 @@ async fn s07_the_newest_evidence_and_that_of_the_failure_that_holds_is_kept() {
     other.kept = vec![kept(Retention::Failure, 1, 0)];
     fixture.commit(vec![other]).await;
     let mut first = fleet::outcome(1, 3);
-    first.state.failure = failure();
+    first.state.failure = failure().map(Box::new);
     first.kept = vec![kept(Retention::FirstPass, 3, 10)];
     fixture.commit(vec![first]).await;
     for attestation in 4..=max + 3 {

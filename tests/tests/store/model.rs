@@ -91,7 +91,7 @@ async fn run(mut fixture: Fixture, model: &mut Model, step: Step) -> Fixture {
             let id = fleet::agent(agent);
             let removed = fixture.store.remove_agent(&id, on_removal, "ann", 1).await;
             let failure = match model.states.remove(&agent) {
-                Some(state) if !clear => state.failure,
+                Some(state) if !clear => state.failure.map(|failure| *failure),
                 _ => None,
             };
             assert_eq!(removed.unwrap().and_then(|r| r.failure), failure);
@@ -105,7 +105,7 @@ async fn run(mut fixture: Fixture, model: &mut Model, step: Step) -> Fixture {
                 (Activated::SameAgain(stored), Some(state)) => assert_eq!(stored.state, *state),
                 (Activated::New(stored), None) => {
                     let state = AgentState {
-                        failure: model.failures.remove(&agent),
+                        failure: model.failures.remove(&agent).map(Box::new),
                         ..AgentState::default()
                     };
                     assert_eq!(stored.state, state);
