@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::fleet::FleetOptions;
+use crate::output::Output;
 use crate::requests::RequestOptions;
 use crate::swtpm::{Machines, SwtpmOptions};
 
@@ -15,6 +16,10 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// How the result of fleet, requests or replay is written [default: a table on a terminal,
+    /// JSON elsewhere]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub output: Option<Output>,
 }
 
 /// What to do.

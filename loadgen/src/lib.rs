@@ -15,8 +15,13 @@
 pub mod arguments;
 pub mod fleet;
 pub mod keys;
+pub mod latency;
 pub mod measured;
+pub mod misdeeds;
+pub mod output;
+pub mod progress;
 pub mod report;
 pub mod requests;
+pub mod schedule;
 pub mod software_tpm;
 pub mod swtpm;

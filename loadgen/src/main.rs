@@ -8,8 +8,12 @@ use clap::Parser;
 use rat_agent::explain;
 use rat_load::arguments::{Arguments, Command};
 use rat_load::keys::EkCa;
+use rat_load::output::{Output, Tabled};
 use rat_load::{fleet, requests, swtpm};
 use tracing_subscriber::EnvFilter;
+
+/// The exit code when evidence of agents that misbehave was taken for genuine.
+const ACCEPTED: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -20,7 +24,7 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{}", explain(error.as_ref()));
             ExitCode::FAILURE
@@ -28,18 +32,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(Arguments { command, output }: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    match arguments.command {
+    let mut code = ExitCode::SUCCESS;
+    match command {
         Command::EkCa { dir } => {
             EkCa::open(&dir)?;
             let (certificate, _) = EkCa::paths(&dir);
             writeln!(std::io::stdout(), "{}", certificate.display())?;
         }
-        Command::Fleet(options) => print(&runtime.block_on(fleet::run(&options))?)?,
-        Command::Requests(options) => print(&runtime.block_on(requests::run(&options))?)?,
+        Command::Fleet(options) => {
+            let report = runtime.block_on(fleet::run(&options))?;
+            write(output, &report)?;
+            let accepted = report.accepted();
+            if accepted > 0 {
+                tracing::error!(accepted, "the server took evidence for genuine that was not");
+                code = ExitCode::from(ACCEPTED);
+            }
+        }
+        Command::Requests(options) => {
+            write(output, &runtime.block_on(requests::run(&options))?)?;
+        }
         Command::Manufacture(machines) => {
             let made = machines.manufacture()?;
             for path in std::iter::once(&made.ek_ca).chain(&made.ek_list) {
@@ -50,12 +65,9 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     // A thread that waits for commands does not keep the process.
     runtime.shutdown_background();
-    Ok(())
+    Ok(code)
 }
 
-fn print(report: &impl serde::Serialize) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, report)?;
-    writeln!(out)?;
-    Ok(())
+fn write(output: Option<Output>, result: &(impl serde::Serialize + Tabled)) -> Result<()> {
+    Ok(Output::or_by_reader(output).write(result)?)
 }

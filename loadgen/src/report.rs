@@ -1,27 +1,55 @@
-//! What came of a run, as JSON.
+//! What came of a fleet's run.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hdrhistogram::Histogram;
 use rat_agent::run::Event;
+use rat_engine::evidence::Answer;
 use serde::Serialize;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+use crate::misdeeds::{Conduct, Misdeeds};
+use crate::latency::{Latencies, Latency, per_second};
+use crate::output::{Rows, Tabled};
+use crate::schedule::Begun;
 
 /// Troubles that are told apart; more of them are counted together.
 const TROUBLES_MAX: usize = 32;
-/// Latencies from one microsecond to ten minutes, to three digits.
-const HIGHEST_US: u64 = 600_000_000;
 
-/// A histogram of latencies, in microseconds.
-pub(crate) fn latencies() -> anyhow::Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, HIGHEST_US, 3)?)
+/// What went wrong, and how often.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Troubles(BTreeMap<String, u64>);
+
+impl Troubles {
+    /// Counts one.
+    pub fn count(&mut self, trouble: &impl ToString) {
+        self.count_many(trouble.to_string(), 1);
+    }
+
+    /// Counts those of another.
+    pub fn add(&mut self, others: &Self) {
+        for (text, count) in &others.0 {
+            self.count_many(text.clone(), *count);
+        }
+    }
+
+    fn count_many(&mut self, text: String, count: u64) {
+        let known = self.0.contains_key(&text) || self.0.len() < TROUBLES_MAX;
+        let text = if known { text } else { "others".to_owned() };
+        let sum = self.0.entry(text).or_default();
+        *sum = sum.saturating_add(count);
+    }
+
+    /// How often each.
+    pub const fn by_text(&self) -> &BTreeMap<String, u64> {
+        &self.0
+    }
 }
 
-/// Counts what happens to a fleet's agents.
+/// Counts what happens to a fleet's agents that do as they should.
 #[derive(Debug)]
 pub struct Counts {
     inner: Mutex<Inner>,
@@ -33,8 +61,11 @@ struct Inner {
     connected: u64,
     by_status: BTreeMap<String, u64>,
     by_code: BTreeMap<String, u64>,
-    troubles: BTreeMap<String, u64>,
-    latency_us: Histogram<u64>,
+    troubles: Troubles,
+    latencies: Latencies,
+    since_due: Latencies,
+    /// When the challenge of each agent is due, as the server told it with the verdict before.
+    due: BTreeMap<usize, Instant>,
 }
 
 /// The result of a run.
@@ -58,42 +89,88 @@ pub struct Report {
     pub by_code: BTreeMap<String, u64>,
     /// What went wrong, and how often.
     pub troubles: BTreeMap<String, u64>,
-    /// From a challenge's arrival to its verdict's.
+    /// From a challenge's arrival to its verdict's: the server's service, without what came before.
     pub latency_ms: Latency,
+    /// From the time for which the server had announced a challenge to its verdict, of agents that
+    /// stay. Lateness on either side counts, and the server's own spreading of challenges.
+    pub since_due_ms: Latency,
+    /// Agents that stay whose challenge was announced for a time before the end, and that had no
+    /// verdict for it when the run ended.
+    pub due_at_end: usize,
+    /// With a rate: what was to be begun, and what came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Scheduled>,
+    /// Of agents that misbehave: what they did, and what the server said. Counted from their first
+    /// connections on; nothing of theirs is in the other counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub misbehaving: BTreeMap<Conduct, Misdeeds>,
 }
 
-/// Quantiles, in milliseconds.
-#[derive(Debug, Serialize)]
-pub struct Latency {
-    /// Half are below.
-    pub p50: f64,
-    /// Nine in ten are below.
-    pub p90: f64,
-    /// All but one in a hundred are below.
-    pub p99: f64,
-    /// The longest.
-    pub max: f64,
+/// Visits, or first connections, at a rate.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scheduled {
+    /// How many.
+    #[serde(flatten)]
+    pub begun: Begun,
+    /// Visits that the server did not challenge because nothing was due for longer than an agent
+    /// stays for it.
+    pub not_due: u64,
+    /// From the intended start of a connection to the server's Welcome.
+    pub welcome_ms: Latency,
+    /// From the intended start of a visit to its verdict, less what the Welcome said that the
+    /// challenge is not due yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visit_ms: Option<Latency>,
 }
 
-impl Latency {
-    pub(crate) fn of(microseconds: &Histogram<u64>) -> Self {
-        let ms = |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64() * 1000.0;
-        let quantile = |quantile| ms(microseconds.value_at_quantile(quantile));
-        Self {
-            p50: quantile(0.5),
-            p90: quantile(0.9),
-            p99: quantile(0.99),
-            max: ms(microseconds.max()),
-        }
+impl Report {
+    /// How often evidence of agents that misbehave was taken for genuine. Anything but 0 is a
+    /// fault of the server.
+    pub fn accepted(&self) -> u64 {
+        let kinds = self.misbehaving.values();
+        kinds.fold(0, |sum, kind| sum.saturating_add(kind.accepted))
     }
 }
 
-/// How many there were of something in each second of a time.
-pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
-    // What a run counts is far below 2^32.
-    let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    let seconds = time.as_secs_f64();
-    if seconds > 0.0 { count / seconds } else { 0.0 }
+impl Tabled for Report {
+    fn rows(&self) -> Rows {
+        let scheduled = self.schedule.as_ref().map(Scheduled::rows);
+        let mut rows = Rows::default()
+            .row("agents", self.agents)
+            .number("enrolment, s", self.enrolment_seconds)
+            .number("seconds", self.seconds)
+            .row("connections", self.connections)
+            .row("attestations", self.attestations)
+            .number("per second", self.per_second)
+            .and(scheduled.unwrap_or_default())
+            .latency("challenge to verdict", &self.latency_ms)
+            .latency("due to verdict", &self.since_due_ms);
+        if self.due_at_end > 0 {
+            rows = rows.row("due at the end", self.due_at_end);
+        }
+        rows = rows
+            .counts("status", &self.by_status)
+            .counts("code", &self.by_code)
+            .counts("trouble:", &self.troubles);
+        for (conduct, misdeeds) in &self.misbehaving {
+            rows = rows.and(misdeeds.rows(*conduct));
+        }
+        rows
+    }
+}
+
+impl Scheduled {
+    fn rows(&self) -> Rows {
+        let rows = self
+            .begun
+            .rows()
+            .row("not due", self.not_due)
+            .latency("intended start to welcome", &self.welcome_ms);
+        match &self.visit_ms {
+            Some(visit_ms) => rows.latency("intended start to verdict", visit_ms),
+            None => rows,
+        }
+    }
 }
 
 impl Counts {
@@ -107,11 +184,17 @@ impl Counts {
                 connected: 0,
                 by_status: BTreeMap::new(),
                 by_code: BTreeMap::new(),
-                troubles: BTreeMap::new(),
-                latency_us: latencies()?,
+                troubles: Troubles::default(),
+                latencies: Latencies::new()?,
+                since_due: Latencies::new()?,
+                due: BTreeMap::new(),
             }),
             verdict: Notify::new(),
         })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a verdict that nobody waited for before.
@@ -125,66 +208,105 @@ impl Counts {
             .with_context(|| format!("no verdict in {} s", patience.as_secs()))
     }
 
-    /// Counts an event.
-    pub fn tell(&self, event: &Event<'_>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How many verdicts came.
+    pub fn attestations(&self) -> u64 {
+        self.inner().latencies.count()
+    }
+
+    /// Counts an event of the nth agent, which stays.
+    pub fn tell(&self, nth: usize, event: &Event<'_>) {
         match event {
-            Event::Connected { .. } => inner.connected = inner.connected.saturating_add(1),
+            Event::Connected { .. } => self.connected(),
             Event::Answered { answer, took, .. } => {
-                let code = answer.code.map_or("-".to_owned(), |code| code.to_string());
-                add(&mut inner.by_status, answer.status.to_string());
-                add(&mut inner.by_code, code);
-                let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                inner.latency_us.saturating_record(took);
-                self.verdict.notify_one();
+                self.answered(answer, *took);
+                self.told_when_due(nth, answer);
             }
-            Event::Unanswered(error)
-            | Event::Away {
-                error: Some(error), ..
-            } => {
-                let text = error.to_string();
-                let known = inner.troubles.contains_key(&text);
-                let text = if known || inner.troubles.len() < TROUBLES_MAX {
-                    text
-                } else {
-                    "others".to_owned()
-                };
-                add(&mut inner.troubles, text);
+            Event::Unanswered(error) => self.trouble(error),
+            Event::Away { error, .. } => {
+                // What was announced is for agents that are there.
+                self.inner().due.remove(&nth);
+                if let Some(error) = error {
+                    self.trouble(error);
+                }
             }
-            Event::Away { error: None, .. } | Event::Renewed { .. } => {}
+            Event::Renewed { .. } => {}
+        }
+    }
+
+    /// Counts a connection.
+    pub fn connected(&self) {
+        let mut inner = self.inner();
+        inner.connected = inner.connected.saturating_add(1);
+    }
+
+    /// Counts a verdict that took so long since its challenge came.
+    pub fn answered(&self, answer: &Answer, took: Duration) {
+        let inner = &mut *self.inner();
+        count_answer(&mut inner.by_status, &mut inner.by_code, answer);
+        inner.latencies.record(took);
+        self.verdict.notify_one();
+    }
+
+    /// Counts what an agent could not do.
+    pub fn trouble(&self, trouble: &impl ToString) {
+        self.inner().troubles.count(trouble);
+    }
+
+    /// Notes for when the next challenge is announced, and counts the time since the last one was
+    /// due.
+    fn told_when_due(&self, nth: usize, answer: &Answer) {
+        let now = Instant::now();
+        let after = Duration::from_millis(answer.next_after_ms.into());
+        let next = now.checked_add(after).unwrap_or(now);
+        let mut inner = self.inner();
+        if let Some(due) = inner.due.insert(nth, next) {
+            inner.since_due.record(now.saturating_duration_since(due));
         }
     }
 
     /// Forgets what was answered so far. Connections and troubles stay: they say how the fleet came
     /// to be as it is.
     pub fn start_over(&self) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         inner.by_status.clear();
         inner.by_code.clear();
-        inner.latency_us.reset();
+        inner.latencies.reset();
+        inner.since_due.reset();
     }
 
     /// The result.
     pub fn report(&self, agents: usize, enrolment: Duration, counted: Duration) -> Report {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let attestations = inner.latency_us.len();
-        let seconds = counted.as_secs_f64();
+        let inner = self.inner();
+        let now = Instant::now();
+        let attestations = inner.latencies.count();
         Report {
             agents,
             enrolment_seconds: enrolment.as_secs_f64(),
-            seconds,
+            seconds: counted.as_secs_f64(),
             connections: inner.connected,
             attestations,
             per_second: per_second(attestations, counted),
             by_status: inner.by_status.clone(),
             by_code: inner.by_code.clone(),
-            troubles: inner.troubles.clone(),
-            latency_ms: Latency::of(&inner.latency_us),
+            troubles: inner.troubles.by_text().clone(),
+            latency_ms: inner.latencies.quantiles(),
+            since_due_ms: inner.since_due.quantiles(),
+            due_at_end: inner.due.values().filter(|due| **due < now).count(),
+            schedule: None,
+            misbehaving: BTreeMap::new(),
         }
     }
 }
 
-fn add(to: &mut BTreeMap<String, u64>, key: String) {
-    let count = to.entry(key).or_default();
-    *count = count.saturating_add(1);
+/// Counts what a verdict says.
+pub(crate) fn count_answer(
+    by_status: &mut BTreeMap<String, u64>,
+    by_code: &mut BTreeMap<String, u64>,
+    answer: &Answer,
+) {
+    let code = answer.code.map_or("-".to_owned(), |code| code.to_string());
+    for (counts, key) in [(by_status, answer.status.to_string()), (by_code, code)] {
+        let count = counts.entry(key).or_default();
+        *count = count.saturating_add(1);
+    }
 }

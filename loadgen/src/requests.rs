@@ -1,23 +1,28 @@
-//! `rat-load requests`: the API under clients that ask as fast as they are answered.
+//! `rat-load requests`: the API under clients that ask as fast as they are answered, or at a rate.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use rat_agent::https::{ServerUrl, Trust};
 use rat_agent::keys;
 use rat_client::access;
-use rat_client::https::{Asked, Client};
+use rat_client::https::{Asked, Client, Connection, HttpsError, Reply};
 use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::report::{Latency, latencies, per_second};
+use crate::latency::{Latencies, Latency, per_second};
+use crate::output::{Rows, Tabled};
+use crate::progress;
+use crate::report::Troubles;
+use crate::schedule::{Begun, Rate, Schedule};
 
 /// What to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,12 +36,16 @@ pub struct RequestOptions {
     /// File with an API token, which nobody else may read
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
-    /// Paths to ask for in turn; each connection begins at another one
+    /// Paths to ask for in turn; without a rate each connection begins at another one
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<String>,
     /// Connections, each with one request in flight
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub connections: usize,
+    /// Begin so many requests each second, whether or not earlier ones are answered
+    /// [default: each connection asks again when it was answered]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub rate: Option<Rate>,
     /// For how long to ask
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub seconds: u64,
@@ -58,8 +67,32 @@ pub struct RequestReport {
     pub body_bytes: u64,
     /// Answers by status.
     pub by_status: BTreeMap<u16, u64>,
-    /// From a request to the end of its answer.
+    /// Requests that were not answered, by why.
+    pub troubles: BTreeMap<String, u64>,
+    /// To the end of an answer: from its request; with a rate, from when that was to be begun.
     pub latency_ms: Latency,
+    /// With a rate: what was to be begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Begun>,
+}
+
+impl Tabled for RequestReport {
+    fn rows(&self) -> Rows {
+        let from = match self.schedule {
+            Some(_) => "intended start to answer",
+            None => "request to answer",
+        };
+        let begun = self.schedule.as_ref().map(Begun::rows).unwrap_or_default();
+        Rows::default()
+            .row("answers", self.answers)
+            .number("seconds", self.seconds)
+            .number("per second", self.per_second)
+            .row("bytes of bodies", self.body_bytes)
+            .and(begun)
+            .latency(from, &self.latency_ms)
+            .counts("status", &self.by_status)
+            .counts("trouble:", &self.troubles)
+    }
 }
 
 /// Answers may take so long.
@@ -68,37 +101,87 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// No API token is longer.
 const TOKEN_BYTES_MAX: usize = 4096;
+/// Without a rate, a client that was not answered waits so long.
+const AFTER_TROUBLE: Duration = Duration::from_millis(100);
 
 struct Counted {
+    begun: u64,
     by_status: BTreeMap<u16, u64>,
     body_bytes: u64,
-    latency_us: Histogram<u64>,
+    latencies: Latencies,
+    troubles: Troubles,
 }
 
 impl Counted {
     fn new() -> Result<Self> {
         Ok(Self {
+            begun: 0,
             by_status: BTreeMap::new(),
             body_bytes: 0,
-            latency_us: latencies()?,
+            latencies: Latencies::new()?,
+            troubles: Troubles::default(),
         })
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
+        self.begun = self.begun.saturating_add(other.begun);
         for (status, count) in &other.by_status {
             let sum = self.by_status.entry(*status).or_default();
             *sum = sum.saturating_add(*count);
         }
         self.body_bytes = self.body_bytes.saturating_add(other.body_bytes);
-        self.latency_us.add(&other.latency_us)?;
-        Ok(())
+        self.troubles.add(&other.troubles);
+        self.latencies.add(&other.latencies)
+    }
+
+    fn answered(&mut self, reply: &Reply, took: Duration) {
+        self.latencies.record(took);
+        let sum = self.by_status.entry(reply.status.as_u16()).or_default();
+        *sum = sum.saturating_add(1);
+        let length = u64::try_from(reply.body.len()).unwrap_or(u64::MAX);
+        self.body_bytes = self.body_bytes.saturating_add(length);
+    }
+}
+
+/// When requests are begun, by all connections together.
+#[derive(Clone)]
+struct Pace {
+    begin: Instant,
+    end: Instant,
+    /// With a rate: all starts, and how many were taken by a connection.
+    open: Option<(Schedule, Arc<AtomicU64>)>,
+}
+
+impl Pace {
+    /// Waits for the next start. Gives its number and the time from which its latency counts;
+    /// `None` when the time is over.
+    async fn next(&self) -> Option<(Option<u64>, Instant)> {
+        let next = match &self.open {
+            None => (None, Instant::now()),
+            Some((schedule, taken)) => {
+                let nth = taken.fetch_add(1, Ordering::Relaxed);
+                let at = schedule.at(nth)?;
+                sleep_until(at).await;
+                (Some(nth), at)
+            }
+        };
+        (Instant::now() < self.end).then_some(next)
+    }
+
+    /// Whether an answer to this start that comes now is counted. With a rate all are whose start
+    /// is: leaving out those that come after the end would leave out the slowest.
+    fn counts(&self, from: Instant, now: Instant) -> bool {
+        match self.open {
+            Some(_) => from >= self.begin,
+            None => now >= self.begin && now <= self.end,
+        }
     }
 }
 
 /// Asks until the time is over.
 ///
 /// # Errors
-/// When the CA or the token cannot be read, or a request has no answer.
+/// When the CA or the token cannot be read, or no answer comes at all.
 pub async fn run(options: &RequestOptions) -> Result<RequestReport> {
     let pem = std::fs::read_to_string(&options.ca);
     let pem = pem.with_context(|| options.ca.display().to_string())?;
@@ -109,72 +192,109 @@ pub async fn run(options: &RequestOptions) -> Result<RequestReport> {
     let mut bearer = HeaderValue::from_bytes(&bearer)?;
     bearer.set_sensitive(true);
 
-    let begin = Instant::now()
-        .checked_add(Duration::from_secs(options.warm_up_seconds))
-        .context("--warm-up-seconds")?;
+    let warm_up = Duration::from_secs(options.warm_up_seconds);
     let counted = Duration::from_secs(options.seconds);
+    let all_time = warm_up.saturating_add(counted);
+    let now = Instant::now();
+    let begin = now.checked_add(warm_up).context("--warm-up-seconds")?;
     let end = begin.checked_add(counted).context("--seconds")?;
+    let schedule = options.rate.map(|rate| Schedule::new(now, rate, all_time));
+    let pace = Pace {
+        begin,
+        end,
+        open: schedule.map(|schedule| (schedule, Arc::default())),
+    };
+    let showing = progress::running("asking", all_time, String::new);
     let mut asking = JoinSet::new();
     for nth in 0..options.connections {
-        let (client, bearer) = (client.clone(), bearer.clone());
-        let mut paths = options.paths.clone();
-        let begin_at = nth.checked_rem(paths.len()).unwrap_or(0);
-        paths.rotate_left(begin_at);
-        asking.spawn(ask(client, bearer, paths, begin, end));
+        let asker = Asker {
+            client: client.clone(),
+            bearer: bearer.clone(),
+            paths: options.paths.clone(),
+            pace: pace.clone(),
+        };
+        asking.spawn(asker.run(nth));
     }
     let mut all = Counted::new()?;
     while let Some(ended) = asking.join_next().await {
         all.add(&ended??)?;
     }
-    if all.latency_us.is_empty() {
-        bail!("no answer came while answers were counted");
+    drop(showing);
+    let answers = all.latencies.count();
+    if answers == 0 {
+        let why: Vec<_> = all.troubles.by_text().keys().cloned().collect();
+        bail!("no answer came while answers were counted: {why:?}");
     }
+    let begun = options.rate.zip(schedule).map(|(rate, schedule)| {
+        let intended = schedule.starts_from(begin);
+        Begun::new(rate, intended, all.begun)
+    });
     Ok(RequestReport {
-        answers: all.latency_us.len(),
+        answers,
         seconds: counted.as_secs_f64(),
-        per_second: per_second(all.latency_us.len(), counted),
+        per_second: per_second(answers, counted),
         body_bytes: all.body_bytes,
         by_status: all.by_status,
-        latency_ms: Latency::of(&all.latency_us),
+        troubles: all.troubles.by_text().clone(),
+        latency_ms: all.latencies.quantiles(),
+        schedule: begun,
     })
 }
 
-/// One connection's requests; counts answers that came between `begin` and `end`.
-async fn ask(
+/// One connection at a time, and what is asked over it.
+struct Asker {
     client: Client,
     bearer: HeaderValue,
     paths: Vec<String>,
-    begin: Instant,
-    end: Instant,
-) -> Result<Counted> {
-    let mut counted = Counted::new()?;
-    let mut connection = client.open().await?;
-    for path in paths.iter().cycle() {
-        let asked = Instant::now();
-        if asked >= end {
-            break;
+    pace: Pace,
+}
+
+impl Asker {
+    async fn run(self, begin_at: usize) -> Result<Counted> {
+        let mut counted = Counted::new()?;
+        let mut connection = None;
+        let mut own = u64::try_from(begin_at).unwrap_or(0);
+        while let Some((nth, from)) = self.pace.next().await {
+            let replied = self.ask(&mut connection, nth.unwrap_or(own)).await;
+            own = own.wrapping_add(1);
+            let counts = self.pace.counts(from, Instant::now());
+            if counts {
+                counted.begun = counted.begun.saturating_add(1);
+            }
+            match replied {
+                Ok(reply) if counts => counted.answered(&reply, from.elapsed()),
+                Ok(_) => {}
+                Err(error) => {
+                    connection = None;
+                    if counts {
+                        counted.troubles.count(&error);
+                    }
+                    if nth.is_none() {
+                        sleep(AFTER_TROUBLE).await;
+                    }
+                }
+            }
         }
-        let reply = connection
+        Ok(counted)
+    }
+
+    /// One request, over a new connection where there is none.
+    async fn ask(&self, slot: &mut Option<Connection>, nth: u64) -> Result<Reply, HttpsError> {
+        let connection = match slot {
+            Some(connection) => connection,
+            None => slot.insert(self.client.open().await?),
+        };
+        let nth = usize::try_from(nth).unwrap_or(0);
+        let at = nth.checked_rem(self.paths.len()).unwrap_or(0);
+        connection
             .exchange(Asked {
                 method: Method::GET,
-                path,
-                headers: vec![(AUTHORIZATION, bearer.clone())],
+                path: self.paths.get(at).map_or("/", String::as_str),
+                headers: vec![(AUTHORIZATION, self.bearer.clone())],
                 body: Bytes::new(),
                 patience: PATIENCE,
                 answer_bytes_max: ANSWER_BYTES_MAX,
             })
-            .await?;
-        let now = Instant::now();
-        if now < begin || now > end {
-            continue;
-        }
-        let took = now.saturating_duration_since(asked).as_micros();
-        let took = u64::try_from(took).unwrap_or(u64::MAX);
-        counted.latency_us.saturating_record(took);
-        let sum = counted.by_status.entry(reply.status.as_u16()).or_default();
-        *sum = sum.saturating_add(1);
-        let length = u64::try_from(reply.body.len()).unwrap_or(u64::MAX);
-        counted.body_bytes = counted.body_bytes.saturating_add(length);
+            .await
     }
-    Ok(counted)
 }

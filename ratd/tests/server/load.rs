@@ -23,6 +23,7 @@ fn clients_that_read_are_counted_by_what_they_are_answered() {
         token_file,
         paths: vec!["/groups/".to_owned(), "/groups/none".to_owned()],
         connections: 2,
+        rate: None,
         seconds: 1,
         warm_up_seconds: 0,
     };

@@ -16,6 +16,7 @@ use rat_engine::ima::LogFormat;
 use rat_load::fleet::{self, FleetOptions};
 use rat_load::keys::{EkCa, SoftwareKey};
 use rat_load::measured::Entry;
+use rat_load::misdeeds::MisbehaviourOptions;
 use rat_load::software_tpm::{Boot, Keys, SoftwareLogs, SoftwareTpm};
 use rat_load::swtpm::{self, Machines, SwtpmOptions};
 use rustix::process::Signal;
@@ -77,6 +78,8 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
             token: standard.parse().unwrap(),
             baseline_token: Some(baseline.parse().unwrap()),
             agents: 4,
+            rate: None,
+            stay: false,
             key,
             ak_pool: None,
             ek_ca: authority,
@@ -86,6 +89,7 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
             enrolments: 2,
             seconds: 8,
             warm_up_seconds: 0,
+            misbehaviour: MisbehaviourOptions::default(),
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let report = runtime.block_on(fleet::run(&options)).unwrap();

@@ -1,0 +1,203 @@
+//! `rat-load fleet`: many software agents that enrol and attest through the real protocol.
+//!
+//! A server says when it challenges, so the agents of a fleet cannot ask for verdicts at a rate.
+//! What they can begin at a rate is a connection:
+//!
+//! | options | who begins | what is measured |
+//! |---|---|---|
+//! | neither | all connect at once and stay; the server challenges | challenge to verdict; due to verdict |
+//! | `--rate R` | `R` visits a second: connect, answer, leave | also intended start to Welcome, and to verdict |
+//! | `--rate R --stay` | `R` first connections a second, which stay | also intended start to Welcome |
+//!
+//! Whatever was to be begun and was not is counted.
+
+mod flood;
+mod members;
+mod misbehaving;
+mod staying;
+mod visiting;
+mod visitor;
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rat_agent::device::KeyKind;
+use rat_agent::https::ServerUrl;
+use rat_agent::state::Enrolled;
+use rat_agent::token::Token;
+use rat_transport::quic::client::Sockets;
+use tokio::time::Instant;
+
+use crate::misdeeds::{Conduct, MisbehaviourOptions, Told};
+use crate::report::{Counts, Report};
+use crate::schedule::Rate;
+use crate::software_tpm::SharedBoot;
+use members::{Member, tool};
+
+/// What to do.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FleetOptions {
+    /// The server, as https://host:port
+    #[arg(long, value_name = "URL")]
+    pub server: ServerUrl,
+    /// A token that any number of machines may use
+    #[arg(long)]
+    pub token: Token,
+    /// A baseline token, for the first machine: its list becomes the group's policy
+    #[arg(long)]
+    pub baseline_token: Option<Token>,
+    /// How many
+    #[arg(long, value_name = "N")]
+    pub agents: usize,
+    /// Begin so many connections each second, over all agents: each attests once and leaves
+    /// [default: all connect at once and stay]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub rate: Option<Rate>,
+    /// With a rate: agents connect once and stay
+    #[arg(long, requires = "rate")]
+    pub stay: bool,
+    /// The type of their keys
+    #[arg(long, value_enum, default_value = "ecc")]
+    pub key: KeyKind,
+    /// Share this many attestation keys among all, and give each a P-256 endorsement key; RSA keys
+    /// take long to make
+    #[arg(long, value_name = "N")]
+    pub ak_pool: Option<usize>,
+    /// Directory of the CA that signs the endorsement keys, made when there is none; name its
+    /// ek-ca.pem to the server
+    #[arg(long, value_name = "DIR")]
+    pub ek_ca: PathBuf,
+    /// First part of the agents' ids
+    #[arg(long, value_name = "PREFIX", default_value = "load")]
+    pub prefix: String,
+    /// Entries of each measurement list at its boot
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub entries: usize,
+    /// Entries that each machine measures after each attestation
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub growth: usize,
+    /// Enrolments at the same time
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub enrolments: usize,
+    /// For how long to attest
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub seconds: u64,
+    /// How long to attest before that, uncounted
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub warm_up_seconds: u64,
+    /// Agents that misbehave
+    #[command(flatten)]
+    pub misbehaviour: MisbehaviourOptions,
+}
+
+impl FleetOptions {
+    const fn warm_up(&self) -> Duration {
+        Duration::from_secs(self.warm_up_seconds)
+    }
+
+    const fn counted(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+/// How long the first machine may take to prove the list that becomes the policy.
+const BASELINE_WAIT: Duration = Duration::from_secs(60);
+
+/// A fleet whose agents are enrolled.
+struct Fleet<'o> {
+    options: &'o FleetOptions,
+    agents: Vec<(Member, Enrolled, Conduct)>,
+    enrolment: Duration,
+    sockets: Sockets,
+    counts: Arc<Counts>,
+    told: Arc<Told>,
+}
+
+/// Makes the fleet, enrols it, and lets it attest.
+///
+/// # Errors
+/// When keys cannot be made, an enrolment fails, or agents are to misbehave towards a server that
+/// is not on a loopback address.
+pub async fn run(options: &FleetOptions) -> Result<Report> {
+    let honest = usize::from(options.baseline_token.is_some());
+    let conducts = options.misbehaviour.conducts(options.agents, honest)?;
+    if options.misbehaviour.is_some() && !options.misbehaviour.beyond_loopback {
+        check_loopback(&options.server.to_string())?;
+    }
+    let members = members::make(options).await?;
+    tracing::info!(agents = members.len(), "keys made");
+    let begun = Instant::now();
+    let enrolled = members::enrol_all(options, members).await?;
+    let enrolment = begun.elapsed();
+    let agents = enrolled.len();
+    tracing::info!(agents, seconds = enrolment.as_secs(), "enrolled");
+    let told = Arc::new(Told::new(&conducts));
+    let fleet = Fleet {
+        options,
+        agents: enrolled
+            .into_iter()
+            .zip(conducts)
+            .map(|((member, enrolled), conduct)| (member, enrolled, conduct))
+            .collect(),
+        enrolment,
+        sockets: Sockets::default(),
+        counts: Arc::new(Counts::new()?),
+        told: Arc::clone(&told),
+    };
+    if options.misbehaviour.is_some() && !options.misbehaviour.beyond_loopback {
+        // Where evidence goes is another address than where agents enrolled.
+        let addresses = fleet.agents.iter().map(|agent| &agent.1.evidence_addresses);
+        for address in addresses.flatten() {
+            check_loopback(address)?;
+        }
+    }
+    let mut report = match options.rate {
+        Some(rate) if !options.stay => visiting::run(fleet, rate).await?,
+        rate => staying::run(fleet, rate).await?,
+    };
+    report.misbehaving = told.report();
+    Ok(report)
+}
+
+/// Refuses a server, a URL or `host:port`, that is not on loopback addresses only.
+fn check_loopback(server: &str) -> Result<()> {
+    let place = server.strip_prefix("https://").unwrap_or(server);
+    let place = place.trim_end_matches('/');
+    let mut addresses = place.to_socket_addrs().with_context(|| place.to_owned())?;
+    ensure!(
+        addresses.all(|address| address.ip().is_loopback()),
+        "{place} is not on a loopback address: agents misbehave there only with --beyond-loopback"
+    );
+    Ok(())
+}
+
+/// The machine measures more after an attestation.
+fn grow(boot: &SharedBoot, options: &FleetOptions) {
+    let mut boot = boot.lock().unwrap_or_else(PoisonError::into_inner);
+    for nth in 0..options.growth {
+        // A file that ran at boot, so that the policy lists it.
+        let known = options.entries.saturating_sub(1);
+        boot.measure(&tool(
+            nth.checked_rem(known).unwrap_or(0).saturating_add(1),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_misbehave_towards_loopback_addresses_only() {
+        for near in ["https://127.0.0.1:8001", "https://[::1]:8001/", "127.8.9.1:1"] {
+            assert!(check_loopback(near).is_ok(), "{near}");
+        }
+        for far in ["https://192.0.2.1:8001", "[2001:db8::1]:8882"] {
+            let refused = check_loopback(far).unwrap_err().to_string();
+            assert!(refused.contains("--beyond-loopback"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Agents that connect and stay, and answer whenever the server asks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use rat_agent::run::{Agent, Event, Watcher};
+use rat_agent::state::Enrolled;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::members::Member;
+use super::misbehaving::Misbehaving;
+use super::visitor::Visitor;
+use super::{BASELINE_WAIT, Fleet, grow};
+use crate::latency::Latencies;
+use crate::misdeeds::Conduct;
+use crate::progress;
+use crate::report::{Report, Scheduled};
+use crate::schedule::{Begun, Rate, Schedule};
+
+/// First connections at a rate.
+struct Arrivals {
+    rate: Rate,
+    schedule: Schedule,
+    begun: u64,
+    welcome: Arc<Mutex<Latencies>>,
+}
+
+/// The agents at work.
+struct Running {
+    tasks: JoinSet<()>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// Connects all agents, at once or at a rate, and counts until the time is over.
+pub(super) async fn run(mut fleet: Fleet<'_>, rate: Option<Rate>) -> Result<Report> {
+    let (stop, stopped) = watch::channel(false);
+    let mut running = Running {
+        tasks: JoinSet::new(),
+        stopped,
+    };
+    let options = fleet.options;
+    let mut agents = std::mem::take(&mut fleet.agents).into_iter();
+    let all = agents.len();
+    // Until the first machine has proven its list, there is no policy for the others.
+    if options.baseline_token.is_some()
+        && let Some((member, enrolled, _)) = agents.next()
+    {
+        fleet.start(&mut running, member, enrolled, None);
+        fleet.counts.verdict(BASELINE_WAIT).await?;
+    }
+    let begin = Instant::now();
+    let time = options.warm_up().saturating_add(options.counted());
+    let counts = Arc::clone(&fleet.counts);
+    let said = move || format!("{} verdicts", counts.attestations());
+    let showing = progress::running("attesting", time, said);
+    let mut arrivals = match rate {
+        None => None,
+        Some(rate) => Some(Arrivals {
+            rate,
+            schedule: Schedule::new(begin, rate, time),
+            begun: 0,
+            welcome: Arc::new(Mutex::new(Latencies::new()?)),
+        }),
+    };
+    let intended = arrivals.as_ref().map(|arrivals| {
+        let agents = u64::try_from(agents.len()).unwrap_or(u64::MAX);
+        arrivals.schedule.starts().min(agents)
+    });
+    let at_work = async {
+        for (nth, (member, enrolled, conduct)) in (0..).zip(agents) {
+            let first = match &mut arrivals {
+                None => None,
+                Some(arrivals) => {
+                    let Some(at) = arrivals.schedule.at(nth) else {
+                        break;
+                    };
+                    sleep_until(at).await;
+                    arrivals.begun = arrivals.begun.saturating_add(1);
+                    Some((at, Arc::clone(&arrivals.welcome)))
+                }
+            };
+            match conduct {
+                Conduct::Honest => fleet.start(&mut running, member, enrolled, first),
+                _ => fleet.misbehave(&mut running, member, enrolled, conduct)?,
+            }
+        }
+        anyhow::Ok(())
+    };
+    let counted_from = count(&fleet, begin);
+    let (done, counted_from) = tokio::join!(at_work, counted_from);
+    done?;
+    let left = time.saturating_sub(begin.elapsed());
+    sleep(left).await;
+    let mut report = fleet
+        .counts
+        .report(all, fleet.enrolment, counted_from.elapsed());
+    drop(showing);
+    report.schedule = arrivals.zip(intended).map(|(arrivals, intended)| {
+        let welcome = arrivals.welcome.lock();
+        let welcome = welcome.unwrap_or_else(PoisonError::into_inner);
+        Scheduled {
+            begun: Begun::new(arrivals.rate, intended, arrivals.begun),
+            not_due: 0,
+            welcome_ms: welcome.quantiles(),
+            visit_ms: None,
+        }
+    });
+    let _ = stop.send(true);
+    while running.tasks.join_next().await.is_some() {}
+    Ok(report)
+}
+
+/// Forgets what was counted when the warm-up is over. Gives the time from which counts are.
+async fn count(fleet: &Fleet<'_>, begin: Instant) -> Instant {
+    let warm_up = fleet.options.warm_up();
+    if warm_up == Duration::ZERO {
+        return begin;
+    }
+    sleep(warm_up).await;
+    fleet.counts.start_over();
+    Instant::now()
+}
+
+impl Fleet<'_> {
+    /// Starts an agent as machines run it. The time from when it was to connect first to its first
+    /// Welcome is counted, if it is to be.
+    fn start(
+        &self,
+        running: &mut Running,
+        member: Member,
+        enrolled: Enrolled,
+        first: Option<(Instant, Arc<Mutex<Latencies>>)>,
+    ) {
+        let watcher = self.watcher(&member, first);
+        let agent = Agent::new(member.machine, enrolled, None, watcher);
+        let agent = agent.with_sockets(self.sockets.clone());
+        running.tasks.spawn(agent.run(running.stopped.clone()));
+    }
+
+    /// Counts, and lets the machine measure more after each verdict.
+    fn watcher(
+        &self,
+        member: &Member,
+        first: Option<(Instant, Arc<Mutex<Latencies>>)>,
+    ) -> Watcher {
+        let (counts, options) = (Arc::clone(&self.counts), self.options.clone());
+        let (nth, boot) = (member.nth, Arc::clone(&member.boot));
+        let first = Mutex::new(first);
+        Arc::new(move |event| {
+            counts.tell(nth, &event);
+            match event {
+                Event::Connected { .. } => {
+                    let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    if let Some((intended, welcome)) = first {
+                        let mut welcome = welcome.lock().unwrap_or_else(PoisonError::into_inner);
+                        welcome.record(intended.elapsed());
+                    }
+                }
+                Event::Answered { .. } => grow(&boot, &options),
+                _ => {}
+            }
+        })
+    }
+
+    /// Starts an agent that misbehaves, and comes back whenever the server sends it away.
+    fn misbehave(
+        &self,
+        running: &mut Running,
+        member: Member,
+        enrolled: Enrolled,
+        conduct: Conduct,
+    ) -> Result<()> {
+        let visitor = Visitor::new(member, enrolled, self.sockets.clone())?;
+        let mut agent = Misbehaving::new(visitor, conduct, Arc::clone(&self.told));
+        let mut stopped = running.stopped.clone();
+        running.tasks.spawn(async move {
+            tokio::select! {
+                () = agent.stay() => {}
+                // That nobody can say it any more is to stop, too.
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        });
+        Ok(())
+    }
+}
