@@ -210,7 +210,11 @@ impl EkCa {
         (directory.join("ek-ca.pem"), directory.join("ek-ca.key"))
     }
 
-    fn generate() -> Result<Self> {
+    /// A CA that nothing is kept of.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn generate() -> Result<Self> {
         let key = SoftwareKey::generate(KeyKind::Ecc)?.key;
         let name = name("rat-load software EK CA, for tests only")?;
         let mut builder = certificate(&name, &name, &key)?;

@@ -20,6 +20,7 @@ pub mod measured;
 pub mod misdeeds;
 pub mod output;
 pub mod progress;
+pub mod replay;
 pub mod report;
 pub mod requests;
 pub mod schedule;

@@ -9,7 +9,7 @@ use rat_agent::explain;
 use rat_load::arguments::{Arguments, Command};
 use rat_load::keys::EkCa;
 use rat_load::output::{Output, Tabled};
-use rat_load::{fleet, requests, swtpm};
+use rat_load::{fleet, replay, requests, swtpm};
 use tracing_subscriber::EnvFilter;
 
 /// The exit code when evidence of agents that misbehave was taken for genuine.
@@ -48,13 +48,17 @@ fn run(Arguments { command, output }: Arguments) -> Result<ExitCode> {
             write(output, &report)?;
             let accepted = report.accepted();
             if accepted > 0 {
-                tracing::error!(accepted, "the server took evidence for genuine that was not");
+                tracing::error!(
+                    accepted,
+                    "the server took evidence for genuine that was not"
+                );
                 code = ExitCode::from(ACCEPTED);
             }
         }
         Command::Requests(options) => {
             write(output, &runtime.block_on(requests::run(&options))?)?;
         }
+        Command::Replay(options) => write(output, &runtime.block_on(replay::run(&options))?)?,
         Command::Manufacture(machines) => {
             let made = machines.manufacture()?;
             for path in std::iter::once(&made.ek_ca).chain(&made.ek_list) {

@@ -159,7 +159,10 @@ impl MisbehaviourOptions {
         for (conduct, share) in self.shares() {
             for _ in 0..share.of(agents) {
                 let chosen = order.next().and_then(|nth| conducts.get_mut(nth));
-                ensure!(chosen.is_some(), "more agents are to misbehave than there are");
+                ensure!(
+                    chosen.is_some(),
+                    "more agents are to misbehave than there are"
+                );
                 if let Some(chosen) = chosen {
                     *chosen = conduct;
                 }
@@ -370,7 +373,10 @@ mod tests {
             ..MisbehaviourOptions::default()
         };
         for seed in 0..100 {
-            let options = MisbehaviourOptions { seed, ..all.clone() };
+            let options = MisbehaviourOptions {
+                seed,
+                ..all.clone()
+            };
             let conducts = options.conducts(4, 0).unwrap();
             assert!(!conducts.contains(&Conduct::Honest));
             // Two are to be tampered with and two to replay, of three.

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::misdeeds::{Conduct, Misdeeds};
 use crate::latency::{Latencies, Latency, per_second};
+use crate::misdeeds::{Conduct, Misdeeds};
 use crate::output::{Rows, Tabled};
 use crate::schedule::Begun;
 

@@ -109,6 +109,11 @@ impl Boot {
         extend_value(&mut self.values, PcrIndex::IMA, &entry.event);
     }
 
+    /// The measurement list, in binary.
+    pub fn list(&self) -> Vec<u8> {
+        self.binary.clone()
+    }
+
     /// Starts the machine anew.
     pub fn reboot(&mut self) {
         let before = self.uptime();

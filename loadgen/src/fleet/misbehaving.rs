@@ -21,6 +21,9 @@ const AWAY: Duration = Duration::from_secs(1);
 /// The same for one that floods.
 const HARDLY_AWAY: Duration = Duration::from_millis(10);
 
+/// Connections of one that floods, after which it is silent.
+const FLOODS_MAX: u64 = 10_000;
+
 /// An agent that misbehaves.
 pub(super) struct Misbehaving {
     visitor: Visitor,
@@ -61,7 +64,7 @@ impl Misbehaving {
 
     /// Misbehaves until this is dropped, and comes back whenever the connection ended.
     pub(super) async fn stay(&mut self) {
-        loop {
+        while self.conduct != Conduct::Flooding || self.done < FLOODS_MAX {
             if let Err(error) = self.connection(u64::MAX).await {
                 self.told.ended(self.conduct, &error);
             }

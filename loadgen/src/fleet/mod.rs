@@ -180,9 +180,7 @@ fn grow(boot: &SharedBoot, options: &FleetOptions) {
     for nth in 0..options.growth {
         // A file that ran at boot, so that the policy lists it.
         let known = options.entries.saturating_sub(1);
-        boot.measure(&tool(
-            nth.checked_rem(known).unwrap_or(0).saturating_add(1),
-        ));
+        boot.measure(&tool(nth.checked_rem(known).unwrap_or(0).saturating_add(1)));
     }
 }
 
@@ -192,7 +190,11 @@ mod tests {
 
     #[test]
     fn agents_misbehave_towards_loopback_addresses_only() {
-        for near in ["https://127.0.0.1:8001", "https://[::1]:8001/", "127.8.9.1:1"] {
+        for near in [
+            "https://127.0.0.1:8001",
+            "https://[::1]:8001/",
+            "127.8.9.1:1",
+        ] {
             assert!(check_loopback(near).is_ok(), "{near}");
         }
         for far in ["https://192.0.2.1:8001", "[2001:db8::1]:8882"] {

@@ -24,7 +24,49 @@ use crate::schedule::{Begun, Rate, Schedule};
 struct Arrivals {
     rate: Rate,
     schedule: Schedule,
+    /// As many as there are agents, and time.
+    intended: u64,
     begun: u64,
+    welcome: Arc<Mutex<Latencies>>,
+}
+
+impl Arrivals {
+    fn new(rate: Rate, begin: Instant, time: Duration, agents: usize) -> Result<Self> {
+        let schedule = Schedule::new(begin, rate, time);
+        let agents = u64::try_from(agents).unwrap_or(u64::MAX);
+        Ok(Self {
+            rate,
+            schedule,
+            intended: schedule.starts().min(agents),
+            begun: 0,
+            welcome: Arc::new(Mutex::new(Latencies::new()?)),
+        })
+    }
+
+    /// Waits for the next start; `None` when there is none in time.
+    async fn next(&mut self) -> Option<First> {
+        let intended = self.schedule.at(self.begun)?;
+        sleep_until(intended).await;
+        self.begun = self.begun.saturating_add(1);
+        let welcome = Arc::clone(&self.welcome);
+        Some(First { intended, welcome })
+    }
+
+    fn report(&self) -> Scheduled {
+        let welcome = self.welcome.lock();
+        let welcome = welcome.unwrap_or_else(PoisonError::into_inner);
+        Scheduled {
+            begun: Begun::new(self.rate, self.intended, self.begun),
+            not_due: 0,
+            welcome_ms: welcome.quantiles(),
+            visit_ms: None,
+        }
+    }
+}
+
+/// When an agent was to connect first, and where the time to its Welcome is counted.
+struct First {
+    intended: Instant,
     welcome: Arc<Mutex<Latencies>>,
 }
 
@@ -57,57 +99,17 @@ pub(super) async fn run(mut fleet: Fleet<'_>, rate: Option<Rate>) -> Result<Repo
     let said = move || format!("{} verdicts", counts.attestations());
     let showing = progress::running("attesting", time, said);
     let mut arrivals = match rate {
+        Some(rate) => Some(Arrivals::new(rate, begin, time, agents.len())?),
         None => None,
-        Some(rate) => Some(Arrivals {
-            rate,
-            schedule: Schedule::new(begin, rate, time),
-            begun: 0,
-            welcome: Arc::new(Mutex::new(Latencies::new()?)),
-        }),
     };
-    let intended = arrivals.as_ref().map(|arrivals| {
-        let agents = u64::try_from(agents.len()).unwrap_or(u64::MAX);
-        arrivals.schedule.starts().min(agents)
-    });
-    let at_work = async {
-        for (nth, (member, enrolled, conduct)) in (0..).zip(agents) {
-            let first = match &mut arrivals {
-                None => None,
-                Some(arrivals) => {
-                    let Some(at) = arrivals.schedule.at(nth) else {
-                        break;
-                    };
-                    sleep_until(at).await;
-                    arrivals.begun = arrivals.begun.saturating_add(1);
-                    Some((at, Arc::clone(&arrivals.welcome)))
-                }
-            };
-            match conduct {
-                Conduct::Honest => fleet.start(&mut running, member, enrolled, first),
-                _ => fleet.misbehave(&mut running, member, enrolled, conduct)?,
-            }
-        }
-        anyhow::Ok(())
-    };
-    let counted_from = count(&fleet, begin);
-    let (done, counted_from) = tokio::join!(at_work, counted_from);
-    done?;
-    let left = time.saturating_sub(begin.elapsed());
-    sleep(left).await;
-    let mut report = fleet
-        .counts
-        .report(all, fleet.enrolment, counted_from.elapsed());
+    let connecting = fleet.connect_all(agents, &mut running, arrivals.as_mut());
+    let (connected, counted_from) = tokio::join!(connecting, count(&fleet, begin));
+    connected?;
+    sleep(time.saturating_sub(begin.elapsed())).await;
+    let counted = counted_from.elapsed();
+    let mut report = fleet.counts.report(all, fleet.enrolment, counted);
     drop(showing);
-    report.schedule = arrivals.zip(intended).map(|(arrivals, intended)| {
-        let welcome = arrivals.welcome.lock();
-        let welcome = welcome.unwrap_or_else(PoisonError::into_inner);
-        Scheduled {
-            begun: Begun::new(arrivals.rate, intended, arrivals.begun),
-            not_due: 0,
-            welcome_ms: welcome.quantiles(),
-            visit_ms: None,
-        }
-    });
+    report.schedule = arrivals.as_ref().map(Arrivals::report);
     let _ = stop.send(true);
     while running.tasks.join_next().await.is_some() {}
     Ok(report)
@@ -125,6 +127,29 @@ async fn count(fleet: &Fleet<'_>, begin: Instant) -> Instant {
 }
 
 impl Fleet<'_> {
+    /// Starts these agents, at once or when each is to begin.
+    async fn connect_all(
+        &self,
+        agents: impl Iterator<Item = (Member, Enrolled, Conduct)>,
+        running: &mut Running,
+        mut arrivals: Option<&mut Arrivals>,
+    ) -> Result<()> {
+        for (member, enrolled, conduct) in agents {
+            let first = match &mut arrivals {
+                None => None,
+                Some(arrivals) => match arrivals.next().await {
+                    None => break,
+                    first => first,
+                },
+            };
+            match conduct {
+                Conduct::Honest => self.start(running, member, enrolled, first),
+                _ => self.misbehave(running, member, enrolled, conduct)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Starts an agent as machines run it. The time from when it was to connect first to its first
     /// Welcome is counted, if it is to be.
     fn start(
@@ -132,7 +157,7 @@ impl Fleet<'_> {
         running: &mut Running,
         member: Member,
         enrolled: Enrolled,
-        first: Option<(Instant, Arc<Mutex<Latencies>>)>,
+        first: Option<First>,
     ) {
         let watcher = self.watcher(&member, first);
         let agent = Agent::new(member.machine, enrolled, None, watcher);
@@ -141,11 +166,7 @@ impl Fleet<'_> {
     }
 
     /// Counts, and lets the machine measure more after each verdict.
-    fn watcher(
-        &self,
-        member: &Member,
-        first: Option<(Instant, Arc<Mutex<Latencies>>)>,
-    ) -> Watcher {
+    fn watcher(&self, member: &Member, first: Option<First>) -> Watcher {
         let (counts, options) = (Arc::clone(&self.counts), self.options.clone());
         let (nth, boot) = (member.nth, Arc::clone(&member.boot));
         let first = Mutex::new(first);
@@ -154,7 +175,7 @@ impl Fleet<'_> {
             match event {
                 Event::Connected { .. } => {
                     let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    if let Some((intended, welcome)) = first {
+                    if let Some(First { intended, welcome }) = first {
                         let mut welcome = welcome.lock().unwrap_or_else(PoisonError::into_inner);
                         welcome.record(intended.elapsed());
                     }

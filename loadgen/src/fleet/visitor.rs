@@ -10,9 +10,7 @@ use rat_engine::evidence::Instance;
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
 use rat_engine::tpm::Public;
-use rat_transport::quic::client::{
-    Client, ClientError, Connection, Hello, Incoming, Sockets,
-};
+use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming, Sockets};
 use tokio::time::timeout;
 
 use super::members::Member;
