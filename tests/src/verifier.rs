@@ -58,6 +58,7 @@ struct Inner {
     hellos: Vec<Hello>,
     renewals: usize,
     paused: bool,
+    believes_everything: bool,
 }
 
 struct Session {
@@ -136,6 +137,11 @@ impl Verifier {
         self.inner.lock().unwrap().paused = true;
     }
 
+    /// Finds nothing wrong from now on, whatever is sent: a server with a fault.
+    pub fn believe_everything(&self) {
+        self.inner.lock().unwrap().believes_everything = true;
+    }
+
     /// Whether an agent has yet to answer.
     pub fn is_asking(&self) -> bool {
         let inner = self.inner.lock().unwrap();
@@ -162,7 +168,10 @@ impl Verifier {
         else {
             return;
         };
-        let codes = inner.appraise(&self.core, &agent, &challenge, submission, list);
+        let mut codes = inner.appraise(&self.core, &agent, &challenge, submission, list);
+        if inner.believes_everything {
+            codes.clear();
+        }
         let code = codes.first().copied();
         inner.rounds.push(Round {
             agent,
