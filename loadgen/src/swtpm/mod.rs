@@ -18,9 +18,13 @@ use rat_agent::https::ServerUrl;
 use rat_agent::run::Event;
 use rat_agent::token::Token;
 use rat_engine::agent_id::AgentId;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
+
+use crate::progress;
 
 pub use control::{Command, CommandError};
 pub use firmware::Firmware;
@@ -107,18 +111,20 @@ impl Machines {
     /// When swtpm_setup or swtpm fails.
     pub fn manufacture(&self) -> Result<Manufactured> {
         let manufacturer = Manufacturer::new(&self.dir.join("ek-ca"))?;
-        let mut list = String::new();
-        for (name, kind) in self.each()? {
-            let tpm = machine::directory(&self.dir, &name)?.join("tpm");
-            manufacturer.make(&tpm)?;
-            if kind == KeyKind::Ecc {
-                let process = Process::start(&tpm)?;
-                let settings = TpmSettings::new(process.tcti().clone(), kind);
-                let sha256 = Tpm::new(settings).endorsement()?.sha256()?;
-                Firmware::new(process.tcti()).shut_down()?;
-                list.push_str(&format!("{}  # {name}\n", hex::encode(sha256)));
-            }
-        }
+        let each = self.each()?;
+        let bar = progress::bar("TPMs", each.len());
+        let make = |(name, kind): &(AgentId, KeyKind)| {
+            let listed = self.make(&manufacturer, name, *kind);
+            bar.inc(1);
+            listed
+        };
+        // The CA is made with the first TPM; others can be made together.
+        let (first, others) = each.split_at(each.len().min(1));
+        let mut listed: Vec<String> = first.iter().map(make).collect::<Result<_>>()?;
+        let more: Vec<String> = others.par_iter().map(make).collect::<Result<_>>()?;
+        listed.extend(more);
+        bar.finish_and_clear();
+        let list = listed.concat();
         let ek_ca = self.dir.join("ek-ca.pem");
         manufacturer.write_chain(&ek_ca)?;
         let ek_list = (!list.is_empty()).then(|| self.dir.join("ek-list"));
@@ -132,6 +138,26 @@ impl Machines {
         })
     }
 }
+
+impl Machines {
+    /// Makes one TPM; gives its line of the list of endorsement keys, which is empty when the key
+    /// has a certificate.
+    fn make(&self, manufacturer: &Manufacturer, name: &AgentId, kind: KeyKind) -> Result<String> {
+        let tpm = machine::directory(&self.dir, name)?.join("tpm");
+        manufacturer.make(&tpm)?;
+        if kind == KeyKind::Rsa {
+            return Ok(String::new());
+        }
+        let process = Process::start(&tpm)?;
+        let settings = TpmSettings::new(process.tcti().clone(), kind);
+        let sha256 = Tpm::new(settings).endorsement()?.sha256()?;
+        Firmware::new(process.tcti()).shut_down()?;
+        Ok(format!("{}  # {name}\n", hex::encode(sha256)))
+    }
+}
+
+/// Machines that boot at the same time.
+const BOOTING_MAX: usize = 8;
 
 /// The machines that run, by name.
 type Running = BTreeMap<AgentId, SimulatedMachine>;
@@ -181,11 +207,14 @@ async fn start(options: &SwtpmOptions) -> Result<Running> {
     if let Some(list) = &made.ek_list {
         emit(&json!({"event": "ek_list", "path": list.display().to_string()}));
     }
+    let places = Arc::new(Semaphore::new(BOOTING_MAX));
     let mut booting = JoinSet::new();
     for (name, kind) in options.machines.each()? {
+        let place = Arc::clone(&places).acquire_owned().await?;
         let (root, runs) = (options.machines.dir.clone(), options.runs.clone());
         let manufacturer = made.manufacturer.clone();
         booting.spawn_blocking(move || {
+            let _place = place;
             let directory = machine::directory(&root, &name)?;
             let machine = SimulatedMachine::boot(name, kind, &directory, &manufacturer)?;
             for path in &runs {

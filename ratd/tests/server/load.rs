@@ -156,8 +156,7 @@ fn are_seen_through(operated: &Operated, report: &Report) {
     assert_eq!(report.misbehaving[&Conduct::Replaying].honest, 1);
     assert!(codes(Conduct::Flooding).is_empty(), "{report:?}");
     let flooding = &report.misbehaving[&Conduct::Flooding];
-    let why: Vec<_> = flooding.ended.keys().collect();
-    assert_eq!(why, ["wire.malformed"], "{report:?}");
+    assert!(flooding.ended["wire.malformed"] > 0, "{report:?}");
     // The honest ones were not kept from anything.
     assert_eq!(report.troubles, BTreeMap::new(), "{report:?}");
     assert!(report.by_status["trusted"] >= 6, "{report:?}");
