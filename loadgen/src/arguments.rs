@@ -19,7 +19,7 @@ pub struct Arguments {
     pub command: Command,
     /// How the result of fleet, requests or replay is written [default: a table on a terminal,
     /// JSON elsewhere]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 500)]
     pub output: Option<Output>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream};
 use rat_agent::keys::{ClientKey, certificates};
-use rat_agent::run::RunError;
+use rat_agent::run::{Answering, RunError};
 use rat_agent::state::Enrolled;
 use rat_engine::evidence::{Challenge, ChallengeId, Nonce};
 use rat_engine::pcr::PcrSet;
@@ -45,46 +45,80 @@ pub(super) async fn run(visitor: &Visitor, told: &Told, turn: u64) -> Result<(),
         Frame::Welcome(_) => told.welcome(Conduct::Flooding),
         other => return Err(said(other).into()),
     }
-    if turn.is_multiple_of(2) {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id)?;
-        let challenge = unasked(ChallengeId(id)).ok_or(ClientError::Lost)?;
-        let made = visitor.evidence(challenge, [0; 32], &answering).await?;
-        let evidence = bytes(challenge.id, None, made.parts)?;
-        for _ in 0..PIECES_MAX {
-            let sent = timeout(PATIENCE, send_unasked(&connection, &evidence)).await;
-            told.sent(Conduct::Flooding);
-            if !matches!(sent, Ok(Ok(()))) {
-                break;
-            }
-        }
-    } else {
-        let stream = timeout(PATIENCE, connection.accept_bi()).await;
-        let stream = stream.map_err(|_| ClientError::Timeout)?;
-        let (mut send, mut receive) = stream.map_err(ended)?;
-        let Frame::Challenge(challenge) = read(&connection, &mut receive).await? else {
-            return Err(ClientError::Lost.into());
-        };
-        let mut binding = [0; 32];
-        let exported =
-            connection.export_keying_material(&mut binding, BINDING_LABEL, &challenge.id.0);
-        exported.map_err(|_| ClientError::Lost)?;
-        let made = visitor.evidence(challenge, binding, &answering).await?;
-        let evidence = bytes(challenge.id, Some(binding), made.parts)?;
-        for _ in 0..PIECES_MAX {
-            let sent = timeout(PATIENCE, send.write_all(&evidence)).await;
-            told.sent(Conduct::Flooding);
-            if !matches!(sent, Ok(Ok(()))) {
-                break;
-            }
-        }
-        if let Ok(Frame::Verdict(_, answer)) = read(&connection, &mut receive).await {
-            told.verdict(Conduct::Flooding, &answer, false);
-        }
+    let flood = Flood {
+        visitor,
+        told,
+        connection: &connection,
+        answering: &answering,
+    };
+    let heard = match turn.is_multiple_of(2) {
+        true => flood.unasked().await?,
+        false => flood.repeated().await?,
+    };
+    // Whatever the server has to say to it, it should not be a verdict.
+    if let Some(mut stream) = heard
+        && let Ok(Frame::Verdict(_, answer)) = read(&connection, &mut stream).await
+    {
+        told.verdict(Conduct::Flooding, &answer, false);
     }
     match timeout(PATIENCE, connection.closed()).await {
         Ok(error) => Err(ended(error).into()),
         Err(_) => Err(ClientError::Timeout.into()),
+    }
+}
+
+/// One connection on which the agent is welcome.
+struct Flood<'f> {
+    visitor: &'f Visitor,
+    told: &'f Told,
+    connection: &'f Connection,
+    answering: &'f Answering,
+}
+
+impl Flood<'_> {
+    /// Sends evidence on streams that the server did not open. Gives the last one, to hear on it.
+    async fn unasked(&self) -> Result<Option<RecvStream>, RunError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)?;
+        let challenge = unasked(ChallengeId(id)).ok_or(ClientError::Lost)?;
+        let made = self.visitor.evidence(challenge, [0; 32], self.answering);
+        let evidence = bytes(challenge.id, None, made.await?.parts)?;
+        let mut last = None;
+        for _ in 0..PIECES_MAX {
+            let sent = timeout(PATIENCE, send_unasked(self.connection, &evidence)).await;
+            self.told.sent(Conduct::Flooding);
+            match sent {
+                Ok(Ok(stream)) => last = Some(stream),
+                _ => break,
+            }
+        }
+        Ok(last)
+    }
+
+    /// Sends the answer to a challenge again and again. Gives the challenge's stream.
+    async fn repeated(&self) -> Result<Option<RecvStream>, RunError> {
+        let stream = timeout(PATIENCE, self.connection.accept_bi()).await;
+        let stream = stream.map_err(|_| ClientError::Timeout)?;
+        let (mut send, mut receive) = stream.map_err(ended)?;
+        let Frame::Challenge(challenge) = read(self.connection, &mut receive).await? else {
+            return Err(ClientError::Lost.into());
+        };
+        let mut binding = [0; 32];
+        let context = &challenge.id.0;
+        let exported = self
+            .connection
+            .export_keying_material(&mut binding, BINDING_LABEL, context);
+        exported.map_err(|_| ClientError::Lost)?;
+        let made = self.visitor.evidence(challenge, binding, self.answering);
+        let evidence = bytes(challenge.id, Some(binding), made.await?.parts)?;
+        for _ in 0..PIECES_MAX {
+            let sent = timeout(PATIENCE, send.write_all(&evidence)).await;
+            self.told.sent(Conduct::Flooding);
+            if !matches!(sent, Ok(Ok(()))) {
+                break;
+            }
+        }
+        Ok(Some(receive))
     }
 }
 
@@ -100,11 +134,12 @@ fn unasked(id: ChallengeId) -> Option<Challenge> {
     })
 }
 
-async fn send_unasked(connection: &Connection, evidence: &[u8]) -> Result<(), ClientError> {
-    let (mut send, _receive) = connection.open_bi().await.map_err(ended)?;
+async fn send_unasked(connection: &Connection, evidence: &[u8]) -> Result<RecvStream, ClientError> {
+    let (mut send, receive) = connection.open_bi().await.map_err(ended)?;
     let written = send.write_all(evidence).await;
     written.map_err(|_| ClientError::Lost)?;
-    send.finish().map_err(|_| ClientError::Lost)
+    send.finish().map_err(|_| ClientError::Lost)?;
+    Ok(receive)
 }
 
 /// Evidence as it stands on a stream: the frame, then the logs.

@@ -9,7 +9,8 @@
 //! | `--rate R` | `R` visits a second: connect, answer, leave | also intended start to Welcome, and to verdict |
 //! | `--rate R --stay` | `R` first connections a second, which stay | also intended start to Welcome |
 //!
-//! Whatever was to be begun and was not is counted.
+//! Whatever was to be begun and was not is counted. `docs/reference/load.md` says what each figure
+//! is.
 
 mod flood;
 mod members;
