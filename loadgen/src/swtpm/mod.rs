@@ -156,8 +156,8 @@ impl Machines {
     }
 }
 
-/// Machines that boot at the same time.
-const BOOTING_MAX: usize = 8;
+/// Machines that boot, or enrol, at the same time.
+const STARTING_MAX: usize = 8;
 
 /// The machines that run, by name.
 type Running = BTreeMap<AgentId, SimulatedMachine>;
@@ -207,7 +207,7 @@ async fn start(options: &SwtpmOptions) -> Result<Running> {
     if let Some(list) = &made.ek_list {
         emit(&json!({"event": "ek_list", "path": list.display().to_string()}));
     }
-    let places = Arc::new(Semaphore::new(BOOTING_MAX));
+    let places = Arc::new(Semaphore::new(STARTING_MAX));
     let mut booting = JoinSet::new();
     for (name, kind) in options.machines.each()? {
         let place = Arc::clone(&places).acquire_owned().await?;
@@ -229,20 +229,47 @@ async fn start(options: &SwtpmOptions) -> Result<Running> {
         emit(&json!({"event": "booted", "machine": machine.name()}));
         machines.insert(machine.name().clone(), machine);
     }
-    for (nth, machine) in machines.values_mut().enumerate() {
-        let baseline = options.baseline_token.as_ref().filter(|_| nth == 0);
-        let token = baseline.unwrap_or(&options.token);
-        let enrolled = machine.enrol(&options.server, token).await?;
-        emit(&json!({
-            "event": "enrolled",
-            "machine": machine.name(),
-            "group": enrolled.group,
-            "baseline": baseline.is_some(),
-        }));
-        let watcher = watcher(machine.name());
-        machine.start_agent(watcher)?;
+    let mut attesting = Running::new();
+    // The first one's list may be the policy that the others enrol under.
+    if let Some((name, machine)) = machines.pop_first() {
+        let token = options.baseline_token.as_ref().unwrap_or(&options.token);
+        let baseline = options.baseline_token.is_some();
+        let machine = enrol(machine, &options.server, token, baseline).await?;
+        attesting.insert(name, machine);
     }
-    Ok(machines)
+    let mut enrolling = JoinSet::new();
+    for machine in machines.into_values() {
+        let place = Arc::clone(&places).acquire_owned().await?;
+        let (server, token) = (options.server.clone(), options.token.clone());
+        enrolling.spawn(async move {
+            let _place = place;
+            enrol(machine, &server, &token, false).await
+        });
+    }
+    while let Some(enrolled) = enrolling.join_next().await {
+        let machine = enrolled??;
+        attesting.insert(machine.name().clone(), machine);
+    }
+    Ok(attesting)
+}
+
+/// Enrols a machine and starts its agent.
+async fn enrol(
+    mut machine: SimulatedMachine,
+    server: &ServerUrl,
+    token: &Token,
+    baseline: bool,
+) -> Result<SimulatedMachine> {
+    let enrolled = machine.enrol(server, token).await?;
+    emit(&json!({
+        "event": "enrolled",
+        "machine": machine.name(),
+        "group": enrolled.group,
+        "baseline": baseline,
+    }));
+    let watcher = watcher(machine.name());
+    machine.start_agent(watcher)?;
+    Ok(machine)
 }
 
 /// Carries one command out. Its failure is an event: the machines go on.
