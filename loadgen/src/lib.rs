@@ -14,6 +14,7 @@
 
 pub mod arguments;
 pub mod fleet;
+pub mod host;
 pub mod keys;
 pub mod latency;
 pub mod measured;

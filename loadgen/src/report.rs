@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use crate::host;
 use crate::latency::{Latencies, Latency, per_second};
 use crate::misdeeds::{Conduct, Misdeeds};
 use crate::output::{Rows, Tabled};
@@ -71,6 +72,8 @@ struct Inner {
 /// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// The machine that the agents ran on.
+    pub machine: String,
     /// Agents that enrolled.
     pub agents: usize,
     /// How long all enrolments took, in seconds.
@@ -100,6 +103,9 @@ pub struct Report {
     /// With a rate: what was to be begun, and what came of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Scheduled>,
+    /// With agents that misbehave: which these are follows from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Of agents that misbehave: what they did, and what the server said. Counted from their first
     /// connections on; nothing of theirs is in the other counts.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -136,6 +142,7 @@ impl Tabled for Report {
     fn rows(&self) -> Rows {
         let scheduled = self.schedule.as_ref().map(Scheduled::rows);
         let mut rows = Rows::default()
+            .row("machine", &self.machine)
             .row("agents", self.agents)
             .number("enrolment, s", self.enrolment_seconds)
             .number("seconds", self.seconds)
@@ -152,6 +159,9 @@ impl Tabled for Report {
             .counts("status", &self.by_status)
             .counts("code", &self.by_code)
             .counts("trouble:", &self.troubles);
+        if let Some(seed) = self.seed {
+            rows = rows.row("seed", seed);
+        }
         for (conduct, misdeeds) in &self.misbehaving {
             rows = rows.and(misdeeds.rows(*conduct));
         }
@@ -280,6 +290,7 @@ impl Counts {
         let now = Instant::now();
         let attestations = inner.latencies.count();
         Report {
+            machine: host::description(),
             agents,
             enrolment_seconds: enrolment.as_secs_f64(),
             seconds: counted.as_secs_f64(),
@@ -293,6 +304,7 @@ impl Counts {
             since_due_ms: inner.since_due.quantiles(),
             due_at_end: inner.due.values().filter(|due| **due < now).count(),
             schedule: None,
+            seed: None,
             misbehaving: BTreeMap::new(),
         }
     }
@@ -308,5 +320,77 @@ pub(crate) fn count_answer(
     for (counts, key) in [(by_status, answer.status.to_string()), (by_code, code)] {
         let count = counts.entry(key).or_default();
         *count = count.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rat_agent::run::RunError;
+    use rat_engine::shard::EffectiveStatus;
+    use rat_transport::quic::client::ClientError;
+
+    use super::*;
+
+    #[test]
+    fn troubles_are_told_apart_up_to_a_limit() {
+        let mut troubles = Troubles::default();
+        for nth in 0..TROUBLES_MAX + 3 {
+            troubles.count(&nth);
+        }
+        troubles.count(&0);
+        assert_eq!(troubles.by_text().len(), TROUBLES_MAX + 1);
+        assert_eq!(troubles.by_text()["others"], 3);
+        assert_eq!(troubles.by_text()["0"], 2);
+        let mut sum = troubles.clone();
+        sum.add(&troubles);
+        assert_eq!(sum.by_text()["others"], 6);
+    }
+
+    #[test]
+    fn a_challenge_is_due_when_the_verdict_before_said_so() {
+        let counts = Counts::new().unwrap();
+        let answered = |nth, next_after_ms| {
+            let answer = Answer {
+                status: EffectiveStatus::Trusted,
+                code: None,
+                detail: String::new(),
+                next_after_ms,
+            };
+            let took = Duration::from_millis(3);
+            let entries = None;
+            let answer = &answer;
+            counts.tell(
+                nth,
+                &Event::Answered {
+                    answer,
+                    took,
+                    entries,
+                },
+            );
+        };
+        let report = || counts.report(2, Duration::ZERO, Duration::from_secs(1));
+        answered(1, 0);
+        // Nothing was announced before.
+        assert_eq!(report().since_due_ms.count, 0);
+        std::thread::sleep(Duration::from_millis(20));
+        // What could not be answered is due all the same.
+        let lost = RunError::Client(ClientError::Lost);
+        counts.tell(1, &Event::Unanswered(&lost));
+        assert_eq!(report().due_at_end, 1);
+        answered(1, 3_600_000);
+        answered(2, 3_600_000);
+        let told = report();
+        assert_eq!((told.since_due_ms.count, told.attestations), (1, 3));
+        assert!(told.since_due_ms.max >= 20.0, "{told:?}");
+        assert_eq!(told.due_at_end, 0);
+        assert_eq!(told.troubles[&lost.to_string()], 1);
+        // Nobody is asked who is not there.
+        answered(2, 0);
+        let (error, wait) = (None, Duration::ZERO);
+        counts.tell(2, &Event::Away { error, wait });
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(report().due_at_end, 0);
+        counts.start_over();
+        assert_eq!((report().attestations, report().since_due_ms.count), (0, 0));
     }
 }

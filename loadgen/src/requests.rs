@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::host;
 use crate::latency::{Latencies, Latency, per_second};
 use crate::output::{Rows, Tabled};
 use crate::progress;
@@ -57,6 +58,8 @@ pub struct RequestOptions {
 /// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct RequestReport {
+    /// The machine that the clients ran on.
+    pub machine: String,
     /// Answers, read to their ends.
     pub answers: u64,
     /// How long they were counted, in seconds.
@@ -84,6 +87,7 @@ impl Tabled for RequestReport {
         };
         let begun = self.schedule.as_ref().map(Begun::rows).unwrap_or_default();
         Rows::default()
+            .row("machine", &self.machine)
             .row("answers", self.answers)
             .number("seconds", self.seconds)
             .number("per second", self.per_second)
@@ -230,6 +234,7 @@ pub async fn run(options: &RequestOptions) -> Result<RequestReport> {
         Begun::new(rate, intended, all.begun)
     });
     Ok(RequestReport {
+        machine: host::description(),
         answers,
         seconds: counted.as_secs_f64(),
         per_second: per_second(answers, counted),

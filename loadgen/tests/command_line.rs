@@ -243,6 +243,7 @@ fn agents_arrive_at_a_rate_and_stay() -> Result<()> {
     let table = output(fleet(&server, &ek_ca, &stay).args(["--output", "table", "--prefix", "b"]))?;
     let has = |line: &str| table.lines().any(|it| it.starts_with(line));
     for line in [
+        "machine ",
         "agents ",
         "intended ",
         "challenge to verdict, ms ",

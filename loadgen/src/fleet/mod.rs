@@ -159,7 +159,10 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
         Some(rate) if !options.stay => visiting::run(fleet, rate).await?,
         rate => staying::run(fleet, rate).await?,
     };
-    report.misbehaving = told.report();
+    if options.misbehaviour.is_some() {
+        report.seed = Some(options.misbehaviour.seed);
+        report.misbehaving = told.report();
+    }
     Ok(report)
 }
 

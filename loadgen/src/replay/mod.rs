@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::host;
 use crate::latency::{Latencies, Latency, per_second};
 use crate::output::{Rows, Tabled};
 use crate::progress;
@@ -54,6 +55,8 @@ pub struct ReplayOptions {
 /// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct ReplayReport {
+    /// The machine.
+    pub machine: String,
     /// Pieces of evidence, which take turns.
     pub evidence: usize,
     /// Threads that judged.
@@ -79,6 +82,7 @@ pub struct ReplayReport {
 impl Tabled for ReplayReport {
     fn rows(&self) -> Rows {
         Rows::default()
+            .row("machine", &self.machine)
             .row("evidence", self.evidence)
             .row("threads", self.threads)
             .number("seconds", self.seconds)
@@ -158,6 +162,7 @@ pub async fn run(options: &ReplayOptions) -> Result<ReplayReport> {
     drop(showing);
     let quotes = all.latencies.count();
     Ok(ReplayReport {
+        machine: host::description(),
         evidence: evidence.len(),
         threads,
         seconds: took.as_secs_f64(),
