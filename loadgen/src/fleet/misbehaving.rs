@@ -177,7 +177,7 @@ fn altered(values: &PcrValues) -> PcrValues {
             *first ^= 1;
         }
         // A digest of the same length is one of the same bank.
-        altered.insert(pcr, Digest::new(bank, &bytes).unwrap_or(*value));
+        altered.insert(pcr, Digest::new(bank, &bytes).unwrap_or(value));
     }
     altered
 }
