@@ -45,9 +45,11 @@ lint: ## format, clippy, dependencies' licences and sources, documentation links
 	cargo deny --workspace --all-features check bans licenses sources
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
-bench: ## criterion benches
+bench: ## criterion benches, a server's cost, and one table of both (target/bench/summary.json)
 	@scripts/setup build
 	cargo bench --locked --package rat-benches
+	cargo build --release --locked --workspace --bins --examples
+	@benches/table
 
 # The fuzzer's compiler flags are unstable, so a stable compiler has to be told to take them.
 fuzz: export RUSTC_BOOTSTRAP := 1

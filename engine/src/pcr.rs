@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hash::{Digest, HashAlg};
@@ -176,7 +177,12 @@ pub struct PcrValues {
 /// A list of index and value.
 impl Serialize for PcrValues {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|(_, pcr, value)| (pcr, value)))
+        // Formats of the store want the length first.
+        let mut values = serializer.serialize_seq(Some(self.len()))?;
+        for (_, pcr, value) in self.iter() {
+            values.serialize_element(&(pcr, value))?;
+        }
+        values.end()
     }
 }
 
