@@ -124,6 +124,24 @@ impl Digest {
         }
     }
 
+    /// The digest that these words are, as SHA-1 and SHA-256 leave them; `None` when their number is
+    /// not right for `alg`.
+    #[inline]
+    pub(crate) fn from_words<const WORDS: usize>(
+        alg: HashAlg,
+        words: &[u32; WORDS],
+    ) -> Option<Self> {
+        let mut digest = Self::zero(alg);
+        let (slots, rest) = digest.bytes.get_mut(..alg.size())?.as_chunks_mut::<4>();
+        if slots.len() != WORDS || !rest.is_empty() {
+            return None;
+        }
+        for (slot, word) in slots.iter_mut().zip(words) {
+            *slot = word.to_be_bytes();
+        }
+        Some(digest)
+    }
+
     /// The digest written as these hexadecimal characters, in either case.
     pub fn from_hex(alg: HashAlg, text: &[u8]) -> Option<Self> {
         let mut digest = Self::zero(alg);

@@ -16,6 +16,7 @@ pub mod reference;
 mod roca;
 mod rsa;
 mod rsa_mb;
+mod short;
 mod signature;
 
 pub use batch::{BatchItem, VectorUnit, Verified, vector_unit, verify_batch};
