@@ -111,16 +111,33 @@ impl Digest {
     /// # Errors
     /// [`DigestSizeError`] when `bytes` is not exactly as long as `alg` makes them.
     pub fn new(alg: HashAlg, bytes: &[u8]) -> Result<Self, DigestSizeError> {
+        let digest = match alg {
+            HashAlg::Sha1 => Self::of_size::<20>(alg, bytes),
+            HashAlg::Sha256 => Self::of_size::<32>(alg, bytes),
+            HashAlg::Sha384 => Self::of_size::<48>(alg, bytes),
+            HashAlg::Sha512 => Self::of_size::<64>(alg, bytes),
+        };
+        digest.ok_or(DigestSizeError {
+            alg,
+            found: bytes.len(),
+        })
+    }
+
+    /// A size that the compiler knows spares a call to copy a few bytes.
+    #[inline]
+    fn of_size<const SIZE: usize>(alg: HashAlg, bytes: &[u8]) -> Option<Self> {
         let mut digest = Self::zero(alg);
-        match digest.bytes.get_mut(..alg.size()) {
-            Some(target) if target.len() == bytes.len() => {
-                target.copy_from_slice(bytes);
-                Ok(digest)
-            }
-            _ => Err(DigestSizeError {
-                alg,
-                found: bytes.len(),
-            }),
+        let (target, _) = digest.bytes.split_first_chunk_mut::<SIZE>()?;
+        *target = *<&[u8; SIZE]>::try_from(bytes).ok()?;
+        Some(digest)
+    }
+
+    /// The bytes of a SHA-256 digest; `None` for another.
+    #[inline]
+    pub(crate) fn as_sha256(&self) -> Option<&[u8; 32]> {
+        match self.alg {
+            HashAlg::Sha256 => self.bytes.first_chunk(),
+            _ => None,
         }
     }
 

@@ -57,16 +57,18 @@ pub(super) fn digest(alg: HashAlg, message: &[u8]) -> Option<Digest> {
 /// `H(pcr ‖ event)`, likewise.
 #[inline]
 pub(super) fn extend(pcr: &Digest, event: &Digest) -> Option<Digest> {
-    let are_sha256 = pcr.alg() == HashAlg::Sha256 && event.alg() == HashAlg::Sha256;
-    if !are_sha256 || !is_fast() {
+    let (pcr, event) = (pcr.as_sha256()?, event.as_sha256()?);
+    if !is_fast() {
         return None;
     }
     // 64 bytes: one block, and one that is always the same.
     let mut blocks = [[0; BLOCK_BYTES], PADDING_OF_ONE_BLOCK];
     let [message, _] = &mut blocks;
-    let (head, tail) = message.split_at_mut_checked(HashAlg::Sha256.size())?;
-    head.copy_from_slice(pcr.as_bytes());
-    tail.copy_from_slice(event.as_bytes());
+    let (halves, _) = message.as_chunks_mut();
+    let [head, tail] = halves else {
+        return None;
+    };
+    (*head, *tail) = (*pcr, *event);
     let mut state = SHA256_START;
     sha2::block_api::compress256(&mut state, &blocks);
     Digest::from_words(HashAlg::Sha256, &state)

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use super::batch::{Batch, Known, Row};
 use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence, Form};
+use super::caches::ImaCaches;
 use super::decoder::{Decoder, LogFormat};
 use super::error::ImaError;
-use super::judge::{Denial, Judge, Pass, check_form};
+use super::hashes::{Algorithms, Hashes};
+use super::judge::{Asking, Denial, Judge, Pass, check_form};
 use super::keyring::LearnedKeys;
-use super::replay::{BankScheme, Committed, Replay};
+use super::recall::Recall;
+use super::replay::{BankScheme, Committed, Extended, Replay};
 use super::template::{Event, Template};
+use super::verdicts::{Answers, Kept};
 use super::{DecodeError, Entry};
-use crate::crypto;
+use crate::agent_id::AgentId;
 use crate::hash::{Digest, HashAlg};
 use crate::limits;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
@@ -153,10 +158,12 @@ pub struct ImaOutcome {
 /// Appraises a list that arrives in pieces: make one, feed it, finish it.
 ///
 /// # Cost
-/// Constant memory: one incomplete entry, running values, counts and learned keys.
+/// Constant memory: one incomplete entry, one batch of entries, running values, counts and learned
+/// keys; with caches, what the list will add to them, within its machine's quota.
 #[derive(Debug)]
 pub struct ImaAppraiser {
     decoder: Decoder,
+    batch: Batch,
     pass: Appraisal,
 }
 
@@ -164,6 +171,8 @@ pub struct ImaAppraiser {
 struct Appraisal {
     options: ImaOptions,
     replay: Replay,
+    /// What each entry is hashed in: for the log, and for the quoted banks.
+    algorithms: Algorithms,
     start: Start,
     first_position: u64,
     boot: BootAggregates,
@@ -177,6 +186,7 @@ struct Appraisal {
     after_kexec: Option<Replay>,
     /// Whether the list begins with the one proven before.
     holds_previous: bool,
+    recall: Option<Recall>,
 }
 
 impl ImaAppraiser {
@@ -218,6 +228,7 @@ impl ImaAppraiser {
         let decoder = Decoder::new(options.format, options.log_hash, options.limit_bytes);
         let pass = Appraisal {
             first_position: replay.position(),
+            algorithms: replay.algorithms().with(options.log_hash),
             options,
             replay,
             start,
@@ -230,8 +241,25 @@ impl ImaAppraiser {
             error: None,
             after_kexec,
             holds_previous,
+            recall: None,
         };
-        Ok(Self { decoder, pass })
+        let batch = Batch::default();
+        Ok(Self {
+            decoder,
+            batch,
+            pass,
+        })
+    }
+
+    /// The same, which uses what lists of a fleet have in common, and adds to it what this list of
+    /// `agent` proves. The outcome is the same as without.
+    ///
+    /// # Security
+    /// Only for evidence that an enrolled agent's channel or quote authenticates: a bare
+    /// verification must leave nothing behind. (S15, I19)
+    pub fn with_caches(mut self, caches: Arc<ImaCaches>, agent: &AgentId) -> Self {
+        self.pass.recall = Some(Recall::new(caches, agent, self.pass.algorithms));
+        self
     }
 
     /// Takes the next piece of the list, of any size.
@@ -239,11 +267,17 @@ impl ImaAppraiser {
     /// Faults are kept for [`finish`](Self::finish), so that a caller may stream on; returns
     /// whether more of the list can still matter.
     pub fn feed(&mut self, piece: &[u8]) -> bool {
-        let Self { decoder, pass } = self;
+        let Self {
+            decoder,
+            batch,
+            pass,
+        } = self;
         if pass.error.is_some() || pass.report.pending_malformed {
             return false;
         }
-        if let Err(error) = decoder.feed(piece, &mut |entry| pass.entry(&entry)) {
+        let decoded = decoder.feed(piece, &mut |entry| pass.take(batch, &entry));
+        pass.entries(batch);
+        if let Err(error) = decoded {
             pass.decode_failed(error);
         }
         pass.error.is_none() && !pass.report.pending_malformed
@@ -259,29 +293,55 @@ impl ImaAppraiser {
     /// # Errors
     /// [`ImaError`] when the list does not prove the quoted values, or proves less than before.
     pub fn finish(mut self) -> Result<ImaOutcome, ImaError> {
-        let Self { decoder, pass } = &mut self;
-        if pass.error.is_none()
-            && !pass.report.pending_malformed
-            && let Err(error) = decoder.finish(&mut |entry| pass.entry(&entry))
-        {
-            pass.decode_failed(error);
+        let Self {
+            decoder,
+            batch,
+            pass,
+        } = &mut self;
+        if pass.error.is_none() && !pass.report.pending_malformed {
+            let decoded = decoder.finish(&mut |entry| pass.take(batch, &entry));
+            pass.entries(batch);
+            if let Err(error) = decoded {
+                pass.decode_failed(error);
+            }
         }
         self.pass.finish()
     }
 }
 
 impl Appraisal {
-    fn entry(&mut self, entry: &Entry<'_>) {
-        if self.replay.cut().is_some() {
-            self.report.pending = self.report.pending.saturating_add(1);
-        } else if self.error.is_none()
-            && let Err(error) = self.before_cut(entry)
-        {
-            self.error = Some(error);
+    /// Puts an entry with those that wait, and takes them all when they are enough.
+    fn take(&mut self, batch: &mut Batch, entry: &Entry<'_>) {
+        batch.push(entry);
+        if batch.is_full() {
+            self.entries(batch);
         }
     }
 
-    fn before_cut(&mut self, entry: &Entry<'_>) -> Result<(), ImaError> {
+    /// Takes the entries that wait, in order.
+    fn entries(&mut self, batch: &mut Batch) {
+        let matters = self.replay.cut().is_none() && self.error.is_none();
+        if matters && let Some(recall) = &mut self.recall {
+            recall.look_up(batch);
+        }
+        for (entry, row) in batch.entries() {
+            if self.replay.cut().is_some() {
+                self.report.pending = self.report.pending.saturating_add(1);
+            } else if self.error.is_none()
+                && let Err(error) = self.before_cut(&entry, row, batch)
+            {
+                self.error = Some(error);
+            }
+        }
+        batch.clear();
+    }
+
+    fn before_cut(
+        &mut self,
+        entry: &Entry<'_>,
+        row: &Row,
+        batch: &Batch,
+    ) -> Result<(), ImaError> {
         let position = self.replay.position();
         if !self.options.templates.contains(&entry.template) {
             return Err(ImaError::TemplateNotAccepted {
@@ -289,27 +349,37 @@ impl Appraisal {
                 template: entry.template,
             });
         }
-        self.replay.extend(entry)?;
+        if entry.is_violation() {
+            self.extend(entry, Extended::Violation)?;
+            return self.violation(position, entry);
+        }
+        let hashes = match &row.known {
+            Some(known) => {
+                Hashes::remembered(self.algorithms, batch.hashes(known), entry.data)
+            }
+            None => Hashes::compute(self.algorithms, entry.data),
+        };
+        self.extend(entry, Extended::Event(&hashes))?;
+        if hashes.get(self.options.log_hash).as_bytes() != entry.template_hash {
+            return Err(ImaError::TemplateHash { entry: position });
+        }
+        match &row.known {
+            Some(known) => self.known_event(position, entry, known),
+            None => self.event(position, &parsed(position, entry)?, row.hash, &hashes),
+        }
+    }
+
+    fn extend(&mut self, entry: &Entry<'_>, event: Extended<'_>) -> Result<(), ImaError> {
+        self.replay.extend_with(entry.pcr, event)?;
         if let Some(other) = &mut self.after_kexec {
-            other.extend(entry)?;
+            other.extend_with(entry.pcr, event)?;
         }
         if let Start::AgainInBoot(previous) | Start::AfterBoot(previous) = &self.start {
             self.holds_previous |= self.replay.is_at(previous);
         }
         self.report.entries = self.report.entries.saturating_add(1);
         self.report.proven_bytes = entry.end_bytes;
-        if entry.is_violation() {
-            return self.violation(position, entry);
-        }
-        if crypto::digest(self.options.log_hash, entry.data).as_bytes() != entry.template_hash {
-            return Err(ImaError::TemplateHash { entry: position });
-        }
-        let event =
-            Event::parse(entry.template, entry.data).map_err(|fault| ImaError::TemplateData {
-                entry: position,
-                fault,
-            })?;
-        self.event(position, &event)
+        Ok(())
     }
 
     /// A violation is an event of unknown content: its path is not authenticated, so no exclude
@@ -324,7 +394,13 @@ impl Appraisal {
         Ok(())
     }
 
-    fn event(&mut self, position: u64, event: &Event<'_>) -> Result<(), ImaError> {
+    fn event(
+        &mut self,
+        position: u64,
+        event: &Event<'_>,
+        hash: u64,
+        hashes: &Hashes<'_>,
+    ) -> Result<(), ImaError> {
         let is_aggregate = event.name == BOOT_AGGREGATE && event.template != Template::ImaBuf;
         self.expect_boot_aggregate(position, is_aggregate)?;
         if let Err(denial) = check_form(event) {
@@ -334,19 +410,71 @@ impl Appraisal {
         if is_aggregate {
             return self.check_boot_aggregate(position, event);
         }
+        let kept = self.judged(position, event);
+        if let Some(recall) = &mut self.recall {
+            let require_valid_ima_sig = self.options.require_valid_ima_sig;
+            let answers = kept.map(|kept| Answers::of_event(kept, require_valid_ima_sig));
+            recall.note_entry(event.template, hash, hashes, answers.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// An event that another list, or this machine's, has proven before: it is no boot_aggregate,
+    /// and its form is right.
+    fn known_event(
+        &mut self,
+        position: u64,
+        entry: &Entry<'_>,
+        known: &Known,
+    ) -> Result<(), ImaError> {
+        self.expect_boot_aggregate(position, false)?;
         let Some(judge) = &self.judge else {
             return Ok(());
         };
-        let report = &mut self.report;
         let require_valid_ima_sig = self.options.require_valid_ima_sig;
-        let budget = &mut self.exclude_steps;
-        match judge.judge(event, require_valid_ima_sig, &mut self.learned, budget) {
-            Ok(Pass::Excluded) => report.excluded = report.excluded.saturating_add(1),
-            Ok(Pass::Signed) => report.signed = report.signed.saturating_add(1),
-            Ok(Pass::Listed | Pass::KeyringIgnored | Pass::KeyLearned) => {}
-            Err(denial) => self.deny(position, Some(denial), Some(event)),
+        match judge.verdicts().event(known.number, require_valid_ima_sig) {
+            Some(Kept::Allow(pass)) => self.pass(pass),
+            Some(Kept::Deny(denial)) => {
+                self.deny(position, Some(denial), Some(&parsed(position, entry)?));
+            }
+            Some(Kept::NeedsAgentState) => {
+                self.judged(position, &parsed(position, entry)?);
+            }
+            None => {
+                let kept = self.judged(position, &parsed(position, entry)?);
+                if let (Some(judge), Some(kept)) = (&self.judge, kept) {
+                    let answers = Answers::of_event(kept, require_valid_ima_sig);
+                    judge.verdicts().keep(known.number, answers);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Judges an event, if there is a policy; says what can be kept of the answer.
+    fn judged(&mut self, position: u64, event: &Event<'_>) -> Option<Kept> {
+        let judge = self.judge.as_ref()?;
+        let mut asking = Asking::new(
+            self.options.require_valid_ima_sig,
+            &mut self.learned,
+            &mut self.exclude_steps,
+            self.recall.as_mut(),
+        );
+        let (result, kept) = judge.judge_for(event, &mut asking);
+        match result {
+            Ok(pass) => self.pass(pass),
+            Err(denial) => self.deny(position, Some(denial), Some(event)),
+        }
+        Some(kept)
+    }
+
+    fn pass(&mut self, pass: Pass) {
+        let report = &mut self.report;
+        match pass {
+            Pass::Excluded => report.excluded = report.excluded.saturating_add(1),
+            Pass::Signed => report.signed = report.signed.saturating_add(1),
+            Pass::Listed | Pass::KeyringIgnored | Pass::KeyLearned => {}
+        }
     }
 
     fn expect_boot_aggregate(&self, position: u64, is_aggregate: bool) -> Result<(), ImaError> {
@@ -453,6 +581,9 @@ impl Appraisal {
             cut: committed.position(),
             judged,
         };
+        if let Some(recall) = self.recall {
+            recall.learn(self.judge.as_ref().map(|judge| judge.verdicts()));
+        }
         Ok(ImaOutcome {
             committed,
             learned: self.learned,
@@ -485,4 +616,12 @@ impl Appraisal {
             _ => error,
         }
     }
+}
+
+/// The event of an entry that is no violation.
+fn parsed<'e>(position: u64, entry: &Entry<'e>) -> Result<Event<'e>, ImaError> {
+    Event::parse(entry.template, entry.data).map_err(|fault| ImaError::TemplateData {
+        entry: position,
+        fault,
+    })
 }

@@ -232,13 +232,44 @@ fn nibble(digit: u8) -> u8 {
 
 /// Writes the bytes that pairs of digits stand for; false when one is no digit.
 fn decode_pairs(pairs: &[[u8; 2]], target: &mut [u8]) -> bool {
+    let (fours, rest) = pairs.as_chunks::<4>();
+    let (target_fours, target_rest) = target.as_chunks_mut::<4>();
+    let mut wrong = 0;
+    for (pairs, bytes) in fours.iter().zip(target_fours) {
+        let [a, b, c, d] = *pairs;
+        let digits = [a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]];
+        let (value, fault) = decode_eight(u64::from_le_bytes(digits));
+        wrong |= fault;
+        *bytes = value.to_le_bytes();
+    }
     let mut seen = 0;
-    for ([high, low], byte) in pairs.iter().zip(target) {
+    for ([high, low], byte) in rest.iter().zip(target_rest) {
         let (high, low) = (nibble(*high), nibble(*low));
         seen |= high | low;
         *byte = high.wrapping_shl(4) | low;
     }
-    seen & 0xf0 == 0
+    wrong == 0 && seen & 0xf0 == 0
+}
+
+/// Eight digits, the first in the lowest byte, as the four bytes that they stand for; the second
+/// number is zero when all are digits.
+fn decode_eight(digits: u64) -> (u32, u64) {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // `0` to `9` are 0x30 to 0x39, `a` to `f` are 0x61 to 0x66: bit 6 tells them apart.
+    let letters = digits.wrapping_shr(6) & EACH;
+    let values = (digits & EACH.wrapping_mul(0x0f)).wrapping_add(letters.wrapping_mul(9));
+    // Written again they are the same, unless one was no digit. No byte overflows: values are at
+    // most 24.
+    let above_nine = values.wrapping_add(EACH.wrapping_mul(6)).wrapping_shr(4) & EACH;
+    let written = values
+        .wrapping_add(EACH.wrapping_mul(0x30))
+        .wrapping_add(above_nine.wrapping_mul(0x27));
+    let wrong = (written ^ digits) | (values & EACH.wrapping_mul(0xf0));
+    // Two nibbles to a byte, then the bytes together.
+    let pairs = (values.wrapping_shl(4) | values.wrapping_shr(8)) & 0x00ff_00ff_00ff_00ff;
+    let halves = (pairs | pairs.wrapping_shr(8)) & 0x0000_ffff_0000_ffff;
+    let [a, b, c, d, ..] = (halves | halves.wrapping_shr(16)).to_le_bytes();
+    (u32::from_le_bytes([a, b, c, d]), wrong)
 }
 
 /// The kernel prints lower-case digits only (`%02x`); anything else is not a log of its.
@@ -261,4 +292,29 @@ fn decode_hex_into(text: &[u8], target: &mut [u8]) -> Option<usize> {
         return None;
     }
     decode_pairs(pairs, target).then_some(pairs.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_digits_are_read_as_one_by_one() {
+        let as_bytes = |text: &[u8]| {
+            let mut target = vec![0; text.len() / 2];
+            let (pairs, _) = text.as_chunks();
+            decode_pairs(pairs, &mut target).then_some(target)
+        };
+        // Every byte at every place among eight digits and after them.
+        for place in 0..14 {
+            for byte in 0..=u8::MAX {
+                let mut text = *b"0f9a5c3e7d1b24";
+                text[place] = byte;
+                let is_digit = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+                let expected = is_digit.then(|| hex::decode(text).unwrap());
+                assert_eq!(as_bytes(&text), expected, "{byte:#x} at {place}");
+            }
+        }
+        assert_eq!(as_bytes(b""), Some(vec![]));
+    }
 }

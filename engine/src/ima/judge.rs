@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::keyring::{LearnedKeys, VerificationKeys, is_signed};
+use super::keyring::{LearnedKeys, VerificationKeys};
+use super::recall::{PathKnown, Recall, kept};
 use super::signature::{FileSignature, SignatureFault};
 use super::template::{DigestOf, Event, MeasuredDigest, Template};
+use super::verdicts::{Kept, PathAnswer, Verdicts};
 use crate::crypto::{self, FileKey, KeyError};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
@@ -21,6 +23,37 @@ use crate::policy::{CompiledPolicy, Exclusion, PathRule, RuntimePolicy};
 pub struct Judge {
     policy: Arc<RuntimePolicy>,
     keys: VerificationKeys,
+    /// What it said of records that caches hold.
+    verdicts: Arc<Verdicts>,
+}
+
+/// What one list brings along when its events are judged.
+#[derive(Debug)]
+pub(super) struct Asking<'l> {
+    pub(super) require_valid_ima_sig: bool,
+    pub(super) learned: &'l mut LearnedKeys,
+    /// Covers all events of the list.
+    pub(super) budget: &'l mut StepBudget,
+    pub(super) recall: Option<&'l mut Recall>,
+    /// Whether the answer is the same for every list.
+    rests_on_policy: bool,
+}
+
+impl<'l> Asking<'l> {
+    pub(super) const fn new(
+        require_valid_ima_sig: bool,
+        learned: &'l mut LearnedKeys,
+        budget: &'l mut StepBudget,
+        recall: Option<&'l mut Recall>,
+    ) -> Self {
+        Self {
+            require_valid_ima_sig,
+            learned,
+            budget,
+            recall,
+            rests_on_policy: true,
+        }
+    }
 }
 
 /// A verification key of a policy that cannot be used.
@@ -115,7 +148,11 @@ impl Judge {
         let keys = keys.iter().map(|key| (key.keyid, key.spki_der.as_slice()));
         let keys = VerificationKeys::from_policy(keys)
             .map_err(|(index, error)| VerificationKeyError { index, error })?;
-        Ok(Self { policy, keys })
+        Ok(Self {
+            policy,
+            keys,
+            verdicts: Arc::default(),
+        })
     }
 
     /// The policy.
@@ -127,11 +164,41 @@ impl Judge {
         self.policy.compiled()
     }
 
-    fn excludes(&self, event: &Event<'_>, budget: &mut StepBudget) -> bool {
-        matches!(
-            self.rules().excluded_within(event.name, budget),
-            Exclusion::Excluded { .. }
-        )
+    pub(super) fn verdicts(&self) -> &Verdicts {
+        &self.verdicts
+    }
+
+    /// Whether a pattern excludes the event. A path is asked about once: what is known of it takes
+    /// the same steps from the budget as finding out did, so that the answer is the one that there
+    /// would be without it.
+    fn excludes(&self, event: &Event<'_>, asking: &mut Asking<'_>) -> bool {
+        if self.rules().excludes().is_empty() {
+            return false;
+        }
+        let verdicts = self.verdicts();
+        let known = asking.recall.as_mut().map(|r| r.path(event.name, verdicts));
+        if let Some(PathKnown::Answer(answer)) = known {
+            asking.rests_on_policy &= answer.steps == 0;
+            if asking.budget.take(answer.steps.into()) {
+                return answer.is_excluded;
+            }
+        }
+        let before = asking.budget.left();
+        let exclusion = self.rules().excluded_within(event.name, asking.budget);
+        let is_excluded = matches!(exclusion, Exclusion::Excluded { .. });
+        let left = asking.budget.left();
+        let steps = before.saturating_sub(left);
+        asking.rests_on_policy &= steps == 0 && left > 0;
+        // With steps left, and fewer taken than one pattern may take, none reached a cap: then the
+        // answer is about the path alone.
+        if left > 0
+            && let Ok(steps) = u16::try_from(steps)
+            && let (Some(known), Some(recall)) = (known, &mut asking.recall)
+        {
+            let answer = PathAnswer { is_excluded, steps };
+            recall.note_path(known, event.name, answer, verdicts);
+        }
+        is_excluded
     }
 
     /// Judges one event other than boot_aggregate, whose form was checked. `budget` covers all
@@ -154,35 +221,52 @@ impl Judge {
         learned: &mut LearnedKeys,
         budget: &mut StepBudget,
     ) -> Result<Pass, Denial> {
+        let mut asking = Asking::new(require_valid_ima_sig, learned, budget, None);
+        self.judge_for(event, &mut asking).0
+    }
+
+    /// The same for a list that may use caches; says also what can be kept of the answer.
+    pub(super) fn judge_for(
+        &self,
+        event: &Event<'_>,
+        asking: &mut Asking<'_>,
+    ) -> (Result<Pass, Denial>, Kept) {
+        let result = self.judge_noting(event, asking);
+        (result, kept(result, asking.rests_on_policy))
+    }
+
+    fn judge_noting(&self, event: &Event<'_>, asking: &mut Asking<'_>) -> Result<Pass, Denial> {
         fault_point!(Denial::PathNotListed);
         match event.template {
-            Template::ImaBuf => self.judge_buffer(event, learned, budget),
-            _ => self.judge_file(event, require_valid_ima_sig, learned, budget),
+            Template::ImaBuf => {
+                asking.rests_on_policy = false;
+                self.judge_buffer(event, asking)
+            }
+            _ => self.judge_file(event, asking),
         }
     }
 
-    fn judge_file(
-        &self,
-        event: &Event<'_>,
-        require_valid_ima_sig: bool,
-        learned: &LearnedKeys,
-        budget: &mut StepBudget,
-    ) -> Result<Pass, Denial> {
+    fn judge_file(&self, event: &Event<'_>, asking: &mut Asking<'_>) -> Result<Pass, Denial> {
         // Cheapest first; which rule passes an event makes no difference to the verdict, except
         // that a demanded signature comes before the listed digest.
         let listed = self.path_rule(event);
-        if listed == PathRule::Allowed && !require_valid_ima_sig {
+        if listed == PathRule::Allowed && !asking.require_valid_ima_sig {
             return Ok(Pass::Listed);
         }
-        if self.excludes(event, budget) {
+        if self.excludes(event, asking) {
             return Ok(Pass::Excluded);
         }
         if !event.tail.is_empty() {
             let signature = FileSignature::parse(event.tail).map_err(Denial::SignatureMalformed)?;
-            if is_signed(&signature, &event.digest, &self.keys, learned) {
+            if self.keys.verify(&signature, &event.digest) {
                 return Ok(Pass::Signed);
             }
-            if require_valid_ima_sig {
+            // From here on the machine's own list decides. (I15, I19)
+            asking.rests_on_policy = false;
+            if asking.learned.verify(&signature, &event.digest) {
+                return Ok(Pass::Signed);
+            }
+            if asking.require_valid_ima_sig {
                 return Err(Denial::SignatureInvalid);
             }
         }
@@ -203,17 +287,12 @@ impl Judge {
         }
     }
 
-    fn judge_buffer(
-        &self,
-        event: &Event<'_>,
-        learned: &mut LearnedKeys,
-        budget: &mut StepBudget,
-    ) -> Result<Pass, Denial> {
+    fn judge_buffer(&self, event: &Event<'_>, asking: &mut Asking<'_>) -> Result<Pass, Denial> {
         let MeasuredDigest { alg, bytes, .. } = event.digest;
         match FileKey::from_measured(event.tail) {
             Ok(None) => match self.rules().lookup_buffer(event.name, alg, bytes) {
                 PathRule::Allowed => Ok(Pass::Listed),
-                _ if self.excludes(event, budget) => Ok(Pass::Excluded),
+                _ if self.excludes(event, asking) => Ok(Pass::Excluded),
                 PathRule::DigestNotListed => Err(Denial::BufferDigestNotListed),
                 PathRule::PathNotListed => Err(Denial::BufferNotListed),
             },
@@ -228,7 +307,7 @@ impl Judge {
                 let Ok(Some(key)) = found else {
                     return Err(Denial::KeyUnusable);
                 };
-                if learned.learn(event.name, key, event.tail) {
+                if asking.learned.learn(event.name, key, event.tail) {
                     Ok(Pass::KeyLearned)
                 } else {
                     Err(Denial::KeysTooMany)

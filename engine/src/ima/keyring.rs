@@ -35,7 +35,11 @@ impl VerificationKeys {
     ///
     /// Identifiers have 32 bits and can be made to collide, so every key that has it is tried:
     /// all of them are approved.
-    fn verify(&self, signature: &FileSignature<'_>, measured: &MeasuredDigest<'_>) -> bool {
+    pub(super) fn verify(
+        &self,
+        signature: &FileSignature<'_>,
+        measured: &MeasuredDigest<'_>,
+    ) -> bool {
         let Some(signed) = signature.signed_digest(measured) else {
             return false;
         };
@@ -140,6 +144,15 @@ impl LearnedKeys {
         true
     }
 
+    /// Whether one of these keys made this signature for this digest.
+    pub(super) fn verify(
+        &self,
+        signature: &FileSignature<'_>,
+        measured: &MeasuredDigest<'_>,
+    ) -> bool {
+        self.keys.verify(signature, measured)
+    }
+
     /// How many keys were learned.
     pub fn len(&self) -> usize {
         self.keys.keys.len()
@@ -154,14 +167,4 @@ impl LearnedKeys {
     pub const fn identity(&self) -> Option<&Digest> {
         self.identity.as_ref()
     }
-}
-
-/// Whether an approved key made this signature for this digest.
-pub(super) fn is_signed(
-    signature: &FileSignature<'_>,
-    measured: &MeasuredDigest<'_>,
-    policy: &VerificationKeys,
-    learned: &LearnedKeys,
-) -> bool {
-    policy.verify(signature, measured) || learned.keys.verify(signature, measured)
 }

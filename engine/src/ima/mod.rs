@@ -2,7 +2,8 @@
 //!
 //! Bytes flow one way: [`Decoder`] cuts the list into [`Entry`]s, [`Replay`] extends each into
 //! the running PCR values until they equal the quoted ones (the *cut*), and the entries' hashed
-//! template data is read as [`Event`]s, which [`judge`] holds against a policy.
+//! template data is read as [`Event`]s, which [`judge`] holds against a policy. [`ImaCaches`] spares
+//! hashing and judging again what lists of a fleet have in common.
 //!
 //! # Security
 //! An entry's template data is authentic when the entry lies before the cut. The PCR index, the
@@ -10,17 +11,23 @@
 
 mod appraiser;
 mod ascii;
+mod batch;
 mod binary;
 pub mod boot_aggregate;
+mod caches;
 mod decoder;
 mod error;
+mod hashes;
 pub mod judge;
 mod keyring;
+mod recall;
 mod replay;
 mod signature;
 mod template;
+mod verdicts;
 
 pub use appraiser::{ImaAppraiser, ImaOptions, ImaOutcome, ImaProof, ImaReport, Offence, Start};
+pub use caches::{CacheFigures, CacheLimits, ImaCaches};
 pub use decoder::{DecodeError, Decoder, LogFormat};
 pub use error::{EntryFault, ImaError, TemplateName};
 pub use keyring::{LearnedKeys, LearnedKeysError};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Entry;
 use super::error::ImaError;
+use super::hashes::{Algorithms, Hashes};
 use crate::crypto;
 use crate::fault::fault_point;
 use crate::hash::{Digest, HashAlg};
@@ -23,10 +24,18 @@ pub enum BankScheme {
 }
 
 impl BankScheme {
-    fn event(self, bank: HashAlg, data: &[u8]) -> Digest {
+    fn event(self, bank: HashAlg, hashes: &Hashes<'_>) -> Digest {
         match self {
-            Self::OwnHash => crypto::digest(bank, data),
-            Self::PaddedSha1 => padded(bank, &crypto::digest(HashAlg::Sha1, data)),
+            Self::OwnHash => hashes.get(bank),
+            Self::PaddedSha1 => padded(bank, &hashes.get(HashAlg::Sha1)),
+        }
+    }
+
+    /// The algorithm in which the template data is hashed for a bank.
+    const fn hashed_in(self, bank: HashAlg) -> HashAlg {
+        match self {
+            Self::OwnHash => bank,
+            Self::PaddedSha1 => HashAlg::Sha1,
         }
     }
 
@@ -37,6 +46,15 @@ impl BankScheme {
             Self::PaddedSha1 => padded(bank, &Digest::ones(HashAlg::Sha1)),
         }
     }
+}
+
+/// What an entry extends.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Extended<'d> {
+    /// 0xff bytes.
+    Violation,
+    /// The template data's hash.
+    Event(&'d Hashes<'d>),
 }
 
 fn padded(bank: HashAlg, sha1: &Digest) -> Digest {
@@ -165,31 +183,48 @@ impl Replay {
     /// # Errors
     /// [`ImaError::WrongPcr`] when the entry's PCR is not among the quoted IMA PCRs.
     pub fn extend(&mut self, entry: &Entry<'_>) -> Result<(), ImaError> {
+        let hashes = Hashes::of(entry.data);
+        let event = match entry.is_violation() {
+            true => Extended::Violation,
+            false => Extended::Event(&hashes),
+        };
+        self.extend_with(entry.pcr, event)
+    }
+
+    /// The algorithms in which template data is hashed to extend it.
+    pub(super) fn algorithms(&self) -> Algorithms {
+        let banks = self.registers.iter().map(|r| r.running.alg());
+        banks.fold(Algorithms::default(), |all, bank| {
+            all.with(self.scheme.hashed_in(bank))
+        })
+    }
+
+    /// The same with what was found out of the entry.
+    pub(super) fn extend_with(&mut self, pcr: u32, event: Extended<'_>) -> Result<(), ImaError> {
         if self.cut.is_some() {
             return Ok(());
         }
         fault_point!(ImaError::WrongPcr {
             entry: self.position,
-            pcr: entry.pcr
+            pcr
         });
         let mut extended = false;
         for register in &mut self.registers {
-            if u32::from(register.pcr.get()) != entry.pcr {
+            if u32::from(register.pcr.get()) != pcr {
                 continue;
             }
             let bank = register.running.alg();
-            let event = if entry.is_violation() {
-                self.scheme.violation(bank)
-            } else {
-                self.scheme.event(bank, entry.data)
+            let value = match event {
+                Extended::Violation => self.scheme.violation(bank),
+                Extended::Event(hashes) => self.scheme.event(bank, hashes),
             };
-            register.running = crypto::extend(&register.running, &event);
+            register.running = crypto::extend(&register.running, &value);
             extended = true;
         }
         if !extended {
             return Err(ImaError::WrongPcr {
                 entry: self.position,
-                pcr: entry.pcr,
+                pcr,
             });
         }
         self.position = self.position.saturating_add(1);

@@ -30,14 +30,14 @@ pub(super) struct DigestTable {
 /// Machines submit baselines, so who sends a policy may want its names to collide. Every constant
 /// of the hash is made of the seed: without it nobody can tell which names do.
 #[derive(Clone)]
-pub(super) struct Seed {
+pub(crate) struct Seed {
     own: u64,
     shared: SharedSeed,
 }
 
 impl Seed {
     /// Any number will do, 0 too; the same number gives the same hashes.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         // Multiplications by constants of related seeds are related; digests are not.
         let digest = crypto::digest(HashAlg::Sha256, &seed.to_le_bytes());
         let (words, _) = digest.as_bytes().as_chunks();
@@ -48,7 +48,7 @@ impl Seed {
         }
     }
 
-    fn hash(&self, name: &[u8]) -> u64 {
+    pub(crate) fn hash(&self, name: &[u8]) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.own, &self.shared);
         hasher.write(name);
         hasher.finish()

@@ -70,6 +70,21 @@ pub struct StepBudget {
     left: usize,
 }
 
+impl StepBudget {
+    /// Steps that are left.
+    pub(crate) const fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Takes the steps that an answer took when it was found; false, and nothing is taken, when
+    /// not as many are left.
+    pub(crate) fn take(&mut self, steps: usize) -> bool {
+        let left = self.left.checked_sub(steps);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+}
+
 impl Default for StepBudget {
     /// The budget of one list.
     fn default() -> Self {

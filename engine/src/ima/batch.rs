@@ -1,0 +1,101 @@
+//! Decoded entries that wait to be replayed together, so that caches are asked for all at once.
+
+use std::ops::Range;
+
+use super::{Entry, Template};
+
+/// Entries in a batch.
+const ROWS_MAX: usize = 128;
+/// Bytes in a batch after which it is taken, whatever its entries.
+const BYTES_MAX: usize = 32 * 1024;
+
+/// A record that the caches hold of an entry.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// The record's number, which no other ever has.
+    pub(super) number: u64,
+    /// Where the batch keeps the record's hashes.
+    pub(super) hashes: Range<usize>,
+}
+
+/// Where an entry lies in the batch, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Row {
+    pcr: u32,
+    template: Template,
+    template_hash: Range<usize>,
+    data: Range<usize>,
+    end_bytes: u64,
+    is_violation: bool,
+    /// Under the caches' seed.
+    pub(super) hash: u64,
+    /// Where the caches may hold it.
+    pub(super) slot: Option<u32>,
+    pub(super) known: Option<Known>,
+}
+
+/// Entries, copied out of the pieces in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// Hashes that the caches hold, of known entries.
+    hashes: Vec<u8>,
+    rows: Vec<Row>,
+}
+
+impl Batch {
+    pub(super) fn push(&mut self, entry: &Entry<'_>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(entry.template_hash);
+        let middle = self.bytes.len();
+        self.bytes.extend_from_slice(entry.data);
+        self.rows.push(Row {
+            pcr: entry.pcr,
+            template: entry.template,
+            template_hash: start..middle,
+            data: middle..self.bytes.len(),
+            end_bytes: entry.end_bytes,
+            is_violation: entry.is_violation(),
+            hash: 0,
+            slot: None,
+            known: None,
+        });
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.rows.len() >= ROWS_MAX || self.bytes.len() >= BYTES_MAX
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.hashes.clear();
+        self.rows.clear();
+    }
+
+    /// The entries in order, and the hashes that the caches hold of them.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Entry<'_>, &Row)> {
+        self.rows.iter().map(|row| {
+            let entry = Entry {
+                pcr: row.pcr,
+                template_hash: self.bytes.get(row.template_hash.clone()).unwrap_or(&[]),
+                template: row.template,
+                data: self.bytes.get(row.data.clone()).unwrap_or(&[]),
+                end_bytes: row.end_bytes,
+            };
+            (entry, row)
+        })
+    }
+
+    /// The hashes that the caches hold of an entry.
+    pub(super) fn hashes(&self, known: &Known) -> &[u8] {
+        self.hashes.get(known.hashes.clone()).unwrap_or(&[])
+    }
+
+    /// Goes over the entries that are no violations: their rows, templates and data.
+    pub(super) fn visit(&mut self, mut each: impl FnMut(&mut Row, Template, &[u8], &mut Vec<u8>)) {
+        for row in self.rows.iter_mut().filter(|row| !row.is_violation) {
+            let data = self.bytes.get(row.data.clone()).unwrap_or(&[]);
+            each(row, row.template, data, &mut self.hashes);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The hashes of one entry's template data that a list needs.
+
+use crate::crypto;
+use crate::hash::{Digest, HashAlg};
+
+/// Room for a hash in every algorithm: 20, 32, 48 and 64 bytes.
+const BYTES_MAX: usize = 164;
+
+/// A set of hash algorithms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Algorithms(u8);
+
+impl Algorithms {
+    const fn bit(alg: HashAlg) -> u8 {
+        match alg {
+            HashAlg::Sha1 => 1,
+            HashAlg::Sha256 => 2,
+            HashAlg::Sha384 => 4,
+            HashAlg::Sha512 => 8,
+        }
+    }
+
+    pub(super) const fn with(self, alg: HashAlg) -> Self {
+        Self(self.0 | Self::bit(alg))
+    }
+
+    /// The set as four bits.
+    pub(super) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    const fn contains(self, alg: HashAlg) -> bool {
+        self.0 & Self::bit(alg) != 0
+    }
+
+    fn iter(self) -> impl Iterator<Item = HashAlg> {
+        HashAlg::ALL.into_iter().filter(move |alg| self.contains(*alg))
+    }
+
+    /// Those whose hashes come before the one in `alg`.
+    const fn before(self, alg: HashAlg) -> Self {
+        Self(self.0 & Self::bit(alg).wrapping_sub(1))
+    }
+
+    /// Bytes of one hash in each, back to back.
+    #[inline]
+    pub(super) fn size(self) -> usize {
+        let size_of = |alg: HashAlg| if self.contains(alg) { alg.size() } else { 0 };
+        // Written out: this is asked for several times an entry.
+        size_of(HashAlg::Sha1)
+            .saturating_add(size_of(HashAlg::Sha256))
+            .saturating_add(size_of(HashAlg::Sha384))
+            .saturating_add(size_of(HashAlg::Sha512))
+    }
+}
+
+/// The template data of one entry and its hashes, computed or remembered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hashes<'d> {
+    algorithms: Algorithms,
+    /// One after the other, in the order of [`HashAlg::ALL`].
+    packed: [u8; BYTES_MAX],
+    data: &'d [u8],
+}
+
+impl<'d> Hashes<'d> {
+    /// No hash yet: each is computed when it is asked for.
+    pub(super) const fn of(data: &'d [u8]) -> Self {
+        Self {
+            algorithms: Algorithms(0),
+            packed: [0; BYTES_MAX],
+            data,
+        }
+    }
+
+    /// All of these, computed.
+    pub(super) fn compute(algorithms: Algorithms, data: &'d [u8]) -> Self {
+        let mut hashes = Self::of(data);
+        let mut rest = hashes.packed.as_mut_slice();
+        for alg in algorithms.iter() {
+            let digest = crypto::digest(alg, data);
+            // Always there: the room is the sum of all sizes.
+            let Some((slot, tail)) = rest.split_at_mut_checked(alg.size()) else {
+                return Self::of(data);
+            };
+            slot.copy_from_slice(digest.as_bytes());
+            rest = tail;
+        }
+        hashes.algorithms = algorithms;
+        hashes
+    }
+
+    /// The same as remembered, packed.
+    pub(super) fn remembered(algorithms: Algorithms, packed: &[u8], data: &'d [u8]) -> Self {
+        let mut hashes = Self::of(data);
+        if packed.len() == algorithms.size()
+            && let Some(slots) = hashes.packed.get_mut(..packed.len())
+        {
+            slots.copy_from_slice(packed);
+            hashes.algorithms = algorithms;
+        }
+        hashes
+    }
+
+    pub(super) const fn data(&self) -> &'d [u8] {
+        self.data
+    }
+
+    pub(super) fn packed(&self) -> &[u8] {
+        self.packed.get(..self.algorithms.size()).unwrap_or(&[])
+    }
+
+    fn bytes(&self, alg: HashAlg) -> Option<&[u8]> {
+        if !self.algorithms.contains(alg) {
+            return None;
+        }
+        let start = self.algorithms.before(alg).size();
+        self.packed.get(start..start.saturating_add(alg.size()))
+    }
+
+    /// The data's hash in this algorithm.
+    pub(super) fn get(&self, alg: HashAlg) -> Digest {
+        self.bytes(alg)
+            .and_then(|bytes| Digest::new(alg, bytes).ok())
+            .unwrap_or_else(|| crypto::digest(alg, self.data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_holds_its_hashes_and_computes_the_others() {
+        let data = b"template data";
+        for bits in 0..16_u8 {
+            let algorithms = HashAlg::ALL
+                .into_iter()
+                .filter(|alg| bits & Algorithms::bit(*alg) != 0)
+                .fold(Algorithms::default(), Algorithms::with);
+            assert_eq!(algorithms.bits(), bits);
+            let hashes = Hashes::compute(algorithms, data);
+            assert_eq!(hashes.packed().len(), algorithms.size());
+            let remembered = Hashes::remembered(algorithms, hashes.packed(), data);
+            for alg in HashAlg::ALL {
+                let expected = crypto::digest(alg, data);
+                assert_eq!(hashes.bytes(alg).is_some(), algorithms.contains(alg));
+                assert_eq!(hashes.get(alg), expected);
+                assert_eq!(remembered.get(alg), expected);
+                assert_eq!(Hashes::of(data).get(alg), expected);
+            }
+        }
+        let all = HashAlg::ALL.into_iter().fold(Algorithms::default(), Algorithms::with);
+        assert_eq!(all.size(), BYTES_MAX);
+        // What is remembered with another length is not used.
+        let wrong = Hashes::remembered(all, &[0; 20], data);
+        assert_eq!(wrong.get(HashAlg::Sha1), crypto::digest(HashAlg::Sha1, data));
+    }
+}
