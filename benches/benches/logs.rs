@@ -1,7 +1,9 @@
 //! Replay and judgement of logs: entries and events per second.
 //!
 //! `distinct` lists hold another path in each entry, as the first list of a new fleet does;
-//! `recurring` ones hold the same thousand files over and over, as lists of one fleet do.
+//! `recurring` ones hold the same thousand files over and over, as lists of one fleet do. Each is
+//! appraised without caches, with caches that nothing is in, and with caches that hold what other
+//! machines of the fleet have shown.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -14,10 +16,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rat_engine::agent_id::AgentId;
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::ima::boot_aggregate::BootAggregates;
 use rat_engine::ima::judge::Judge;
-use rat_engine::ima::{ImaAppraiser, ImaOptions, LogFormat, Start};
+use rat_engine::ima::{CacheLimits, ImaAppraiser, ImaCaches, ImaOptions, LogFormat, Start};
 use rat_engine::pcr::{PcrIndex, PcrValues};
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::uefi::EventLog;
@@ -56,41 +59,72 @@ fn quoted(machine: &Machine) -> PcrValues {
     values
 }
 
+/// A list, and what it is appraised by.
+struct List {
+    format: LogFormat,
+    bytes: Vec<u8>,
+    quoted: PcrValues,
+    judge: Arc<Judge>,
+}
+
+impl List {
+    fn appraise(&self, caches: Option<(&Arc<ImaCaches>, &str)>) {
+        let options = ImaOptions {
+            format: self.format,
+            ..ImaOptions::default()
+        };
+        let boot = BootAggregates::from_quoted(&self.quoted);
+        let judge = Some(Arc::clone(&self.judge));
+        let mut appraiser =
+            ImaAppraiser::new(&self.quoted, options, Start::First, boot, judge).unwrap();
+        if let Some((caches, agent)) = caches {
+            let agent = AgentId::parse(agent).unwrap();
+            appraiser = appraiser.with_caches(Arc::clone(caches), &agent);
+        }
+        for piece in self.bytes.chunks(64 * 1024) {
+            appraiser.feed(piece);
+        }
+        let outcome = appraiser.finish().unwrap();
+        assert!(outcome.proof.passed_under().is_some());
+        black_box(outcome);
+    }
+}
+
+fn caches() -> Arc<ImaCaches> {
+    Arc::new(ImaCaches::new(CacheLimits::default(), 1))
+}
+
 fn ima(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ima");
     group.throughput(Throughput::Elements(ENTRIES as u64));
     for (name, distinct) in [("distinct", ENTRIES), ("recurring", 1_000)] {
         let machine = machine(distinct);
-        let quoted = quoted(&machine);
         let policy = RuntimePolicy::parse(machine.policy().as_bytes()).unwrap();
         let judge = Arc::new(Judge::new(policy.into()).unwrap());
         let lists = [
             ("binary", LogFormat::Binary, measured::binary(&machine.list)),
             ("ascii", LogFormat::Ascii, measured::ascii(&machine.list)),
         ];
-        for (form, format, list) in lists {
-            group.bench_function(format!("{form}/{name}"), |bencher| {
-                bencher.iter(|| {
-                    let options = ImaOptions {
-                        format,
-                        ..ImaOptions::default()
-                    };
-                    let boot = BootAggregates::from_quoted(&quoted);
-                    let mut appraiser = ImaAppraiser::new(
-                        &quoted,
-                        options,
-                        Start::First,
-                        boot,
-                        Some(Arc::clone(&judge)),
-                    )
-                    .unwrap();
-                    for piece in list.chunks(64 * 1024) {
-                        appraiser.feed(piece);
-                    }
-                    let outcome = appraiser.finish().unwrap();
-                    assert!(outcome.proof.passed_under().is_some());
-                    black_box(outcome)
-                });
+        for (form, format, bytes) in lists {
+            let list = List {
+                format,
+                bytes,
+                quoted: quoted(&machine),
+                judge: Arc::clone(&judge),
+            };
+            group.bench_function(format!("{form}/{name}/no caches"), |bencher| {
+                bencher.iter(|| list.appraise(None));
+            });
+            group.bench_function(format!("{form}/{name}/empty caches"), |bencher| {
+                bencher.iter(|| list.appraise(Some((&caches(), "first"))));
+            });
+            let warm = caches();
+            // Each machine may add so much: after these all of it is there, and the fleet's.
+            for agent in 0..20 {
+                list.appraise(Some((&warm, &format!("agent-{agent}"))));
+            }
+            group.bench_function(format!("{form}/{name}/warm caches"), |bencher| {
+                bencher.iter(|| list.appraise(Some((&warm, "another"))));
             });
         }
     }

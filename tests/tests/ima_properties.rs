@@ -15,12 +15,16 @@
 mod case;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 use proptest::test_runner::{RngSeed, TestRunner};
+use rat_engine::agent_id::AgentId;
 use rat_engine::hash::{Digest, HashAlg};
-use rat_engine::ima::{BankScheme, Decoder, Entry, LogFormat, Start};
+use rat_engine::ima::{
+    BankScheme, CacheLimits, Decoder, Entry, ImaCaches, LogFormat, Start, Template,
+};
 use rat_engine::limits;
 use rat_engine::pcr::{PcrIndex, PcrSet, PcrValues};
 use rat_engine::tpm::{PcrSelection, pcr_digest};
@@ -365,4 +369,117 @@ fn i18_the_verdict_on_whole_evidence_is_the_same_for_every_size_of_pieces() {
             assert_eq!(registers(&judged.ima.unwrap().committed), oracle.running);
         }
     });
+}
+
+/// One change to a case that leaves most of its entries as they were.
+type Change = (u8, Index, u8);
+
+fn changed(mut case: Case, changes: &[Change]) -> Case {
+    for (kind, at, byte) in changes {
+        let first = case.banks[0];
+        let at = at.index(case.list.len());
+        let entry = &mut case.list[at];
+        match kind % 8 {
+            0 => entry.digest[0] ^= byte,
+            1 => entry.name.push(b'a' + byte % 26),
+            2 => entry.violation = !entry.violation,
+            3 => entry.tail = vec![3, 2, 4, 1, 2, 3, 4, 0, 1, *byte],
+            4 => case.log_hash = HashAlg::ALL[usize::from(byte % 4)],
+            // The first bank stays: boot_aggregate is of it.
+            5 => case.banks = vec![first],
+            6 => case.scheme = BankScheme::PaddedSha1,
+            _ => case.accept_violations = !case.accept_violations,
+        }
+    }
+    case
+}
+
+/// A list that is sent with one fault or none, by one of three agents, in pieces.
+type Sending = (Vec<Change>, Index, u8, (u8, Index, u8), Vec<u8>);
+
+fn sending() -> impl Strategy<Value = Sending> {
+    let change = (any::<u8>(), any::<Index>(), any::<u8>());
+    (
+        proptest::collection::vec(change, 0..3),
+        any::<Index>(),
+        any::<u8>(),
+        (any::<u8>(), any::<Index>(), any::<u8>()),
+        proptest::collection::vec(any::<u8>(), 1..12),
+    )
+}
+
+#[test]
+fn i19_caches_change_no_outcome() {
+    let sendings = proptest::collection::vec(sending(), 1..24);
+    hold(
+        60,
+        (case(0..40), sendings, any::<bool>()),
+        |(case, sendings, is_tight)| {
+            let limits = match is_tight {
+                // Room for a few entries: each list pushes out others'.
+                true => CacheLimits {
+                    bytes_max: 8 << 10,
+                    agent_bytes_max: 1 << 10,
+                },
+                false => CacheLimits::default(),
+            };
+            let caches = Arc::new(ImaCaches::new(limits, 0));
+            let agents = ["a", "b", "c"].map(|name| AgentId::parse(name).unwrap());
+            let mut other = case.clone();
+            other
+                .listed
+                .iter_mut()
+                .step_by(2)
+                .for_each(|listed| *listed = false);
+            let judges = [case.judge(), other.judge()];
+            for (changes, cut, choice, (fault, at, byte), sizes) in &sendings {
+                let case = changed(case.clone(), changes);
+                let replayed = case.replay();
+                // Most lists are proven whole.
+                let cut = match choice & 1 {
+                    0 => case.list.len(),
+                    _ => cut.index(replayed.len()),
+                };
+                let mut log = case.log(0..case.list.len());
+                let at = at.index(log.len());
+                match fault % 8 {
+                    0 => log[at] ^= byte,
+                    1 => log.truncate(at),
+                    _ => {}
+                }
+                let mut options = case.options();
+                options.require_valid_ima_sig = choice & 2 != 0;
+                if choice & 12 == 12 {
+                    options
+                        .templates
+                        .retain(|template| *template != Template::ImaSig);
+                }
+                let judge = match choice >> 4 & 3 {
+                    0 => None,
+                    1 => Some(&judges[1]),
+                    _ => Some(&judges[0]),
+                };
+                let agent = &agents[usize::from(choice >> 6) % agents.len()];
+                let appraise = |caches| {
+                    let pieces = match choice & 4 {
+                        0 => vec![log.as_slice()],
+                        _ => pieces(&log, sizes),
+                    };
+                    let outcome = case.appraise_under(
+                        &replayed[cut],
+                        Start::First,
+                        options.clone(),
+                        judge.cloned(),
+                        caches,
+                        pieces.into_iter(),
+                    );
+                    format!("{outcome:?}")
+                };
+                let expected = appraise(None);
+                assert_eq!(appraise(Some((&caches, agent))), expected);
+                // And with what the list itself has left there.
+                assert_eq!(appraise(Some((&caches, agent))), expected);
+            }
+        },
+    );
 }

@@ -236,8 +236,8 @@ fn decode_pairs(pairs: &[[u8; 2]], target: &mut [u8]) -> bool {
     let (target_fours, target_rest) = target.as_chunks_mut::<4>();
     let mut wrong = 0;
     for (pairs, bytes) in fours.iter().zip(target_fours) {
-        let [a, b, c, d] = *pairs;
-        let digits = [a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]];
+        let [[a, b], [c, d], [e, f], [g, h]] = *pairs;
+        let digits = [a, b, c, d, e, f, g, h];
         let (value, fault) = decode_eight(u64::from_le_bytes(digits));
         wrong |= fault;
         *bytes = value.to_le_bytes();

@@ -160,10 +160,10 @@ impl ImaCaches {
 
     /// What the caches have done until now, and hold.
     pub fn figures(&self) -> CacheFigures {
-        let held = self.table.read().map_or_else(
-            |_| CacheFigures::default(),
-            |table| table.figures(),
-        );
+        let held = self
+            .table
+            .read()
+            .map_or_else(|_| CacheFigures::default(), |table| table.figures());
         CacheFigures {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),

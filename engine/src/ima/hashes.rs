@@ -34,7 +34,9 @@ impl Algorithms {
     }
 
     fn iter(self) -> impl Iterator<Item = HashAlg> {
-        HashAlg::ALL.into_iter().filter(move |alg| self.contains(*alg))
+        HashAlg::ALL
+            .into_iter()
+            .filter(move |alg| self.contains(*alg))
     }
 
     /// Those whose hashes come before the one in `alg`.
@@ -150,10 +152,15 @@ mod tests {
                 assert_eq!(Hashes::of(data).get(alg), expected);
             }
         }
-        let all = HashAlg::ALL.into_iter().fold(Algorithms::default(), Algorithms::with);
+        let all = HashAlg::ALL
+            .into_iter()
+            .fold(Algorithms::default(), Algorithms::with);
         assert_eq!(all.size(), BYTES_MAX);
         // What is remembered with another length is not used.
         let wrong = Hashes::remembered(all, &[0; 20], data);
-        assert_eq!(wrong.get(HashAlg::Sha1), crypto::digest(HashAlg::Sha1, data));
+        assert_eq!(
+            wrong.get(HashAlg::Sha1),
+            crypto::digest(HashAlg::Sha1, data)
+        );
     }
 }

@@ -1,15 +1,17 @@
 //! Generated measurement lists, the engine's pass over them, and a slow, obvious one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
+use rat_engine::agent_id::AgentId;
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::ima::boot_aggregate::BootAggregates;
 use rat_engine::ima::judge::Judge;
 use rat_engine::ima::{
-    BankScheme, Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, LogFormat, Start,
-    Template,
+    BankScheme, Committed, ImaAppraiser, ImaCaches, ImaError, ImaOptions, ImaOutcome, LogFormat,
+    Start, Template,
 };
 use rat_engine::pcr::PcrValues;
 use rat_engine::policy::RuntimePolicy;
@@ -221,14 +223,34 @@ impl Case {
         limit_bytes: Option<u64>,
         pieces: impl Iterator<Item = &'l [u8]>,
     ) -> Result<ImaOutcome, ImaError> {
-        let runtime = RuntimePolicy::parse(self.policy().as_bytes()).unwrap();
-        let judge = Judge::new(runtime.into()).unwrap();
-        let judge = self.judged.then(|| judge.into());
-        let quoted = self.quoted(quoted);
-        let boot = BootAggregates::from_quoted(&quoted);
         let mut options = self.options();
         options.limit_bytes = limit_bytes.unwrap_or(options.limit_bytes);
+        let judge = self.judged.then(|| self.judge());
+        self.appraise_under(quoted, start, options, judge, None, pieces)
+    }
+
+    /// Judges under [`policy`](Self::policy).
+    pub(super) fn judge(&self) -> Arc<Judge> {
+        let runtime = RuntimePolicy::parse(self.policy().as_bytes()).unwrap();
+        Arc::new(Judge::new(runtime.into()).unwrap())
+    }
+
+    /// The same with other options, under any policy, as a list of an agent that uses caches.
+    pub(super) fn appraise_under<'l>(
+        &self,
+        quoted: &Registers,
+        start: Start,
+        options: ImaOptions,
+        judge: Option<Arc<Judge>>,
+        caches: Option<(&Arc<ImaCaches>, &AgentId)>,
+        pieces: impl Iterator<Item = &'l [u8]>,
+    ) -> Result<ImaOutcome, ImaError> {
+        let quoted = self.quoted(quoted);
+        let boot = BootAggregates::from_quoted(&quoted);
         let mut appraiser = ImaAppraiser::new(&quoted, options, start, boot, judge)?;
+        if let Some((caches, agent)) = caches {
+            appraiser = appraiser.with_caches(Arc::clone(caches), agent);
+        }
         for piece in pieces {
             appraiser.feed(piece);
         }

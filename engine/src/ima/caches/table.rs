@@ -306,7 +306,11 @@ impl Table {
     /// Evicts the next newcomer, whoever has shown it.
     fn evict_newcomer(&mut self) -> bool {
         for _ in 0..self.slots.len() {
-            let at = self.newcomers.hand.checked_rem(self.slots.len()).unwrap_or(0);
+            let at = self
+                .newcomers
+                .hand
+                .checked_rem(self.slots.len())
+                .unwrap_or(0);
             self.newcomers.hand = at.saturating_add(1);
             let is_newcomer = matches!(
                 self.slots.get(at),
@@ -341,7 +345,10 @@ impl Table {
 
     fn evict(&mut self, slot: u32) {
         let at = usize::try_from(slot).ok();
-        let Some(record) = at.and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
+        let Some(record) = at
+            .and_then(|at| self.slots.get_mut(at))
+            .and_then(Option::take)
+        else {
             return;
         };
         if let Ok(found) = self.index.find_entry(record.hash, |other| *other == slot) {
