@@ -111,25 +111,37 @@ impl Digest {
     /// # Errors
     /// [`DigestSizeError`] when `bytes` is not exactly as long as `alg` makes them.
     pub fn new(alg: HashAlg, bytes: &[u8]) -> Result<Self, DigestSizeError> {
-        let digest = match alg {
-            HashAlg::Sha1 => Self::of_size::<20>(alg, bytes),
-            HashAlg::Sha256 => Self::of_size::<32>(alg, bytes),
-            HashAlg::Sha384 => Self::of_size::<48>(alg, bytes),
-            HashAlg::Sha512 => Self::of_size::<64>(alg, bytes),
-        };
-        digest.ok_or(DigestSizeError {
-            alg,
-            found: bytes.len(),
-        })
+        let mut digest = Self::zero(alg);
+        if digest.fill(bytes) {
+            Ok(digest)
+        } else {
+            let found = bytes.len();
+            Err(DigestSizeError { alg, found })
+        }
     }
 
-    /// A size that the compiler knows spares a call to copy a few bytes.
+    /// Takes these bytes; false, and nothing is taken, when their number is not right.
     #[inline]
-    fn of_size<const SIZE: usize>(alg: HashAlg, bytes: &[u8]) -> Option<Self> {
-        let mut digest = Self::zero(alg);
-        let (target, _) = digest.bytes.split_first_chunk_mut::<SIZE>()?;
-        *target = *<&[u8; SIZE]>::try_from(bytes).ok()?;
-        Some(digest)
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> bool {
+        // A size that the compiler knows spares a call to copy a few bytes.
+        match self.alg {
+            HashAlg::Sha1 => self.fill_sized::<20>(bytes),
+            HashAlg::Sha256 => self.fill_sized::<32>(bytes),
+            HashAlg::Sha384 => self.fill_sized::<48>(bytes),
+            HashAlg::Sha512 => self.fill_sized::<64>(bytes),
+        }
+    }
+
+    #[inline]
+    fn fill_sized<const SIZE: usize>(&mut self, bytes: &[u8]) -> bool {
+        let target = self.bytes.first_chunk_mut::<SIZE>();
+        match (target, <&[u8; SIZE]>::try_from(bytes)) {
+            (Some(target), Ok(bytes)) => {
+                *target = *bytes;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The bytes of a SHA-256 digest; `None` for another.

@@ -219,7 +219,7 @@ impl Appraisal {
             None => Hashes::compute(self.algorithms, entry.data),
         };
         self.extend(entry, Extended::Event(&hashes))?;
-        if hashes.get(self.options.log_hash).as_bytes() != entry.template_hash {
+        if !hashes.is(self.options.log_hash, entry.template_hash) {
             return Err(ImaError::TemplateHash { entry: position });
         }
         match &row.known {

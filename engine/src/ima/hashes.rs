@@ -122,9 +122,19 @@ impl<'d> Hashes<'d> {
 
     /// The data's hash in this algorithm.
     pub(super) fn get(&self, alg: HashAlg) -> Digest {
-        self.bytes(alg)
-            .and_then(|bytes| Digest::new(alg, bytes).ok())
-            .unwrap_or_else(|| crypto::digest(alg, self.data))
+        let mut digest = Digest::zero(alg);
+        match self.bytes(alg) {
+            Some(bytes) if digest.fill(bytes) => digest,
+            _ => crypto::digest(alg, self.data),
+        }
+    }
+
+    /// Whether the data's hash in this algorithm has these bytes.
+    pub(super) fn is(&self, alg: HashAlg, hash: &[u8]) -> bool {
+        match self.bytes(alg) {
+            Some(bytes) => bytes == hash,
+            None => crypto::digest(alg, self.data).as_bytes() == hash,
+        }
     }
 }
 
@@ -148,6 +158,9 @@ mod tests {
                 let expected = crypto::digest(alg, data);
                 assert_eq!(hashes.bytes(alg).is_some(), algorithms.contains(alg));
                 assert_eq!(hashes.get(alg), expected);
+                assert!(hashes.is(alg, expected.as_bytes()));
+                assert!(!hashes.is(alg, Digest::zero(alg).as_bytes()));
+                assert!(Hashes::of(data).is(alg, expected.as_bytes()));
                 assert_eq!(remembered.get(alg), expected);
                 assert_eq!(Hashes::of(data).get(alg), expected);
             }
