@@ -7,7 +7,7 @@ use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use super::caches::ImaCaches;
 use super::decoder::Decoder;
 use super::error::ImaError;
-use super::hashes::{Algorithms, Hashes};
+use super::hashes::{Algorithms, Hashes, Room};
 use super::judge::{Asking, Denial, Judge, Pass, check_form};
 use super::keyring::LearnedKeys;
 use super::outcome::{ImaOptions, ImaOutcome, ImaProof, ImaReport, Offence, Start};
@@ -214,9 +214,10 @@ impl Appraisal {
             self.extend(entry, Extended::Violation)?;
             return self.violation(position, entry);
         }
+        let mut room = Room::new();
         let hashes = match &row.known {
             Some(known) => Hashes::remembered(self.algorithms, batch.hashes(known), entry.data),
-            None => Hashes::compute(self.algorithms, entry.data),
+            None => Hashes::compute(self.algorithms, entry.data, &mut room),
         };
         self.extend(entry, Extended::Event(&hashes))?;
         if !hashes.is(self.options.log_hash, entry.template_hash) {

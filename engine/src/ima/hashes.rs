@@ -56,12 +56,21 @@ impl Algorithms {
     }
 }
 
+/// Where the hashes of one entry are computed.
+pub(super) struct Room([u8; BYTES_MAX]);
+
+impl Room {
+    pub(super) const fn new() -> Self {
+        Self([0; BYTES_MAX])
+    }
+}
+
 /// The template data of one entry and its hashes, computed or remembered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hashes<'d> {
     algorithms: Algorithms,
     /// One after the other, in the order of [`HashAlg::ALL`].
-    packed: [u8; BYTES_MAX],
+    packed: &'d [u8],
     data: &'d [u8],
 }
 
@@ -70,49 +79,48 @@ impl<'d> Hashes<'d> {
     pub(super) const fn of(data: &'d [u8]) -> Self {
         Self {
             algorithms: Algorithms(0),
-            packed: [0; BYTES_MAX],
+            packed: &[],
             data,
         }
     }
 
     /// All of these, computed.
-    pub(super) fn compute(algorithms: Algorithms, data: &'d [u8]) -> Self {
-        let mut hashes = Self::of(data);
-        let mut rest = hashes.packed.as_mut_slice();
+    pub(super) fn compute(algorithms: Algorithms, data: &'d [u8], room: &'d mut Room) -> Self {
+        let mut rest = room.0.as_mut_slice();
         for alg in algorithms.iter() {
-            let digest = crypto::digest(alg, data);
             // Always there: the room is the sum of all sizes.
             let Some((slot, tail)) = rest.split_at_mut_checked(alg.size()) else {
                 return Self::of(data);
             };
-            slot.copy_from_slice(digest.as_bytes());
+            slot.copy_from_slice(crypto::digest(alg, data).as_bytes());
             rest = tail;
         }
-        hashes.algorithms = algorithms;
-        hashes
+        let packed = room.0.get(..algorithms.size()).unwrap_or(&[]);
+        Self::remembered(algorithms, packed, data)
     }
 
     /// The same as remembered, packed.
-    pub(super) fn remembered(algorithms: Algorithms, packed: &[u8], data: &'d [u8]) -> Self {
-        let mut hashes = Self::of(data);
-        if packed.len() == algorithms.size()
-            && let Some(slots) = hashes.packed.get_mut(..packed.len())
-        {
-            slots.copy_from_slice(packed);
-            hashes.algorithms = algorithms;
+    pub(super) fn remembered(algorithms: Algorithms, packed: &'d [u8], data: &'d [u8]) -> Self {
+        if packed.len() != algorithms.size() {
+            return Self::of(data);
         }
-        hashes
+        Self {
+            algorithms,
+            packed,
+            data,
+        }
     }
 
     pub(super) const fn data(&self) -> &'d [u8] {
         self.data
     }
 
-    pub(super) fn packed(&self) -> &[u8] {
-        self.packed.get(..self.algorithms.size()).unwrap_or(&[])
+    pub(super) const fn packed(&self) -> &'d [u8] {
+        self.packed
     }
 
-    fn bytes(&self, alg: HashAlg) -> Option<&[u8]> {
+    #[inline]
+    fn bytes(&self, alg: HashAlg) -> Option<&'d [u8]> {
         if !self.algorithms.contains(alg) {
             return None;
         }
@@ -121,6 +129,7 @@ impl<'d> Hashes<'d> {
     }
 
     /// The data's hash in this algorithm.
+    #[inline]
     pub(super) fn get(&self, alg: HashAlg) -> Digest {
         let mut digest = Digest::zero(alg);
         match self.bytes(alg) {
@@ -130,6 +139,7 @@ impl<'d> Hashes<'d> {
     }
 
     /// Whether the data's hash in this algorithm has these bytes.
+    #[inline]
     pub(super) fn is(&self, alg: HashAlg, hash: &[u8]) -> bool {
         match self.bytes(alg) {
             Some(bytes) => bytes == hash,
@@ -151,7 +161,8 @@ mod tests {
                 .filter(|alg| bits & Algorithms::bit(*alg) != 0)
                 .fold(Algorithms::default(), Algorithms::with);
             assert_eq!(algorithms.bits(), bits);
-            let hashes = Hashes::compute(algorithms, data);
+            let mut room = Room::new();
+            let hashes = Hashes::compute(algorithms, data, &mut room);
             assert_eq!(hashes.packed().len(), algorithms.size());
             let remembered = Hashes::remembered(algorithms, hashes.packed(), data);
             for alg in HashAlg::ALL {
