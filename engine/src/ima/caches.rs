@@ -52,7 +52,8 @@ impl Default for CacheLimits {
 pub struct CacheFigures {
     /// Entries whose hashes were remembered.
     pub hits: u64,
-    /// Entries that could have been remembered and were not.
+    /// Entries whose hashes were computed: new ones, and those that are never remembered. A
+    /// violation is neither a hit nor a miss.
     pub misses: u64,
     /// Records inserted.
     pub insertions: u64,

@@ -239,7 +239,9 @@ impl Judge {
         fault_point!(Denial::PathNotListed);
         match event.template {
             Template::ImaBuf => {
+                // Nothing of a buffer is remembered, its name included.
                 asking.rests_on_policy = false;
+                asking.recall = None;
                 self.judge_buffer(event, asking)
             }
             _ => self.judge_file(event, asking),
@@ -316,3 +318,6 @@ impl Judge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
