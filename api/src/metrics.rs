@@ -140,6 +140,11 @@ catalogue! {
         "Worker threads that died. Their agents are not served until the next start.";
     GROUPS_WITHOUT_POLICIES = "attest_groups_without_policies_total", Counter, Count, [],
         "Groups that were loaded without their policies, because these cannot be used: nobody in them is trusted.";
+    IMA_CACHE = "attest_ima_cache_total", Counter, Count,
+        ["result": "`hit`, `miss`, `inserted`, `promoted` by a second machine, `refused` by a machine's quota, or `evicted`"],
+        "Entries of measurement lists that lists before had too, and what became of the memory of them.";
+    IMA_CACHE_BYTES = "attest_ima_cache_bytes", Gauge, Bytes, [],
+        "Memory of what the lists of the fleet have in common.";
     SIGNATURES_PER_BATCH = "attest_signatures_per_batch", Histogram, Count, [],
         "Signatures of quotes that were verified together.";
     VECTOR_UNIT = "attest_vector_unit", Gauge, Count,

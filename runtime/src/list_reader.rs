@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rat_engine::ima::ImaCaches;
 use rat_engine::shard::{ListOnRecord, Rejudge, RejudgeTask, Unusable};
 use rat_store::{LogReader, Store, StoreError};
 use tokio::sync::mpsc;
@@ -64,6 +65,7 @@ impl ReaderDoor {
 /// The thread's state.
 pub(crate) struct ListReader {
     pub(crate) store: Store,
+    pub(crate) caches: Arc<ImaCaches>,
     /// Set when the process stops.
     pub(crate) stops: Arc<AtomicBool>,
 }
@@ -104,7 +106,10 @@ impl ListReader {
             gap_at_entry: log.gap_at_entry,
         };
         match rejudge.begin(&list) {
-            Ok(task) => self.next(Reread { task, reader }).await,
+            Ok(task) => {
+                let task = task.with_caches(Arc::clone(&self.caches));
+                self.next(Reread { task, reader }).await
+            }
             Err(ended) => Notice::Rejudged(ended),
         }
     }
@@ -180,6 +185,8 @@ mod tests {
     use rat_engine::policy::RuntimePolicy;
     use rat_engine::shard::{BootEpoch, ListRules, RejudgeId, Rejudgement};
 
+    use rat_engine::ima::CacheLimits;
+
     use super::*;
     use crate::health::ListsHealth;
 
@@ -219,7 +226,12 @@ mod tests {
         door.give(ReadJob::Stop);
         door.give(ReadJob::Open(rejudge(1), Arc::clone(&mailbox)));
         let stops = Arc::new(AtomicBool::new(false));
-        let reader = ListReader { store, stops };
+        let caches = Arc::new(ImaCaches::new(CacheLimits::default(), 1));
+        let reader = ListReader {
+            store,
+            caches,
+            stops,
+        };
         let pulse = std::thread::spawn(move || {
             run(reader, jobs, &pulse);
             pulse

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 use rat_engine::crypto::VectorUnit;
+use rat_engine::ima::CacheFigures;
 use rat_engine::shard::{EffectiveStatus, Event};
 
 /// A queue or table was full.
@@ -34,6 +35,24 @@ pub(crate) fn group_without_policies() {
 
 pub(crate) fn lane_panicked() {
     counter!("attest_lane_panics_total").increment(1);
+}
+
+/// What the caches of lists have done, and hold.
+pub(crate) fn ima_caches(figures: &CacheFigures) {
+    let results = [
+        ("hit", figures.hits),
+        ("miss", figures.misses),
+        ("inserted", figures.insertions),
+        ("promoted", figures.promotions),
+        ("refused", figures.refused_by_quota),
+        ("evicted", figures.evictions),
+    ];
+    for (result, count) in results {
+        counter!("attest_ima_cache_total", "result" => result).absolute(count);
+    }
+    // No gauge has more precision than 53 bits, and no server as many bytes.
+    let bytes = u32::try_from(figures.bytes >> 10).unwrap_or(u32::MAX);
+    gauge!("attest_ima_cache_bytes").set(f64::from(bytes) * 1024.0);
 }
 
 /// So many signatures are verified together.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::crypto::vector_unit;
 use rat_engine::evidence::{Intake, NonceSource as _};
+use rat_engine::ima::ImaCaches;
 use rat_engine::shard::{Group, Input, Shard};
 use rat_engine::time::Now;
 use rat_store::{ShardHead, Store, StoreError, Unreadable};
@@ -102,6 +103,7 @@ impl Runtime {
         let told = Arc::new(Told::of(&groups));
         let lanes = Lanes::start(settings.arith_threads).map_err(StartError::Lanes)?;
         measures::vector_unit(vector_unit());
+        let caches = Arc::new(ImaCaches::new(settings.ima_caches, seed));
         let events = Events::new(settings.events_max);
         let (store_door, jobs) = StoreDoor::new();
         let store_pulse = Arc::new(StorePulse::default());
@@ -126,11 +128,17 @@ impl Runtime {
         };
         let store_thread = spawn("store", move || store_thread::run(thread, jobs))?;
         let (reader_door, lists) = ReaderDoor::new();
-        let (reader_pulse, reading) = read_lists(store.clone(), lists, Arc::clone(&gives_up))?;
+        let (reader_pulse, reading) = read_lists(
+            store.clone(),
+            Arc::clone(&caches),
+            lists,
+            Arc::clone(&gives_up),
+        )?;
         let parts = Parts {
             settings,
             clock: Arc::clone(&clock),
             lanes,
+            caches,
             store: store_door.clone(),
             reader: reader_door.clone(),
             events: events.clone(),
@@ -250,6 +258,7 @@ struct Parts {
     settings: Settings,
     clock: Arc<dyn Clock>,
     lanes: Lanes,
+    caches: Arc<ImaCaches>,
     store: StoreDoor,
     reader: ReaderDoor,
     events: Events,
@@ -278,6 +287,7 @@ impl Parts {
                 mailbox: Arc::clone(&pulse.mailbox),
                 pulse: Arc::clone(pulse),
                 lanes: self.lanes.clone(),
+                caches: Arc::clone(&self.caches),
                 store: self.store.clone(),
                 reader: self.reader.clone(),
                 events: self.events.clone(),
@@ -370,12 +380,17 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 /// Starts the thread that reads stored lists.
 fn read_lists(
     store: Store,
+    caches: Arc<ImaCaches>,
     lists: UnboundedReceiver<ReadJob>,
     stops: Arc<AtomicBool>,
 ) -> Result<(Arc<ReaderPulse>, JoinHandle<()>), StartError> {
     let pulse = Arc::new(ReaderPulse::default());
     let told = Arc::clone(&pulse);
-    let reader = ListReader { store, stops };
+    let reader = ListReader {
+        store,
+        caches,
+        stops,
+    };
     let reading = spawn("lists", move || list_reader::run(reader, lists, &told))?;
     Ok((pulse, reading))
 }

@@ -1,5 +1,6 @@
 //! How a server is driven.
 
+use rat_engine::ima::CacheLimits;
 use rat_engine::shard::{self, PacerSettings};
 use rat_store::RetentionPolicy;
 
@@ -29,6 +30,8 @@ pub struct Settings {
     pub shard: shard::Settings,
     /// How much is asked of the fleet at once, for each worker.
     pub pacer: PacerSettings,
+    /// How much is remembered of what the lists of the fleet have in common.
+    pub ima_caches: CacheLimits,
     /// What the store keeps, and how long.
     pub retention: RetentionPolicy,
 }
@@ -53,6 +56,7 @@ impl Settings {
             retry_after_ms: 1_000,
             shard: shard::Settings::default(),
             pacer: PacerSettings::default(),
+            ima_caches: CacheLimits::default(),
             retention: RetentionPolicy::default(),
         }
     }

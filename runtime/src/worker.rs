@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{Peer, SessionId, ToAgent};
+use rat_engine::ima::ImaCaches;
 use rat_engine::shard::{Action, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task};
 use rat_engine::time::Now;
 
@@ -41,6 +42,7 @@ pub(crate) struct Worker {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) lanes: Lanes,
+    pub(crate) caches: Arc<ImaCaches>,
     pub(crate) store: StoreDoor,
     pub(crate) reader: ReaderDoor,
     pub(crate) events: Events,
@@ -71,6 +73,8 @@ pub(crate) struct Turn {
     next_deadline: Vec<Option<u64>>,
     counted: Counted,
     turned_away: TurnedAway,
+    /// When metrics are told of the caches again.
+    figures_due_ms: u64,
     stops: bool,
 }
 
@@ -93,6 +97,7 @@ impl Turn {
             next_deadline: vec![None; shards],
             counted: Counted::default(),
             turned_away: TurnedAway::default(),
+            figures_due_ms: 0,
             stops: false,
         }
     }
@@ -247,6 +252,7 @@ impl Worker {
             self.turn.release_lists();
             self.poll(now);
             self.judge();
+            self.tell_figures(now.mono_ms);
             let is_draining = self.is_draining.load(Ordering::Acquire);
             let is_busy = is_draining
                 && (!self.turn.touched.is_empty() || self.shards.iter().any(Shard::is_busy));
@@ -257,6 +263,14 @@ impl Worker {
             } else {
                 self.turn.rest_ms(now.mono_ms)
             };
+        }
+    }
+
+    /// All workers tell the same figures: the caches are one for all of them.
+    fn tell_figures(&mut self, now_ms: u64) {
+        if now_ms >= self.turn.figures_due_ms {
+            self.turn.figures_due_ms = now_ms.saturating_add(HEARTBEAT_MS);
+            measures::ima_caches(&self.caches.figures());
         }
     }
 
@@ -492,7 +506,8 @@ impl Worker {
                 }
             }
             Action::Appraise(assignment) => {
-                self.turn.tasks.push(Task::new(*assignment));
+                let task = Task::new(*assignment).with_caches(Arc::clone(&self.caches));
+                self.turn.tasks.push(task);
             }
             Action::Rejudge(rejudge) => {
                 let job = ReadJob::Open(rejudge, Arc::clone(&self.mailbox));

@@ -177,3 +177,42 @@ async fn x04_a_piece_that_does_not_come_is_counted() {
     assert_eq!((late() - before.0, abandoned() - before.1), (1.0, 1.0));
     asked.changed_nothing().await;
 }
+
+/// Where the tests' hosts have a vector unit or none, one of its states is shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn q17_what_verifies_signatures_and_how_many_at_once_is_shown() {
+    let asked = Asked::new(settings()).await;
+    let states = ["in_use", "absent", "distrusted"];
+    let shown = states.map(|state| metric("attest_vector_unit", "state", state));
+    assert_eq!(shown.iter().sum::<f64>(), 1.0, "{shown:?}");
+    assert_eq!(shown[2], 0.0, "{shown:?}");
+    let submission = asked.connected.answer(&asked.challenge);
+    asked.driven.deliver(&asked.connected, submission).unwrap();
+    assert_eq!(asked.connected.verdict(asked.challenge.id).code, None);
+    let text = metrics().render();
+    assert!(
+        text.contains("attest_signatures_per_batch_count 1"),
+        "{text}"
+    );
+    asked.driven.runtime.drain(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i19_a_list_like_another_machines_is_remembered() {
+    metrics();
+    let machines = [Machine::valid(), Machine::valid(), Machine::valid()];
+    let driven = Driven::new(&machines[0], settings()).await;
+    for (nth, machine) in machines.iter().enumerate() {
+        let agent = agent_of(0, nth);
+        driven.enrol(machine, &agent).await;
+        let (_, answer) = driven.attest(nth as u64 + 1, machine, &agent);
+        assert_eq!(answer.code, None);
+    }
+    let counted = |result| metric("attest_ima_cache_total", "result", result);
+    // The aggregate of each boot is never remembered; the three files are, from the first list on.
+    until(|| counted("hit") >= 6.0).await;
+    assert_eq!(counted("promoted"), 3.0);
+    assert!(counted("inserted") >= 3.0);
+    assert!(metrics().render().contains("attest_ima_cache_bytes "));
+    driven.runtime.drain(PATIENCE).await;
+}

@@ -8,8 +8,8 @@ use crate::agent_id::AgentId;
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
 use crate::ima::{
-    Committed, ImaAppraiser, ImaOptions, ImaOutcome, ImaProof, ImaReport, LearnedKeys, LogFormat,
-    Start,
+    Committed, ImaAppraiser, ImaCaches, ImaOptions, ImaOutcome, ImaProof, ImaReport, LearnedKeys,
+    LogFormat, Start,
 };
 use crate::pcr::PcrValues;
 use crate::verdict::{Finding, Reason};
@@ -213,6 +213,13 @@ impl Rejudge {
 }
 
 impl RejudgeTask {
+    /// The same, with what lists of the fleet have in common. The outcome is the same as without.
+    /// (I19)
+    pub fn with_caches(mut self, caches: Arc<ImaCaches>) -> Self {
+        self.appraiser = self.appraiser.with_caches(caches, &self.rejudge.agent);
+        self
+    }
+
     /// What is being judged.
     pub const fn rejudge(&self) -> &Rejudge {
         &self.rejudge

@@ -18,8 +18,8 @@ use crate::evidence::{
 use crate::hash::{Digest, HashAlg};
 use crate::ima::judge::Judge;
 use crate::ima::{
-    Committed, DecodeError, EntryFault, ImaAppraiser, ImaError, ImaOptions, ImaReport, LogFormat,
-    Start,
+    Committed, DecodeError, EntryFault, ImaAppraiser, ImaCaches, ImaError, ImaOptions, ImaReport,
+    LogFormat, Start,
 };
 use crate::pcr::{PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicy;
@@ -137,6 +137,8 @@ pub struct Task {
     assignment: Assignment,
     /// What a batch proved of the quote's signature.
     verified: Option<Verified>,
+    /// What the lists of the fleet have in common.
+    caches: Option<Arc<ImaCaches>>,
     begun: Option<Box<Begun>>,
 }
 
@@ -152,8 +154,16 @@ impl Task {
         Self {
             assignment,
             verified: None,
+            caches: None,
             begun: None,
         }
+    }
+
+    /// The same, whose list is judged with what lists of the fleet have in common, and adds to it
+    /// what the quote proves. The outcome is the same as without. (I19)
+    pub fn with_caches(mut self, caches: Arc<ImaCaches>) -> Self {
+        self.caches = Some(caches);
+        self
     }
 
     /// Whose evidence it is.
@@ -231,7 +241,9 @@ impl Task {
     /// nothing.
     pub fn begin(&mut self) {
         if self.begun.is_none() {
-            self.begun = Some(begin(&mut self.assignment, self.verified.take()));
+            let verified = self.verified.take();
+            let caches = self.caches.take();
+            self.begun = Some(begin(&mut self.assignment, verified, caches));
         }
     }
 
@@ -261,9 +273,10 @@ impl Task {
         let Self {
             mut assignment,
             verified,
+            caches,
             begun,
         } = self;
-        let begun = begun.unwrap_or_else(|| begin(&mut assignment, verified));
+        let begun = begun.unwrap_or_else(|| begin(&mut assignment, verified, caches));
         let Begun {
             mut appraisal,
             list,
@@ -273,7 +286,11 @@ impl Task {
     }
 }
 
-fn begin(assignment: &mut Assignment, verified: Option<Verified>) -> Box<Begun> {
+fn begin(
+    assignment: &mut Assignment,
+    verified: Option<Verified>,
+    caches: Option<Arc<ImaCaches>>,
+) -> Box<Begun> {
     let upload = assignment.submission.ima.take();
     let Assignment {
         rules, submission, ..
@@ -300,7 +317,7 @@ fn begin(assignment: &mut Assignment, verified: Option<Verified>) -> Box<Begun> 
     if let Some(log) = &submission.boot_log {
         appraisal.boot_log(log);
     }
-    let list = upload.and_then(|upload| assignment.open_list(&mut appraisal, upload));
+    let list = upload.and_then(|upload| assignment.open_list(&mut appraisal, upload, caches));
     Box::new(Begun { appraisal, list })
 }
 
@@ -333,7 +350,12 @@ impl Assignment {
 
     /// The list that was uploaded, begun; `None` when it cannot be, or there is no genuine quote
     /// to hold it against.
-    fn open_list(&self, appraisal: &mut Appraisal, upload: ImaUpload) -> Option<List> {
+    fn open_list(
+        &self,
+        appraisal: &mut Appraisal,
+        upload: ImaUpload,
+        caches: Option<Arc<ImaCaches>>,
+    ) -> Option<List> {
         let quote = *appraisal.quote()?;
         let limit_bytes = self.ima.limit_bytes;
         let checked =
@@ -357,7 +379,10 @@ impl Assignment {
             format: upload.format,
             ..self.ima.clone()
         };
-        let appraiser = appraisal.ima(options, start)?;
+        let mut appraiser = appraisal.ima(options, start)?;
+        if let Some(caches) = caches {
+            appraiser = appraiser.with_caches(caches, &self.agent);
+        }
         Some(List::begin(appraiser, upload))
     }
 
