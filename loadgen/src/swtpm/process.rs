@@ -1,6 +1,6 @@
 //! swtpm: making a TPM with an EK certificate, and running it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,10 @@ use super::firmware::Firmware;
 
 const SETUP_TRIES: u32 = 3;
 const START_TRIES: u32 = 10;
+/// How much longer is waited before each try.
+const START_PAUSE: Duration = Duration::from_millis(100);
+/// What swtpm complained about, in the folder of its TPM.
+const SAID: &str = "swtpm.said";
 const ANSWER_TRIES: u32 = 100;
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
 /// Becomes the program that is named, with nothing open but its standard streams. The TSS lets its
@@ -128,8 +132,11 @@ impl Process {
     /// # Errors
     /// When swtpm is not there, or does not answer.
     pub fn start(tpm: &Path) -> Result<Self> {
-        // The ports may be taken between this look and swtpm's start; then another pair is tried.
-        for _ in 0..START_TRIES {
+        let said = tpm.join(SAID);
+        // The ports may be taken between this look and swtpm's start, or the system be short of
+        // something for a moment; then another pair is tried, a little later each time.
+        for nth in 0..START_TRIES {
+            sleep(START_PAUSE.saturating_mul(nth));
             let Some((port, control)) = free_pair()? else {
                 continue;
             };
@@ -144,7 +151,7 @@ impl Process {
                 .arg(format!("type=tcp,port={control},bindaddr=127.0.0.1"))
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(File::create(&said).with_context(|| said.display().to_string())?)
                 .spawn()
                 .context("bash cannot be started")?;
             let tcti = format!("swtpm:host=127.0.0.1,port={port}").parse()?;
@@ -153,7 +160,8 @@ impl Process {
                 return Ok(process);
             }
         }
-        bail!("swtpm does not answer; {MISSING}")
+        let said = fs::read_to_string(&said).unwrap_or_default();
+        bail!("swtpm does not answer; {MISSING}; it said: {}", said.trim())
     }
 
     /// The way to it.
