@@ -96,7 +96,6 @@ impl Runtime {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let seed = random_u64().ok_or(StartError::NoRandomness)?;
-        let workers = settings.workers.max(1);
         store.take_ownership("ratd").await?;
         let heads = store.heads().await?;
         let groups = load_groups(&store, seed).await?;
@@ -110,12 +109,7 @@ impl Runtime {
         let gives_up = Arc::new(AtomicBool::new(false));
         let is_draining = Arc::new(AtomicBool::new(false));
         let now = clock.now();
-        let pulses: Vec<Arc<Pulse>> = (0..workers)
-            .map(|_| {
-                let mailbox = Arc::new(Mailbox::new(settings.mailbox_messages_max));
-                Arc::new(Pulse::new(mailbox, now.mono_ms))
-            })
-            .collect();
+        let pulses = pulses(&settings, now);
         let thread = StoreThread {
             store: store.clone(),
             clock: Arc::clone(&clock),
@@ -146,11 +140,7 @@ impl Runtime {
         };
         let mut built = parts.workers(&pulses, &heads, &groups);
         let unreadable = load_agents(&store, seed, &mut built, now).await?;
-        let mut threads = built
-            .into_iter()
-            .enumerate()
-            .map(|(nth, worker)| spawn(&format!("worker-{nth}"), move || worker.run()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut threads = spawn_all(built)?;
         threads.push(reading);
         Ok(Self {
             store,
@@ -369,6 +359,22 @@ fn shards_of(nth: usize, workers: usize, heads: &[ShardHead], settings: &Setting
         .iter()
         .filter(|head| worker_of(head.shard, workers) == nth)
         .map(|head| Shard::new(head.shard, head.epoch, head.seq, head.head, settings.shard))
+        .collect()
+}
+
+/// A mailbox and a pulse for each worker.
+fn pulses(settings: &Settings, now: Now) -> Vec<Arc<Pulse>> {
+    let pulse = |_| {
+        let mailbox = Arc::new(Mailbox::new(settings.mailbox_messages_max));
+        Arc::new(Pulse::new(mailbox, now.mono_ms))
+    };
+    (0..settings.workers.max(1)).map(pulse).collect()
+}
+
+fn spawn_all(workers: Vec<Worker>) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let workers = workers.into_iter().enumerate();
+    workers
+        .map(|(nth, worker)| spawn(&format!("worker-{nth}"), move || worker.run()))
         .collect()
 }
 
