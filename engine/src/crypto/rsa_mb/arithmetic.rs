@@ -60,17 +60,16 @@ impl<const B: usize> Job for Power<'_, B> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let zero = [[lanes.splat(0); WIDTH]; B];
-        let [mut base, mut digits, mut reciprocal] = [zero; 3];
-        load(lanes, self.base, &mut base);
-        load(lanes, self.modulus, &mut digits);
-        load(lanes, self.reciprocal, &mut reciprocal);
+        let base = load(lanes, self.base);
+        let digits = load(lanes, self.modulus);
+        let reciprocal = load(lanes, self.reciprocal);
         let modulus = Modulus {
             lanes,
             digits: &digits,
             inverse: lanes.load(&self.modulus[0][0].map(negated_inverse)),
         };
-        let (mut wide, mut quotient, mut x) = ([zero; 2], zero, zero);
+        let mut wide = [zero(lanes), zero(lanes)];
+        let (mut quotient, mut x) = (zero(lanes), zero(lanes));
         modulus.to_montgomery(&base, &reciprocal, &mut wide, &mut x);
         for _ in 0..16 {
             square(lanes, &x, &mut wide);
@@ -88,14 +87,20 @@ impl<const B: usize> Job for Power<'_, B> {
 }
 
 #[inline(always)]
+fn zero<L: Lanes, const B: usize>(lanes: L) -> Number<L::Vector, B> {
+    [[lanes.splat(0); WIDTH]; B]
+}
+
+#[inline(always)]
 fn load<L: Lanes, const B: usize>(
     lanes: L,
     number: &Number<Numbers, B>,
-    out: &mut Number<L::Vector, B>,
-) {
+) -> Number<L::Vector, B> {
+    let mut out = zero(lanes);
     for (out, digit) in out.as_flattened_mut().iter_mut().zip(number.as_flattened()) {
         *out = lanes.load(digit);
     }
+    out
 }
 
 /// Sums of the columns of two neighbouring blocks.

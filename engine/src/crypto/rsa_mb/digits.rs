@@ -11,6 +11,7 @@ const PAIR: usize = 2 * DIGIT_BITS / 8;
 
 /// Reads a number of sixteen bytes or more into one lane, lowest digit first; the digits above it
 /// stay as they are.
+#[inline(never)]
 pub(super) fn read(big_endian: &[u8], out: &mut [Numbers], lane: usize) {
     if lane >= LANES {
         return;
@@ -30,6 +31,7 @@ pub(super) fn read(big_endian: &[u8], out: &mut [Numbers], lane: usize) {
 }
 
 /// Puts digits into one lane.
+#[inline(never)]
 pub(super) fn place(digits: &[u64], out: &mut [Numbers], lane: usize) {
     if lane >= LANES {
         return;
@@ -40,6 +42,7 @@ pub(super) fn place(digits: &[u64], out: &mut [Numbers], lane: usize) {
 }
 
 /// Writes one lane's number into all of `out`, sixteen bytes or more.
+#[inline(never)]
 pub(super) fn write(digits: &[Numbers], lane: usize, out: &mut [u8]) {
     if lane >= LANES {
         return;
