@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 10
 # How often `make crash` kills the store.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help setup demo offline test crash lint bench fuzz clean
+.PHONY: help setup demo offline test counts crash lint bench fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -28,10 +28,15 @@ offline: ## judge recorded evidence and tampered copies of it with `rat verify`
 	@demo/offline
 
 # Nextest leaves out documentation examples. It comes last, so that its summary ends the output.
-test: ## all tests, documentation examples included
+test: ## all tests, documentation examples and counts of instructions included
 	@scripts/setup build test
+	benches/instructions
 	cargo test --locked --workspace --doc --quiet
 	cargo nextest run --locked --workspace --no-fail-fast
+
+counts: ## instructions of each stage of verification, beside those that are kept
+	@scripts/setup build test
+	benches/instructions
 
 crash: export CRASH_ROUNDS := $(CRASH_ROUNDS)
 crash: ## kill -9 a process that commits verdicts, and look for lost ones (CRASH_ROUNDS=1000)

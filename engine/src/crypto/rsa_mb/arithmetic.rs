@@ -92,10 +92,7 @@ fn zero<L: Lanes, const B: usize>(lanes: L) -> Number<L::Vector, B> {
 }
 
 #[inline(always)]
-fn load<L: Lanes, const B: usize>(
-    lanes: L,
-    number: &Number<Numbers, B>,
-) -> Number<L::Vector, B> {
+fn load<L: Lanes, const B: usize>(lanes: L, number: &Number<Numbers, B>) -> Number<L::Vector, B> {
     let mut out = zero(lanes);
     for (out, digit) in out.as_flattened_mut().iter_mut().zip(number.as_flattened()) {
         *out = lanes.load(digit);
