@@ -8,7 +8,7 @@ use rat_engine::shard::Settings;
 use rat_identity::ek::EkTrust;
 use rat_store::limits::INTERVAL_MS_MIN;
 
-use super::{Config, Mode, webhook};
+use super::{Config, Listen, Mode, webhook};
 use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
@@ -21,6 +21,10 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
             "core.plain_http",
             format!("{listen} is no loopback address"),
         );
+    }
+    if config.core.plain_http && config.keylime.listen == Listen::At(config.core.listen) {
+        let text = "is never served over plain HTTP".to_owned();
+        fault("keylime.listen", text);
     }
     if config.address.is_empty() {
         fault("address", "must not be empty".to_owned());
@@ -94,8 +98,12 @@ pub(crate) fn webhooks(config: &Config) -> Result<Vec<rat_ops::webhook::Webhook>
 }
 
 /// How many of something there may be, of which nothing works without one.
-const fn places(config: &Config) -> [(&'static str, usize); 4] {
+const fn places(config: &Config) -> [(&'static str, usize); 5] {
     [
+        (
+            "keylime.requests_per_address_per_second",
+            config.keylime.requests_per_address_per_second,
+        ),
         (
             "core.requests_per_address_per_second",
             config.core.requests_per_address_per_second,
