@@ -8,7 +8,7 @@ use rat_engine::shard::Settings;
 use rat_identity::ek::EkTrust;
 use rat_store::limits::INTERVAL_MS_MIN;
 
-use super::{Config, Listen, Mode, webhook};
+use super::{Config, Mode, webhook};
 use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
@@ -22,7 +22,7 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
             format!("{listen} is no loopback address"),
         );
     }
-    if config.core.plain_http && config.keylime.listen == Listen::At(config.core.listen) {
+    if config.core.plain_http && config.keylime_is_beside_core() {
         let text = "is never served over plain HTTP".to_owned();
         fault("keylime.listen", text);
     }

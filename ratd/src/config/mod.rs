@@ -228,6 +228,13 @@ impl Default for Drain {
 }
 
 impl Config {
+    /// Whether Keylime's API is served by the Core API's listener: both have one address. Ports that
+    /// the system chooses are two.
+    pub(crate) fn keylime_is_beside_core(&self) -> bool {
+        let core = self.core.listen;
+        core.port() != 0 && self.keylime.listen == Listen::At(core)
+    }
+
     /// The names and addresses in the server's certificate; the first is what agents ask for.
     pub(crate) fn server_names(&self) -> Vec<String> {
         let mut names = vec![self.address.clone()];

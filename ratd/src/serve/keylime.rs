@@ -38,7 +38,7 @@ impl Served {
         let shared = Shared::new(Gate::new(store.clone()), rate);
         let surface = keylime::surface(Arc::clone(&shared));
         let router = keylime::router(surface, Keylime::new(verifications(config)));
-        if address == config.core.listen {
+        if config.keylime_is_beside_core() {
             return Ok(Self::BesideCore(router));
         }
         let acceptor = Acceptor::new(certificate.clone(), &[]).means(Exit::Unusable)?;

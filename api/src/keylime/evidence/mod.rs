@@ -85,26 +85,44 @@ pub(super) async fn verify(
         }
         Err(VersionFault::NotFound) => return envelope::without_body(StatusCode::NOT_FOUND),
     };
-    let begun = Instant::now();
-    let until = begun.checked_add(duration(VERIFICATION_MS_MAX));
-    let until = until.unwrap_or(begun);
     let work = Work {
         keylime: Arc::clone(&keylime),
         version,
         body,
-        until,
+        until: deadline(),
     };
-    let outcome = match work.at_once() {
-        Some(outcome) => Some(outcome),
-        None => keylime.verifications.run(move || work.outcome()).await,
-    };
-    let Some(outcome) = outcome else {
-        // The program is at fault; what it could not judge is not valid. (S01)
-        count("refused", "panicked");
-        let text = "Internal Server Error: Failed to process attestation data";
-        return envelope::bare(StatusCode::INTERNAL_SERVER_ERROR, text);
-    };
-    answer(version, outcome)
+    if let Some(outcome) = work.at_once() {
+        return answer(version, outcome);
+    }
+    match keylime.verifications.run(move || work.outcome()).await {
+        Some(outcome) => answer(version, outcome),
+        None => {
+            // The program is at fault; what it could not judge is not valid. (S01)
+            count("refused", "panicked");
+            let text = "Internal Server Error: Failed to process attestation data";
+            envelope::bare(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    }
+}
+
+impl Keylime {
+    /// What the route answers to this body, computed here and now.
+    pub fn answer(self: &Arc<Self>, version: ApiVersion, body: Bytes) -> Response {
+        let work = Work {
+            keylime: Arc::clone(self),
+            version,
+            body,
+            until: deadline(),
+        };
+        answer(version, work.outcome())
+    }
+}
+
+/// Until when a request that came in now may take.
+fn deadline() -> Instant {
+    let now = Instant::now();
+    let until = now.checked_add(duration(VERIFICATION_MS_MAX));
+    until.unwrap_or(now)
 }
 
 /// One request in work.
