@@ -11,10 +11,10 @@ FUZZ_SECONDS ?= 10
 # How often `make crash` kills the store.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help setup demo offline test counts crash lint bench fuzz clean
+.PHONY: help setup demo offline test counts crash lint bench bench-keylime fuzz clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
 setup: ## install all that a Debian 12 with Rust lacks (as root or through sudo)
 	@scripts/setup build demo test lint
@@ -55,6 +55,12 @@ bench: ## criterion benches, a server's cost, and one table of both (target/benc
 	cargo bench --locked --package rat-benches
 	cargo build --release --locked --workspace --bins --examples
 	@benches/table
+
+bench-keylime: ## Keylime 7.14.3 and this program on the same evidence (target/bench/keylime.json)
+	@scripts/setup build keylime
+	cargo build --release --locked --package ratd --package rat-load --bins
+	cargo build --release --locked --package rat-benches --example evidence
+	@benches/keylime-evidence
 
 # The fuzzer's compiler flags are unstable, so a stable compiler has to be told to take them.
 fuzz: export RUSTC_BOOTSTRAP := 1

@@ -11,7 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 use utoipa::ToSchema;
 
-use crate::{metrics, people};
+use crate::{keylime, metrics, people};
 
 /// Why a request is refused.
 ///
@@ -415,6 +415,9 @@ pub(crate) fn refuse(path: &str, error: ApiError) -> Response {
     if path.starts_with(people::PREFIX) {
         return people::refuse(error);
     }
+    if keylime::serves(path) {
+        return keylime::refuse(&error);
+    }
     error.into_response()
 }
 
@@ -422,6 +425,12 @@ impl ApiError {
     /// An answer with this body, and the headers that belong to the refusal.
     pub(crate) fn answer(&self, status: StatusCode, body: &impl Serialize) -> Response {
         let mut response = json_response(status, body);
+        self.add_headers(&mut response);
+        response
+    }
+
+    /// Adds the headers that belong to the refusal.
+    pub(crate) fn add_headers(&self, response: &mut Response) {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -437,7 +446,6 @@ impl ApiError {
             // What is left of the body is not read, so nothing can follow on this connection.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response
     }
 }
 

@@ -3,8 +3,8 @@
 //! A [`surface::Surface`] is a list of routes, each with the permission and the limits that it
 //! declares; [`listen::Listener`] serves one or more of them on a socket, with TLS from [`tls`].
 //! [`core`] is the Core REST API: enrolment, agents, policies, groups and tokens. [`people`] is how
-//! people log in, and how their accounts and tokens are managed. [`openapi`] describes all of it,
-//! and [`docs`] shows the description.
+//! people log in, and how their accounts and tokens are managed; [`keylime`] is what Keylime's clients
+//! ask a verifier. [`openapi`] describes the first two, and [`docs`] shows the description.
 
 #![cfg_attr(test, allow(clippy::as_conversions, clippy::arithmetic_side_effects))]
 
@@ -17,6 +17,7 @@ pub mod error;
 pub mod exposition;
 pub mod health;
 pub mod json;
+pub mod keylime;
 pub mod limits;
 pub mod listen;
 pub mod metrics;

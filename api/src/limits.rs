@@ -81,6 +81,21 @@ rat_engine::limits! {
         "Policies on their way to whoever asked for one: each is in memory until it was read.";
     POLICY_TEXTS_PER_ADDRESS_MAX = 2, "requests",
         "Of these, to one address.";
+    EVIDENCE_BODY_BYTES_MAX = 64 * 1024 * 1024, "bytes",
+        "Evidence to be verified for somebody: a list of 300,000 entries and the policy for it.";
+    EVIDENCE_PLACES_MAX = 256, "places",
+        "Evidence that is read, waits or is judged at once, in places of EVIDENCE_PLACE_BYTES.";
+    EVIDENCE_PLACES_PER_ADDRESS_MAX = 128, "places",
+        "Of these, of one address: the longest body there may be, or as many short ones.";
+    EVIDENCE_PLACE_BYTES = 512 * 1024, "bytes",
+        "A body takes a place for each so many bytes, so that places bound the memory of all bodies.";
+    VERIFICATION_MS_MAX = 20_000, "milliseconds",
+        "From the end of a request with evidence to its answer: whoever chooses both keys and list \
+         could ask for minutes of signatures.";
+    COMPILED_POLICIES_MAX = 16, "policies",
+        "Policies of requests that are kept compiled, by the digest of their text.";
+    COMPILED_POLICIES_BYTES_MAX = 64 * 1024 * 1024, "bytes",
+        "All of these together.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON

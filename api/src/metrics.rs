@@ -102,6 +102,9 @@ catalogue! {
         "Logins whose password was looked at.";
     PASSWORD_HASHES = "attest_password_hashes_total", Counter, Count, [],
         "Passwords hashed, to keep or to compare.";
+    EVIDENCE_VERIFICATIONS = "attest_evidence_verifications_total", Counter, Count,
+        ["result": "`valid`, `invalid` or `refused`", "code": "the first code that failed, or empty"],
+        "Evidence that somebody sent to be verified, of machines that need not be enrolled.";
     ENROLMENTS = "attest_enrolments_total", Counter, Count,
         ["step": "`enrol`, `baseline` or `activate`", "result": "`done` or the refusal's code"],
         "Enrolment steps ended.";

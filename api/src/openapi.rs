@@ -111,6 +111,7 @@ fn security(permission: Permission) -> Vec<SecurityRequirement> {
     match permission {
         // What they demand stands in the body.
         Permission::Public
+        | Permission::KeylimePublic
         | Permission::Password
         | Permission::EnrolmentToken
         | Permission::PendingActivation => Vec::new(),

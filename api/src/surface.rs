@@ -58,6 +58,9 @@ pub struct AtOnceMax {
     pub max: usize,
     /// From one address.
     pub of_address: usize,
+    /// A body takes one of these places for each so many bytes that have come of it; with 0 it takes
+    /// one, however long it is.
+    pub bytes_each: usize,
 }
 
 /// Paths, and other spellings of each.
@@ -307,23 +310,45 @@ struct Held {
     place: Option<Place>,
 }
 
-/// One of a route's places.
+/// One or more of a route's places.
 struct Place {
-    _permit: OwnedSemaphorePermit,
-    _share: Share,
+    at_once: Arc<AtOnce>,
+    address: IpAddr,
+    held: Vec<(OwnedSemaphorePermit, Share)>,
 }
 
-impl AtOnce {
-    fn take(&self, address: IpAddr) -> Result<Place, ApiError> {
+impl Place {
+    fn take(at_once: &Arc<AtOnce>, address: IpAddr) -> Result<Self, ApiError> {
+        let mut place = Self {
+            at_once: Arc::clone(at_once),
+            address,
+            held: Vec::with_capacity(1),
+        };
+        place.one_more()?;
+        Ok(place)
+    }
+
+    fn one_more(&mut self) -> Result<(), ApiError> {
         let AtOnceMax {
             name, of_address, ..
-        } = self.limit;
-        let permit = permit(&self.permits, name)?;
-        let share = self.by_address.take(address, of_address);
-        Ok(Place {
-            _permit: permit,
-            _share: share.ok_or_else(|| ApiError::limited(name, 1))?,
-        })
+        } = self.at_once.limit;
+        let permit = permit(&self.at_once.permits, name)?;
+        let share = self.at_once.by_address.take(self.address, of_address);
+        let share = share.ok_or_else(|| ApiError::limited(name, 1))?;
+        self.held.push((permit, share));
+        Ok(())
+    }
+
+    /// Takes as many as a body needs of which so many bytes have come.
+    fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let needed = match self.at_once.limit.bytes_each {
+            0 => 1,
+            each => bytes.div_ceil(each),
+        };
+        while self.held.len() < needed {
+            self.one_more()?;
+        }
+        Ok(())
     }
 }
 
@@ -398,10 +423,10 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
             return Err(error);
         }
     };
-    let place = match at_once {
-        Some(at_once) => Some(at_once.take(peer.address.ip())?),
-        None => None,
-    };
+    let place = at_once
+        .as_ref()
+        .map(|at_once| Place::take(at_once, peer.address.ip()));
+    let mut place = place.transpose()?;
     if let Some(caller) = caller {
         parts.extensions.insert(caller);
     }
@@ -412,7 +437,7 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
             let most = limits::BODIES_PER_ADDRESS_MAX;
             let share = shared.bodies_by_address.take(peer.address.ip(), most);
             let _share = share.ok_or_else(|| ApiError::limited("BODIES_PER_ADDRESS_MAX", 1))?;
-            read(&parts.headers, body, name, max).await?
+            read(&parts.headers, body, (name, max), &mut place).await?
         }
     };
     let in_work = permit(&shared.in_work, "CONCURRENT_REQUESTS_MAX")?;
@@ -442,12 +467,12 @@ async fn discard(body: Body) {
     }
 }
 
-/// The whole body, within a limit and a time. (X01, X02)
+/// The whole body, within a limit, the places that it takes, and a time. (X01, X02)
 async fn read(
     headers: &HeaderMap,
     body: Body,
-    name: &'static str,
-    max: usize,
+    (name, max): (&'static str, usize),
+    place: &mut Option<Place>,
 ) -> Result<Bytes, ApiError> {
     if headers.contains_key(header::CONTENT_ENCODING) {
         return Err(ApiError::ContentEncoding);
@@ -468,7 +493,15 @@ async fn read(
         match tokio::time::timeout_at(reading_ends(begun, bytes.len()), limited.frame()).await {
             Ok(None) => return Ok(bytes.freeze()),
             // Trailers are no part of the body.
-            Ok(Some(Ok(frame))) => bytes.extend(frame.into_data()),
+            Ok(Some(Ok(frame))) => {
+                let Ok(data) = frame.into_data() else {
+                    continue;
+                };
+                if let Some(place) = place {
+                    place.cover(bytes.len().saturating_add(data.len()))?;
+                }
+                bytes.extend_from_slice(&data);
+            }
             Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(too_long()),
             Ok(Some(Err(_))) => return Err(ApiError::BodyBroken),
             Err(_) => {

@@ -1,6 +1,7 @@
 //! The server: its parts made, joined, and stopped in order.
 
 mod evidence;
+mod keylime;
 mod shards;
 mod webhooks;
 mod wiring;

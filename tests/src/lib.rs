@@ -20,6 +20,7 @@ pub mod enrolment_server;
 pub mod evidence;
 pub mod fleet;
 pub mod http_client;
+pub mod keylime;
 pub mod lists;
 pub mod measured;
 pub mod measured_keys;

@@ -33,9 +33,11 @@ use rat_transport::quic::wire::{Frame, FrameType, PREAMBLE_BYTES};
 use crate::{sequences, vectors};
 
 mod enrolment;
+mod evidence;
 mod lanes;
 mod requests;
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
+pub use evidence::verify_evidence;
 pub use lanes::{p256_lanes, rsa_lanes};
 pub use requests::core_json;
 
@@ -43,7 +45,7 @@ pub use requests::core_json;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 24] = [
+pub const ALL: [(&str, Target); 25] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
@@ -67,6 +69,7 @@ pub const ALL: [(&str, Target); 24] = [
     ("signature", signature),
     ("tpm_policy", tpm_policy),
     ("uefi_event_log", uefi_event_log),
+    ("verify_evidence", verify_evidence),
     ("wire_frame", wire_frame),
 ];
 

@@ -64,6 +64,8 @@ fn budget(target: &str) -> Budget {
         // requested, most of them freed, before the largest is given up or kept.
         "exclude_pattern" => (64 << 20, 4 << 10),
         "runtime_policy" => (64 << 20, 4 << 10),
+        // A policy among other things.
+        "verify_evidence" => (64 << 20, 4 << 10),
         // Copies of the certificate or request, its extensions, and a public area.
         "agent_certificate" | "certificate_request" => (4 << 10, 16),
         // The same, and a chain of six; the library's store holds references.

@@ -110,6 +110,10 @@ impl Gate {
             Permission::Public | Permission::Password | Permission::PendingActivation => {
                 return Ok(None);
             }
+            Permission::KeylimePublic if headers.contains_key(header::AUTHORIZATION) => {
+                return Err(ApiError::NotAuthenticated);
+            }
+            Permission::KeylimePublic => return Ok(None),
             Permission::EnrolmentToken => {
                 self.guard.admit(peer.address.ip())?;
                 return Ok(None);

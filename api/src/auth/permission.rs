@@ -5,6 +5,9 @@
 pub enum Permission {
     /// Nothing: it tells nobody anything, and changes nothing.
     Public,
+    /// Nothing, as Keylime's public actions; but whoever presents a credential must have a session
+    /// of a Keylime agent. There are none yet, so that every credential is refused.
+    KeylimePublic,
     /// A username and its password in the body; the handler checks them.
     Password,
     /// A valid enrolment token in the body; the handler checks it, and what kind it is.

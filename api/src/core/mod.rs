@@ -179,6 +179,7 @@ fn enrolment_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             name: "BASELINES_AT_ONCE_MAX",
             max: limits::BASELINES_AT_ONCE_MAX,
             of_address: 1,
+            bytes_each: 0,
         }),
         ..Route::post("/agents/enroll-baseline", token, list)
     };
@@ -248,6 +249,7 @@ fn policy_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             name: "POLICIES_AT_ONCE_MAX",
             max: limits::POLICIES_AT_ONCE_MAX,
             of_address: 1,
+            bytes_each: 0,
         }),
         ..route
     };
@@ -256,6 +258,7 @@ fn policy_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             name: "POLICY_TEXTS_AT_ONCE_MAX",
             max: limits::POLICY_TEXTS_AT_ONCE_MAX,
             of_address: limits::POLICY_TEXTS_PER_ADDRESS_MAX,
+            bytes_each: 0,
         }),
         ..Route::get(path, view)
     };
@@ -326,6 +329,7 @@ fn webhook_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             name: "WEBHOOK_TESTS_AT_ONCE_MAX",
             max: limits::WEBHOOK_TESTS_AT_ONCE_MAX,
             of_address: limits::WEBHOOK_TESTS_AT_ONCE_MAX,
+            bytes_each: 0,
         }),
         ..Route::post(
             "/webhooks/{webhook_name}/test",

@@ -101,7 +101,7 @@ fn of_permission(permission: Permission) -> Vec<ApiError> {
     match permission {
         Permission::Public | Permission::PendingActivation => Vec::new(),
         Permission::Password => vec![ApiError::WrongPassword],
-        Permission::EnrolmentToken => vec![ApiError::NotAuthenticated],
+        Permission::KeylimePublic | Permission::EnrolmentToken => vec![ApiError::NotAuthenticated],
         Permission::AnySession | Permission::Session => vec![
             ApiError::NotAuthenticated,
             ApiError::NeedsLogin,

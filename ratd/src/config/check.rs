@@ -22,6 +22,10 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
             format!("{listen} is no loopback address"),
         );
     }
+    if config.core.plain_http && config.keylime_is_beside_core() {
+        let text = "is never served over plain HTTP".to_owned();
+        fault("keylime.listen", text);
+    }
     if config.address.is_empty() {
         fault("address", "must not be empty".to_owned());
     }
@@ -94,8 +98,12 @@ pub(crate) fn webhooks(config: &Config) -> Result<Vec<rat_ops::webhook::Webhook>
 }
 
 /// How many of something there may be, of which nothing works without one.
-const fn places(config: &Config) -> [(&'static str, usize); 4] {
+const fn places(config: &Config) -> [(&'static str, usize); 5] {
     [
+        (
+            "keylime.requests_per_address_per_second",
+            config.keylime.requests_per_address_per_second,
+        ),
         (
             "core.requests_per_address_per_second",
             config.core.requests_per_address_per_second,

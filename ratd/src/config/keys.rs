@@ -51,6 +51,13 @@ keys! {
     "evidence.handshakes_per_address": "Handshakes that may be under way at once from one address \
         (IPv6: one /64 network); more are refused. Raise it where a large fleet behind one address \
         connects at once.";
+    "keylime.listen": "Where Keylime's verifier API is served, over TLS: `127.0.0.1:8881`, say. The \
+        address of `core.listen` adds it there. Empty: nowhere, because whoever reaches it may ask \
+        for evidence to be verified.";
+    "keylime.requests_per_address_per_second": "As `core.requests_per_address_per_second`, counted \
+        apart from that.";
+    "keylime.verifications": "Evidence with logs or a runtime policy that is judged at once, beside \
+        that of enrolled agents. 0: half as many as cores, one at least.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -24,6 +24,7 @@ pub(crate) struct Config {
     pub(crate) address: String,
     pub(crate) core: Core,
     pub(crate) evidence: Evidence,
+    pub(crate) keylime: Keylime,
     pub(crate) identity: Identity,
     pub(crate) attestation: Attestation,
     pub(crate) runtime: Runtime,
@@ -49,6 +50,43 @@ pub(crate) struct Evidence {
     pub(crate) connections: usize,
     pub(crate) connections_per_address: usize,
     pub(crate) handshakes_per_address: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Keylime {
+    pub(crate) listen: Listen,
+    pub(crate) requests_per_address_per_second: usize,
+    pub(crate) verifications: usize,
+}
+
+/// Where a surface is served that need not be; nowhere is the empty text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) enum Listen {
+    #[default]
+    Nowhere,
+    At(SocketAddr),
+}
+
+impl TryFrom<String> for Listen {
+    type Error = std::net::AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "" => Ok(Self::Nowhere),
+            address => address.parse().map(Self::At),
+        }
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        match listen {
+            Listen::Nowhere => Self::new(),
+            Listen::At(address) => address.to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -117,6 +155,7 @@ impl Default for Config {
             address: "127.0.0.1".to_owned(),
             core: Core::default(),
             evidence: Evidence::default(),
+            keylime: Keylime::default(),
             identity: Identity::default(),
             attestation: Attestation::default(),
             runtime: Runtime::default(),
@@ -150,6 +189,16 @@ impl Default for Evidence {
     }
 }
 
+impl Default for Keylime {
+    fn default() -> Self {
+        Self {
+            listen: Listen::Nowhere,
+            requests_per_address_per_second: rat_api::limits::REQUESTS_PER_ADDRESS_PER_SECOND,
+            verifications: 0,
+        }
+    }
+}
+
 impl Default for Attestation {
     fn default() -> Self {
         Self {
@@ -179,6 +228,13 @@ impl Default for Drain {
 }
 
 impl Config {
+    /// Whether Keylime's API is served by the Core API's listener: both have one address. Ports that
+    /// the system chooses are two.
+    pub(crate) fn keylime_is_beside_core(&self) -> bool {
+        let core = self.core.listen;
+        core.port() != 0 && self.keylime.listen == Listen::At(core)
+    }
+
     /// The names and addresses in the server's certificate; the first is what agents ask for.
     pub(crate) fn server_names(&self) -> Vec<String> {
         let mut names = vec![self.address.clone()];

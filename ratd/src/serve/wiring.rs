@@ -23,9 +23,9 @@ use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::evidence;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
+use super::{evidence, keylime};
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
 use crate::{data_dir, first_start, health};
@@ -58,6 +58,7 @@ impl Parts {
         prepared.means(Exit::Unusable)?;
         let (certificate, issued) = server_certificate(config, &ca)?;
         let listener = bind(config, &certificate).await?;
+        let keylime = keylime::Served::bind(config, &certificate, &store).await?;
         let shards = Shards::start(config, &store).await?;
         let webhooks = webhooks::start(webhooks, &store, &shards).await?;
         let intake = shards
@@ -71,7 +72,7 @@ impl Parts {
         let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe());
         let evidence_port = evidence.local_addr()?.port();
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
-        announce(&listener, &evidence, &ca)?;
+        announce(&listener, &keylime, &evidence, &ca)?;
         let rate = config.core.requests_per_address_per_second;
         let shared = Shared::new(Gate::new(store.clone()), rate);
         let core = Core {
@@ -93,7 +94,8 @@ impl Parts {
             recorder: recorder.clone(),
             readiness: Arc::clone(&readiness),
         };
-        let router = joined(&shared, core, people, &readiness, exposed);
+        let router = surfaces(&shared, core, people, &readiness, exposed);
+        let router = surface::join(&shared, keylime.beside_core().into_iter().chain(router));
         let upkeep = Upkeep {
             names: config.server_names(),
             ca,
@@ -109,7 +111,7 @@ impl Parts {
             shards,
             evidence,
             webhooks,
-            http: tokio::spawn(listener.serve(router, stop.clone())),
+            http: tokio::spawn(serve(listener, router, keylime, stop.clone())),
         })
     }
 
@@ -151,14 +153,14 @@ impl Parts {
     }
 }
 
-/// Every surface, and the description of all of them.
-fn joined(
+/// Every surface of the Core API's listener, and the description of all of them.
+fn surfaces(
     shared: &Arc<Shared>,
     core: Core,
     people: Arc<People>,
     readiness: &Arc<Readiness>,
     exposed: Exposition,
-) -> Joined {
+) -> [Joined; 5] {
     let core_routes = core::surface(Arc::clone(shared));
     let people_routes = people::surface(Arc::clone(shared));
     let health_routes = health_routes::surface(Arc::clone(shared));
@@ -170,14 +172,18 @@ fn joined(
         metrics_routes.routes(),
     ]
     .concat();
-    let routers = [
+    [
         core_routes.into_router(Arc::new(core)),
         people_routes.into_router(people),
         health_routes.into_router(Arc::clone(readiness)),
         metrics_routes.into_router(exposed),
         docs::surface(Arc::clone(shared)).into_router(Docs::of(&described)),
-    ];
-    surface::join(shared, routers)
+    ]
+}
+
+/// Serves both listeners until they are told to stop.
+async fn serve(core: Listener, router: Joined, keylime: keylime::Served, stop: Stop) {
+    tokio::join!(core.serve(router, stop.clone()), keylime.serve(stop));
 }
 
 /// What is held by nobody else, as soon as that is so.
@@ -244,9 +250,17 @@ fn material(issued: &Issued) -> Material {
 
 /// Says where the server listens, on standard output: scripts that let the system choose a port
 /// read it there.
-fn announce(listener: &Listener, evidence: &Server, ca: &Ca) -> Result<(), Failure> {
+fn announce(
+    core: &Listener,
+    keylime: &keylime::Served,
+    evidence: &Server,
+    ca: &Ca,
+) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    writeln!(out, "core {}", listener.local_addr())?;
+    writeln!(out, "core {}", core.local_addr())?;
+    if let Some(address) = keylime.local_addr() {
+        writeln!(out, "keylime {address}")?;
+    }
     writeln!(out, "evidence {}", evidence.local_addr()?)?;
     writeln!(out, "ca sha256:{}", hex::encode(ca.fingerprint()))?;
     out.flush()?;

@@ -20,6 +20,7 @@ mod contract;
 mod described;
 mod doubled;
 mod enrolment;
+mod evidence;
 mod group_rules;
 mod groups;
 mod hostile;

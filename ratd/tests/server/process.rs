@@ -96,6 +96,8 @@ pub(crate) struct Ratd {
     admin: OnceLock<String>,
     pub(crate) core: SocketAddr,
     pub(crate) evidence: SocketAddr,
+    /// Where Keylime's API has a listener of its own.
+    pub(crate) keylime: Option<SocketAddr>,
 }
 
 impl Ratd {
@@ -107,7 +109,7 @@ impl Ratd {
             .spawn();
         let mut child = child.unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let (mut core, mut evidence) = (None, None);
+        let (mut core, mut evidence, mut keylime) = (None, None, None);
         loop {
             let mut line = String::new();
             if stdout.read_line(&mut line).unwrap() == 0 {
@@ -117,6 +119,7 @@ impl Ratd {
             match line.trim().split_once(' ') {
                 Some(("core", address)) => core = Some(address.parse().unwrap()),
                 Some(("evidence", address)) => evidence = Some(address.parse().unwrap()),
+                Some(("keylime", address)) => keylime = Some(address.parse().unwrap()),
                 Some(("ca", _)) => break,
                 _ => {}
             }
@@ -129,12 +132,18 @@ impl Ratd {
             admin: OnceLock::new(),
             core: core.unwrap(),
             evidence: evidence.unwrap(),
+            keylime,
         }
     }
 
     /// A client that trusts the server's own CA.
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.core, &self.data.join("ca/ca.pem"))
+        self.client_of(self.core)
+    }
+
+    /// The same for another of its listeners.
+    pub(crate) fn client_of(&self, address: SocketAddr) -> Client {
+        Client::new(address, &self.data.join("ca/ca.pem"))
     }
 
     /// An API token with the role `admin`, made when it is first asked for.

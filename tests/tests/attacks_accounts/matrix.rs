@@ -77,6 +77,11 @@ fn expected(permission: Permission, identity: &Identity) -> Outcome {
         | Permission::EnrolmentToken
         | Permission::PendingActivation
         | Permission::LoopbackOrOperator(_) => return Outcome::Reached,
+        // Nobody has a session of Keylime's.
+        Permission::KeylimePublic => match identity.has {
+            Has::Nothing => return Outcome::Reached,
+            _ => return Outcome::Unauthenticated,
+        },
         Permission::AnySession => matches!(identity.has, Has::Session(_) | Has::MustChange),
         Permission::Session => matches!(identity.has, Has::Session(_)),
         Permission::Operator(action) => match identity.has {

@@ -19,7 +19,7 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::people::{self, People};
 use rat_api::surface::{Route, Shared, Surface, join};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
-use rat_api::{core, docs, exposition, health};
+use rat_api::{core, docs, exposition, health, keylime};
 use rat_engine::agent_id::AgentId;
 use rat_identity::ca::Ca;
 use rat_store::{NewApiToken, NewSession, Store, StoredUser};
@@ -62,6 +62,7 @@ pub(crate) fn declared(shared: &Arc<Shared>) -> Vec<Route> {
         health::surface(Arc::clone(shared)).routes().to_vec(),
         exposition::surface(Arc::clone(shared)).routes().to_vec(),
         docs::surface(Arc::clone(shared)).routes().to_vec(),
+        keylime::surface(Arc::clone(shared)).routes().to_vec(),
     ]
     .concat()
 }

@@ -1,0 +1,276 @@
+//! The engine, driven over the evidence of one request.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rat_engine::appraisal::{Appraisal, Appraised, Reference, Rules};
+use rat_engine::crypto::VerifyingKey;
+use rat_engine::hash::HashAlg;
+use rat_engine::ima::judge::Judge;
+use rat_engine::ima::{ImaOptions, LogFormat, Start};
+use rat_engine::limits::{PUBLIC_BYTES_MAX, UEFI_LOG_BYTES_MAX};
+use rat_engine::pcr::PcrIndex;
+use rat_engine::pcr_policy::PcrPolicy;
+use rat_engine::quote::Quote;
+use rat_engine::tpm::attributes::check_attestation_key;
+use rat_engine::tpm::{Public, PublicError, Signature};
+use rat_engine::verdict::{Code, Finding, Reason, Verdict};
+use tokio::time::Instant;
+
+use super::Refused;
+use super::failure::{self, Failure};
+use super::policies::Policies;
+use super::quote::QuoteText;
+use super::request::Asked;
+use crate::metrics;
+
+/// Bytes of a list between two looks at the clock.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Judges evidence; without a failure it is valid.
+///
+/// # Errors
+/// [`Refused`] when the request's own policies cannot be used, or the time is over: then nothing
+/// was found out about the evidence.
+///
+/// # Security
+/// SHA-1 is refused whatever `hash_alg` says: callers give on what the machine names. Nothing is
+/// passed over: a runtime policy wants a list, a list wants a policy, and a quote that covers IMA's
+/// PCR wants both.
+pub(super) fn judge(
+    asked: &Asked<'_>,
+    policies: &Policies,
+    until: Instant,
+) -> Result<Vec<Failure>, Refused> {
+    let name = asked.needed("hash_alg")?;
+    let pcr_policy = read_pcr_policy(asked)?;
+    refuse_boot_policy(asked)?;
+    let list = asked.optional("ima_measurement_list")?;
+    let judge = match (asked.runtime_policy, list) {
+        (Some(policy), _) => Some(policies.judge(policy)?),
+        (None, Some(_)) => Some(Policies::none()?),
+        (None, None) => None,
+    };
+    let boot_log = read_boot_log(asked)?;
+    let Some(hash) = HashAlg::from_name(name.as_bytes()) else {
+        return Ok(vec![Failure::unknown_hash(name)]);
+    };
+    let evidence = match Evidence::read(asked, hash)? {
+        Ok(evidence) => evidence,
+        Err(failure) => return Ok(vec![failure]),
+    };
+    let log_hash = judge
+        .as_ref()
+        .map(|judge| judge.policy().compiled().log_hash_alg());
+    let mut appraisal = evidence.appraise(asked.needed("nonce")?, judge, pcr_policy, hash);
+    if let Some(log) = boot_log {
+        appraisal.boot_log(&log);
+    }
+    if let Some(list) = list {
+        replay(&mut appraisal, list.as_bytes(), log_hash, until)?;
+    }
+    Ok(failures(appraisal.conclude(), list.is_some()))
+}
+
+/// Key and quote.
+struct Evidence {
+    key: VerifyingKey,
+    key_attributes: Result<(), rat_engine::tpm::attributes::KeyAttributeError>,
+    quote: QuoteText,
+}
+
+impl Evidence {
+    /// Reads what the machine is said to have sent, and its key.
+    fn read(asked: &Asked<'_>, hash: HashAlg) -> Result<Result<Self, Failure>, Refused> {
+        let bytes = match decode(asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX) {
+            Some(bytes) => bytes,
+            None => {
+                let detail = "tpm_ak is no TPM2B_PUBLIC in base64";
+                return Ok(Err(Failure::of_key(Code::AkMalformed, detail)));
+            }
+        };
+        let public = match Public::parse(&bytes) {
+            Ok(public) => public,
+            Err(error) => {
+                let code = match error {
+                    PublicError::Malformed(_) => Code::AkMalformed,
+                    _ => Code::AkNotAllowed,
+                };
+                return Ok(Err(Failure::of_key(code, &error.to_string())));
+            }
+        };
+        let key = match VerifyingKey::from_tpm(&public) {
+            Ok(key) => key,
+            Err(error) => {
+                let detail = error.to_string();
+                return Ok(Err(Failure::of_key(Code::AkNotAllowed, &detail)));
+            }
+        };
+        let quote = match QuoteText::parse(asked.needed("quote")?) {
+            Ok(quote) => quote,
+            Err(error) => {
+                return Ok(Err(Failure::of_quote(
+                    Code::QuoteMalformed,
+                    error.to_string(),
+                )));
+            }
+        };
+        let signed_with = Signature::parse(&quote.signature).map(|signature| signature.hash());
+        if let Ok(found) = signed_with
+            && found != hash
+        {
+            let detail = format!("Quote was expected to use {hash} but used {found} instead");
+            return Ok(Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail)));
+        }
+        Ok(Ok(Self {
+            key,
+            key_attributes: check_attestation_key(&public, false),
+            quote,
+        }))
+    }
+
+    fn appraise(
+        self,
+        nonce: &str,
+        judge: Option<Arc<Judge>>,
+        pcr_policy: Option<PcrPolicy>,
+        hash: HashAlg,
+    ) -> Appraisal {
+        let QuoteText {
+            message,
+            signature,
+            values,
+        } = self.quote;
+        let reference = Reference {
+            key: self.key.into(),
+            key_attributes: Some(self.key_attributes),
+            nonce: expected_nonce(nonce, &message),
+            challenged: None,
+            pcr_policy: pcr_policy.map(Arc::new),
+            boot_pcrs: None,
+            judge,
+        };
+        let rules = Rules {
+            allow_sha1: false,
+            strict: false,
+            bank: hash,
+        };
+        Appraisal::of_quote(reference, rules, &message, &signature, values)
+    }
+}
+
+/// The bytes that the nonce stands for: its characters, as agents sign that are polled, or what they
+/// encode in base64, as agents sign that push. The quote says which of the two it claims.
+fn expected_nonce(nonce: &str, message: &[u8]) -> Box<[u8]> {
+    let claimed = Quote::parse(message).ok();
+    let claimed = claimed.map(|quote| quote.unverified_attest().extra_data);
+    match STANDARD.decode(nonce) {
+        Ok(decoded) if !decoded.is_empty() && claimed == Some(&*decoded) => decoded.into(),
+        _ => nonce.as_bytes().into(),
+    }
+}
+
+fn decode(text: &str, max: usize) -> Option<Vec<u8>> {
+    // Four characters for three bytes, rounded up.
+    let characters = max.div_ceil(3).saturating_mul(4);
+    if text.len() > characters {
+        return None;
+    }
+    STANDARD
+        .decode(text)
+        .ok()
+        .filter(|bytes| bytes.len() <= max)
+}
+
+fn read_pcr_policy(asked: &Asked<'_>) -> Result<Option<PcrPolicy>, Refused> {
+    let policy = asked.optional("tpm_policy")?;
+    let policy = policy.map(|text| PcrPolicy::parse(text.as_bytes()));
+    policy
+        .transpose()
+        .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))
+}
+
+/// A measured boot policy with content wants events judged that nothing here judges yet. An empty
+/// one asks for nothing, as in Keylime.
+fn refuse_boot_policy(asked: &Asked<'_>) -> Result<(), Refused> {
+    let Some(policy) = asked.optional("mb_policy")? else {
+        return Ok(());
+    };
+    let inner = policy.trim().strip_prefix('{');
+    let inner = inner.and_then(|rest| rest.strip_suffix('}'));
+    if inner.is_some_and(|inner| inner.trim().is_empty()) {
+        return Ok(());
+    }
+    let text = "mb_policy with content is not evaluated by this server";
+    Err(Refused::not_supported(text))
+}
+
+fn read_boot_log(asked: &Asked<'_>) -> Result<Option<Vec<u8>>, Refused> {
+    let Some(text) = asked.optional("mb_log")? else {
+        return Ok(None);
+    };
+    match decode(text, UEFI_LOG_BYTES_MAX) {
+        Some(log) => Ok(Some(log)),
+        None => Err(Refused::request(format!(
+            "mb_log must be base64 of at most {UEFI_LOG_BYTES_MAX} bytes"
+        ))),
+    }
+}
+
+/// Streams the list through the engine, for as long as there is time.
+fn replay(
+    appraisal: &mut Appraisal,
+    list: &[u8],
+    log_hash: Option<HashAlg>,
+    until: Instant,
+) -> Result<(), Refused> {
+    let options = ImaOptions {
+        format: LogFormat::Ascii,
+        log_hash: log_hash.unwrap_or(HashAlg::Sha1),
+        ..ImaOptions::default()
+    };
+    let Some(mut appraiser) = appraisal.ima(options, Start::First) else {
+        return Ok(());
+    };
+    for piece in list.chunks(PIECE_BYTES) {
+        if Instant::now() >= until {
+            metrics::limit_rejected("VERIFICATION_MS_MAX");
+            return Err(Refused {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                text: "the evidence takes too long to judge".to_owned(),
+            });
+        }
+        if !appraiser.feed(piece) {
+            break;
+        }
+    }
+    appraisal.ima_finished(appraiser.finish());
+    Ok(())
+}
+
+/// What is wrong, if something is.
+fn failures(appraised: Appraised, has_list: bool) -> Vec<Failure> {
+    let counts = appraised.warnings.iter().filter(|it| fails_here(it));
+    let mut failures = failure::of_findings(appraised.findings.iter().chain(counts));
+    let covers_ima = appraised.signed.is_some_and(|quote| {
+        let mut banks = quote.selection().banks();
+        banks.any(|(_, pcrs)| pcrs.contains(PcrIndex::IMA))
+    });
+    if covers_ima && !has_list && failures.is_empty() {
+        failures.push(Failure::unexplained_list());
+    }
+    let passes = matches!(appraised.verdict, Verdict::Trusted(_) | Verdict::Authentic);
+    if !passes && failures.is_empty() {
+        failures.push(Failure::untrusted());
+    }
+    failures
+}
+
+/// Nobody decides for a machine that is not enrolled, so that what a group would decide fails here,
+/// too. PCR 0-9 beside IMA's are the exception: Keylime's clients quote PCR 10 without them, and the
+/// policy lists boot_aggregate.
+const fn fails_here(warning: &Finding) -> bool {
+    !matches!(warning.reason, Reason::BootNotQuoted(_))
+}
