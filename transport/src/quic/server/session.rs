@@ -7,11 +7,11 @@ use quinn::{Connection, SendStream};
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Busy, Hello, Intake, Refusal, SessionId, ToAgent};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::end::{End, frame};
-use super::outbox::outbox;
+use super::outbox::{Inbox, outbox};
 use super::{Client, Shared, exchange, renewal};
 use crate::limits;
 use crate::measures;
@@ -163,7 +163,7 @@ impl Session<'_> {
     async fn welcome(
         &self,
         reply: &mut SendStream,
-        inbox: &mut mpsc::Receiver<ToAgent>,
+        inbox: &mut Inbox,
     ) -> Result<(), End> {
         let limit = Duration::from_millis(limits::WELCOME_MS_MAX);
         let said = tokio::select! {
@@ -218,7 +218,7 @@ pub(super) fn not_reading() -> End {
 }
 
 /// The delay of a Welcome, or a refusal; `None` when the shard let go of the session.
-async fn first_answer(inbox: &mut mpsc::Receiver<ToAgent>) -> Option<Result<u32, Refused>> {
+async fn first_answer(inbox: &mut Inbox) -> Option<Result<u32, Refused>> {
     loop {
         match inbox.recv().await? {
             ToAgent::Welcome { next_after_ms } => return Some(Ok(next_after_ms)),
