@@ -160,11 +160,7 @@ async fn read_hello(connection: &Connection) -> Result<(wire::Hello, SendStream)
 
 impl Session<'_> {
     /// Waits for what the shard says to the Hello, and passes it on.
-    async fn welcome(
-        &self,
-        reply: &mut SendStream,
-        inbox: &mut Inbox,
-    ) -> Result<(), End> {
+    async fn welcome(&self, reply: &mut SendStream, inbox: &mut Inbox) -> Result<(), End> {
         let limit = Duration::from_millis(limits::WELCOME_MS_MAX);
         let said = tokio::select! {
             said = timeout(limit, first_answer(inbox)) => said,
