@@ -28,7 +28,9 @@ pub(crate) const RETRY_MS_MAX: u64 = 2_000;
 /// Tries to read a piece of a stored list, before its agent is asked for it instead.
 pub(crate) const READ_TRIES_MAX: u32 = 5;
 /// Shards whose agents are read from the store together when a server starts.
-pub(crate) const SHARDS_PER_LOAD_MAX: usize = 16;
+pub(crate) const SHARDS_PER_LOAD_MAX: usize = 4;
+/// How many such readings there are at a time: each has a thread that reads, and one that decodes.
+pub(crate) const LOADS_AT_ONCE_MAX: usize = 3;
 /// Shards of one worker whose agents one request counts.
 pub(crate) const SHARDS_PER_COUNT_MAX: usize = 32;
 /// Evidence of somebody else under agents' names that one worker tells the audit log of in the time

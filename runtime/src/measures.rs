@@ -78,13 +78,14 @@ pub(crate) fn protocol_fault(kind: &'static str) {
     counter!("attest_protocol_faults_total", "kind" => kind).increment(1);
 }
 
-/// An agent is shown with another status than before; `None` when it came or went.
-pub(crate) fn status(from: Option<EffectiveStatus>, to: Option<EffectiveStatus>) {
-    if let Some(from) = from {
-        gauge!("attest_agents", "state" => from.as_str()).decrement(1.0);
-    }
-    if let Some(to) = to {
-        gauge!("attest_agents", "state" => to.as_str()).increment(1.0);
+/// So many agents more, or less, are shown with this status.
+pub(crate) fn agents(status: EffectiveStatus, by: i64) {
+    let gauge = gauge!("attest_agents", "state" => status.as_str());
+    let count = u32::try_from(by.unsigned_abs()).map_or(f64::MAX, f64::from);
+    if by < 0 {
+        gauge.decrement(count);
+    } else {
+        gauge.increment(count);
     }
 }
 

@@ -11,9 +11,10 @@ use rat_engine::evidence::{Intake, NonceSource as _};
 use rat_engine::ima::ImaCaches;
 use rat_engine::shard::{Group, Input, Shard};
 use rat_engine::time::Now;
-use rat_store::{ShardHead, Store, StoreError, Unreadable};
+use rat_store::{ShardHead, Store, StoreError, StoredAgent, Unreadable};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::clock::{Clock, OsNonces};
 use crate::events::{EventStream, Events};
@@ -21,7 +22,7 @@ use crate::groups::{self, Told};
 use crate::health::{Health, Pulse, ReaderPulse, StorePulse};
 use crate::intake::{Doors, worker_of};
 use crate::lanes::Lanes;
-use crate::limits::SHARDS_PER_LOAD_MAX;
+use crate::limits::{LOADS_AT_ONCE_MAX, SHARDS_PER_LOAD_MAX};
 use crate::list_reader::{self, ListReader, ReadJob, ReaderDoor};
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
@@ -67,6 +68,9 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[source] std::io::Error),
+    /// Agents could not be read from the store to the end.
+    #[error("agents cannot be read: {0}")]
+    Load(#[source] JoinError),
     /// The lanes could not be started.
     #[error("the lanes cannot be started: {0}")]
     Lanes(#[source] rayon::ThreadPoolBuildError),
@@ -308,7 +312,8 @@ async fn load_groups(store: &Store, seed: u64) -> Result<Vec<Arc<Group>>, StoreE
     Ok(groups)
 }
 
-/// Puts every agent into its shard, a few shards at a time, and returns those that cannot be read.
+/// Puts every agent into its shard, and returns those that cannot be read. A few shards are read at
+/// a time, the next of them while the last are put.
 ///
 /// An agent read from the store takes several times what it takes in its shard: what is read at
 /// once decides how much memory a server has from its start on.
@@ -317,30 +322,27 @@ async fn load_agents(
     seed: u64,
     workers: &mut [Worker],
     now: Now,
-) -> Result<Vec<Unreadable>, StoreError> {
+) -> Result<Vec<Unreadable>, StartError> {
     let mut unreadable = Vec::new();
     let shards: Vec<_> = ShardIndex::all().collect();
-    for few in shards.chunks(SHARDS_PER_LOAD_MAX) {
-        let (Some(first), Some(last)) = (few.first(), few.last()) else {
-            continue;
-        };
-        let loaded = store.load(*first..=*last).await?;
+    let mut ranges = shards
+        .chunks(SHARDS_PER_LOAD_MAX)
+        .filter_map(|few| Some(*few.first()?..=*few.last()?));
+    let read = |range| {
+        let store = store.clone();
+        async move { store.load(range).await }
+    };
+    let mut reading = JoinSet::new();
+    for range in ranges.by_ref().take(LOADS_AT_ONCE_MAX) {
+        reading.spawn(read(range));
+    }
+    while let Some(loaded) = reading.join_next().await {
+        let loaded = loaded.map_err(StartError::Load)??;
+        if let Some(range) = ranges.next() {
+            reading.spawn(read(range));
+        }
         for agent in loaded.agents {
-            let candidate = match &agent.record.baseline {
-                None => None,
-                // Without it the agent has nothing to pass under, which is not trust.
-                Some(baseline) => groups::load_judge(store, &baseline.policy, seed).await.ok(),
-            };
-            let shard = agent.record.id.shard();
-            let input = Input::Agent {
-                record: Box::new(agent.record),
-                state: Box::new(agent.state),
-                candidate,
-            };
-            let place = worker_of(shard, workers.len());
-            if let Some(worker) = workers.get_mut(place) {
-                worker.enrolment(shard, input, now);
-            }
+            put_agent(store, seed, workers, agent, now).await;
         }
         for lost in loaded.unreadable {
             tracing::error!(
@@ -351,6 +353,30 @@ async fn load_agents(
         }
     }
     Ok(unreadable)
+}
+
+async fn put_agent(
+    store: &Store,
+    seed: u64,
+    workers: &mut [Worker],
+    agent: StoredAgent,
+    now: Now,
+) {
+    let candidate = match &agent.record.baseline {
+        None => None,
+        // Without it the agent has nothing to pass under, which is not trust.
+        Some(baseline) => groups::load_judge(store, &baseline.policy, seed).await.ok(),
+    };
+    let shard = agent.record.id.shard();
+    let input = Input::Agent {
+        record: Box::new(agent.record),
+        state: Box::new(agent.state),
+        candidate,
+    };
+    let place = worker_of(shard, workers.len());
+    if let Some(worker) = workers.get_mut(place) {
+        worker.enrolment(shard, input, now);
+    }
 }
 
 /// The shards of one worker, in the order of their numbers.

@@ -1,7 +1,7 @@
 //! One worker: a thread that drives many shards.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -191,25 +191,31 @@ impl Turn {
     }
 }
 
-/// The status that metrics count each agent with. Agents of a worker that is gone, however it went,
-/// are counted no more: nobody knows what they are. (S14)
+/// How many agents of this worker metrics count with each status. Agents of a worker that is gone,
+/// however it went, are counted no more: nobody knows what they are. (S14)
 #[derive(Default)]
-struct Counted(HashMap<AgentId, EffectiveStatus>);
+struct Counted(BTreeMap<EffectiveStatus, i64>);
 
 impl Counted {
-    fn set(&mut self, agent: AgentId, to: Option<EffectiveStatus>) {
-        let from = match to {
-            Some(to) => self.0.insert(agent, to),
-            None => self.0.remove(&agent),
-        };
-        measures::status(from, to);
+    /// One agent is counted otherwise than before; `None` when it came or went.
+    ///
+    /// An agent that goes may be taken off before the event arrives by which it came to its last
+    /// status. Then a count is less than it should be, until it does.
+    fn change(&mut self, from: Option<EffectiveStatus>, to: Option<EffectiveStatus>) {
+        for (status, by) in [(from, -1), (to, 1)] {
+            if let Some(status) = status {
+                let count = self.0.entry(status).or_default();
+                *count = count.saturating_add(by);
+                measures::agents(status, by);
+            }
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        for from in self.0.values() {
-            measures::status(Some(*from), None);
+        for (status, count) in &self.0 {
+            measures::agents(*status, count.saturating_neg());
         }
     }
 }
@@ -354,16 +360,22 @@ impl Worker {
             Input::Remove(agent) | Input::SetAside(agent) => Some(agent.clone()),
             _ => None,
         };
+        let Some(agent) = agent else {
+            return self.give(shard, input, now);
+        };
+        let place = self.place_of(shard);
+        let holder = self.shards.get(place);
+        let before = holder.and_then(|shard| shard.shown(&agent));
+        let aside = holder.and_then(|shard| shard.shown_aside(&agent));
         self.give(shard, input, now);
-        let Some(agent) = agent else { return };
-        let holder = self.shards.get(self.place_of(shard));
-        let view = holder.and_then(|shard| shard.view(&agent, now));
-        let to = view.map(|view| view.status);
-        self.count(agent, to);
-    }
-
-    fn count(&mut self, agent: AgentId, to: Option<EffectiveStatus>) {
-        self.turn.counted.set(agent, to);
+        let after = self.shards.get(place);
+        let after = after.and_then(|shard| shard.shown(&agent));
+        // Whoever was here and stays, or comes back, changes from what was told of it by an event.
+        match (before, after) {
+            (None, Some(after)) => self.turn.counted.change(None, aside.or(Some(after))),
+            (Some(before), None) => self.turn.counted.change(Some(before), None),
+            _ => {}
+        }
     }
 
     fn connected(
@@ -524,7 +536,7 @@ impl Worker {
     fn tell(&mut self, event: Event, now: Now) {
         measures::event(&event);
         match &event {
-            Event::Status { agent, to, .. } => self.count(agent.clone(), Some(*to)),
+            Event::Status { from, to, .. } => self.turn.counted.change(Some(*from), Some(*to)),
             Event::Abandoned { agent, .. } => self.drop_upload_of(&agent.clone(), now),
             Event::BaselineProven { group, policy, .. } => self.store.give(Job::Baseline {
                 group: group.clone(),
@@ -569,20 +581,20 @@ mod tests {
     fn s14_agents_of_a_worker_that_dies_are_counted_no_more() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let shown = recorder.handle();
-        let agent = |name| AgentId::parse(name).unwrap();
         let trusted = format!(
             "attest_agents{{state=\"{}\"}}",
             EffectiveStatus::Trusted.as_str()
         );
         metrics::with_local_recorder(&recorder, || {
+            let is_trusted = Some(EffectiveStatus::Trusted);
             let mut others = Counted::default();
-            others.set(agent("kept"), Some(EffectiveStatus::Trusted));
+            others.change(None, is_trusted);
             let dies = std::panic::AssertUnwindSafe(|| {
                 let mut counted = Counted::default();
-                for name in ["one", "two", "gone"] {
-                    counted.set(agent(name), Some(EffectiveStatus::Trusted));
+                for _ in 0..3 {
+                    counted.change(None, is_trusted);
                 }
-                counted.set(agent("gone"), None);
+                counted.change(is_trusted, None);
                 assert!(shown.render().contains(&format!("{trusted} 3")));
                 panic!("a worker that panics, in a test");
             });

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentRecord, AgentState, ChainHash, Epoch};
-use sqlx::Row;
+use sqlx::{Connection as _, Row};
 use sqlx::sqlite::SqliteRow;
 
 use crate::Store;
@@ -115,41 +115,52 @@ impl Store {
     /// listed in [`Loaded::unreadable`], and the others are loaded. (S06)
     ///
     /// # Cost
-    /// Two queries, however many agents there are.
+    /// Two queries, however many agents there are, over a connection of its own: what SQLite keeps
+    /// of the pages that it read goes with it.
     pub async fn load(&self, shards: RangeInclusive<ShardIndex>) -> Result<Loaded, StoreError> {
-        // One snapshot: between two, the folder could move a tick out of both results.
-        let mut snapshot = self.pools().read().begin().await?;
-        let (from, to) = (shards.start().get(), shards.end().get());
-        let tail = Tail::read(&mut snapshot, from, to).await?;
-        let rows = sqlx::query(
-            "SELECT a.shard, a.id, a.packed, s.seq, s.suspect_seq, s.packed, a.slug
-             FROM agent a LEFT JOIN agent_state s ON s.shard = a.shard AND s.agent = a.id
-             WHERE a.shard BETWEEN $1 AND $2 ORDER BY a.shard, a.id",
-        )
-        .bind(i64::from(from))
-        .bind(i64::from(to))
-        .fetch_all(&mut *snapshot)
-        .await?;
-        let mut loaded = Loaded::default();
-        for row in rows {
-            let shard = shard_index(row.try_get(0)?)?;
-            let id: &str = row.try_get(1)?;
-            match read_agent(&row, shard, id, &tail) {
-                Ok(agent) => loaded.agents.push(agent),
-                Err(StoreError::Unreadable { row: name, fault }) => {
-                    loaded.unreadable.push(Unreadable {
-                        agent: id.to_owned(),
-                        group: row.try_get(6)?,
-                        shard,
-                        row: name,
-                        fault,
-                    })
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(loaded)
+        let mut connection = self.pools().connect().await?;
+        let loaded = load(&mut connection, shards).await;
+        connection.close().await?;
+        loaded
     }
+}
+
+async fn load(
+    connection: &mut Connection,
+    shards: RangeInclusive<ShardIndex>,
+) -> Result<Loaded, StoreError> {
+    // One snapshot: between two, the folder could move a tick out of both results.
+    let mut snapshot = connection.begin().await?;
+    let (from, to) = (shards.start().get(), shards.end().get());
+    let tail = Tail::read(&mut snapshot, from, to).await?;
+    let rows = sqlx::query(
+        "SELECT a.shard, a.id, a.packed, s.seq, s.suspect_seq, s.packed, a.slug
+         FROM agent a LEFT JOIN agent_state s ON s.shard = a.shard AND s.agent = a.id
+         WHERE a.shard BETWEEN $1 AND $2 ORDER BY a.shard, a.id",
+    )
+    .bind(i64::from(from))
+    .bind(i64::from(to))
+    .fetch_all(&mut *snapshot)
+    .await?;
+    let mut loaded = Loaded::default();
+    for row in rows {
+        let shard = shard_index(row.try_get(0)?)?;
+        let id: &str = row.try_get(1)?;
+        match read_agent(&row, shard, id, &tail) {
+            Ok(agent) => loaded.agents.push(agent),
+            Err(StoreError::Unreadable { row: name, fault }) => {
+                loaded.unreadable.push(Unreadable {
+                    agent: id.to_owned(),
+                    group: row.try_get(6)?,
+                    shard,
+                    row: name,
+                    fault,
+                })
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(loaded)
 }
 
 fn read_agent(

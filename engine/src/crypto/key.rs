@@ -249,6 +249,14 @@ impl VerifyingKey {
         self.0.reciprocal.get_or_init(make).as_ref()
     }
 
+    /// Lets go of what a library made of the key; it is made again when it is needed. A key that
+    /// somebody else holds, too, stays as it is.
+    pub fn forget_parsed(&mut self) {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.parsed.take();
+        }
+    }
+
     /// SHA-256 of the canonical SubjectPublicKeyInfo: what lists, approvals and records call a key
     /// by.
     ///

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Binding, Challenge, ChallengeId};
 use crate::agent_id::AgentId;
 use crate::hash::HashAlg;
@@ -11,7 +13,7 @@ use crate::shard::EffectiveStatus;
 use crate::verdict::Code;
 
 /// One connection of one agent, numbered by whoever accepted it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
 /// One life of an agent's program: drawn at random when it starts, the same until it ends.
@@ -20,7 +22,7 @@ pub struct SessionId(pub u64);
 /// What an agent says of itself: a clone that draws another one looks like a program that was
 /// started again. It tells those who have an agent copied by mistake from one that crashes; a clone
 /// that lies is found by its TPM's clock alone. (T03, T09)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Instance(pub [u8; 16]);
 
 /// What an agent says of itself when it connects.

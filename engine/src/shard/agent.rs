@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::epoch::{Over, Strayed};
 use super::failing::is_of_policy;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
 use super::rejudge::RejudgeId;
+use super::resting;
 use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, QuoteRules, VerdictKind};
 use super::tick::KeptEvidence;
 use super::turns::Turns;
@@ -19,16 +22,25 @@ use crate::tpm::attributes::rests_on_sha1;
 use crate::verdict::Code;
 
 /// What is remembered of an agent between two inputs.
-#[derive(Debug)]
+///
+/// What is skipped here is not packed with an agent that rests: such a one has none of it, or it is
+/// kept beside the packed bytes.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Agent {
+    /// First, because it begins with the id, by which agents at rest are found.
+    #[serde(with = "resting::record")]
     pub(super) record: Arc<AgentRecord>,
     /// As it is committed. Nothing else is shown, challenged from or restarted with. (S17)
     pub(super) state: AgentState,
+    #[serde(skip)]
     pub(super) candidate: Option<Arc<Judge>>,
+    #[serde(skip)]
     pub(super) key: Key,
     pub(super) session: Option<Live>,
+    #[serde(skip)]
     pub(super) phase: Phase,
     /// What its challenge counts as with the pacer, until it is over.
+    #[serde(skip)]
     pub(super) slot: Option<Slot>,
     /// When the next challenge is due, on the monotonic clock.
     pub(super) due_ms: u64,
@@ -66,18 +78,21 @@ pub(super) struct Agent {
     /// monotonic clock; `None` when that was before this process. (T08)
     pub(super) left_ms: Option<u64>,
     /// An operator took back its failure while an outcome was on its way.
+    #[serde(skip)]
     pub(super) is_to_be_cleared: bool,
     /// Kept in case the next attestation fails.
+    #[serde(skip)]
     pub(super) last_pass: Option<Box<KeptEvidence>>,
     /// The timer that counts; others of this agent are ignored when they fire.
     pub(super) timer_ms: Option<u64>,
 }
 
 /// The attestation key: parsed when it is first needed, because parsing costs more than verifying.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) enum Key {
+    #[default]
     NotParsed,
-    Usable(UsableKey),
+    Usable(Box<UsableKey>),
     Unusable,
 }
 
@@ -90,8 +105,17 @@ pub(super) struct UsableKey {
     pub(super) has_sha1: bool,
 }
 
+impl UsableKey {
+    /// Lets go of what a library made of the key, until it is needed again.
+    pub(super) fn forget_parsed(&mut self) {
+        if let Some(key) = Arc::get_mut(&mut self.key) {
+            key.forget_parsed();
+        }
+    }
+}
+
 /// The agent's connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Live {
     pub(super) id: SessionId,
     /// The boot epoch that evidence over this connection proved.
@@ -123,7 +147,7 @@ impl Live {
 }
 
 /// What is to be done with the list that the store keeps of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum StoredList {
     /// Nothing.
     Settled,
@@ -160,9 +184,10 @@ impl Asks {
 }
 
 /// Where an agent is in the life of one attestation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Phase {
     /// Waiting until it is due.
+    #[default]
     Idle,
     /// Due, and waiting for its turn.
     Ready,
@@ -307,10 +332,10 @@ impl Agent {
                         has_sha1: rests_on_sha1(&public),
                     })
                 });
-            self.key = parsed.map_or(Key::Unusable, Key::Usable);
+            self.key = parsed.map_or(Key::Unusable, |key| Key::Usable(Box::new(key)));
         }
         match &self.key {
-            Key::Usable(key) if group.allow_sha1 || !key.has_sha1 => Some(key.clone()),
+            Key::Usable(key) if group.allow_sha1 || !key.has_sha1 => Some(UsableKey::clone(key)),
             _ => None,
         }
     }

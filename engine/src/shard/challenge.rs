@@ -1,7 +1,5 @@
 //! Whom to ask next, and what.
 
-use std::sync::Arc;
-
 use super::agent::{Agent, Asks, Outstanding, Phase};
 use super::input::Action;
 use super::intake::jitter_ms;
@@ -34,10 +32,7 @@ impl Shard {
 
     fn challenge(&mut self, place: u32, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
         let settings = self.settings_of(place);
-        let group = {
-            let agent = self.agent(place)?;
-            self.groups.get(&agent.record.group).map(Arc::clone)
-        };
+        let group = self.group_of_place(place);
         let agent = self.agent_mut(place)?;
         if !matches!(agent.phase, Phase::Ready) {
             return None;

@@ -102,7 +102,9 @@ impl Shard {
             .provisional
             .len()
             .min(self.settings.outcomes_per_tick_max);
-        let batch: Vec<Provisional> = self.provisional.drain(..count).collect();
+        // What is left is seldom: room for outcomes is not kept from one tick to the next.
+        let rest = self.provisional.split_off(count);
+        let batch = std::mem::replace(&mut self.provisional, rest);
         let outcomes = batch.iter().map(|it| it.outcome.clone()).collect();
         let seq = self.seq.saturating_add(1);
         let tick = Tick::new(self.index, self.epoch, seq, self.head, outcomes);
@@ -258,7 +260,7 @@ impl Shard {
         let Some(agent) = self.agent(provisional.place) else {
             return;
         };
-        let status = agent.status(self.group_of(agent), now.mono_ms);
+        let status = agent.status(self.group_of(&agent), now.mono_ms);
         let wait = agent.due_ms.saturating_sub(now.mono_ms);
         let code = provisional.outcome.code;
         let answer = Answer {

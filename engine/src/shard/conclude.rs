@@ -200,14 +200,15 @@ impl Shard {
 
     /// Whether what was judged by a group is judged by what the agent's group demands now. (L05)
     pub(super) fn is_as_demanded(&self, place: u32, by: &Group) -> bool {
-        let group = self.agent(place).and_then(|agent| self.group_of(agent));
+        let slug = self.roster.group(place);
+        let group = slug.and_then(|slug| self.groups.get(slug));
         group.is_some_and(|group| group.demands() == by.demands())
     }
 
     /// What the list of an agent was denied for under the rules that its evidence is judged by.
-    fn denied(&self, place: u32, judging: &Judging) -> Option<&Denied> {
+    fn denied(&self, place: u32, judging: &Judging) -> Option<Denied> {
         let rules = judging.group.list_rules()?;
-        self.agent(place)?.state.denied_under(&rules)
+        self.agent(place)?.state.denied_under(&rules).cloned()
     }
 
     /// Tells listeners what is not in the outcome, and counts faults.
@@ -341,7 +342,10 @@ impl Shard {
             (_, None) => (judged.verdict, None, String::new()),
         };
         if matches!(conclusion, Conclusion::Passed) {
-            let kept = keep(&judged, follows, Retention::BeforeFailure, now);
+            let mut kept = keep(&judged, follows, Retention::BeforeFailure, now);
+            // One that came with a boot log is stored, with this outcome.
+            kept.boot_log = None;
+            kept.pcr_values.shrink_to_fit();
             last_pass = LastPass::Is(Box::new(kept));
         }
         self.provisional.push(Provisional {
@@ -386,7 +390,7 @@ impl Shard {
         let agent = self.agent(place)?;
         let candidate = agent.record.baseline.as_ref()?;
         let has_policy = self
-            .group_of(agent)
+            .group_of(&agent)
             .and_then(Group::enforced_digest)
             .is_some();
         (is_passed && !has_policy && judged.policy == Some(candidate.policy))

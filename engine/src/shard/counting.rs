@@ -51,7 +51,7 @@ impl Shard {
     pub fn status_counts(&self, now: Now) -> StatusCounts {
         let mut counts = StatusCounts::default();
         for agent in self.agents() {
-            let status = agent.status(self.group_of(agent), now.mono_ms);
+            let status = agent.status(self.group_of(&agent), now.mono_ms);
             counts.add(&agent.record.group, status);
         }
         counts

@@ -1,5 +1,7 @@
 //! What the TPM's clock and counters say against what they said before.
 
+use serde::{Deserialize, Serialize};
+
 use super::settings::Settings;
 use super::state::BootEpoch;
 use crate::time::Now;
@@ -28,7 +30,7 @@ pub(super) struct Seen {
 
 /// A quote of the boot that was proven last, whose clock had gone back. It is no quote to go on
 /// from, but what comes after it must follow it, too, if both are of one TPM. (T09)
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Strayed {
     pub(super) clock_ms: u64,
     /// When its challenge was issued.

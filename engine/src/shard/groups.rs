@@ -14,14 +14,13 @@ impl Shard {
     }
 
     pub(super) fn group_of_place(&self, place: u32) -> Option<Arc<Group>> {
-        let agent = self.agent(place)?;
-        self.groups.get(&agent.record.group).map(Arc::clone)
+        self.groups.get(self.roster.group(place)?).map(Arc::clone)
     }
 
     /// The settings for an agent: its group may have an interval of its own.
     pub(super) fn settings_of(&self, place: u32) -> Settings {
-        let agent = self.agent(place);
-        agent.map_or(self.settings, |agent| self.settings_in(&agent.record.group))
+        let slug = self.roster.group(place);
+        slug.map_or(self.settings, |slug| self.settings_in(slug))
     }
 
     /// The settings for agents of a group.
@@ -41,11 +40,11 @@ impl Shard {
         let old = self.groups.insert(slug.clone(), group);
         let after = self.settings_in(&slug);
         let is_changed = old.is_none_or(|old| old.demands() != new);
-        for place in self.every_place() {
-            let is_of_it = |agent: &Agent| agent.record.group == slug;
-            if !self.agent(place).is_some_and(is_of_it) {
+        for place in self.roster.every_place() {
+            if self.roster.group(place) != Some(slug.as_str()) {
                 continue;
             }
+            self.roster.rest(now.mono_ms);
             if let Some(agent) = self.agent_mut(place) {
                 keep_pace(agent, &before, &after, now);
             }

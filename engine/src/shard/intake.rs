@@ -292,7 +292,7 @@ impl Shard {
         };
         let wait = agent.due_ms.saturating_sub(now.mono_ms);
         let answer = Answer {
-            status: agent.status(self.group_of(agent), now.mono_ms),
+            status: agent.status(self.group_of(&agent), now.mono_ms),
             code: Some(code),
             detail: code.cause().to_owned(),
             next_after_ms: u32::try_from(wait).unwrap_or(u32::MAX),

@@ -1,7 +1,6 @@
 //! The shard itself: who is in it, and what is waiting to be done.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::agent::{Agent, Phase, StoredList};
@@ -10,6 +9,8 @@ use super::input::{Abandon, Action, AgentView, Event, Glance, Input, Operation};
 use super::pacing::{Pacer, Slot};
 use super::record::{AgentRecord, Group};
 use super::rejudge::Unusable;
+use super::resting::AgentRef;
+use super::roster::Roster;
 use super::settings::Settings;
 use super::state::{AgentState, EffectiveStatus};
 use super::tick::{ChainHash, Epoch};
@@ -43,12 +44,9 @@ pub struct Shard {
     pub(super) epoch: Epoch,
     pub(super) settings: Settings,
     pub(super) groups: HashMap<String, Arc<Group>>,
-    /// Places in `agents` by id.
-    places: HashMap<AgentId, u32>,
+    pub(super) roster: Roster,
     /// The status that was told last of each agent that is set aside, until it is back.
     pub(super) aside: HashMap<AgentId, EffectiveStatus>,
-    agents: Vec<Option<Box<Agent>>>,
-    vacant: Vec<u32>,
     /// Whose open challenge is which.
     pub(super) open: HashMap<ChallengeId, u32>,
     pub(super) wheel: Wheel,
@@ -87,10 +85,8 @@ impl Shard {
             epoch,
             settings,
             groups: HashMap::new(),
-            places: HashMap::new(),
+            roster: Roster::default(),
             aside: HashMap::new(),
-            agents: Vec::new(),
-            vacant: Vec::new(),
             open: HashMap::new(),
             wheel: Wheel::new(),
             actions: VecDeque::new(),
@@ -144,8 +140,9 @@ impl Shard {
             Input::Committed { seq } => self.committed(seq, now),
             Input::CommitFailed { seq } => self.commit_failed(seq, now),
             Input::Operate { agent, operation } => self.operate(&agent, operation, now),
-            Input::Drain => self.drain(),
+            Input::Drain => self.drain(now),
         }
+        self.roster.rest(now.mono_ms);
     }
 
     /// The next thing to be done, if there is one now.
@@ -172,7 +169,11 @@ impl Shard {
         if let Some(action) = self.next_rejudge(now, driver) {
             return Some(action);
         }
-        self.next_commit()
+        let action = self.next_commit();
+        if action.is_none() {
+            self.roster.rest(now.mono_ms);
+        }
+        action
     }
 
     /// When something becomes due by itself, on the monotonic clock.
@@ -195,35 +196,36 @@ impl Shard {
     /// Whether any evidence is being judged, or anything committed.
     pub fn is_busy(&self) -> bool {
         let judging = |agent: &Agent| matches!(agent.phase, Phase::Judging(_));
-        self.in_flight.is_some() || !self.provisional.is_empty() || self.agents().any(judging)
+        let has_outcomes = self.in_flight.is_some() || !self.provisional.is_empty();
+        has_outcomes || self.roster.awake().any(judging)
     }
 
     /// One agent.
     pub fn view(&self, agent: &AgentId, now: Now) -> Option<AgentView> {
-        let agent = self.agent(*self.places.get(agent)?)?;
-        Some(self.view_of(agent, now))
+        let agent = self.agent(self.place(agent)?)?;
+        Some(self.view_of(&agent, now))
     }
 
     /// The least of it.
     pub fn glance(&self, agent: &AgentId, now: Now) -> Option<Glance> {
-        let agent = self.agent(*self.places.get(agent)?)?;
-        let status = agent.status(self.group_of(agent), now.mono_ms);
+        let agent = self.agent(self.place(agent)?)?;
+        let status = agent.status(self.group_of(&agent), now.mono_ms);
         Some(Glance::new(status, &agent.state))
     }
 
     /// Every agent, in the order in which they came.
     pub fn views(&self, now: Now) -> impl Iterator<Item = AgentView> {
-        self.agents().map(move |agent| self.view_of(agent, now))
+        self.agents().map(move |agent| self.view_of(&agent, now))
     }
 
     /// How many agents there are.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.roster.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.roster.len() == 0
     }
 
     /// The number of the newest tick that was begun and the chain's head after it.
@@ -241,26 +243,20 @@ impl Shard {
         }
     }
 
-    pub(super) fn agents(&self) -> impl Iterator<Item = &Agent> {
-        self.agents.iter().flatten().map(Box::as_ref)
-    }
-
-    /// Places of agents, vacant ones among them.
-    pub(super) fn every_place(&self) -> Range<u32> {
-        0..u32::try_from(self.agents.len()).unwrap_or(u32::MAX)
+    pub(super) fn agents(&self) -> impl Iterator<Item = AgentRef<'_>> {
+        self.roster.agents()
     }
 
     pub(super) fn place(&self, agent: &AgentId) -> Option<u32> {
-        self.places.get(agent).copied()
+        self.roster.place(agent)
     }
 
-    pub(super) fn agent(&self, place: u32) -> Option<&Agent> {
-        self.agents.get(usize::try_from(place).ok()?)?.as_deref()
+    pub(super) fn agent(&self, place: u32) -> Option<AgentRef<'_>> {
+        self.roster.agent(place)
     }
 
     pub(super) fn agent_mut(&mut self, place: u32) -> Option<&mut Agent> {
-        let slot = self.agents.get_mut(usize::try_from(place).ok()?)?;
-        slot.as_deref_mut()
+        self.roster.agent_mut(place)
     }
 
     fn put(
@@ -299,23 +295,9 @@ impl Shard {
         let mut agent = Agent::new(record, state, candidate, now, max_age_ms);
         let status = agent.status(self.group_of(&agent), now.mono_ms);
         agent.shown = told.unwrap_or(status);
-        let place = match self.vacant.pop() {
-            Some(place) => place,
-            None => {
-                let Ok(place) = u32::try_from(self.agents.len()) else {
-                    return;
-                };
-                self.agents.push(None);
-                place
-            }
+        let Some(place) = self.roster.put(agent) else {
+            return;
         };
-        if let Some(slot) = usize::try_from(place)
-            .ok()
-            .and_then(|place| self.agents.get_mut(place))
-        {
-            *slot = Some(Box::new(agent));
-            self.places.insert(id, place);
-        }
         self.consider_rejudging(place, now);
         self.announce(place, now, None, "");
         self.arm(place);
@@ -338,13 +320,9 @@ impl Shard {
     /// Takes an agent out, with everything that is open for it. What is being judged or committed
     /// finds nobody when it ends.
     fn forget(&mut self, place: u32) {
-        let slot = usize::try_from(place)
-            .ok()
-            .and_then(|place| self.agents.get_mut(place));
-        let Some(agent) = slot.and_then(Option::take) else {
+        let Some(agent) = self.roster.take(place) else {
             return;
         };
-        self.places.remove(&agent.record.id);
         self.closed.extend(agent.slot.map(|slot| (slot, None)));
         match &agent.phase {
             Phase::Challenged(outstanding) => {
@@ -360,7 +338,6 @@ impl Shard {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.outcomes.retain(|waiting| waiting.place != place);
         }
-        self.vacant.push(place);
     }
 
     pub(super) fn refuse_session(&mut self, place: u32, code: Refusal, retry_after_ms: u32) {
@@ -393,14 +370,15 @@ impl Shard {
         }
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, now: Now) {
         self.is_draining = true;
         self.ready.clear();
         self.rejudges.clear();
         while let Some((session, _)) = self.greetings.pop_front() {
             self.refuse(session, Refusal::Draining, self.settings.retry_after_ms);
         }
-        for place in self.every_place() {
+        for place in self.roster.every_place() {
+            self.roster.rest(now.mono_ms);
             self.end_rejudging(place, Phase::Idle);
             let Some(agent) = self.agent_mut(place) else {
                 continue;
@@ -440,7 +418,7 @@ impl Shard {
         self.wheel.sweep(now.mono_ms, &mut fired);
         for timer in fired.drain(..) {
             let counts = self
-                .agent(timer.owner)
+                .agent_mut(timer.owner)
                 .is_some_and(|agent| agent.timer_ms == Some(timer.deadline_ms));
             if counts {
                 self.fire(timer.owner, now);
@@ -501,6 +479,7 @@ impl Shard {
             self.refuse_session(place, Refusal::Draining, self.settings.retry_after_ms);
         }
         self.queue_rejudging(place);
+        self.roster.is_idle(place);
         let Some(agent) = self.agent_mut(place) else {
             return;
         };

@@ -19,6 +19,8 @@ mod pacing;
 mod record;
 mod rejudge;
 mod rejudging;
+mod resting;
+mod roster;
 mod settings;
 mod settle;
 mod state;

@@ -69,8 +69,8 @@ impl Shard {
             return false;
         };
         let is_wanted = self
-            .group_of(agent)
-            .is_some_and(|group| wants_rejudging(agent, group));
+            .group_of(&agent)
+            .is_some_and(|group| wants_rejudging(&agent, group));
         let Some(agent) = self.agent_mut(place) else {
             return false;
         };
@@ -121,8 +121,8 @@ impl Shard {
         let is_urgent = |place: &u32| {
             let agent = self.agent(*place);
             agent.is_some_and(|agent| {
-                let group = self.group_of(agent);
-                agent.session.is_some() || group.and_then(|group| let_pass(agent, group)).is_some()
+                let group = self.group_of(&agent);
+                agent.session.is_some() || group.and_then(|group| let_pass(&agent, group)).is_some()
             })
         };
         let first = self.rejudges.iter().position(is_urgent).unwrap_or(0);
@@ -135,11 +135,11 @@ impl Shard {
             return None;
         }
         let group = Arc::clone(self.groups.get(&agent.record.group)?);
-        let is_wanted = wants_rejudging(agent, &group);
+        let is_wanted = wants_rejudging(&agent, &group);
         let is_idle = matches!(agent.phase, Phase::Idle);
-        let denied = let_pass(agent, &group).cloned();
+        let denied = let_pass(&agent, &group).cloned();
         let id = RejudgeId(self.rejudged);
-        let begun = rejudge(agent, &group, id).filter(|_| is_wanted && is_idle);
+        let begun = rejudge(&agent, &group, id).filter(|_| is_wanted && is_idle);
         let settings = self.settings_of(place);
         let ends_ms = now.mono_ms.saturating_add(settings.rejudge_ms_max);
         let agent = self.agent_mut(place)?;

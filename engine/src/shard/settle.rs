@@ -169,8 +169,10 @@ impl Settled {
         });
     }
 
+    /// Keeps the first pass of a boot, and every later one that explains it with a boot log again.
+    /// So what waits in memory for a failure has no boot log.
     fn keep_first_pass(&mut self, judged: &Judged, follows: Follows, now: Now) {
-        if follows != Follows::SameBoot {
+        if follows != Follows::SameBoot || has_log_of_use(judged, follows) {
             let kept = keep(judged, follows, Retention::FirstPass, now);
             self.kept.push(kept);
         }
@@ -237,12 +239,17 @@ pub(super) fn describe(finding: &Finding) -> String {
         .collect()
 }
 
+/// Whether a boot log came that is worth keeping: one that nobody asked for is of use when it
+/// explains a boot that nobody knew of.
+fn has_log_of_use(judged: &Judged, follows: Follows) -> bool {
+    let explains_boot = judged.boot_log_explained && follows != Follows::SameBoot;
+    judged.evidence.boot_log.is_some() && (judged.challenge.boot_log || explains_boot)
+}
+
 /// The evidence, to be kept for this reason.
 pub(super) fn keep(judged: &Judged, follows: Follows, reason: Retention, now: Now) -> KeptEvidence {
     let parts = &judged.evidence;
-    // One that nobody asked for is of use when it explains a boot that nobody knew of.
-    let explains_boot = judged.boot_log_explained && follows != Follows::SameBoot;
-    let is_of_use = judged.challenge.boot_log || explains_boot;
+    let is_of_use = has_log_of_use(judged, follows);
     KeptEvidence {
         reason,
         at_unix_ms: now.unix_ms,

@@ -14,7 +14,7 @@ impl Shard {
         let Some(agent) = self.agent(place) else {
             return;
         };
-        let to = agent.status(self.group_of(agent), now.mono_ms);
+        let to = agent.status(self.group_of(&agent), now.mono_ms);
         if to == agent.shown {
             return;
         }
@@ -33,9 +33,14 @@ impl Shard {
     }
 
     /// The status of an agent that listeners were told last.
-    pub(super) fn shown(&self, agent: &AgentId) -> Option<EffectiveStatus> {
+    pub fn shown(&self, agent: &AgentId) -> Option<EffectiveStatus> {
         let agent = self.agent(self.place(agent)?)?;
         Some(agent.shown)
+    }
+
+    /// The same of an agent that is set aside.
+    pub fn shown_aside(&self, agent: &AgentId) -> Option<EffectiveStatus> {
+        self.aside.get(agent).copied()
     }
 
     /// Takes an agent out until it is put again. What was told of it is remembered, so that its

@@ -1,5 +1,7 @@
 //! Whether two machines take turns with one agent's identity. (T03)
 
+use serde::{Deserialize, Serialize};
+
 use super::settings::Settings;
 use crate::evidence::Instance;
 
@@ -16,7 +18,7 @@ const SUPERSEDED_MAX: usize = 4;
 /// # Security
 /// Instances are what agents say. Clones that draw a new one for each connection are not seen here;
 /// the jump of the TPM's clock tells them. (T09)
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Turns {
     superseded: [Option<Instance>; SUPERSEDED_MAX],
     count: u32,

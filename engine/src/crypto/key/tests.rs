@@ -197,6 +197,25 @@ fn a_stranger_cannot_take_the_place_of_the_parsed_key() {
 }
 
 #[test]
+fn a_key_that_forgot_what_a_library_made_of_it_is_the_same_key() {
+    let mut key = verifying(&RSA);
+    let hash = HashAlg::Sha256;
+    let sig = &sign(&RSA, hash, None)[..];
+    let signature = Signature::RsaSsa { hash, sig };
+    for _ in 0..2 {
+        assert_eq!(key.verify(&signature, b"message", false), Ok(()));
+        assert!(key.verify(&signature, b"another", false).is_err());
+        assert!(key.0.parsed.get().is_some());
+        let other = key.clone();
+        key.forget_parsed();
+        assert!(other.0.parsed.get().is_some(), "somebody else holds it");
+        drop(other);
+        key.forget_parsed();
+        assert!(key.0.parsed.get().is_none());
+    }
+}
+
+#[test]
 fn q10_rsa_keys_of_other_sizes_and_exponents_are_refused() {
     let refused = |modulus: &[u8], exponent: u32| {
         let modulus = BigNum::from_slice(modulus).unwrap();

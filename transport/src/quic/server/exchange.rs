@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
 use rat_engine::evidence::{Answer, Challenge, ChallengeId, Refusal, ToAgent};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::end::End;
+use super::outbox::Inbox;
 use super::session::{Session, not_reading};
 use super::upload::{Upload, UploadEnd};
 use crate::limits;
@@ -25,7 +26,7 @@ enum Next {
 }
 
 /// Carries challenges and verdicts until the connection is to end.
-pub(super) async fn run(session: &Session<'_>, inbox: &mut mpsc::Receiver<ToAgent>) -> End {
+pub(super) async fn run(session: &Session<'_>, inbox: &mut Inbox) -> End {
     loop {
         let message = tokio::select! {
             message = inbox.recv() => message,
@@ -61,7 +62,7 @@ fn let_go(session: &Session<'_>) -> End {
 /// One challenge, to its verdict or to the next challenge.
 async fn exchange(
     session: &Session<'_>,
-    inbox: &mut mpsc::Receiver<ToAgent>,
+    inbox: &mut Inbox,
     challenge: Challenge,
 ) -> Result<Next, End> {
     let limit = Duration::from_millis(limits::WRITE_MS_MAX);
@@ -82,7 +83,7 @@ async fn exchange(
 /// Carries what the shard says to the agent, and the agent's answer to the shard.
 async fn converse(
     session: &Session<'_>,
-    inbox: &mut mpsc::Receiver<ToAgent>,
+    inbox: &mut Inbox,
     challenge: &Challenge,
     (send, receive): (&mut SendStream, RecvStream),
 ) -> Result<Next, End> {

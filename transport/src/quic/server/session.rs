@@ -7,11 +7,11 @@ use quinn::{Connection, SendStream};
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Busy, Hello, Intake, Refusal, SessionId, ToAgent};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::end::{End, frame};
-use super::outbox::outbox;
+use super::outbox::{Inbox, outbox};
 use super::{Client, Shared, exchange, renewal};
 use crate::limits;
 use crate::measures;
@@ -160,11 +160,7 @@ async fn read_hello(connection: &Connection) -> Result<(wire::Hello, SendStream)
 
 impl Session<'_> {
     /// Waits for what the shard says to the Hello, and passes it on.
-    async fn welcome(
-        &self,
-        reply: &mut SendStream,
-        inbox: &mut mpsc::Receiver<ToAgent>,
-    ) -> Result<(), End> {
+    async fn welcome(&self, reply: &mut SendStream, inbox: &mut Inbox) -> Result<(), End> {
         let limit = Duration::from_millis(limits::WELCOME_MS_MAX);
         let said = tokio::select! {
             said = timeout(limit, first_answer(inbox)) => said,
@@ -218,7 +214,7 @@ pub(super) fn not_reading() -> End {
 }
 
 /// The delay of a Welcome, or a refusal; `None` when the shard let go of the session.
-async fn first_answer(inbox: &mut mpsc::Receiver<ToAgent>) -> Option<Result<u32, Refused>> {
+async fn first_answer(inbox: &mut Inbox) -> Option<Result<u32, Refused>> {
     loop {
         match inbox.recv().await? {
             ToAgent::Welcome { next_after_ms } => return Some(Ok(next_after_ms)),

@@ -70,6 +70,9 @@ fn transport(limits: &ServerLimits) -> TransportConfig {
         .send_window(limits::SEND_WINDOW_BYTES)
         // The server sends little: probing for larger packets would cost more than it saves.
         .mtu_discovery_config(None)
+        // Nor is it worth a buffer of ten packets, which each connection would keep from its
+        // handshake on.
+        .enable_segmentation_offload(false)
         .max_idle_timeout(idle(limits.idle_ms_max));
     config
 }
