@@ -6,36 +6,12 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use rat_engine::hash::HashAlg;
-use rat_engine::ima::Start;
 use rat_engine::shard::{Assignment, Judged, Task, VerdictKind};
-use rat_tests::assignment::{BOOT, answer, assignment, challenge, run};
-use rat_tests::evidence::Machine;
-use rat_tests::software_tpm::{Scheme, SoftwareAk};
+use rat_tests::assignment::steady;
+use rat_tests::software_tpm::Scheme;
 
 /// What a busy worker finds in one turn.
 const AGENTS: u8 = 64;
-
-/// The next evidence of a machine that was attested once.
-fn steady(scheme: Scheme, nth: u8) -> Assignment {
-    let machine = Machine::valid().with(|it| it.ak = SoftwareAk::new(scheme, HashAlg::Sha256));
-    let of = |from: usize, mut challenge: rat_engine::evidence::Challenge| {
-        challenge.nonce.0 = [nth; 32];
-        let submission = answer(&machine, &challenge, from);
-        assignment(&machine, challenge, submission)
-    };
-    let proven = run(of(0, challenge(&machine, Some(0)))).ima.unwrap();
-    let position = proven.committed.position();
-    let mut next = of(machine.list.len(), challenge(&machine, Some(position)));
-    let policy = next.judge.as_ref().unwrap().policy().compiled().digest();
-    next.start = Start::Continue {
-        committed: proven.committed,
-        learned: proven.learned,
-        passed_under: Some(policy),
-    };
-    next.boot = Some(BOOT);
-    next
-}
 
 fn judge(assignments: Vec<Assignment>, is_batch: bool) -> Vec<Judged> {
     let mut tasks: Vec<_> = assignments.into_iter().map(Task::new).collect();

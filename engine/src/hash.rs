@@ -57,9 +57,14 @@ impl HashAlg {
 
     /// The algorithm with exactly this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|alg| alg.name().as_bytes() == name)
+        // Asked for each entry of a list: lengths are compared before bytes.
+        match name {
+            b"sha1" => Some(Self::Sha1),
+            b"sha256" => Some(Self::Sha256),
+            b"sha384" => Some(Self::Sha384),
+            b"sha512" => Some(Self::Sha512),
+            _ => None,
+        }
     }
 
     /// Digest size in bytes.
@@ -146,9 +151,9 @@ impl Digest {
 
     /// The bytes of a SHA-256 digest; `None` for another.
     #[inline]
-    pub(crate) fn as_sha256(&self) -> Option<&[u8; 32]> {
+    pub(crate) fn as_sha256_mut(&mut self) -> Option<&mut [u8; 32]> {
         match self.alg {
-            HashAlg::Sha256 => self.bytes.first_chunk(),
+            HashAlg::Sha256 => self.bytes.first_chunk_mut(),
             _ => None,
         }
     }
@@ -225,6 +230,13 @@ impl Digest {
     }
 }
 
+/// Exactly the digest's bytes.
+impl AsRef<[u8]> for Digest {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
 /// `sha256:` and lower-case hexadecimal.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,7 +275,9 @@ mod tests {
             assert_eq!(HashAlg::from_name(alg.name().as_bytes()), Some(alg));
             assert_eq!(HashAlg::from_size(alg.size()), Some(alg));
         }
-        assert_eq!(HashAlg::from_name(b"SHA1"), None);
+        for other in [&b"SHA1"[..], b"", b"sha", b"sha25", b"sha2566", b"sha256\0"] {
+            assert_eq!(HashAlg::from_name(other), None);
+        }
         // TPM_ALG_SM3_256: the same size as SHA-256, and not computed here.
         assert_eq!(HashAlg::from_tpm_id(0x0012), None);
     }

@@ -123,6 +123,22 @@ impl PcrSet {
         self.0.count_ones()
     }
 
+    /// The PCRs of this set whose index is lower.
+    fn below(self, pcr: PcrIndex) -> Self {
+        let lower = 1_u32.wrapping_shl(u32::from(pcr.0)).wrapping_sub(1);
+        Self(self.0 & lower)
+    }
+
+    /// How many PCRs are in it.
+    fn count(self) -> usize {
+        usize::try_from(self.len()).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of the values of these PCRs in a bank.
+    fn bytes_in(self, bank: HashAlg) -> usize {
+        self.count().saturating_mul(bank.size())
+    }
+
     /// The PCRs in ascending order, the order in which TPMs hash them.
     pub fn iter(self) -> impl Iterator<Item = PcrIndex> {
         (0_u8..24)
@@ -168,9 +184,9 @@ impl fmt::Debug for PcrSet {
 /// Values are whatever the sender says until they are compared with a quote's `pcrDigest`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PcrValues {
-    /// Which, in order.
-    keys: Vec<(HashAlg, PcrIndex)>,
-    /// Their bytes, in the same order.
+    /// Which there are, by bank in the order of [`HashAlg::ALL`].
+    present: [PcrSet; HashAlg::ALL.len()],
+    /// Their bytes, by bank and then by ascending index.
     bytes: Vec<u8>,
 }
 
@@ -209,76 +225,135 @@ impl PcrValues {
 
     /// Sets the value of a PCR in the bank of the digest's algorithm; false when it had one.
     pub fn insert(&mut self, pcr: PcrIndex, value: Digest) -> bool {
-        let key = (value.alg(), pcr);
-        match self.keys.binary_search(&key) {
-            Ok(place) => {
-                let from = self.offset(place);
-                let to = from.saturating_add(value.as_bytes().len());
-                if let Some(old) = self.bytes.get_mut(from..to) {
-                    old.copy_from_slice(value.as_bytes());
-                }
-                false
+        let bank = value.alg();
+        let from = self.offset(bank, pcr);
+        let is_new = self.slot(bank).is_some_and(|slot| slot.insert(pcr));
+        if !is_new {
+            let old = self.bytes.get_mut(from..from.saturating_add(bank.size()));
+            if let Some(old) = old {
+                old.copy_from_slice(value.as_bytes());
             }
-            Err(place) => {
-                if self.keys.len() == self.keys.capacity() {
-                    self.keys.reserve_exact(GROWTH);
-                    let more = value.as_bytes().len().saturating_mul(GROWTH);
-                    self.bytes.reserve_exact(more);
-                }
-                let from = self.offset(place);
-                self.keys.insert(place, key);
-                self.bytes
-                    .splice(from..from, value.as_bytes().iter().copied());
-                true
-            }
+            return false;
         }
+        let room = self.bytes.capacity().saturating_sub(self.bytes.len());
+        if room < bank.size() {
+            let more = bank.size().saturating_mul(GROWTH);
+            self.bytes.reserve_exact(more);
+        }
+        if from == self.bytes.len() {
+            self.bytes.extend_from_slice(value.as_bytes());
+        } else {
+            let bytes = value.as_bytes().iter().copied();
+            self.bytes.splice(from..from, bytes);
+        }
+        true
     }
 
-    /// Where the bytes of the key at this place begin.
-    fn offset(&self, place: usize) -> usize {
-        let before = self.keys.iter().take(place);
-        before.fold(0, |sum: usize, (bank, _)| sum.saturating_add(bank.size()))
+    fn slot(&mut self, bank: HashAlg) -> Option<&mut PcrSet> {
+        let mut slots = HashAlg::ALL.into_iter().zip(&mut self.present);
+        slots.find(|(of, _)| *of == bank).map(|(_, slot)| slot)
+    }
+
+    /// Where the bytes of a bank begin.
+    fn start(&self, bank: HashAlg) -> usize {
+        let weaker = self.by_bank().take_while(|(of, _)| *of != bank);
+        weaker.fold(0, |sum: usize, (of, pcrs)| {
+            sum.saturating_add(pcrs.bytes_in(of))
+        })
+    }
+
+    /// Where the bytes of a PCR begin, or would.
+    fn offset(&self, bank: HashAlg, pcr: PcrIndex) -> usize {
+        let before = self.pcrs(bank).below(pcr);
+        self.start(bank).saturating_add(before.bytes_in(bank))
+    }
+
+    fn by_bank(&self) -> impl Iterator<Item = (HashAlg, PcrSet)> {
+        HashAlg::ALL.into_iter().zip(self.present)
     }
 
     /// The value of a PCR in a bank.
     pub fn get(&self, bank: HashAlg, pcr: PcrIndex) -> Option<Digest> {
-        let place = self.keys.binary_search(&(bank, pcr)).ok()?;
-        let from = self.offset(place);
-        let bytes = self.bytes.get(from..from.saturating_add(bank.size()))?;
-        Digest::new(bank, bytes).ok()
+        Digest::new(bank, self.bytes(bank, pcr)?).ok()
+    }
+
+    /// The bytes of the value of a PCR in a bank.
+    pub(crate) fn bytes(&self, bank: HashAlg, pcr: PcrIndex) -> Option<&[u8]> {
+        if !self.pcrs(bank).contains(pcr) {
+            return None;
+        }
+        let from = self.offset(bank, pcr);
+        self.bytes.get(from..from.saturating_add(bank.size()))
+    }
+
+    /// The bytes of all values in a bank, in ascending order of their indices.
+    pub(crate) fn bytes_of_bank(&self, bank: HashAlg) -> &[u8] {
+        let from = self.start(bank);
+        let to = from.saturating_add(self.pcrs(bank).bytes_in(bank));
+        self.bytes.get(from..to).unwrap_or(&[])
+    }
+
+    /// PCR 0-9 of a bank, as far as they have values, and the bytes of these: they come first in it.
+    fn boot(&self, bank: HashAlg) -> (PcrSet, &[u8]) {
+        let pcrs = self.pcrs(bank).intersection(PcrSet::BOOT);
+        let bytes = self.bytes_of_bank(bank).get(..pcrs.bytes_in(bank));
+        (pcrs, bytes.unwrap_or(&[]))
+    }
+
+    /// The values of PCR 0-9 in a bank, and no others.
+    pub(crate) fn of_boot(&self, bank: HashAlg) -> Self {
+        let mut boot = Self::new();
+        let (pcrs, bytes) = self.boot(bank);
+        if let Some(slot) = boot.slot(bank) {
+            *slot = pcrs;
+            boot.bytes = bytes.to_vec();
+        }
+        boot
+    }
+
+    /// Whether these are the values of PCR 0-9 that `all` has in a bank, and no others.
+    pub(crate) fn are_of_boot(&self, all: &Self, bank: HashAlg) -> bool {
+        let (pcrs, bytes) = all.boot(bank);
+        let is_right = |(of, found): (HashAlg, PcrSet)| match of == bank {
+            true => found == pcrs,
+            false => found.is_empty(),
+        };
+        self.by_bank().all(is_right) && self.bytes == bytes
     }
 
     /// The PCRs of a bank that have a value.
     pub fn pcrs(&self, bank: HashAlg) -> PcrSet {
-        let of_bank = self.keys.iter().filter(|(of, _)| *of == bank);
-        of_bank.map(|(_, pcr)| *pcr).collect()
+        let found = self.by_bank().find(|(of, _)| *of == bank);
+        found.map_or(PcrSet::EMPTY, |(_, pcrs)| pcrs)
     }
 
     /// The banks that have a value, weakest first.
     pub fn banks(&self) -> impl Iterator<Item = HashAlg> {
-        HashAlg::ALL
-            .into_iter()
-            .filter(|bank| !self.pcrs(*bank).is_empty())
+        let with_values = self.by_bank().filter(|(_, pcrs)| !pcrs.is_empty());
+        with_values.map(|(bank, _)| bank)
     }
 
     /// All values, by bank and then by ascending index.
     pub fn iter(&self) -> impl Iterator<Item = (HashAlg, PcrIndex, Digest)> {
         let mut rest = self.bytes.as_slice();
-        self.keys.iter().filter_map(move |(bank, pcr)| {
+        let keys = self.by_bank();
+        let keys = keys.flat_map(|(bank, pcrs)| pcrs.iter().map(move |pcr| (bank, pcr)));
+        keys.filter_map(move |(bank, pcr)| {
             let (bytes, after) = rest.split_at_checked(bank.size())?;
             rest = after;
-            Some((*bank, *pcr, Digest::new(*bank, bytes).ok()?))
+            Some((bank, pcr, Digest::new(bank, bytes).ok()?))
         })
     }
 
     /// How many values there are, in all banks.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        let counts = self.present.iter().map(|pcrs| pcrs.count());
+        counts.fold(0, usize::saturating_add)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.bytes.is_empty()
     }
 }
 
@@ -322,9 +397,48 @@ mod tests {
         expected.sort_unstable();
         assert_eq!(values.iter().collect::<Vec<_>>(), expected);
         assert_eq!(values.len(), expected.len());
-        for (alg, pcr, value) in expected {
-            assert_eq!(values.get(alg, pcr), Some(value));
+        for (alg, pcr, value) in &expected {
+            assert_eq!(values.get(*alg, *pcr), Some(*value));
         }
+        for alg in HashAlg::ALL {
+            let of_bank = expected.iter().filter(|(of, ..)| *of == alg);
+            let bytes: Vec<_> = of_bank.flat_map(|(.., v)| v.as_bytes().to_vec()).collect();
+            assert_eq!(values.bytes_of_bank(alg), bytes);
+        }
+    }
+
+    #[test]
+    fn p06_boot_values_are_those_of_one_bank_up_to_pcr_9() {
+        let digest = |alg: HashAlg, byte| Digest::new(alg, &vec![byte; alg.size()]).unwrap();
+        let mut all = PcrValues::new();
+        for alg in HashAlg::ALL {
+            for index in [0_u8, 3, 9, 10, 14] {
+                let pcr = PcrIndex::new(index.into()).unwrap();
+                all.insert(pcr, digest(alg, index + 1));
+            }
+        }
+        for alg in HashAlg::ALL {
+            let boot = all.of_boot(alg);
+            let expected = [0_u8, 3, 9].map(|index| {
+                let pcr = PcrIndex::new(index.into()).unwrap();
+                (alg, pcr, digest(alg, index + 1))
+            });
+            assert_eq!(boot.iter().collect::<Vec<_>>(), expected);
+            assert!(boot.are_of_boot(&all, alg));
+            assert!(boot.are_of_boot(&boot, alg));
+            for other in HashAlg::ALL.into_iter().filter(|other| *other != alg) {
+                assert!(!boot.are_of_boot(&all, other), "another bank");
+            }
+            assert!(!all.are_of_boot(&all, alg), "more than PCR 0-9");
+            let mut changed = boot.clone();
+            changed.insert(PcrIndex::new(3).unwrap(), digest(alg, 0x77));
+            assert!(!changed.are_of_boot(&all, alg), "another value");
+            let mut more = boot.clone();
+            more.insert(PcrIndex::new(4).unwrap(), digest(alg, 5));
+            assert!(!more.are_of_boot(&all, alg), "one more");
+            assert!(!PcrValues::new().are_of_boot(&all, alg), "none");
+        }
+        assert!(PcrValues::new().are_of_boot(&PcrValues::new(), HashAlg::Sha256));
     }
 
     #[test]

@@ -150,9 +150,11 @@ fn contained(of: Of, step: impl FnOnce() -> Notice) -> Notice {
 }
 
 fn begin(mut task: Task) -> Notice {
-    task.begin();
-    if task.remaining() > 0 {
-        return Notice::Begun(Box::new(task));
+    if task.is_streamed() {
+        task.begin();
+        if task.remaining() > 0 {
+            return Notice::Begun(Box::new(task));
+        }
     }
     finish(task)
 }

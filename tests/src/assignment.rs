@@ -8,6 +8,7 @@ use rat_engine::crypto::VerifyingKey;
 use rat_engine::evidence::{
     Binding, Challenge, ChallengeId, ImaUpload, Nonce, SessionId, Submission, qualifying_data,
 };
+use rat_engine::hash::HashAlg;
 use rat_engine::ima::judge::Judge;
 use rat_engine::ima::{ImaOptions, Start};
 use rat_engine::policy::RuntimePolicy;
@@ -16,7 +17,7 @@ use rat_engine::time::Now;
 use rat_engine::tpm::{PcrSelection, Public};
 
 use crate::evidence::{Machine, boot_log};
-use crate::software_tpm::Attest;
+use crate::software_tpm::{Attest, Scheme, SoftwareAk};
 
 /// The channel that evidence comes over.
 pub const BINDING: Binding = Binding::Channel([0xc5; 32]);
@@ -128,6 +129,27 @@ pub fn assignment(machine: &Machine, challenge: Challenge, submission: Submissio
         boot: None,
         submission,
     }
+}
+
+/// The next evidence of a machine that was attested once; its list has nothing new.
+pub fn steady(scheme: Scheme, nth: u8) -> Assignment {
+    let machine = Machine::valid().with(|it| it.ak = SoftwareAk::new(scheme, HashAlg::Sha256));
+    let of = |from: usize, mut challenge: Challenge| {
+        challenge.nonce.0 = [nth; 32];
+        let submission = answer(&machine, &challenge, from);
+        assignment(&machine, challenge, submission)
+    };
+    let proven = run(of(0, challenge(&machine, Some(0)))).ima.unwrap();
+    let position = proven.committed.position();
+    let mut next = of(machine.list.len(), challenge(&machine, Some(position)));
+    let policy = next.judge.as_ref().unwrap().policy().compiled().digest();
+    next.start = Start::Continue {
+        committed: proven.committed,
+        learned: proven.learned,
+        passed_under: Some(policy),
+    };
+    next.boot = Some(BOOT);
+    next
 }
 
 /// Runs a task whose list came whole.

@@ -698,7 +698,11 @@ fn quotes_of_a_tpm_are_valid_with_every_key_that_it_has() {
             "sha256" => &[],
             _ => &["pcr_validation.bank_not_quoted"],
         };
-        let kinds: Vec<String> = answered.failures().into_iter().map(|(kind, _)| kind).collect();
+        let kinds: Vec<String> = answered
+            .failures()
+            .into_iter()
+            .map(|(kind, _)| kind)
+            .collect();
         assert_eq!(kinds, expected, "{key}: {}", answered.body);
         data["nonce"] = BASE64.encode([0xc0, 0xff, 0xef]).into();
         fails(&data, QUOTE, "quote.nonce_mismatch");

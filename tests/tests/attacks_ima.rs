@@ -166,7 +166,7 @@ fn i06_unknown_templates_and_templates_not_accepted_are_refused() {
         let judged = expectation.judge(&submission.clone().with(|s| s.log = Some(log)));
         judged.is_refused_with("ima.template_unsupported");
     }
-    let narrow = expectation.with(|e| e.ima.templates = vec![Template::ImaSig]);
+    let narrow = expectation.with(|e| e.ima.templates = vec![Template::ImaSig].into());
     narrow
         .judge(&submission)
         .is_refused_with("ima.template_unsupported");

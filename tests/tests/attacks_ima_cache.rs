@@ -243,7 +243,7 @@ fn i19_another_policy_or_option_is_asked_again() {
         assert_eq!(strict.codes(agent, &list, &allows), ["ima.sig_invalid"]);
         // A template that the machine does not declare.
         let quoted = quoted(&list, &[HashAlg::Sha256]);
-        let ng_only = fleet.with(|options| options.templates = vec![Template::ImaNg]);
+        let ng_only = fleet.with(|options| options.templates = vec![Template::ImaNg].into());
         let found = codes(ng_only.judge(agent, &quoted, &fleet.binary(&list), Some(&allows)));
         assert_eq!(found, ["ima.template_unsupported"]);
     }

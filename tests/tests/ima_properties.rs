@@ -450,9 +450,8 @@ fn i19_caches_change_no_outcome() {
                 let mut options = case.options();
                 options.require_valid_ima_sig = choice & 2 != 0;
                 if choice & 12 == 12 {
-                    options
-                        .templates
-                        .retain(|template| *template != Template::ImaSig);
+                    let templates = options.templates.to_mut();
+                    templates.retain(|template| *template != Template::ImaSig);
                 }
                 let judge = match choice >> 4 & 3 {
                     0 => None,

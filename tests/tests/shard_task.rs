@@ -88,7 +88,7 @@ fn a_valid_answer_is_trusted_and_says_what_to_remember() {
     assert_eq!(judged.policy, Some(policy));
     let quote = judged.quote.unwrap();
     assert_eq!(BootEpoch::of(&quote.clock), BOOT);
-    assert_eq!(judged.boot_pcrs.len(), 10);
+    assert_eq!(judged.boot_pcrs().len(), 10);
     assert!(!judged.boot_log_explained);
     let ima = judged.ima.unwrap();
     assert_eq!(ima.committed.position(), 4);
@@ -223,7 +223,7 @@ fn a_list_is_not_waited_for_when_the_quote_is_not_genuine() {
     let judged = task.finish();
     is_refused(&judged, "quote.signature");
     assert!(judged.quote.is_none() && judged.ima.is_none() && judged.log.is_none());
-    assert!(judged.boot_pcrs.is_empty());
+    assert!(judged.boot_pcrs().is_empty());
 }
 
 #[test]
@@ -345,6 +345,7 @@ fn s18_the_evidence_digest_covers_every_part() {
 
 /// The kept form of evidence that was judged, and the list it proves.
 fn kept(judged: Judged) -> (KeptEvidence, Vec<u8>) {
+    let preimage = judged.evidence.preimage();
     let parts = judged.evidence;
     let log = judged.log.unwrap();
     let evidence = KeptEvidence {
@@ -357,7 +358,7 @@ fn kept(judged: Judged) -> (KeptEvidence, Vec<u8>) {
             .iter()
             .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
             .collect(),
-        preimage: parts.preimage,
+        preimage,
         boot_log: parts.boot_log,
         ima_entries: log.to_entry,
     };
@@ -449,7 +450,7 @@ fn q15_the_kept_preimage_hashes_to_the_qualifying_data() {
     );
     let judged = run(assignment);
     let alg = rat_engine::hash::HashAlg::Sha256;
-    assert_eq!(oracle::digest(alg, &judged.evidence.preimage), expected);
+    assert_eq!(oracle::digest(alg, &judged.evidence.preimage()), expected);
 }
 
 /// A machine that learned keys, and what it learned.

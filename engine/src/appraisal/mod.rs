@@ -41,7 +41,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use rules::{Reference, Rules};
+pub use rules::{ExtraData, Reference, Rules};
 
 use crate::crypto::Verified;
 use crate::hash::{Digest, HashAlg};
@@ -68,6 +68,7 @@ pub struct Appraisal {
     warnings: Vec<Finding>,
     signed: Option<BoundQuote>,
     proven: Option<Proven>,
+    unproven: PcrValues,
 }
 
 /// What a genuine quote opened.
@@ -121,6 +122,8 @@ pub struct Appraised {
     pub quote: Option<BoundQuote>,
     /// The PCR values that it proves.
     pub pcrs: Option<QuotedPcrs>,
+    /// The values that came along, when nothing proves them.
+    pub unproven: PcrValues,
     /// The PCRs whose quoted values the boot log explains, in every bank that is quoted with
     /// boot PCRs.
     pub boot_pcrs: Option<PcrSet>,
@@ -163,9 +166,10 @@ impl Appraisal {
             warnings: Vec::new(),
             signed: None,
             proven: None,
+            unproven: values,
         };
         appraisal.check_key();
-        match appraisal.prove(quote, signature, values, verified) {
+        match appraisal.prove(quote, signature, verified) {
             Ok(proven) => appraisal.proven = Some(proven),
             Err(reason) => appraisal.fail(reason),
         }
@@ -175,7 +179,12 @@ impl Appraisal {
     }
 
     /// An appraisal that this reason ends before it begins.
-    pub(crate) fn refused(reference: Reference, rules: Rules, reason: Reason) -> Self {
+    pub(crate) fn refused(
+        reference: Reference,
+        rules: Rules,
+        values: PcrValues,
+        reason: Reason,
+    ) -> Self {
         Self {
             reference,
             rules,
@@ -183,6 +192,7 @@ impl Appraisal {
             warnings: Vec::new(),
             signed: None,
             proven: None,
+            unproven: values,
         }
     }
 
@@ -226,6 +236,27 @@ impl Appraisal {
         if let Some(form) = options.boot_aggregate {
             boot = boot.pinned_to(form);
         }
+        self.appraiser(options, start, boot)
+    }
+
+    /// The same for a list that continues one and of which no byte comes. Should an entry come all
+    /// the same: nothing is known of the aggregates that would be right, so that none is.
+    pub(crate) fn ima_unchanged(
+        &mut self,
+        options: ImaOptions,
+        start: Start,
+    ) -> Option<ImaAppraiser> {
+        self.appraiser(options, start, BootAggregates::default())
+    }
+
+    fn appraiser(
+        &mut self,
+        options: ImaOptions,
+        start: Start,
+        boot: BootAggregates,
+    ) -> Option<ImaAppraiser> {
+        let proven = self.proven.as_ref()?;
+        let quoted = proven.pcrs.values();
         let judge = self.reference.judge.clone();
         let not_passed = not_passed_before(&start, judge.as_deref());
         let pinned = proven.pcrs.selection().pcrs(self.rules.bank);
@@ -324,6 +355,7 @@ impl Appraisal {
             warnings,
             signed,
             proven,
+            unproven,
             ..
         } = self;
         let Some(Proven {
@@ -341,6 +373,7 @@ impl Appraisal {
                 signed,
                 quote: None,
                 pcrs: None,
+                unproven,
                 boot_pcrs: None,
                 ima: None,
             };
@@ -352,6 +385,7 @@ impl Appraisal {
             signed,
             quote: Some(quote),
             pcrs: Some(pcrs),
+            unproven,
             boot_pcrs: boot.map(|stage| stage.explained.pcrs()),
             ima: ima.map(|stage| ImaState {
                 passed_under: stage.proof.passed_under().copied(),
@@ -419,10 +453,10 @@ impl Appraisal {
         &mut self,
         quote: &[u8],
         signature: &[u8],
-        values: PcrValues,
         verified: Option<&Verified>,
     ) -> Result<Proven, Reason> {
         let Reference { key, nonce, .. } = &self.reference;
+        let nonce = nonce.as_bytes();
         let allow_sha1 = self.rules.allow_sha1;
         let parsed = Quote::parse(quote).map_err(Reason::Quote)?;
         let signature = Signature::parse(signature)
@@ -437,7 +471,14 @@ impl Appraisal {
             challenged: self.reference.challenged,
             allow_sha1,
         };
-        let pcrs = quote.prove_pcrs(values, &rules).map_err(Reason::Pcrs)?;
+        let values = std::mem::take(&mut self.unproven);
+        let pcrs = match quote.prove_pcrs_or_return(values, &rules) {
+            Ok(pcrs) => pcrs,
+            Err((error, values)) => {
+                self.unproven = values;
+                return Err(Reason::Pcrs(error));
+            }
+        };
         Ok(Proven {
             quote: quote.facts(),
             pcrs,

@@ -31,6 +31,43 @@ impl Default for Rules {
     }
 }
 
+/// What a quote's `extraData` has to be.
+#[derive(Debug, Clone)]
+pub enum ExtraData {
+    /// Qualifying data that was computed.
+    Computed([u8; 32]),
+    /// What somebody says it is; of any length.
+    Given(Box<[u8]>),
+}
+
+impl ExtraData {
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Computed(bytes) => bytes,
+            Self::Given(bytes) => bytes,
+        }
+    }
+}
+
+impl From<[u8; 32]> for ExtraData {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self::Computed(bytes)
+    }
+}
+
+impl From<Vec<u8>> for ExtraData {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Given(bytes.into())
+    }
+}
+
+impl From<&[u8]> for ExtraData {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Given(bytes.into())
+    }
+}
+
 /// What is known of one machine: its key, the challenge, and the values to compare with.
 #[derive(Debug, Clone)]
 pub struct Reference {
@@ -40,7 +77,7 @@ pub struct Reference {
     /// as from a PEM file.
     pub key_attributes: Option<Result<(), KeyAttributeError>>,
     /// The expected `extraData`, exactly.
-    pub nonce: Box<[u8]>,
+    pub nonce: ExtraData,
     /// The selection asked for; `None` where there was no challenge.
     pub challenged: Option<PcrSelection>,
     /// The PCR policy.

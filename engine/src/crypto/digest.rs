@@ -34,10 +34,21 @@ fn through_context(alg: HashAlg, message: &[u8]) -> Digest {
 ///
 /// Source: TPM 2.0 Part 1, 17.2 "Extend of a PCR".
 pub fn extend(pcr: &Digest, event: &Digest) -> Digest {
-    if let Some(extended) = short::extend(pcr, event) {
-        return extended;
+    let mut extended = *pcr;
+    extend_in_place(&mut extended, event.as_bytes());
+    extended
+}
+
+/// Extends a digest's bytes into a PCR.
+#[inline]
+pub(crate) fn extend_in_place(pcr: &mut Digest, event: &[u8]) {
+    if !short::extend(pcr, event) {
+        *pcr = extended(pcr, event);
     }
-    let (old, event) = (pcr.as_bytes(), event.as_bytes());
+}
+
+fn extended(pcr: &Digest, event: &[u8]) -> Digest {
+    let old = pcr.as_bytes();
     let mut buffer = [0_u8; 2 * DIGEST_SIZE_MAX];
     // Always there: neither part is longer than half the buffer.
     let both = buffer.get_mut(..old.len().saturating_add(event.len()));
@@ -68,26 +79,42 @@ pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
 #[derive(Clone)]
 pub struct Hasher {
     alg: HashAlg,
-    context: lc::Context,
+    state: State,
+}
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a hasher lives on the stack")]
+enum State {
+    Blocks(short::Pieces),
+    Context(lc::Context),
 }
 
 impl Hasher {
     /// A hasher of nothing yet.
     pub fn new(alg: HashAlg) -> Self {
-        Self {
-            alg,
-            context: lc::Context::new(algorithm(alg)),
-        }
+        let blocks = short::Pieces::new().filter(|_| alg == HashAlg::Sha256);
+        let state = match blocks {
+            Some(blocks) => State::Blocks(blocks),
+            None => State::Context(lc::Context::new(algorithm(alg))),
+        };
+        Self { alg, state }
     }
 
     /// Appends `piece` to the message.
     pub fn update(&mut self, piece: &[u8]) {
-        self.context.update(piece);
+        match &mut self.state {
+            State::Blocks(blocks) => blocks.update(piece),
+            State::Context(context) => context.update(piece),
+        }
     }
 
     /// The digest of all pieces.
     pub fn finish(self) -> Digest {
-        from_library(self.alg, &self.context.finish())
+        match self.state {
+            // As for the library, were there ever no digest: zeros equal nothing that is accepted.
+            State::Blocks(blocks) => blocks.finish().unwrap_or(Digest::zero(self.alg)),
+            State::Context(context) => from_library(self.alg, &context.finish()),
+        }
     }
 }
 
@@ -130,6 +157,26 @@ mod tests {
                 let message = &message[..length];
                 let expected = through_context(alg, message);
                 assert_eq!(digest(alg, message), expected, "{alg}, {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_length_make_the_digest_of_the_whole() {
+        let message: Vec<u8> = (0..400_u32).map(|n| (n * 11 % 253) as u8).collect();
+        for alg in HashAlg::ALL {
+            for length in 0..message.len() {
+                let whole = through_context(alg, &message[..length]);
+                for first in [0, 1, 55, 56, 63, 64, 65, 128, length] {
+                    let (head, tail) = message[..length].split_at(first.min(length));
+                    let mut hasher = Hasher::new(alg);
+                    hasher.update(head);
+                    // A few bytes at a time, so that pieces end everywhere in a block.
+                    for piece in tail.chunks(1 + length % 61) {
+                        hasher.update(piece);
+                    }
+                    assert_eq!(hasher.finish(), whole, "{alg}, {first} of {length}");
+                }
             }
         }
     }

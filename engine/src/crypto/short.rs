@@ -1,4 +1,4 @@
-//! SHA-1 and SHA-256 of messages of a few blocks, on processors with instructions for them.
+//! SHA-1 and SHA-256 by block functions, on processors with instructions for them.
 //!
 //! Entries of measurement lists have about a hundred bytes. A library that hashes through a context
 //! spends as long on the context as on such a message; here there is none: whole blocks go to the
@@ -54,13 +54,17 @@ pub(super) fn digest(alg: HashAlg, message: &[u8]) -> Option<Digest> {
     }
 }
 
-/// `H(pcr ‖ event)`, likewise.
+/// Makes a SHA-256 PCR `H(pcr ‖ event)`; false, and nothing happens, where [`digest`] gives none.
 #[inline]
-pub(super) fn extend(pcr: &Digest, event: &Digest) -> Option<Digest> {
-    let (pcr, event) = (pcr.as_sha256()?, event.as_sha256()?);
-    if !is_fast() {
-        return None;
-    }
+pub(super) fn extend(pcr: &mut Digest, event: &[u8]) -> bool {
+    let (Some(pcr), Ok(event)) = (pcr.as_sha256_mut(), event.try_into()) else {
+        return false;
+    };
+    is_fast() && extend_sha256(pcr, event).is_some()
+}
+
+#[inline]
+fn extend_sha256(pcr: &mut [u8; 32], event: &[u8; 32]) -> Option<()> {
     // 64 bytes: one block, and one that is always the same.
     let mut blocks = [[0; BLOCK_BYTES], PADDING_OF_ONE_BLOCK];
     let [message, _] = &mut blocks;
@@ -71,7 +75,11 @@ pub(super) fn extend(pcr: &Digest, event: &Digest) -> Option<Digest> {
     (*head, *tail) = (*pcr, *event);
     let mut state = SHA256_START;
     sha2::block_api::compress256(&mut state, &blocks);
-    Digest::from_words(HashAlg::Sha256, &state)
+    let (slots, _) = pcr.as_chunks_mut::<4>();
+    for (slot, word) in slots.iter_mut().zip(state) {
+        *slot = word.to_be_bytes();
+    }
+    Some(())
 }
 
 const PADDING_OF_ONE_BLOCK: [u8; BLOCK_BYTES] = {
@@ -83,6 +91,95 @@ const PADDING_OF_ONE_BLOCK: [u8; BLOCK_BYTES] = {
     block
 };
 
+/// SHA-256 of a message that comes in pieces.
+#[derive(Clone)]
+pub(super) struct Pieces {
+    state: [u32; 8],
+    /// The front of a block whose end has not come.
+    block: [u8; BLOCK_BYTES],
+    held: usize,
+    length: u64,
+}
+
+impl Pieces {
+    /// Nothing yet; `None` on another processor.
+    pub(super) fn new() -> Option<Self> {
+        is_fast().then_some(Self {
+            state: SHA256_START,
+            block: [0; BLOCK_BYTES],
+            held: 0,
+            length: 0,
+        })
+    }
+
+    #[inline]
+    pub(super) fn update(&mut self, mut piece: &[u8]) {
+        let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        self.length = self.length.wrapping_add(length);
+        if self.held > 0 {
+            let free = self.block.get_mut(self.held..).unwrap_or_default();
+            let (head, tail) = piece.split_at(free.len().min(piece.len()));
+            if let Some(slot) = free.get_mut(..head.len()) {
+                slot.copy_from_slice(head);
+            }
+            self.held = self.held.saturating_add(head.len());
+            if self.held < BLOCK_BYTES {
+                return;
+            }
+            sha2::block_api::compress256(&mut self.state, &[self.block]);
+            self.held = 0;
+            piece = tail;
+        }
+        let (blocks, rest) = piece.as_chunks::<BLOCK_BYTES>();
+        if !blocks.is_empty() {
+            sha2::block_api::compress256(&mut self.state, blocks);
+        }
+        if let Some(slot) = self.block.get_mut(..rest.len()) {
+            slot.copy_from_slice(rest);
+            self.held = rest.len();
+        }
+    }
+
+    /// The digest of all pieces.
+    pub(super) fn finish(mut self) -> Option<Digest> {
+        let held = self.block.get(..self.held)?;
+        let last = last_blocks(held, self.length)?;
+        sha2::block_api::compress256(&mut self.state, last.as_slice());
+        Digest::from_words(HashAlg::Sha256, &self.state)
+    }
+}
+
+/// The end of a message, padded.
+struct Last {
+    blocks: [[u8; BLOCK_BYTES]; 2],
+    /// Whether all fits into the first of them.
+    is_one: bool,
+}
+
+impl Last {
+    fn as_slice(&self) -> &[[u8; BLOCK_BYTES]] {
+        let [first, _] = &self.blocks;
+        match self.is_one {
+            true => std::slice::from_ref(first),
+            false => &self.blocks,
+        }
+    }
+}
+
+/// The blocks in which a message of so many bytes ends, whose last block begins with these.
+#[inline]
+fn last_blocks(rest: &[u8], length: u64) -> Option<Last> {
+    let bits = length.checked_mul(8)?;
+    let mut blocks = [[0; BLOCK_BYTES]; 2];
+    let is_one = rest.len() < BLOCK_BYTES.saturating_sub(LENGTH_BYTES);
+    let [first, second] = &mut blocks;
+    first.get_mut(..rest.len())?.copy_from_slice(rest);
+    *first.get_mut(rest.len())? = 0x80;
+    let last = if is_one { first } else { second };
+    *last.last_chunk_mut()? = bits.to_be_bytes();
+    Some(Last { blocks, is_one })
+}
+
 fn hash<const WORDS: usize>(
     alg: HashAlg,
     mut state: [u32; WORDS],
@@ -93,14 +190,7 @@ fn hash<const WORDS: usize>(
     if !blocks.is_empty() {
         compress(&mut state, blocks);
     }
-    let bits = u64::try_from(message.len()).ok()?.checked_mul(8)?;
-    let mut last = [0; BLOCK_BYTES.saturating_mul(2)];
-    last.get_mut(..rest.len())?.copy_from_slice(rest);
-    *last.get_mut(rest.len())? = 0x80;
-    let fits = rest.len() < BLOCK_BYTES.saturating_sub(LENGTH_BYTES);
-    let padded = if fits { BLOCK_BYTES } else { last.len() };
-    let last = last.get_mut(..padded)?;
-    *last.last_chunk_mut()? = bits.to_be_bytes();
-    compress(&mut state, last.as_chunks().0);
+    let last = last_blocks(rest, u64::try_from(message.len()).ok()?)?;
+    compress(&mut state, last.as_slice());
     Digest::from_words(alg, &state)
 }

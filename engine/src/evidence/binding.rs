@@ -107,7 +107,10 @@ pub fn qualifying_data(
     ak_name: &[u8],
     agent: &AgentId,
 ) -> [u8; 32] {
-    preimage_digest(&qualifying_preimage(challenge, binding, ak_name, agent))
+    let mut hasher = Hasher::new(HashAlg::Sha256);
+    let tied = (challenge, binding, ak_name, agent);
+    qualifying_parts(tied, |part| hasher.update(part));
+    array(hasher)
 }
 
 /// The bytes whose SHA-256 is the qualifying data: kept with evidence, so that what a quote was
@@ -118,9 +121,20 @@ pub fn qualifying_preimage(
     ak_name: &[u8],
     agent: &AgentId,
 ) -> Vec<u8> {
-    let mut preimage = QUOTE_LABEL.to_vec();
-    preimage.push(binding.mode());
+    let mut preimage = Vec::new();
+    let tied = (challenge, binding, ak_name, agent);
+    qualifying_parts(tied, |part| preimage.extend_from_slice(part));
+    preimage
+}
+
+/// Gives the bytes of the preimage one after the other.
+fn qualifying_parts(
+    (challenge, binding, ak_name, agent): (&Challenge, &Binding, &[u8], &AgentId),
+    mut take: impl FnMut(&[u8]),
+) {
     let digest = challenge.digest();
+    take(QUOTE_LABEL);
+    take(&[binding.mode()]);
     let fields: [&[u8]; 6] = [
         &challenge.nonce.0,
         &challenge.id.0,
@@ -130,10 +144,9 @@ pub fn qualifying_preimage(
         &digest,
     ];
     for field in fields {
-        preimage.extend(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
-        preimage.extend_from_slice(field);
+        take(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        take(field);
     }
-    preimage
 }
 
 /// The qualifying data that this preimage gives.

@@ -8,7 +8,7 @@ use super::caches::ImaCaches;
 use super::decoder::Decoder;
 use super::error::ImaError;
 use super::hashes::{Algorithms, Hashes, Room};
-use super::judge::{Asking, Denial, Judge, Pass, check_form};
+use super::judge::{Asking, Denial, Judge, Pass, Read, check_form};
 use super::keyring::LearnedKeys;
 use super::outcome::{ImaOptions, ImaOutcome, ImaProof, ImaReport, Offence, Start};
 use super::recall::Recall;
@@ -17,9 +17,10 @@ use super::template::{Event, Template};
 use super::verdicts::{Answers, Kept};
 use super::{DecodeError, Entry};
 use crate::agent_id::AgentId;
+use crate::malformed::Malformed;
 use crate::pcr::PcrValues;
-use crate::policy::BOOT_AGGREGATE;
 use crate::policy::exclude::StepBudget;
+use crate::policy::{BOOT_AGGREGATE, PathRule};
 
 /// Appraises a list that arrives in pieces: make one, feed it, finish it.
 ///
@@ -190,11 +191,17 @@ impl Appraisal {
         if matters && let Some(recall) = &mut self.recall {
             recall.look_up(batch);
         }
+        let read = match &self.judge {
+            Some(judge) if matters => judge.look_ahead(batch.events()),
+            _ => Vec::new(),
+        };
+        let mut read = read.into_iter();
         for (entry, row) in batch.entries() {
+            let read = read.next().flatten();
             if self.replay.cut().is_some() {
                 self.report.pending = self.report.pending.saturating_add(1);
             } else if self.error.is_none()
-                && let Err(error) = self.before_cut(&entry, row, batch)
+                && let Err(error) = self.before_cut(&entry, row, batch, read)
             {
                 self.error = Some(error);
             }
@@ -202,7 +209,14 @@ impl Appraisal {
         batch.clear();
     }
 
-    fn before_cut(&mut self, entry: &Entry<'_>, row: &Row, batch: &Batch) -> Result<(), ImaError> {
+    /// `read` is the event, if it was read already, and what the policy says of its path.
+    fn before_cut(
+        &mut self,
+        entry: &Entry<'_>,
+        row: &Row,
+        batch: &Batch,
+        read: Option<Read<'_>>,
+    ) -> Result<(), ImaError> {
         let position = self.replay.position();
         if !self.options.templates.contains(&entry.template) {
             return Err(ImaError::TemplateNotAccepted {
@@ -225,7 +239,16 @@ impl Appraisal {
         }
         match &row.known {
             Some(known) => self.known_event(position, entry, known),
-            None => self.event(position, &parsed(position, entry)?, row.hash, &hashes),
+            None => {
+                let (event, listed) = match read {
+                    Some(read) => {
+                        let (event, listed) = read.map_err(|fault| unread(position, fault))?;
+                        (event, Some(listed))
+                    }
+                    None => (parsed(position, entry)?, None),
+                };
+                self.event(position, &event, listed, row.hash, &hashes)
+            }
         }
     }
 
@@ -258,6 +281,7 @@ impl Appraisal {
         &mut self,
         position: u64,
         event: &Event<'_>,
+        listed: Option<PathRule>,
         hash: u64,
         hashes: &Hashes<'_>,
     ) -> Result<(), ImaError> {
@@ -270,7 +294,7 @@ impl Appraisal {
         if is_aggregate {
             return self.check_boot_aggregate(position, event);
         }
-        let kept = self.judged(position, event);
+        let kept = self.judged(position, event, listed);
         if let Some(recall) = &mut self.recall {
             let require_valid_ima_sig = self.options.require_valid_ima_sig;
             let answers = kept.map(|kept| Answers::of_event(kept, require_valid_ima_sig));
@@ -298,10 +322,10 @@ impl Appraisal {
                 self.deny(position, Some(denial), Some(&parsed(position, entry)?));
             }
             Some(Kept::NeedsAgentState) => {
-                self.judged(position, &parsed(position, entry)?);
+                self.judged(position, &parsed(position, entry)?, None);
             }
             None => {
-                let kept = self.judged(position, &parsed(position, entry)?);
+                let kept = self.judged(position, &parsed(position, entry)?, None);
                 if let (Some(judge), Some(kept)) = (&self.judge, kept) {
                     let answers = Answers::of_event(kept, require_valid_ima_sig);
                     judge.verdicts().keep(known.number, answers);
@@ -312,14 +336,20 @@ impl Appraisal {
     }
 
     /// Judges an event, if there is a policy; says what can be kept of the answer.
-    fn judged(&mut self, position: u64, event: &Event<'_>) -> Option<Kept> {
+    fn judged(
+        &mut self,
+        position: u64,
+        event: &Event<'_>,
+        listed: Option<PathRule>,
+    ) -> Option<Kept> {
         let judge = self.judge.as_ref()?;
         let mut asking = Asking::new(
             self.options.require_valid_ima_sig,
             &mut self.learned,
             &mut self.exclude_steps,
             self.recall.as_mut(),
-        );
+        )
+        .listed_as(listed);
         let (result, kept) = judge.judge_for(event, &mut asking);
         match result {
             Ok(pass) => self.pass(pass),
@@ -477,8 +507,9 @@ impl Appraisal {
 
 /// The event of an entry that is no violation.
 fn parsed<'e>(position: u64, entry: &Entry<'e>) -> Result<Event<'e>, ImaError> {
-    Event::parse(entry.template, entry.data).map_err(|fault| ImaError::TemplateData {
-        entry: position,
-        fault,
-    })
+    Event::parse(entry.template, entry.data).map_err(|fault| unread(position, fault))
+}
+
+const fn unread(entry: u64, fault: Malformed) -> ImaError {
+    ImaError::TemplateData { entry, fault }
 }

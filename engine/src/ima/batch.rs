@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Entry, Template};
+use super::{Entry, Event, Template};
+use crate::malformed::Malformed;
 
 /// Entries in a batch.
 const ROWS_MAX: usize = 128;
@@ -84,6 +85,16 @@ impl Batch {
             };
             (entry, row)
         })
+    }
+
+    /// The events of files that the caches do not hold.
+    pub(super) fn events(&self) -> Vec<Option<Result<Event<'_>, Malformed>>> {
+        let is_file = |row: &Row| !row.is_violation && row.template != Template::ImaBuf;
+        let read = self.entries().map(|(entry, row)| {
+            let is_asked = row.known.is_none() && is_file(row);
+            is_asked.then(|| Event::parse(entry.template, entry.data))
+        });
+        read.collect()
     }
 
     /// The hashes that the caches hold of an entry.

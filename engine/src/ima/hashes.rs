@@ -119,8 +119,9 @@ impl<'d> Hashes<'d> {
         self.packed
     }
 
+    /// The data's hash in this algorithm, if it is among those that were computed.
     #[inline]
-    fn bytes(&self, alg: HashAlg) -> Option<&'d [u8]> {
+    pub(super) fn bytes(&self, alg: HashAlg) -> Option<&'d [u8]> {
         if !self.algorithms.contains(alg) {
             return None;
         }

@@ -15,8 +15,9 @@ use super::verdicts::{Kept, PathAnswer, Verdicts};
 use crate::crypto::{self, FileKey, KeyError};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
+use crate::malformed::Malformed;
 use crate::policy::exclude::StepBudget;
-use crate::policy::{CompiledPolicy, Exclusion, PathRule, RuntimePolicy};
+use crate::policy::{CompiledPolicy, Exclusion, PathRule, Place, RuntimePolicy};
 
 /// A policy with its keys loaded, ready to judge events.
 #[derive(Debug, Clone)]
@@ -27,6 +28,9 @@ pub struct Judge {
     verdicts: Arc<Verdicts>,
 }
 
+/// The event of a file, and what a policy says of its path.
+pub(super) type Read<'e> = Result<(Event<'e>, PathRule), Malformed>;
+
 /// What one list brings along when its events are judged.
 #[derive(Debug)]
 pub(super) struct Asking<'l> {
@@ -35,6 +39,8 @@ pub(super) struct Asking<'l> {
     /// Covers all events of the list.
     pub(super) budget: &'l mut StepBudget,
     pub(super) recall: Option<&'l mut Recall>,
+    /// What the policy says of the path, when that was found out before.
+    listed: Option<PathRule>,
     /// Whether the answer is the same for every list.
     rests_on_policy: bool,
 }
@@ -51,8 +57,15 @@ impl<'l> Asking<'l> {
             learned,
             budget,
             recall,
+            listed: None,
             rests_on_policy: true,
         }
+    }
+
+    /// The same about an event of which [`Judge::look_ahead`] said this.
+    pub(super) const fn listed_as(mut self, listed: Option<PathRule>) -> Self {
+        self.listed = listed;
+        self
     }
 }
 
@@ -251,7 +264,10 @@ impl Judge {
     fn judge_file(&self, event: &Event<'_>, asking: &mut Asking<'_>) -> Result<Pass, Denial> {
         // Cheapest first; which rule passes an event makes no difference to the verdict, except
         // that a demanded signature comes before the listed digest.
-        let listed = self.path_rule(event);
+        let listed = match asking.listed {
+            Some(listed) => listed,
+            None => self.path_rule(event, self.rules().place(event.name)),
+        };
         if listed == PathRule::Allowed && !asking.require_valid_ima_sig {
             return Ok(Pass::Listed);
         }
@@ -279,12 +295,31 @@ impl Judge {
         }
     }
 
-    fn path_rule(&self, event: &Event<'_>) -> PathRule {
+    /// What the policy says of the paths of files, all at once; the same as of one after the other.
+    pub(super) fn look_ahead<'e>(
+        &self,
+        events: Vec<Option<Result<Event<'e>, Malformed>>>,
+    ) -> Vec<Option<Read<'e>>> {
+        let paths = events.iter().flatten().flatten().map(|event| event.name);
+        let mut places = self.rules().places(paths).into_iter();
+        let mut look_up = |event: Result<Event<'e>, Malformed>| {
+            let event = event?;
+            let place = places.next();
+            let place = place.unwrap_or_else(|| self.rules().place(event.name));
+            let rule = self.path_rule(&event, place);
+            Ok((event, rule))
+        };
+        let looked_up = events.into_iter().map(|event| event.map(&mut look_up));
+        looked_up.collect()
+    }
+
+    fn path_rule(&self, event: &Event<'_>, place: Place) -> PathRule {
+        let (rules, path) = (self.rules(), event.name);
         let MeasuredDigest { of, alg, bytes } = event.digest;
         match of {
-            DigestOf::Content => self.rules().lookup(event.name, alg, bytes),
+            DigestOf::Content => rules.lookup_at(place, path, alg, bytes),
             // An fs-verity digest is of another thing: it never equals a digest of the content.
-            DigestOf::Verity if self.rules().lists_path(event.name) => PathRule::DigestNotListed,
+            DigestOf::Verity if rules.lists_path_at(place, path) => PathRule::DigestNotListed,
             DigestOf::Verity => PathRule::PathNotListed,
         }
     }

@@ -17,6 +17,7 @@ pub mod boot_aggregate;
 mod caches;
 mod decoder;
 mod error;
+mod few;
 mod hashes;
 pub mod judge;
 mod keyring;

@@ -1,5 +1,7 @@
 //! What a list is appraised by, and what comes of it.
 
+use std::borrow::Cow;
+
 use super::boot_aggregate::{BootAggregateFault, Evidence, Form};
 use super::decoder::LogFormat;
 use super::judge::Denial;
@@ -22,7 +24,7 @@ pub struct ImaOptions {
     /// The PCRs that the kernel measures into.
     pub pcrs: PcrSet,
     /// Templates that may occur.
-    pub templates: Vec<Template>,
+    pub templates: Cow<'static, [Template]>,
     /// The form of boot_aggregate that this machine's first full list had; `None` before that.
     pub boot_aggregate: Option<Form>,
     /// Count violations without failing because of them.
@@ -40,7 +42,7 @@ impl Default for ImaOptions {
             log_hash: HashAlg::Sha1,
             scheme: BankScheme::OwnHash,
             pcrs: PcrSet::from_iter([PcrIndex::IMA]),
-            templates: Template::ALL.to_vec(),
+            templates: Cow::Borrowed(&Template::ALL),
             boot_aggregate: None,
             accept_violations: false,
             require_valid_ima_sig: false,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Entry;
 use super::error::ImaError;
+use super::few::Few;
 use super::hashes::{Algorithms, Hashes};
 use crate::crypto;
 use crate::fault::fault_point;
@@ -74,12 +75,13 @@ fn padded(bank: HashAlg, sha1: &Digest) -> Digest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     position: u64,
-    running: Vec<(PcrIndex, Digest)>,
+    running: Few<(PcrIndex, Digest)>,
 }
 
 impl Committed {
     /// The state with this position and these running values, as a store kept them.
     pub fn new(position: u64, running: Vec<(PcrIndex, Digest)>) -> Self {
+        let running = running.into_iter().collect();
         Self { position, running }
     }
 
@@ -115,7 +117,7 @@ struct Register {
 /// beyond it were added after the quote: they neither pass nor fail.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    registers: Vec<Register>,
+    registers: Few<Register>,
     scheme: BankScheme,
     position: u64,
     cut: Option<u64>,
@@ -136,7 +138,7 @@ impl Replay {
         from: Option<&Committed>,
     ) -> Result<Self, ImaError> {
         fault_point!(ImaError::NotQuoted { pcr: PcrIndex::IMA });
-        let mut registers = Vec::new();
+        let mut registers = Few::<Register>::new();
         for pcr in pcrs.iter() {
             if pcr.is_resettable() {
                 return Err(ImaError::Resettable { pcr });
@@ -209,16 +211,23 @@ impl Replay {
             pcr
         });
         let mut extended = false;
-        for register in &mut self.registers {
+        for register in self.registers.iter_mut() {
             if u32::from(register.pcr.get()) != pcr {
                 continue;
             }
             let bank = register.running.alg();
             let value = match event {
                 Extended::Violation => self.scheme.violation(bank),
-                Extended::Event(hashes) => self.scheme.event(bank, hashes),
+                Extended::Event(hashes) => match (self.scheme, hashes.bytes(bank)) {
+                    (BankScheme::OwnHash, Some(bytes)) => {
+                        crypto::extend_in_place(&mut register.running, bytes);
+                        extended = true;
+                        continue;
+                    }
+                    _ => self.scheme.event(bank, hashes),
+                },
             };
-            register.running = crypto::extend(&register.running, &value);
+            crypto::extend_in_place(&mut register.running, value.as_bytes());
             extended = true;
         }
         if !extended {
@@ -292,7 +301,7 @@ impl Replay {
 
     fn look_for_cut(&mut self) {
         let mut all = true;
-        for register in &mut self.registers {
+        for register in self.registers.iter_mut() {
             if register.running == register.quoted {
                 register.matched.get_or_insert(self.position);
             } else {

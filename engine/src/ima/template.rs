@@ -75,9 +75,17 @@ impl Template {
 
     /// The template with exactly this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|template| template.name().as_bytes() == name)
+        // Asked for each entry of a list: lengths are compared before bytes.
+        match name {
+            b"ima" => Some(Self::Ima),
+            b"ima-ng" => Some(Self::ImaNg),
+            b"ima-sig" => Some(Self::ImaSig),
+            b"ima-buf" => Some(Self::ImaBuf),
+            b"ima-ngv2" => Some(Self::ImaNgV2),
+            b"ima-sigv2" => Some(Self::ImaSigV2),
+            b"ima-modsig" => Some(Self::ImaModSig),
+            _ => None,
+        }
     }
 
     /// The fields, in order. The legacy template has a layout of its own instead.

@@ -17,5 +17,5 @@ pub use generate::{
 pub use lint::{ExcludeSite, Lint, PathSample, Severity, lint};
 pub use runtime::{Fault, Meta, NeverMatches, PolicyError, RuntimePolicy, Warning};
 pub use table::Digests;
-pub(crate) use table::Seed;
+pub(crate) use table::{Place, Seed};
 pub use verification_keys::{VerificationKey, VerificationKeysError};

@@ -77,6 +77,15 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// Where a name may stand. Of use for that name in that table only; for another name it leads to no
+/// digests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    hash: u64,
+    /// The first entry whose hash looks like it; `None` when there is none.
+    number: Option<u32>,
+}
+
 /// Why a table does not grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TableError {
@@ -146,8 +155,32 @@ impl DigestTable {
         self.digests.shrink_to_fit();
     }
 
-    pub(super) fn find(&self, name: &[u8], alg: HashAlg, digest: &[u8]) -> Found {
-        match self.position(name) {
+    /// Where each of these names may stand.
+    ///
+    /// The work goes over the names twice, and compares none: so the processor waits for many places
+    /// of a large table at once, and has them when [`find_at`](Self::find_at) compares.
+    pub(super) fn places<'n>(&self, names: impl Iterator<Item = &'n [u8]>) -> Vec<Place> {
+        let hashed = names.map(|name| Place {
+            hash: self.seed.hash(name),
+            number: None,
+        });
+        let mut places: Vec<_> = hashed.collect();
+        for place in &mut places {
+            place.number = self.index.find(place.hash, |_| true).copied();
+        }
+        places
+    }
+
+    /// Where this name may stand.
+    pub(super) fn place(&self, name: &[u8]) -> Place {
+        let hash = self.seed.hash(name);
+        let number = self.index.find(hash, |_| true).copied();
+        Place { hash, number }
+    }
+
+    /// What the table says of a name and a digest; `place` is the name's.
+    pub(super) fn find_at(&self, place: Place, name: &[u8], alg: HashAlg, digest: &[u8]) -> Found {
+        match self.position_at(place, name) {
             None => Found::Nothing,
             Some(entry) if self.has_digest(entry, alg, digest) => Found::Digest,
             Some(_) => Found::NameOnly,
@@ -156,6 +189,11 @@ impl DigestTable {
 
     pub(super) fn contains(&self, name: &[u8]) -> bool {
         self.position(name).is_some()
+    }
+
+    /// The same, at the name's place.
+    pub(super) fn contains_at(&self, place: Place, name: &[u8]) -> bool {
+        self.position_at(place, name).is_some()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -182,11 +220,18 @@ impl DigestTable {
     }
 
     fn position(&self, name: &[u8]) -> Option<usize> {
-        let hash = self.seed.hash(name);
-        let number = self.index.find(hash, |number| {
-            name_at(&self.entries, &self.names, *number) == name
-        })?;
-        usize::try_from(*number).ok()
+        self.position_at(self.place(name), name)
+    }
+
+    fn position_at(&self, place: Place, name: &[u8]) -> Option<usize> {
+        let is_it = |number: &u32| name_at(&self.entries, &self.names, *number) == name;
+        let first = place.number?;
+        let number = match is_it(&first) {
+            true => first,
+            // Another name's hash looks the same: one in twenty.
+            false => *self.index.find(place.hash, is_it)?,
+        };
+        usize::try_from(number).ok()
     }
 
     fn digests_of(&self, entry: usize) -> Digests<'_> {
@@ -278,6 +323,58 @@ mod tests {
     fn hashes(names: &[Vec<u8>], seed: u64) -> HashSet<u64> {
         let seed = Seed::new(seed);
         names.iter().map(|name| seed.hash(name)).collect()
+    }
+
+    #[test]
+    fn l03_names_found_together_are_found_as_alone() {
+        let digest = |n: u32| crypto::digest(HashAlg::Sha256, &n.to_le_bytes());
+        let name = |n: u32| format!("/usr/lib/lib{n}.so").into_bytes();
+        for (listed, seed) in [(0, 3), (1, 4), (3_000, 5), (20_000, 6)] {
+            let mut table = DigestTable::new(Seed::new(seed));
+            for n in 0..listed {
+                table.push_name(&name(n)).unwrap();
+                table.push_digest(&digest(n)).unwrap();
+            }
+            let names: Vec<_> = (0..listed + 2_000).map(name).collect();
+            let places = table.places(names.iter().map(Vec::as_slice));
+            assert_eq!(places.len(), names.len());
+            for ((n, name), place) in (0..).zip(&names).zip(places) {
+                let find = |of: u32| {
+                    let digest = digest(of);
+                    let at = table.find_at(place, name, HashAlg::Sha256, digest.as_bytes());
+                    let alone = table.place(name);
+                    let alone = table.find_at(alone, name, HashAlg::Sha256, digest.as_bytes());
+                    assert_eq!(at, alone);
+                    at
+                };
+                let [right, other] = match n < listed {
+                    true => [Found::Digest, Found::NameOnly],
+                    false => [Found::Nothing; 2],
+                };
+                assert_eq!((find(n), find(n + 1)), (right, other));
+                assert_eq!(table.contains_at(place, name), n < listed);
+            }
+        }
+    }
+
+    #[test]
+    fn l03_a_place_of_one_name_never_finds_digests_of_another() {
+        let mut table = DigestTable::new(Seed::new(9));
+        let zero = Digest::zero(HashAlg::Sha256);
+        let names: Vec<_> = (0..500_u32).map(|n| n.to_le_bytes()).collect();
+        for name in &names {
+            table.push_name(name).unwrap();
+            table.push_digest(&zero).unwrap();
+        }
+        let absent = table.place(b"absent");
+        for name in &names {
+            let place = table.place(name);
+            let found = table.find_at(place, b"absent", HashAlg::Sha256, zero.as_bytes());
+            assert_eq!(found, Found::Nothing);
+            let one = Digest::ones(HashAlg::Sha256);
+            let found = table.find_at(absent, name, HashAlg::Sha256, one.as_bytes());
+            assert_ne!(found, Found::Digest);
+        }
     }
 
     #[test]

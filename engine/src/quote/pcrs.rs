@@ -76,6 +76,10 @@ impl QuotedPcrs {
         &self.values
     }
 
+    pub(crate) fn into_values(self) -> PcrValues {
+        self.values
+    }
+
     /// The selection, in the TPM's own order.
     pub const fn selection(&self) -> &PcrSelection {
         &self.selection
@@ -87,9 +91,8 @@ impl QuotedPcrs {
     /// (CVE-2021-42299).
     pub fn unextended(&self, bank: HashAlg) -> PcrSet {
         let is_reset = |pcr: &PcrIndex| {
-            self.values
-                .get(bank, *pcr)
-                .is_some_and(|value| value.is_reset_value())
+            let value = self.values.bytes(bank, *pcr);
+            value.is_some_and(|value| [0, 0xff].iter().any(|all| value.iter().all(|it| it == all)))
         };
         PcrSet::FIRMWARE.iter().filter(is_reset).collect()
     }
@@ -105,6 +108,24 @@ impl Quote<'_, Bound> {
     /// `values` come from the sender; this is the comparison that makes them the TPM's word. A
     /// value that the quote does not cover is refused, so that none slips into what is judged.
     pub fn prove_pcrs(&self, values: PcrValues, rules: &PcrRules) -> Result<QuotedPcrs, PcrError> {
+        self.prove_pcrs_or_return(values, rules)
+            .map_err(|(error, _)| error)
+    }
+
+    /// The same; the values come back when they are not the quoted ones.
+    pub(crate) fn prove_pcrs_or_return(
+        &self,
+        values: PcrValues,
+        rules: &PcrRules,
+    ) -> Result<QuotedPcrs, (PcrError, PcrValues)> {
+        match self.check_pcrs(&values, rules) {
+            Ok(selection) => Ok(QuotedPcrs { values, selection }),
+            Err(error) => Err((error, values)),
+        }
+    }
+
+    /// The selection, when these are the quoted values.
+    fn check_pcrs(&self, values: &PcrValues, rules: &PcrRules) -> Result<PcrSelection, PcrError> {
         fault_point!(PcrError::SelectionEmpty);
         let selection = *self.selection();
         if selection.is_empty() {
@@ -124,15 +145,16 @@ impl Quote<'_, Bound> {
             });
         }
         let quoted = self.pcr_digest().map_err(PcrError::Quote)?;
-        let found = pcr_digest(self.hash(), &selection, &values)?;
-        let uncovered =
-            |(bank, pcr, _): &(HashAlg, PcrIndex, Digest)| !selection.pcrs(*bank).contains(*pcr);
-        if let Some((bank, pcr, _)) = values.iter().find(uncovered) {
-            return Err(PcrError::NotCovered { bank, pcr });
+        let found = pcr_digest(self.hash(), &selection, values)?;
+        for bank in HashAlg::ALL {
+            let uncovered = values.pcrs(bank).difference(selection.pcrs(bank));
+            if let Some(pcr) = uncovered.iter().next() {
+                return Err(PcrError::NotCovered { bank, pcr });
+            }
         }
         if !crypto::constant_time_eq(found.as_bytes(), quoted.as_bytes()) {
             return Err(PcrError::DigestMismatch { found, quoted });
         }
-        Ok(QuotedPcrs { values, selection })
+        Ok(selection)
     }
 }

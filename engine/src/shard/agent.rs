@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::epoch::{Over, Strayed};
 use super::failing::is_of_policy;
+use super::kept::Passed;
 use super::pacing::Slot;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
 use super::rejudge::RejudgeId;
 use super::resting;
 use super::state::{AgentState, BootEpoch, EffectiveStatus, LastVerdict, QuoteRules, VerdictKind};
-use super::tick::KeptEvidence;
 use super::turns::Turns;
 use crate::crypto::VerifyingKey;
 use crate::evidence::{Challenge, ChallengeId, Instance, SessionId};
@@ -82,7 +82,7 @@ pub(super) struct Agent {
     pub(super) is_to_be_cleared: bool,
     /// Kept in case the next attestation fails.
     #[serde(skip)]
-    pub(super) last_pass: Option<Box<KeptEvidence>>,
+    pub(super) last_pass: Option<Box<Passed>>,
     /// The timer that counts; others of this agent are ignored when they fire.
     pub(super) timer_ms: Option<u64>,
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::agent::{Phase, StoredList};
 use super::failing::is_of_policy;
 use super::input::{Action, Event};
+use super::kept::Passed;
 use super::machine::Shard;
 use super::record::Group;
 use super::state::BootEpoch;
-use super::tick::{ChainHash, KeptEvidence, Outcome, Tick};
+use super::tick::{ChainHash, Outcome, Tick};
 use crate::evidence::{Answer, ChallengeId, SessionId, ToAgent};
 use crate::hash::Digest;
 use crate::time::Now;
@@ -44,7 +45,7 @@ pub(super) enum LastPass {
     Stays,
     /// It is kept with the outcome.
     Gone,
-    Is(Box<KeptEvidence>),
+    Is(Box<Passed>),
 }
 
 /// What led to an outcome.

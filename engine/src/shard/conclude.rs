@@ -5,10 +5,11 @@ use super::commit::{Cause, LastPass, Provisional};
 use super::epoch::{Follows, Seen, Strayed, follows};
 use super::failing::{is_of_list, is_of_policy};
 use super::input::{Action, Event};
+use super::kept::Passed;
 use super::machine::Shard;
 use super::record::Group;
 use super::settings::Settings;
-use super::settle::{describe, keep, settle};
+use super::settle::{describe, entries_proven, keep, settle};
 use super::state::{AgentState, BootEpoch, Denied, Failure, VerdictKind};
 use super::task::{Judged, QuoteFacts};
 use super::tick::{Outcome, Retention};
@@ -41,6 +42,18 @@ impl Conclusion {
         match self {
             Self::NotTheAgents(said) | Self::OnceMore(said) | Self::Failed(said) => Some(said),
             Self::Passed | Self::NoPolicy | Self::Later => None,
+        }
+    }
+
+    /// What is recorded of it, when the appraisal itself ended in `verdict`.
+    fn recorded(&self, verdict: VerdictKind) -> (VerdictKind, Option<Code>, String) {
+        match (self, self.said()) {
+            (_, Some(said)) => (VerdictKind::Untrusted, Some(said.code), said.detail.clone()),
+            (Self::NoPolicy, None) => {
+                let code = Code::PolicyMissing;
+                (VerdictKind::Authentic, Some(code), code.cause().to_owned())
+            }
+            (_, None) => (verdict, None, String::new()),
         }
     }
 }
@@ -166,7 +179,7 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), follows));
         }
         agent.wrong_boot_rounds = 0;
-        if judged.boot_pcrs.is_empty() {
+        if !judged.has_boot_pcrs() {
             // Without the values that were quoted nothing more can be said.
             let said = first.unwrap_or_else(|| Said::code(Code::PcrDigestMismatch));
             return Ok((self.weigh(place, said), follows));
@@ -176,7 +189,7 @@ impl Shard {
         if !is_explained && judging.group.require_boot_log && !judging.has_boot_log {
             return failed(Code::UefiLogMissing, follows);
         }
-        if is_known && agent.state.boot_pcrs != judged.boot_pcrs {
+        if is_known && !judged.has_these_boot_pcrs(&agent.state.boot_pcrs) {
             return failed(Code::PcrBootChanged, follows);
         }
         let conclusion = match first {
@@ -318,7 +331,9 @@ impl Shard {
         let mut last_pass = LastPass::Stays;
         if settled.is_news {
             // What passed before goes with the failure that it came before, and with no other.
-            settled.kept.extend(agent.last_pass.as_deref().cloned());
+            settled
+                .kept
+                .extend(agent.last_pass.as_deref().map(Passed::kept));
             let kept = keep(&judged, follows, Retention::Failure, now);
             settled.kept.push(kept);
             last_pass = LastPass::Gone;
@@ -333,20 +348,17 @@ impl Shard {
                 left => now.unix_ms.saturating_add(left),
             };
         }
-        let (verdict, code, detail) = match (&conclusion, conclusion.said()) {
-            (_, Some(said)) => (VerdictKind::Untrusted, Some(said.code), said.detail.clone()),
-            (Conclusion::NoPolicy, None) => {
-                let code = Code::PolicyMissing;
-                (VerdictKind::Authentic, Some(code), code.cause().to_owned())
-            }
-            (_, None) => (judged.verdict, None, String::new()),
-        };
+        let (verdict, code, detail) = conclusion.recorded(judged.verdict);
         if matches!(conclusion, Conclusion::Passed) {
-            let mut kept = keep(&judged, follows, Retention::BeforeFailure, now);
+            let ima_entries = entries_proven(&judged);
+            let mut parts = judged.evidence;
             // One that came with a boot log is stored, with this outcome.
-            kept.boot_log = None;
-            kept.pcr_values.shrink_to_fit();
-            last_pass = LastPass::Is(Box::new(kept));
+            parts.boot_log = None;
+            last_pass = LastPass::Is(Box::new(Passed {
+                at_unix_ms: now.unix_ms,
+                parts,
+                ima_entries,
+            }));
         }
         self.provisional.push(Provisional {
             place,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::state::{AgentState, BootEpoch, KeptLearnedKey};
-use super::tick::KeptEvidence;
+use super::tick::{KeptEvidence, Retention};
 use crate::agent_id::AgentId;
 use crate::appraisal::{Appraisal, Appraised, Reference, Rules};
 use crate::crypto::{Hasher, VerifyingKey};
-use crate::evidence::{PreimageParties, preimage_digest};
+use crate::evidence::{Binding, Challenge, PreimageParties, preimage_digest, qualifying_preimage};
 use crate::hash::{Digest, HashAlg};
 use crate::ima::judge::Judge;
 use crate::ima::{ImaOptions, LearnedKeys, LearnedKeysError, Start};
@@ -62,50 +62,98 @@ pub struct KeptParts {
     pub signature: Vec<u8>,
     /// The PCR values.
     pub pcr_values: PcrValues,
-    /// The bytes whose SHA-256 is the qualifying data.
-    pub preimage: Vec<u8>,
+    /// What the quote was to be tied to.
+    pub tied: Tied,
     /// The boot log, when one was sent.
     pub boot_log: Option<Vec<u8>>,
 }
 
+/// What qualifying data is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tied {
+    /// The challenge.
+    pub challenge: Challenge,
+    /// The connection, or the relay.
+    pub binding: Binding,
+    /// The Name of the attestation key.
+    pub ak_name: Arc<[u8]>,
+    /// The agent.
+    pub agent: AgentId,
+}
+
 impl KeptParts {
-    pub(super) fn digest(&self) -> [u8; 32] {
-        evidence_digest(
-            &self.quote,
-            &self.signature,
-            &kept_values(&self.pcr_values),
-            &self.preimage,
-        )
+    /// The bytes whose SHA-256 is the qualifying data.
+    pub fn preimage(&self) -> Vec<u8> {
+        let tied = &self.tied;
+        qualifying_preimage(&tied.challenge, &tied.binding, &tied.ak_name, &tied.agent)
+    }
+
+    /// The digest of the evidence whose qualifying data has to be `nonce`.
+    pub(super) fn digest(&self, nonce: &[u8; 32]) -> [u8; 32] {
+        let values = self.pcr_values.iter();
+        let values = values.map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value));
+        let parts = [&*self.quote, &self.signature, nonce];
+        evidence_digest(parts, self.pcr_values.len(), values)
+    }
+
+    /// The same, to be stored.
+    pub(super) fn into_kept(
+        self,
+        reason: Retention,
+        at_unix_ms: u64,
+        ima_entries: u64,
+    ) -> KeptEvidence {
+        let values = self.pcr_values.iter();
+        KeptEvidence {
+            reason,
+            at_unix_ms,
+            pcr_values: values
+                .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
+                .collect(),
+            preimage: self.preimage(),
+            quote: self.quote,
+            signature: self.signature,
+            boot_log: self.boot_log,
+            ima_entries,
+        }
     }
 }
 
-fn kept_values(values: &PcrValues) -> Vec<(u16, u8, Vec<u8>)> {
-    let kept = |(bank, pcr, value): (HashAlg, PcrIndex, Digest)| {
-        (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec())
-    };
-    values.iter().map(kept).collect()
+/// A pass that is kept in case the next attestation fails.
+#[derive(Debug, Clone)]
+pub(super) struct Passed {
+    pub(super) at_unix_ms: u64,
+    pub(super) parts: KeptParts,
+    pub(super) ima_entries: u64,
 }
 
-/// SHA-256 over a label and, each preceded by its length, quote, signature, PCR values and
-/// qualifying data.
-fn evidence_digest(
-    quote: &[u8],
-    signature: &[u8],
-    values: &[(u16, u8, Vec<u8>)],
-    preimage: &[u8],
+impl Passed {
+    /// The same, to be stored with a failure.
+    pub(super) fn kept(&self) -> KeptEvidence {
+        let parts = self.parts.clone();
+        parts.into_kept(Retention::BeforeFailure, self.at_unix_ms, self.ima_entries)
+    }
+}
+
+/// SHA-256 over a label and, each preceded by its length, quote, signature, qualifying data and PCR
+/// values.
+fn evidence_digest<V: AsRef<[u8]>>(
+    parts: [&[u8]; 3],
+    count: usize,
+    values: impl Iterator<Item = (u16, u8, V)>,
 ) -> [u8; 32] {
     let mut hasher = Hasher::new(HashAlg::Sha256);
     let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
     hasher.update(b"ratd evidence v1\0");
-    for part in [quote, signature, &preimage_digest(preimage)] {
+    for part in parts {
         hasher.update(&length(part.len()));
         hasher.update(part);
     }
-    hasher.update(&length(values.len()));
+    hasher.update(&length(count));
     for (bank, pcr, value) in values {
-        hasher.update(&bank.to_be_bytes());
-        hasher.update(&[*pcr]);
-        hasher.update(&length(value.len()));
+        let value = value.as_ref();
+        let ([high, low], [a, b, c, d]) = (bank.to_be_bytes(), length(value.len()));
+        hasher.update(&[high, low, pcr, a, b, c, d]);
         hasher.update(value);
     }
     // SHA-256 has 32 bytes; the zeros are never reached.
@@ -168,12 +216,14 @@ pub enum RecheckError {
 impl KeptEvidence {
     /// The digest that the outcome of this evidence carries: what ties it to the chain. (S18)
     pub fn digest(&self) -> [u8; 32] {
-        evidence_digest(
-            &self.quote,
+        let values = self.pcr_values.iter();
+        let values = values.map(|(bank, pcr, value)| (*bank, *pcr, value));
+        let parts = [
+            &*self.quote,
             &self.signature,
-            &self.pcr_values,
-            &self.preimage,
-        )
+            &preimage_digest(&self.preimage),
+        ];
+        evidence_digest(parts, self.pcr_values.len(), values)
     }
 
     /// Judges the evidence again.
@@ -196,7 +246,7 @@ impl KeptEvidence {
         let reference = Reference {
             key: against.key,
             key_attributes: Some(Ok(())),
-            nonce: preimage_digest(&self.preimage).as_slice().into(),
+            nonce: preimage_digest(&self.preimage).into(),
             challenged: None,
             pcr_policy: against.pcr_policy,
             boot_pcrs: against.boot_pcrs,

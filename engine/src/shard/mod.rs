@@ -32,7 +32,7 @@ mod wheel;
 
 pub use counting::StatusCounts;
 pub use input::{Abandon, Action, AgentView, Coverage, Event, Glance, Input, Operation};
-pub use kept::{KeptParts, Recheck, RecheckError};
+pub use kept::{KeptParts, Recheck, RecheckError, Tied};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};
 pub use record::{AgentPath, AgentRecord, BaselineCandidate, Demands, Group, PolicyRef};

@@ -8,6 +8,7 @@ use super::conclude::Said;
 use super::failing::fail;
 use super::input::{Action, Coverage, Event};
 use super::intake::options;
+use super::kept::Passed;
 use super::machine::{Driver, Shard};
 use super::pacing::Slot;
 use super::record::Group;
@@ -320,7 +321,9 @@ impl Shard {
         }
         if is_news {
             // There is no new evidence; what passed before shows the list.
-            outcome.kept.extend(agent.last_pass.as_deref().cloned());
+            outcome
+                .kept
+                .extend(agent.last_pass.as_deref().map(Passed::kept));
             provisional.last_pass = LastPass::Gone;
         }
         outcome.verdict = VerdictKind::Untrusted;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::agent::{Agent, Key, Phase, StoredList};
+use super::kept::Passed;
 use super::record::AgentRecord;
-use super::tick::KeptEvidence;
 
 /// A connected agent whose next challenge comes sooner is not packed: that would take longer than
 /// it is worth.
@@ -23,7 +23,7 @@ pub(super) struct Resting {
     /// [`Agent`] in postcard: its id comes first, its group second.
     packed: Box<[u8]>,
     key: Key,
-    last_pass: Option<Box<KeptEvidence>>,
+    last_pass: Option<Box<Passed>>,
 }
 
 /// An agent to look at.

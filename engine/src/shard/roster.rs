@@ -198,22 +198,25 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::evidence::{ChallengeId, Instance, SessionId};
+    use crate::evidence::{Binding, Challenge, ChallengeId, Instance, Nonce, SessionId};
     use crate::hash::{Digest, HashAlg};
     use crate::ima::Committed;
     use crate::pcr::{PcrIndex, PcrValues};
     use crate::shard::agent::{Live, StoredList};
     use crate::shard::epoch::Strayed;
+    use crate::shard::kept::{KeptParts, Passed, Tied};
     use crate::shard::pacing::Slot;
-    use crate::shard::tick::{KeptEvidence, Retention};
     use crate::shard::{
         AgentPath, AgentRecord, AgentState, BootEpoch, EffectiveStatus, Failure, LastVerdict,
         QuoteRules, Settings, TpmClock, VerdictKind,
     };
     use crate::time::Now;
+    use crate::tpm::PcrSelection;
     use crate::verdict::Code;
 
     const NOW: Now = Now {
@@ -336,14 +339,27 @@ mod tests {
         agent.left_ms = Some(10);
         agent.timer_ms = Some(NOW.mono_ms + 60_000);
         agent.key = Key::Unusable;
-        agent.last_pass = Some(Box::new(KeptEvidence {
-            reason: Retention::BeforeFailure,
+        agent.last_pass = Some(Box::new(Passed {
             at_unix_ms: 11,
-            quote: vec![1; 145],
-            signature: vec![2; 72],
-            pcr_values: vec![(11, 0, vec![3; 32])],
-            preimage: vec![4; 200],
-            boot_log: None,
+            parts: KeptParts {
+                quote: vec![1; 145],
+                signature: vec![2; 72],
+                pcr_values: PcrValues::new(),
+                tied: Tied {
+                    challenge: Challenge {
+                        id: ChallengeId([3; 16]),
+                        nonce: Nonce([4; 32]),
+                        selection: PcrSelection::new([]).unwrap(),
+                        ima_from_entry: None,
+                        boot_log: false,
+                        deadline_ms: 5,
+                    },
+                    binding: Binding::Channel([6; 32]),
+                    ak_name: Arc::from([7; 34]),
+                    agent: agent.record.id.clone(),
+                },
+                boot_log: None,
+            },
             ima_entries: 12,
         }));
         agent

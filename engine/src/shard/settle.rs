@@ -118,7 +118,9 @@ impl Settled {
             state.list = ListFacts::default();
         }
         state.boot_log_seen |= judged.boot_log_explained;
-        state.boot_pcrs = judged.boot_pcrs.clone();
+        if !judged.has_these_boot_pcrs(&state.boot_pcrs) {
+            state.boot_pcrs = judged.boot_pcrs();
+        }
         let Some(ima) = &judged.ima else { return };
         state.ima = Some(ima.committed.clone());
         state.keep_learned(&ima.learned);
@@ -248,23 +250,13 @@ fn has_log_of_use(judged: &Judged, follows: Follows) -> bool {
 
 /// The evidence, to be kept for this reason.
 pub(super) fn keep(judged: &Judged, follows: Follows, reason: Retention, now: Now) -> KeptEvidence {
-    let parts = &judged.evidence;
-    let is_of_use = has_log_of_use(judged, follows);
-    KeptEvidence {
-        reason,
-        at_unix_ms: now.unix_ms,
-        quote: parts.quote.clone(),
-        signature: parts.signature.clone(),
-        pcr_values: parts
-            .pcr_values
-            .iter()
-            .map(|(bank, pcr, value)| (bank.tpm_id(), pcr.get(), value.as_bytes().to_vec()))
-            .collect(),
-        preimage: parts.preimage.clone(),
-        boot_log: parts.boot_log.clone().filter(|_| is_of_use),
-        ima_entries: judged
-            .ima
-            .as_ref()
-            .map_or(0, |ima| ima.committed.position()),
-    }
+    let mut parts = judged.evidence.clone();
+    parts.boot_log = parts.boot_log.filter(|_| has_log_of_use(judged, follows));
+    parts.into_kept(reason, now.unix_ms, entries_proven(judged))
+}
+
+/// Entries of the measurement list that evidence proves.
+pub(super) fn entries_proven(judged: &Judged) -> u64 {
+    let ima = judged.ima.as_ref();
+    ima.map_or(0, |ima| ima.committed.position())
 }

@@ -1,32 +1,31 @@
 //! One piece of evidence on its way to a verdict: everything it needs, owned, so that it can wait
 //! for a measurement list to arrive and be worked on by any thread.
 
+mod list;
+
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::kept::KeptParts;
+use super::kept::{KeptParts, Tied};
 use super::state::{BootEpoch, VerdictKind};
 use super::tick::KeptLog;
 use crate::agent_id::AgentId;
 use crate::appraisal::{Appraisal, Appraised, ImaState, Reference, Rules};
 use crate::crypto::{BatchItem, KeyMaterial, Verified, VerifyingKey, verify_batch};
-use crate::evidence::{
-    Binding, Challenge, ChallengeId, ImaUpload, SessionId, Submission, qualifying_data,
-    qualifying_preimage,
-};
+use crate::evidence::{Binding, Challenge, ImaUpload, SessionId, Submission, qualifying_data};
 use crate::hash::{Digest, HashAlg};
 use crate::ima::judge::Judge;
 use crate::ima::{
-    Committed, DecodeError, EntryFault, ImaAppraiser, ImaCaches, ImaError, ImaOptions, ImaReport,
-    LogFormat, Start,
+    Committed, DecodeError, EntryFault, ImaCaches, ImaError, ImaOptions, ImaReport, Start,
 };
 use crate::pcr::{PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicy;
-use crate::quote::{BoundQuote, Quote, QuoteError};
+use crate::quote::{BoundQuote, Quote, QuoteError, QuotedPcrs};
 use crate::time::Now;
 use crate::tpm::{ClockInfo, Signature};
 use crate::verdict::{Finding, Reason, Verdict};
+use list::{Ended, List};
 
 /// Evidence that answers an open challenge, and all that it is to be held against.
 #[derive(Debug, Clone)]
@@ -102,9 +101,8 @@ pub struct Judged {
     /// What the quote says; only when it is genuine and bound to the challenge. The PCR values that
     /// came along may be others than it covers.
     pub quote: Option<QuoteFacts>,
-    /// The quoted values of PCR 0-9 in the pinned bank; empty when the values that came along are
-    /// not the quoted ones.
-    pub boot_pcrs: PcrValues,
+    /// The bank that its group pins, when the values that came along are the quoted ones.
+    proven_bank: Option<HashAlg>,
     /// Whether a boot log explains what it was to explain.
     pub boot_log_explained: bool,
     /// What the measurement list left behind, when it was proven.
@@ -124,6 +122,31 @@ impl Judged {
     pub fn first(&self) -> Option<&Finding> {
         self.findings.first()
     }
+
+    /// The quoted values of PCR 0-9 in the pinned bank; empty when the values that came along are
+    /// not the quoted ones.
+    pub fn boot_pcrs(&self) -> PcrValues {
+        let values = &self.evidence.pcr_values;
+        self.proven_bank
+            .map_or_else(PcrValues::new, |bank| values.of_boot(bank))
+    }
+
+    /// Whether there are any.
+    pub(super) fn has_boot_pcrs(&self) -> bool {
+        let values = &self.evidence.pcr_values;
+        let of_boot = |bank| values.pcrs(bank).intersection(PcrSet::BOOT);
+        self.proven_bank
+            .is_some_and(|bank| !of_boot(bank).is_empty())
+    }
+
+    /// Whether they are these.
+    pub(super) fn has_these_boot_pcrs(&self, known: &PcrValues) -> bool {
+        let values = &self.evidence.pcr_values;
+        match self.proven_bank {
+            Some(bank) => known.are_of_boot(values, bank),
+            None => known.is_empty(),
+        }
+    }
 }
 
 /// An assignment under way: [`begin`](Self::begin), [`feed`](Self::feed) while bytes
@@ -131,7 +154,8 @@ impl Judged {
 ///
 /// # Cost
 /// `begin` verifies a signature and replays a boot log and a list that came whole; `feed` replays
-/// one piece. Memory is constant in the length of a list that comes in pieces.
+/// one piece. Memory is constant in the length of a list that comes in pieces. To finish what was
+/// not begun allocates nothing for a quote that passes and brings no new entries of the list.
 #[derive(Debug)]
 pub struct Task {
     assignment: Assignment,
@@ -146,6 +170,8 @@ pub struct Task {
 struct Begun {
     appraisal: Appraisal,
     list: Option<List>,
+    /// What the quote's `extraData` has to be.
+    nonce: [u8; 32],
 }
 
 impl Task {
@@ -243,8 +269,17 @@ impl Task {
         if self.begun.is_none() {
             let verified = self.verified.take();
             let caches = self.caches.take();
-            self.begun = Some(begin(&mut self.assignment, verified, caches));
+            let begun = begin(&mut self.assignment, verified, caches);
+            self.begun = Some(Box::new(begun));
         }
+    }
+
+    /// Whether bytes of the list follow the evidence; before [`begin`](Self::begin), as far as its
+    /// sender says.
+    pub fn is_streamed(&self) -> bool {
+        let upload = self.assignment.submission.ima.as_ref();
+        let announced = upload.filter(|upload| upload.whole.is_none());
+        announced.is_some_and(|upload| upload.length > 0) || self.remaining() > 0
     }
 
     /// Bytes of the list that are still to come; 0 before [`begin`](Self::begin), and as soon as
@@ -276,13 +311,17 @@ impl Task {
             caches,
             begun,
         } = self;
-        let begun = begun.unwrap_or_else(|| begin(&mut assignment, verified, caches));
+        let begun = match begun {
+            Some(begun) => *begun,
+            None => begin(&mut assignment, verified, caches),
+        };
         let Begun {
             mut appraisal,
             list,
-        } = *begun;
+            nonce,
+        } = begun;
         let ended = list.and_then(|list| list.finish(&mut appraisal));
-        judged(assignment, appraisal.conclude(), ended)
+        judged(assignment, appraisal.conclude(), ended, &nonce)
     }
 }
 
@@ -290,8 +329,9 @@ fn begin(
     assignment: &mut Assignment,
     verified: Option<Verified>,
     caches: Option<Arc<ImaCaches>>,
-) -> Box<Begun> {
+) -> Begun {
     let upload = assignment.submission.ima.take();
+    let values = std::mem::take(&mut assignment.submission.pcr_values);
     let Assignment {
         rules, submission, ..
     } = &*assignment;
@@ -299,7 +339,7 @@ fn begin(
     let reference = Reference {
         key: Arc::clone(&assignment.key),
         key_attributes: Some(Ok(())),
-        nonce: nonce.as_slice().into(),
+        nonce: nonce.into(),
         challenged: Some(assignment.challenge.selection),
         pcr_policy: assignment.pcr_policy.clone(),
         boot_pcrs: assignment.boot_pcrs,
@@ -307,10 +347,9 @@ fn begin(
     };
     let mut appraisal = if assignment.is_bound_elsewhere(&nonce) {
         let reason = Reason::Quote(QuoteError::ChannelMismatch);
-        Appraisal::refused(reference, *rules, reason)
+        Appraisal::refused(reference, *rules, values, reason)
     } else {
         let (quote, signature) = (&submission.quote, &submission.signature);
-        let values = submission.pcr_values.clone();
         let verified = verified.as_ref();
         Appraisal::of_verified_quote(reference, *rules, quote, signature, values, verified)
     };
@@ -318,17 +357,16 @@ fn begin(
         appraisal.boot_log(log);
     }
     let list = upload.and_then(|upload| assignment.open_list(&mut appraisal, upload, caches));
-    Box::new(Begun { appraisal, list })
+    Begun {
+        appraisal,
+        list,
+        nonce,
+    }
 }
 
 impl Assignment {
     fn nonce(&self, binding: &Binding) -> [u8; 32] {
         qualifying_data(&self.challenge, binding, &self.ak_name, &self.agent)
-    }
-
-    fn preimage(&self) -> Vec<u8> {
-        let binding = &self.submission.binding;
-        qualifying_preimage(&self.challenge, binding, &self.ak_name, &self.agent)
     }
 
     /// Whether the quote answers this challenge over the connection that its sender names, and
@@ -351,7 +389,7 @@ impl Assignment {
     /// The list that was uploaded, begun; `None` when it cannot be, or there is no genuine quote
     /// to hold it against.
     fn open_list(
-        &self,
+        &mut self,
         appraisal: &mut Appraisal,
         upload: ImaUpload,
         caches: Option<Arc<ImaCaches>>,
@@ -379,15 +417,21 @@ impl Assignment {
             format: upload.format,
             ..self.ima.clone()
         };
-        let mut appraiser = appraisal.ima(options, start)?;
+        // Entries that were not announced are never looked at.
+        let is_unchanged = upload.length == 0 && matches!(start, Start::Continue { .. });
+        let mut appraiser = match is_unchanged {
+            true => appraisal.ima_unchanged(options, start)?,
+            false => appraisal.ima(options, start)?,
+        };
         if let Some(caches) = caches {
             appraiser = appraiser.with_caches(caches, &self.agent);
         }
         Some(List::begin(appraiser, upload))
     }
 
-    /// Where the uploaded list starts, now that the quote says in which boot.
-    fn start_of(&self, upload: &ImaUpload, quote: &BoundQuote) -> Result<Start, ImaError> {
+    /// Where the uploaded list starts, now that the quote says in which boot. What it continues is
+    /// taken out of the assignment.
+    fn start_of(&mut self, upload: &ImaUpload, quote: &BoundQuote) -> Result<Start, ImaError> {
         let from = upload.from_entry;
         let Some(expected) = self.challenge.ima_from_entry else {
             return Err(ImaError::NotAsked);
@@ -410,133 +454,25 @@ impl Assignment {
             Start::Continue { committed, .. } if from == 0 => Ok(whole(committed)),
             // Another boot's list begins anew: nothing of it was proven.
             Start::Continue { committed, .. } if is_same_boot && committed.position() == from => {
-                Ok(self.start.clone())
+                Ok(std::mem::replace(&mut self.start, Start::First))
             }
             _ => Err(ImaError::OffsetMismatch { from, expected: 0 }),
         }
     }
 }
 
-/// A measurement list on its way.
-#[derive(Debug)]
-struct List {
-    appraiser: ImaAppraiser,
-    from_entry: u64,
-    format: LogFormat,
-    announced: u64,
-    received: u64,
-    last_byte: Option<u8>,
-    /// Whether more of it can still matter.
-    wanted: bool,
-    /// The bytes, when they came with the evidence.
-    whole: Option<Vec<u8>>,
-}
-
-/// A list that was proven.
-struct Ended {
-    report: ImaReport,
-    from_entry: u64,
-    format: LogFormat,
-    whole: Option<Vec<u8>>,
-}
-
-impl List {
-    fn begin(appraiser: ImaAppraiser, upload: ImaUpload) -> Self {
-        let mut list = Self {
-            appraiser,
-            from_entry: upload.from_entry,
-            format: upload.format,
-            announced: upload.length,
-            received: 0,
-            last_byte: None,
-            wanted: true,
-            whole: None,
-        };
-        if let Some(whole) = upload.whole {
-            // An overrun stands in the counts; `finish` says so.
-            let _ = list.feed(&whole);
-            list.whole = Some(whole);
-        }
-        list
-    }
-
-    fn remaining(&self) -> u64 {
-        // Nothing follows a list that came with the evidence.
-        if self.wanted && self.whole.is_none() {
-            self.announced.saturating_sub(self.received)
-        } else {
-            0
-        }
-    }
-
-    fn feed(&mut self, piece: &[u8]) -> Result<(), Overrun> {
-        let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-        self.received = self.received.saturating_add(length);
-        let announced = self.announced;
-        if self.received > announced {
-            self.wanted = false;
-            return Err(Overrun { announced });
-        }
-        self.last_byte = piece.last().copied().or(self.last_byte);
-        if self.wanted {
-            self.wanted = self.appraiser.feed(piece);
-        }
-        Ok(())
-    }
-
-    fn finish(self, appraisal: &mut Appraisal) -> Option<Ended> {
-        let (announced, received) = (self.announced, self.received);
-        if received > announced || (received < announced && self.wanted) {
-            let error = ImaError::Incomplete {
-                announced,
-                received,
-            };
-            appraisal.fail(Reason::Ima(error));
-            return None;
-        }
-        let report = appraisal.ima_finished(self.appraiser.finish())?;
-        if self.format == LogFormat::Ascii
-            && report.proven_bytes == received
-            && self.last_byte.is_some_and(|last| last != b'\n')
-        {
-            appraisal.fail(Reason::Ima(ImaError::Unterminated));
-        }
-        Some(Ended {
-            report,
-            from_entry: self.from_entry,
-            format: self.format,
-            whole: self.whole,
-        })
-    }
-}
-
-impl Ended {
-    /// What is kept of the list: its proven entries; `None` when there is no new one.
-    fn kept(self, state: &ImaState, upload: ChallengeId) -> (ImaReport, Option<KeptLog>) {
-        let length = self.report.proven_bytes;
-        let whole = self.whole.map(|mut bytes| {
-            bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
-            bytes
-        });
-        let log = (length > 0).then_some(KeptLog {
-            from_entry: self.from_entry,
-            to_entry: state.committed.position(),
-            format: self.format,
-            length,
-            upload,
-            whole,
-        });
-        (self.report, log)
-    }
-}
-
-fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) -> Judged {
-    let preimage = assignment.preimage();
+fn judged(
+    assignment: Assignment,
+    appraised: Appraised,
+    ended: Option<Ended>,
+    nonce: &[u8; 32],
+) -> Judged {
     let Assignment {
         agent,
         session,
         challenge,
         issued,
+        ak_name,
         rules,
         judge,
         submission,
@@ -552,17 +488,19 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
         }
         _ => (None, None),
     };
-    let mut boot_pcrs = PcrValues::new();
-    for (bank, pcr, value) in appraised.pcrs.iter().flat_map(|pcrs| pcrs.values().iter()) {
-        if bank == rules.bank && PcrSet::BOOT.contains(pcr) {
-            boot_pcrs.insert(pcr, value);
-        }
-    }
+    let proven_bank = appraised.pcrs.as_ref().map(|_| rules.bank);
     let evidence = KeptParts {
         quote: submission.quote,
         signature: submission.signature,
-        pcr_values: submission.pcr_values,
-        preimage,
+        pcr_values: appraised
+            .pcrs
+            .map_or(appraised.unproven, QuotedPcrs::into_values),
+        tied: Tied {
+            challenge,
+            binding: submission.binding,
+            ak_name,
+            agent: agent.clone(),
+        },
         boot_log: submission.boot_log,
     };
     Judged {
@@ -584,11 +522,11 @@ fn judged(assignment: Assignment, appraised: Appraised, ended: Option<Ended>) ->
             has_sha1: quote.hash() == HashAlg::Sha1
                 || !quote.selection().pcrs(HashAlg::Sha1).is_empty(),
         }),
-        boot_pcrs,
+        proven_bank,
         boot_log_explained: appraised.boot_pcrs.is_some(),
         ima: appraised.ima,
         report,
-        evidence_sha256: evidence.digest(),
+        evidence_sha256: evidence.digest(nonce),
         evidence,
         log,
     }
