@@ -1,6 +1,7 @@
 //! The server: its parts made, joined, and stopped in order.
 
 mod evidence;
+mod relays;
 mod shards;
 mod webhooks;
 mod wiring;

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::evidence;
+use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
 use crate::config::{Config, check};
@@ -64,8 +65,10 @@ impl Parts {
             .intake()
             .context("the shards ended")
             .means(Exit::Failed)?;
-        let evidence = evidence::bind(config, &ca, &issued, &store, intake)?;
+        let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
+        let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
         let evidence = Arc::new(evidence);
+        relays.serve(&evidence);
         let watch = health::StoreWatch::start(store.clone(), stop.drain.clone());
         let ca_end = ca.not_after_unix_ms().means(Exit::Unusable)?;
         let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe());
@@ -79,6 +82,7 @@ impl Parts {
             ca: Arc::clone(&ca),
             trust: Arc::new(trust),
             fleet: Arc::new(shards.clone()),
+            relays,
             webhooks: Arc::new(Told(webhooks.webhooks())),
             addresses,
             interval_ms: config.attestation.interval_ms,
