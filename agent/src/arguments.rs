@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::access::{self, AccessError};
 use crate::device::KeyKind;
 use crate::https::ServerUrl;
+use crate::relay::settings::RelaySettings;
 use crate::settings::{self, Settings};
 use crate::token::{Token, TokenError};
 
@@ -50,6 +51,39 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Carry the evidence of many agents to the server over one connection
+    Relay {
+        /// What to do
+        #[command(subcommand)]
+        command: RelayCommand,
+    },
+}
+
+const RELAY_HELP: &str = "\
+Settings are in /etc/rat-relay.toml, or the file that --config names.
+
+Example:
+  rat-agent relay request > site-1.csr
+  rat relays add site-1 --csr site-1.csr --output json > site-1.json
+  rat-agent relay install site-1.json
+  rat-agent relay run";
+
+/// What a relay is to do.
+#[derive(Debug, Subcommand)]
+pub enum RelayCommand {
+    /// Print the request for the relay's certificate, for `rat relays add`
+    #[command(after_help = RELAY_HELP)]
+    Request(RelaySettings),
+    /// Take over what `rat relays add --output json` wrote
+    Install {
+        /// The file
+        file: PathBuf,
+        /// Settings
+        #[command(flatten)]
+        settings: RelaySettings,
+    },
+    /// Serve agents until stopped
+    Run(RelaySettings),
 }
 
 /// Arguments of `enroll`.
@@ -173,6 +207,9 @@ pub struct Flags {
     /// Persistent handle of the attestation key
     #[arg(long, global = true, value_name = "HANDLE", value_parser = settings::handle)]
     ak_handle: Option<u32>,
+    /// The relay to speak through, as host:port (default: none, the server itself)
+    #[arg(long = "through", global = true, value_name = "ADDRESS")]
+    relay: Option<String>,
 }
 
 impl Flags {
@@ -184,6 +221,7 @@ impl Flags {
             key: self.key,
             ek_handle: self.ek_handle,
             ak_handle: self.ak_handle,
+            relay: self.relay.clone(),
             ..Settings::default()
         }
     }

@@ -106,8 +106,20 @@ impl ClientKey {
     /// # Errors
     /// [`KeysError::Library`].
     pub fn certificate_request(&self, agent: &AgentId) -> Result<Vec<u8>, KeysError> {
+        self.request(agent.as_str())
+    }
+
+    /// A request for a relay's certificate, likewise.
+    ///
+    /// # Errors
+    /// [`KeysError::Library`].
+    pub fn relay_request(&self) -> Result<Vec<u8>, KeysError> {
+        self.request("relay")
+    }
+
+    fn request(&self, hint: &str) -> Result<Vec<u8>, KeysError> {
         // X.520 bounds a common name to 64 characters; ids may have 80.
-        let hint: String = agent.as_str().chars().take(64).collect();
+        let hint: String = hint.chars().take(64).collect();
         let make = || {
             let mut name = X509NameBuilder::new()?;
             name.append_entry_by_nid(Nid::COMMONNAME, &hint)?;

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod logs;
 pub mod machine;
 pub mod patience;
+pub mod relay;
 pub mod run;
 pub mod service;
 pub mod settings;

@@ -45,13 +45,15 @@ impl Machine {
         &self,
         work: impl FnOnce(&mut Parts) -> T + Send + 'static,
     ) -> Result<T, Interrupted> {
-        let parts = Arc::clone(&self.0);
-        let run = move || {
-            // Devices and logs keep no state that a panic could leave half done.
-            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut parts)
-        };
-        Ok(tokio::task::spawn_blocking(run).await?)
+        let machine = self.clone();
+        Ok(tokio::task::spawn_blocking(move || machine.here(work)).await?)
+    }
+
+    /// Runs `work` on this thread, which may block.
+    pub fn here<T>(&self, work: impl FnOnce(&mut Parts) -> T) -> T {
+        // Devices and logs keep no state that a panic could leave half done.
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut parts)
     }
 }
 

@@ -1,17 +1,19 @@
 //! rat-agent: enrols a machine, quotes its TPM, answers challenges.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use rat_agent::arguments::{Arguments, Command, Enroll};
+use rat_agent::arguments::{Arguments, Command, Enroll, RelayCommand};
 use rat_agent::device::Tpm;
 use rat_agent::enrol::{EnrolError, EnrolOptions, enrol};
 use rat_agent::logs::KernelLogs;
 use rat_agent::machine::Machine;
 use rat_agent::patience::enrol_within;
+use rat_agent::relay::{self, settings::RelaySettings};
 use rat_agent::run::SystemDice;
 use rat_agent::settings::Settings;
 use rat_agent::state::StateDir;
@@ -38,12 +40,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let flags = &arguments.flags;
+    if let Command::Relay { command } = &arguments.command {
+        run_relay(flags.config.as_deref(), command)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let settings = Settings::load(flags.config.as_deref(), &flags.settings())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     match &arguments.command {
+        Command::Relay { .. } => {}
         Command::Enroll(enroll) => runtime.block_on(enroll_machine(&settings, enroll))?,
         Command::Run => runtime.block_on(service::run(&settings))?,
         Command::Status { json } => {
@@ -59,6 +66,27 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_relay(config: Option<&Path>, command: &RelayCommand) -> Result<()> {
+    let load = |flags: &RelaySettings| RelaySettings::load(config, flags);
+    match command {
+        RelayCommand::Request(flags) => {
+            relay::request(&load(flags)?, &mut std::io::stdout().lock())?;
+        }
+        RelayCommand::Install { file, settings } => {
+            let name = relay::install(&load(settings)?, file)?;
+            writeln!(std::io::stdout(), "this is relay {name}")?;
+        }
+        RelayCommand::Run(flags) => {
+            let settings = load(flags)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(relay::run(&settings))?;
+        }
+    }
+    Ok(())
 }
 
 async fn enroll_machine(settings: &Settings, enroll: &Enroll) -> Result<()> {

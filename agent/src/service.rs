@@ -71,7 +71,8 @@ pub async fn run(settings: &Settings) -> Result<(), ServiceError> {
         enrolled,
         Some(state),
         Arc::new(move |event| watcher.tell(&event)),
-    );
+    )
+    .through(settings.relay()?);
     let (stop, stopped) = watch::channel(false);
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

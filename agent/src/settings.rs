@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::access::{self, AccessError};
 use crate::device::{Authorizations, KeyKind, Tcti, TpmSettings};
 use crate::logs::LogPaths;
+use crate::run::{RelayKeyError, Through};
 
 /// Where the file is, unless a flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/rat-agent.toml";
@@ -65,6 +66,12 @@ pub struct Settings {
     /// A text that changes with each boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<PathBuf>,
+    /// The relay that the agent speaks through, as `host:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
+    /// SHA-256 of that relay's public key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_key: Option<String>,
 }
 
 /// A handle as `0x81010001`, or the same in decimal.
@@ -107,6 +114,12 @@ pub enum SettingsError {
         /// What is wrong.
         source: crate::device::TctiError,
     },
+    /// The relay's key.
+    #[error("relay_key: {0}")]
+    RelayKey(#[from] RelayKeyError),
+    /// A relay's key without a relay.
+    #[error("relay_key is set, and relay is not: no relay would be used")]
+    RelayMissing,
 }
 
 impl Settings {
@@ -143,6 +156,18 @@ impl Settings {
         let systemd = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
         let set = self.state_dir.clone().or_else(systemd);
         set.unwrap_or_else(|| DEFAULT_STATE_DIR.into())
+    }
+
+    /// The relay that the agent speaks through; `None` for one that goes to its server.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn relay(&self) -> Result<Option<Through>, SettingsError> {
+        match (&self.relay, &self.relay_key) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(SettingsError::RelayMissing),
+            (Some(address), key) => Ok(Some(Through::new(address, key.as_deref())?)),
+        }
     }
 
     /// The type of the TPM's keys: as set, else the one of an enrolment, else RSA.
@@ -248,6 +273,8 @@ mod tests {
             ima_ascii: path(),
             boot_log: path(),
             boot_id: path(),
+            relay: Some("x".to_owned()),
+            relay_key: Some("x".to_owned()),
         };
         let keys = serde_json::to_value(all).unwrap();
         let documented: BTreeSet<&str> = page

@@ -236,7 +236,7 @@ impl StateDir {
         self.save(STATUS, known, false)
     }
 
-    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+    pub(crate) fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.0.join(name);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -252,7 +252,12 @@ impl StateDir {
         value.map_err(|source| StateError::Content { path, source })
     }
 
-    fn save<T: Serialize>(&self, name: &str, value: &T, durable: bool) -> Result<(), StateError> {
+    pub(crate) fn save<T: Serialize>(
+        &self,
+        name: &str,
+        value: &T,
+        durable: bool,
+    ) -> Result<(), StateError> {
         let path = self.0.join(name);
         let new = self.0.join(format!("{name}.new"));
         let write = || {

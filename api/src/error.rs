@@ -168,6 +168,9 @@ pub enum Conflict {
     /// A group of this slug is there.
     #[error("there is a group of this name")]
     GroupExists,
+    /// Another relay has this name or this key.
+    #[error("another relay has this name or this key")]
+    RelayExists,
     /// No version of the group's policy was enforced before the present one.
     #[error("no other version of this group's policy was enforced before")]
     NothingBefore,
@@ -195,6 +198,7 @@ impl Conflict {
             Self::NewAk => "agent.new_ak",
             Self::PolicyActive => "policy.active",
             Self::GroupExists => "group.exists",
+            Self::RelayExists => "relay.exists",
             Self::NothingBefore => "policy.nothing_before",
             Self::NotFailed => "agent.not_failed",
             Self::NothingWaits => "agent.nothing_waits",

@@ -21,7 +21,7 @@ use rat_engine::pcr::{PcrIndex, PcrSet, PcrValues};
 use rat_engine::shard::EffectiveStatus;
 use rat_engine::tpm::PcrSelection;
 use rat_transport::quic::client::{self, ClientOptions, Connection, EvidenceParts, Sockets};
-use rat_transport::quic::server::{Client, Server, ServerLimits, ServerOptions, Tls};
+use rat_transport::quic::server::{Certified, Client, Server, ServerLimits, ServerOptions, Tls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::runtime::Runtime;
 
@@ -127,13 +127,14 @@ fn server() -> (Server, SocketAddr, ClientOptions) {
         reset_secret: [5; 32],
         tls,
         identify: Arc::new(|_| {
-            Some(Client {
+            Some(Certified::Agent(Client {
                 agent: AgentId::parse("bench").unwrap(),
                 key_sha256: [0; 32],
                 valid_for: Duration::MAX,
-            })
+            }))
         }),
         renew: Arc::new(|_, _, _| Ok(Vec::new())),
+        renew_relay: Arc::new(|_, _, _| Ok(Vec::new())),
         ca_set: Arc::new(move || told.clone()),
         limits: ServerLimits::default(),
     };

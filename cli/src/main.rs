@@ -79,6 +79,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Enroll(options) => return remote::enroll::run(&options),
         Command::Users { command } => remote::users::run(&command, &mut terminal),
         Command::Account { command } => remote::account::run(&command, &mut terminal),
+        Command::Relays { command } => remote::relays::run(&command, &mut terminal),
         Command::Webhooks { command } => remote::webhooks::run(&command, &mut terminal),
         Command::ApiTokens { command } => remote::api_tokens::run(&command, &mut terminal),
         Command::Audit {

@@ -22,6 +22,7 @@ pub mod ek;
 pub mod enrolment;
 pub mod limits;
 pub mod pem;
+pub mod relay_certificate;
 mod x509;
 
 pub use der::DerError;

@@ -302,3 +302,7 @@ fn certificate(
     builder.set_not_after(Asn1Time::days_from_now(days)?.as_ref())?;
     Ok(builder)
 }
+/// The standard alphabet, with padding, on one line.
+pub fn base64(bytes: &[u8]) -> String {
+    openssl::base64::encode_block(bytes)
+}

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod keylime;
+mod relays;
 mod shards;
 mod webhooks;
 mod wiring;

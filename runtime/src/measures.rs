@@ -119,6 +119,9 @@ pub(crate) fn event(event: &Event) {
         Event::Abandoned { why, .. } => {
             counter!("attest_abandoned_total", "why" => why.as_str()).increment(1);
         }
+        Event::RelayMismatch { code, .. } => {
+            counter!("attest_relay_mismatches_total", "code" => code.as_str()).increment(1);
+        }
         Event::SecondLook { code, .. } => {
             counter!("attest_second_looks_total", "code" => code.as_str()).increment(1);
         }

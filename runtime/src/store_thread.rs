@@ -60,6 +60,9 @@ pub(crate) struct Fault {
     pub(crate) code: Code,
     /// The agent whose challenge it answered, when that was another. (Q05)
     pub(crate) other: Option<AgentId>,
+    /// SHA-256 of the public key of the relay that brought it, where what it brought did not fit.
+    /// (Q16)
+    pub(crate) relay: Option<[u8; 32]>,
 }
 
 /// How to reach the store thread.
@@ -338,11 +341,22 @@ impl StoreThread {
     async fn audit(&self, fault: &Fault) {
         let (code, other) = (fault.code, fault.other.as_ref());
         let of_other = other.map(|other| format!("; it answers a challenge of {other}"));
-        let detail = format!("{code}: {}{}", code.cause(), of_other.unwrap_or_default());
+        let by_relay = fault
+            .relay
+            .map(|relay| format!("; relay {}", hex::encode(relay)));
+        let detail = [
+            Some(format!("{code}: {}", code.cause())),
+            of_other,
+            by_relay,
+        ];
+        let detail: String = detail.into_iter().flatten().collect();
         let entry = AuditEntry {
             at_unix_ms: self.clock.now().unix_ms,
             actor: AUDIT_ACTOR,
-            action: "agent.turn_away",
+            action: match fault.relay {
+                Some(_) => "agent.relay_mismatch",
+                None => "agent.turn_away",
+            },
             target: fault.agent.as_str(),
             detail: &detail,
         };

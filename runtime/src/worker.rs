@@ -66,6 +66,11 @@ pub(crate) struct Turn {
     /// Shards whose agents wait for the pacer.
     held: VecDeque<usize>,
     is_held: Vec<bool>,
+    /// Shards whose agents' relays have no share of the challenges left.
+    held_relayed: VecDeque<usize>,
+    is_held_relayed: Vec<bool>,
+    /// The pacer's count of ended challenges when they were let through last.
+    relayed_at: u64,
     /// Shards whose stored lists wait for the pacer, each once.
     held_lists: VecDeque<usize>,
     holds_lists: Vec<bool>,
@@ -91,6 +96,9 @@ impl Turn {
             is_touched: vec![true; shards],
             held: VecDeque::new(),
             is_held: vec![false; shards],
+            held_relayed: VecDeque::new(),
+            is_held_relayed: vec![false; shards],
+            relayed_at: 0,
             held_lists: VecDeque::new(),
             holds_lists: vec![false; shards],
             deadlines: BinaryHeap::new(),
@@ -116,6 +124,19 @@ impl Turn {
         {
             self.held.push_back(place);
         }
+    }
+
+    fn hold_relayed(&mut self, place: usize) {
+        if let Some(is_held) = self.is_held_relayed.get_mut(place)
+            && !std::mem::replace(is_held, true)
+        {
+            self.held_relayed.push_back(place);
+        }
+    }
+
+    /// Whether a relay may have a share again.
+    fn may_relay(&self) -> bool {
+        self.pacer.may_open() && self.pacer.ended() != self.relayed_at
     }
 
     fn hold_lists(&mut self, place: usize) {
@@ -150,6 +171,16 @@ impl Turn {
             }
             self.touch(place);
         }
+        if !self.may_relay() {
+            return;
+        }
+        self.relayed_at = self.pacer.ended();
+        while let Some(place) = self.held_relayed.pop_front() {
+            if let Some(is_held) = self.is_held_relayed.get_mut(place) {
+                *is_held = false;
+            }
+            self.touch(place);
+        }
     }
 
     fn due(&mut self, now_ms: u64) {
@@ -180,6 +211,7 @@ impl Turn {
     /// How long there is nothing to do unless something arrives.
     fn rest_ms(&self, now_ms: u64) -> u64 {
         let may_go_on = (self.pacer.may_open() && !self.held.is_empty())
+            || (self.may_relay() && !self.held_relayed.is_empty())
             || (self.pacer.rejudging_room() > 0 && !self.held_lists.is_empty());
         if !self.touched.is_empty() || may_go_on {
             return 0;
@@ -497,6 +529,9 @@ impl Worker {
             let shard = self.shards.get(place);
             if shard.is_some_and(Shard::is_waiting) {
                 self.turn.hold(place);
+            }
+            if shard.is_some_and(Shard::has_relayed_waiting) {
+                self.turn.hold_relayed(place);
             }
             if shard.is_some_and(Shard::has_lists_waiting) {
                 self.turn.hold_lists(place);

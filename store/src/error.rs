@@ -203,6 +203,8 @@ pub enum RowName {
     Evidence(i64),
     /// An audit entry.
     Audit(i64),
+    /// A relay.
+    Relay(String),
     /// A webhook's queue, dead letters or standing.
     Webhook(String),
 }
@@ -228,6 +230,7 @@ impl fmt::Display for RowName {
             }
             Self::PolicyText => f.write_str("a policy's text"),
             Self::Token(id) => write!(f, "token {id}"),
+            Self::Relay(name) => write!(f, "relay {name}"),
             Self::User(name) => write!(f, "user {name}"),
             Self::Session(id) => write!(f, "session {id}"),
             Self::ApiToken(id) => write!(f, "API token {id}"),

@@ -22,7 +22,7 @@ use rat_engine::shard::EffectiveStatus;
 use rat_engine::tpm::{PcrSelection, Public};
 use rat_engine::verdict::{Code, Verdict};
 use rat_transport::quic::RenewRefused;
-use rat_transport::quic::server::{Client, Server, ServerLimits, ServerOptions, Tls};
+use rat_transport::quic::server::{Certified, Client, Server, ServerLimits, ServerOptions, Tls};
 
 use crate::enrolment_server::Core;
 
@@ -95,19 +95,20 @@ impl Verifier {
             },
             identify: Arc::new(|der| {
                 let read = rat_identity::agent_certificate::read(der).ok()?;
-                Some(Client {
+                Some(Certified::Agent(Client {
                     agent: read.agent,
                     key_sha256: read.key_sha256,
                     valid_for: Duration::from_millis(
                         read.not_after_unix_ms.saturating_sub(unix_ms()),
                     ),
-                })
+                }))
             }),
             renew: Arc::new(move |agent, key, csr| {
                 let issued = renewing.core.ca.renew_agent(csr, agent, &key, unix_ms());
                 renewing.inner.lock().unwrap().renewals += 1;
                 Ok(issued.map_err(|_| RenewRefused::Malformed)?.chain_der)
             }),
+            renew_relay: Arc::new(|_, _, _| Err(RenewRefused::NotEnrolled)),
             ca_set: Arc::new(move || telling.core.ca.certificates()),
             limits: ServerLimits::default(),
         };

@@ -84,6 +84,17 @@ rat_engine::limits! {
         "What is kept for a peer that has not confirmed it: a frame or two.";
     DRAINING_RETRY_MS: u32 = 10_000, "milliseconds",
         "How long agents of a server that stops are sent away: they find it started again.";
+    // Relays
+    RELAY_AGENTS_MAX: usize = 131_072, "agents",
+        "Of one relay, about 300 bytes each here.";
+    RELAY_HELLOS_PER_SECOND_MAX: u32 = 1_000, "Hellos per second",
+        "Of one relay: half of what one worker admits, so that others connect beside it.";
+    RELAY_OUTBOX_MESSAGES_MAX: usize = 65_536, "messages",
+        "Messages to one relay that it has not read: half of its agents have one at once.";
+    RELAY_WRITE_BYTES: usize = 64 * 1024, "bytes",
+        "How much is written to a relay at once.";
+    RELAY_RENEWALS_MAX: usize = 64, "renewals",
+        "Of one relay's agents that wait for the CA at once.";
     // Renewal of certificates
     RENEWALS_PER_HOUR_MAX: usize = 4, "renewals",
         "Of one agent: certificates live for days, and each renewal costs a signature of the CA.";

@@ -22,6 +22,12 @@ pub const LOG_BYTES: &str = "attest_transport_log_bytes_total";
 pub const RENEWALS: &str = "attest_transport_renewals_total";
 /// Bytes of logs that are held until they are handed over.
 pub const BUFFERED_BYTES: &str = "attest_transport_buffered_bytes";
+/// Relays that are connected.
+pub const RELAYS: &str = "attest_transport_relays";
+/// Agents that relays speak for.
+pub const RELAYED_AGENTS: &str = "attest_transport_relayed_agents";
+/// What relays sent for agents that were not asked for it, or that are not connected.
+pub const RELAY_UNASKED: &str = "attest_transport_relay_unasked_total";
 /// What a named limit turned away.
 pub const LIMIT_REJECTIONS: &str = "attest_limit_rejections_total";
 
@@ -56,6 +62,13 @@ pub fn describe() {
         Unit::Bytes,
         "Bytes of logs held until they are handed over."
     );
+    describe_gauge!(RELAYS, Unit::Count, "Connected relays.");
+    describe_gauge!(RELAYED_AGENTS, Unit::Count, "Agents that relays speak for.");
+    describe_counter!(
+        RELAY_UNASKED,
+        Unit::Count,
+        "What relays sent for agents that were not asked for it, or are not connected."
+    );
     describe_counter!(
         LIMIT_REJECTIONS,
         Unit::Count,
@@ -77,6 +90,14 @@ pub(crate) fn limit(name: &'static str) {
 
 pub(crate) fn connections(change: f64) {
     gauge!(CONNECTIONS).increment(change);
+}
+
+pub(crate) fn relays(change: f64) {
+    gauge!(RELAYS).increment(change);
+}
+
+pub(crate) fn relayed_agents(change: f64) {
+    gauge!(RELAYED_AGENTS).increment(change);
 }
 
 pub(crate) fn buffered(change: f64) {

@@ -71,11 +71,10 @@ pub struct Evidence {
 pub fn evidence(
     parts: &mut Parts,
     challenge: &Challenge,
-    binding: [u8; 32],
+    binding: &Binding,
     answering: &Answering,
 ) -> Result<Evidence, AnswerError> {
-    let binding = Binding::Channel(binding);
-    let data = qualifying_data(challenge, &binding, &answering.ak_name, &answering.agent);
+    let data = qualifying_data(challenge, binding, &answering.ak_name, &answering.agent);
     let quoted = parts.device.quote(&data, &challenge.selection)?;
     let epoch = BootEpoch::from(quoted.clock);
     let rebooted = epoch != answering.told;

@@ -4,6 +4,7 @@ mod answer;
 mod backoff;
 mod memory;
 mod pins;
+mod relay;
 mod session;
 
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ use tokio::time::{sleep, timeout};
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
 use memory::Memory;
+use relay::Way;
+pub use relay::{RelayKeyError, Through};
 use session::{Left, Session};
 
 use crate::device::DeviceError;
@@ -102,6 +105,12 @@ pub enum RunError {
     /// The work with the device was cut short.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// What answers at the relay's address is no relay of our server's, or another one.
+    #[error("at the relay's address is {found}, not the relay that was named")]
+    NotTheRelay {
+        /// What it is.
+        found: String,
+    },
     /// The device holds another attestation key than the one that was enrolled.
     #[error(
         "the TPM's attestation key is {found}, {enrolled} was enrolled; was the TPM cleared? \
@@ -141,6 +150,10 @@ pub struct Agent {
     memory: Memory,
     sockets: Sockets,
     watcher: Watcher,
+    /// The relay that it speaks through, if through one.
+    relay: Option<Through>,
+    /// By which way it goes next.
+    way: Way,
     /// Drawn at the first visit, and kept until the program ends. (T03)
     instance: Option<Instance>,
 }
@@ -158,6 +171,8 @@ impl Agent {
             memory: Memory::new(enrolled, state),
             sockets: Sockets::default(),
             watcher,
+            relay: None,
+            way: Way::Direct,
             instance: None,
         }
     }
@@ -166,6 +181,17 @@ impl Agent {
     #[must_use]
     pub fn with_sockets(mut self, sockets: Sockets) -> Self {
         self.sockets = sockets;
+        self
+    }
+
+    /// Speaks through a relay, as long as the server says so. (Q16)
+    #[must_use]
+    pub fn through(mut self, relay: Option<Through>) -> Self {
+        self.way = match relay {
+            Some(_) => Way::Relay,
+            None => Way::Direct,
+        };
+        self.relay = relay;
         self
     }
 
@@ -187,6 +213,7 @@ impl Agent {
             drop(visiting);
             self.memory.save_again();
             let wait = self.wait(&visit, &mut backoff);
+            let wait = self.turn(&visit, wait);
             let error = visit.as_ref().err();
             (self.watcher)(Event::Away { error, wait });
             tokio::select! {
@@ -194,6 +221,18 @@ impl Agent {
                 () = sleep(wait) => {}
             }
         }
+    }
+
+    /// Takes the other way when the server does not want this one: it does not trust what the relay
+    /// brought, or does again. Where it cannot be reached directly, the relay is tried again.
+    fn turn(&mut self, visit: &Result<Left, RunError>, wait: Duration) -> Duration {
+        let Err(error) = visit else { return wait };
+        let (way, wait) = match self.relay {
+            Some(_) => self.way.after(error, wait),
+            None => (Way::Direct, wait),
+        };
+        self.way = way;
+        wait
     }
 
     fn wait(&self, visit: &Result<Left, RunError>, backoff: &mut Backoff) -> Duration {
@@ -227,8 +266,10 @@ impl Agent {
         };
         let key = ClientKey::from_pem(&self.memory.enrolled().key_pem)?;
         let client = client(self.memory.enrolled(), self.sockets.clone())?;
+        let relay = self.relay.as_ref().filter(|_| self.way == Way::Relay);
         let ended = Session {
             machine: &self.machine,
+            relay,
             memory: &mut self.memory,
             watcher: &self.watcher,
             key,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rat_engine::evidence::Instance;
+use rat_engine::evidence::{Binding, Instance};
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
 use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
@@ -13,7 +13,7 @@ use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
 use super::memory::Memory;
 use super::pins::{Change, Pins, Telling};
-use super::{Event, RunError, Watcher, ca_set, connect, stopped};
+use super::{Event, RunError, Through, Watcher, ca_set, connect, stopped};
 use crate::device::DeviceError;
 use crate::keys::{self, ClientKey};
 use crate::machine::{Machine, Parts};
@@ -34,6 +34,8 @@ pub(super) struct Left {
 
 pub(super) struct Session<'a> {
     pub(super) machine: &'a Machine,
+    /// The relay that it speaks through this time.
+    pub(super) relay: Option<&'a Through>,
     pub(super) memory: &'a mut Memory,
     pub(super) watcher: &'a Watcher,
     pub(super) key: ClientKey,
@@ -80,6 +82,20 @@ fn pins(enrolled: &Enrolled) -> Result<Pins, RunError> {
     Ok(pins)
 }
 
+/// What the quote is bound to: the relay's key, or else this connection. (Q13, Q16)
+fn bound(mut incoming: Incoming, relay_key: Option<[u8; 32]>) -> (Incoming, Binding) {
+    match relay_key {
+        Some(key) => {
+            incoming.binding = key;
+            (incoming, Binding::Relay(key))
+        }
+        None => {
+            let binding = Binding::Channel(incoming.binding);
+            (incoming, binding)
+        }
+    }
+}
+
 impl Session<'_> {
     pub(super) async fn run(mut self, client: &Client) -> Result<Left, RunError> {
         let facts = self.machine.with(facts).await??;
@@ -88,7 +104,16 @@ impl Session<'_> {
             let enrolled = self.memory.enrolled().ak_name.clone();
             return Err(RunError::OtherKey { found, enrolled });
         }
-        let (connection, address) = connect(client, self.memory.enrolled()).await?;
+        let (connection, address, relay_key) = match self.relay {
+            Some(relay) => {
+                let (connection, address, key) = relay.connect(client).await?;
+                (connection, address, Some(key))
+            }
+            None => {
+                let (connection, address) = connect(client, self.memory.enrolled()).await?;
+                (connection, address, None)
+            }
+        };
         let hello = Hello {
             agent: self.memory.enrolled().agent.clone(),
             log_formats: vec![facts.format],
@@ -99,8 +124,11 @@ impl Session<'_> {
             instance: self.instance,
         };
         let welcome = connection.hello(hello).await?;
-        let adopted = self.adopt(&connection, &welcome.ca_set);
-        self.report(adopted);
+        // A relay's word about CAs is no server's.
+        if relay_key.is_none() {
+            let adopted = self.adopt(&connection, &welcome.ca_set);
+            self.report(adopted);
+        }
         let entries = facts.entries;
         (self.watcher)(Event::Connected { address, entries });
         let answering = Answering {
@@ -114,7 +142,7 @@ impl Session<'_> {
             connection.close();
             return Ok(Left { next_after });
         }
-        self.serve(&connection, answering).await
+        self.serve(&connection, answering, relay_key).await
     }
 
     /// Answers challenges until the connection ends, or the agent leaves.
@@ -122,6 +150,7 @@ impl Session<'_> {
         &mut self,
         connection: &Connection,
         mut answering: Answering,
+        relay_key: Option<[u8; 32]>,
     ) -> Result<Left, RunError> {
         let from_now = |left| {
             Instant::now()
@@ -143,7 +172,8 @@ impl Session<'_> {
                 }
                 incoming = connection.next_challenge() => incoming?,
             };
-            let next_after = match self.answer(incoming, &mut answering).await {
+            let (incoming, binding) = bound(incoming, relay_key);
+            let next_after = match self.answer(incoming, binding, &mut answering).await {
                 Ok(next_after) => {
                     // Not before: a Welcome is no sign that this machine can answer, and one that
                     // leaves would come back for the next failure at once.
@@ -172,14 +202,15 @@ impl Session<'_> {
     async fn answer(
         &self,
         incoming: Incoming,
+        binding: Binding,
         answering: &mut Answering,
     ) -> Result<Duration, RunError> {
         let begun = Instant::now();
-        let (challenge, binding) = (incoming.challenge, incoming.binding);
+        let challenge = incoming.challenge;
         let who = answering.clone();
         let made = self
             .machine
-            .with(move |parts| evidence(parts, &challenge, binding, &who))
+            .with(move |parts| evidence(parts, &challenge, &binding, &who))
             .await??;
         let answer = incoming.answer(made.parts).await?;
         // From here on the server knows this epoch.

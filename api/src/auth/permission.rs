@@ -25,7 +25,7 @@ pub enum Permission {
 }
 
 /// Every `area:action` that there is. Roles are compared over them.
-pub const ACTIONS: [&str; 21] = [
+pub const ACTIONS: [&str; 23] = [
     "agents:view",
     "agents:approve",
     "agents:manage",
@@ -47,6 +47,8 @@ pub const ACTIONS: [&str; 21] = [
     "metrics:view",
     "webhooks:view",
     "webhooks:manage",
+    "relays:view",
+    "relays:manage",
 ];
 
 /// Whether a permission that is held gives the one that is needed: it is `*`, the same, or

@@ -37,6 +37,7 @@ pub const OPERATOR: &Role = &Role {
         "ek:*",
         "metrics:view",
         "webhooks:view",
+        "relays:view",
     ],
 };
 
@@ -54,6 +55,7 @@ pub const VIEWER: &Role = &Role {
         "ek:view",
         "metrics:view",
         "webhooks:view",
+        "relays:view",
     ],
 };
 

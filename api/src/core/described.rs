@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 
 use super::{
     activation, agents, audit, enrolment, evidence, groups, health, issue, machines, operate,
-    policies, status, sync, tokens, webhooks,
+    policies, relays, status, sync, tokens, webhooks,
 };
 
 #[derive(OpenApi)]
@@ -41,6 +41,10 @@ use super::{
         policies::list,
         policies::roll_back,
         policies::show,
+        relays::add,
+        relays::list,
+        relays::of_agent,
+        relays::remove,
         status::show,
         sync::sync_status,
         tokens::validate,
@@ -54,6 +58,7 @@ use super::{
         (name = "agents", description = "Machines that are enrolled, and how they stand."),
         (name = "policies", description = "What machines may run."),
         (name = "groups", description = "Which policy holds for whom, and how strictly."),
+        (name = "relays", description = "Machines that carry the evidence of others."),
         (name = "server", description = "The server itself."),
     ),
 )]

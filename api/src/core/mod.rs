@@ -24,6 +24,7 @@ mod newest;
 mod operate;
 mod pending;
 mod policies;
+pub mod relays;
 mod request;
 mod serving;
 mod status;
@@ -47,6 +48,7 @@ use crate::limits;
 use crate::surface::{Aliases, AtOnceMax, BodyLimit, Route, Shared, Surface};
 
 use fleet::{Fleet, FleetUnavailable};
+use relays::Relays;
 use webhooks::Webhooks;
 
 /// What clients are told of where things are.
@@ -92,6 +94,8 @@ pub struct Core {
     pub trust: Arc<EkTrust>,
     /// The agents, as they are served now.
     pub fleet: Arc<dyn Fleet>,
+    /// Who lets relays connect.
+    pub relays: Arc<dyn Relays>,
     /// Who is told of changes.
     pub webhooks: Arc<dyn Webhooks>,
     /// What clients are told.
@@ -134,6 +138,7 @@ pub const ALIASES: Aliases = &[
     ("/groups/", &["/groups"]),
     ("/groups/{group_id}/ek", &["/groups/{group_id}/ek/"]),
     ("/policies/", &["/policies"]),
+    ("/relays/", &["/relays"]),
     ("/tokens/", &["/tokens"]),
     (
         "/tokens/generate",
@@ -153,6 +158,7 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Core>> {
     let surface = agent_routes(surface);
     let surface = policy_routes(surface);
     let surface = webhook_routes(surface);
+    let surface = relay_routes(surface);
     group_routes(surface)
         .route(Route::get("/health", Permission::Public), health::show)
         .route(Route::get("/audit", operator("audit:view")), audit::list)
@@ -236,6 +242,10 @@ fn agent_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
         .route(
             of_agent("/agents/{agent_id}/move", manage),
             operate::change_group,
+        )
+        .route(
+            of_agent("/agents/{agent_id}/relay", manage),
+            relays::of_agent,
         )
         .route(Route::delete("/agents/{agent_id}", manage), operate::remove)
 }
@@ -352,6 +362,20 @@ fn webhook_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             webhooks::redeliver,
         )
         .route(test, webhooks::test)
+}
+
+fn relay_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
+    let manage = operator("relays:manage");
+    surface
+        .route(
+            Route::get("/relays/", operator("relays:view")),
+            relays::list,
+        )
+        .route(Route::post("/relays/", manage, SMALL), relays::add)
+        .route(
+            Route::delete("/relays/{relay_name}", manage),
+            relays::remove,
+        )
 }
 
 /// Random bytes of the operating system.

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rat_engine::agent_id::AgentId;
+use rat_identity::relay_certificate::RelayName;
 use serde::Serialize;
 
 use super::groups::is_slug;
@@ -31,6 +32,9 @@ pub(super) struct TokenInPath(pub(super) String);
 
 /// The webhook's name that the path names.
 pub(super) struct WebhookInPath(pub(super) String);
+
+/// The relay that the path names.
+pub(super) struct RelayInPath(pub(super) RelayName);
 
 /// The message of a webhook that the path names.
 pub(super) struct LetterInPath {
@@ -125,6 +129,15 @@ impl<S: Send + Sync> FromRequestParts<S> for PolicyInPath {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let id = PolicyId::parse(&named(parts, "policy_id").await);
         id.map(Self).ok_or(ApiError::NotFound("policy"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RelayInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let name = RelayName::parse(&named(parts, "relay_name").await);
+        name.map(Self).map_err(|_| ApiError::NotFound("relay"))
     }
 }
 

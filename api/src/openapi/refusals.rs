@@ -181,7 +181,15 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         .concat(),
         ("POST", "/tokens/generate") => missing(&["group"]),
         ("DELETE", "/tokens/{token_id}") => missing(&["token"]),
-        ("GET", "/webhooks/" | "/status") => vec![ApiError::UnknownParameter(ShownName::new(""))],
+        ("POST", "/relays/") => [
+            refused(&["csr.malformed"]),
+            conflicts(&[Conflict::RelayExists, Conflict::Full]),
+        ]
+        .concat(),
+        ("DELETE", "/relays/{relay_name}") => missing(&["relay"]),
+        ("GET", "/webhooks/" | "/status" | "/relays/") => {
+            vec![ApiError::UnknownParameter(ShownName::new(""))]
+        }
         _ if path.ends_with("/redeliver") => missing(&["webhook", "dead letter"]),
         _ if path.starts_with("/webhooks/") => missing(&["webhook"]),
         _ => of_accounts(path, method),
@@ -214,6 +222,7 @@ fn of_agents(path: &str, method: &Method) -> Vec<ApiError> {
         .concat(),
         ("POST", "clear") => conflicts(&[Conflict::NotFailed]),
         ("POST", "move") => missing(&["group"]),
+        ("POST", "relay") => missing(&["relay"]),
         _ => Vec::new(),
     };
     [missing(&["agent"]), own].concat()

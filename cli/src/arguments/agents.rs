@@ -61,6 +61,13 @@ const MOVE_HELP: &str = "\
 Example:
   rat agents move d432fbb3-d2f1-4a97-9ef7-75bd81c00000 staging";
 
+const RELAY_HELP: &str = "\
+What comes by another way than this is refused.
+
+Example:
+  rat agents relay d432fbb3-d2f1-4a97-9ef7-75bd81c00000 site-1
+  rat agents relay d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --direct";
+
 const SYNC_STATUS_HELP: &str = "\
 For those who know agents by Keylime's operational states: 1 pending, 3 active, 4 stale, 7 failed.
 
@@ -152,6 +159,20 @@ pub(crate) enum AgentCommand {
         agent: String,
         /// The group
         group: String,
+        #[command(flatten)]
+        remote: RemoteArguments,
+    },
+    /// Say through which relay an agent speaks, or that it comes directly
+    #[command(after_help = RELAY_HELP)]
+    Relay {
+        /// The agent's id
+        agent: String,
+        /// The relay's name
+        #[arg(required_unless_present = "direct", conflicts_with = "direct")]
+        relay: Option<String>,
+        /// It comes directly
+        #[arg(long)]
+        direct: bool,
         #[command(flatten)]
         remote: RemoteArguments,
     },

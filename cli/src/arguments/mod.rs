@@ -5,6 +5,7 @@ mod files;
 mod groups;
 mod people;
 mod policies;
+mod relays;
 mod remote;
 mod values;
 mod webhooks;
@@ -21,6 +22,7 @@ pub(crate) use people::{
     AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserChange, UserCommand,
 };
 pub(crate) use policies::{CreateArguments, CreateCommand, PolicyArguments, PolicyCommand};
+pub(crate) use relays::RelayCommand;
 pub(crate) use remote::{Connect, Enroll, Login, RemoteArguments};
 pub(crate) use values::Fingerprint;
 pub(crate) use webhooks::WebhookCommand;
@@ -141,6 +143,11 @@ pub(crate) enum Command {
     ApiTokens {
         #[command(subcommand)]
         command: ApiTokenCommand,
+    },
+    /// Name relays, which carry the evidence of other machines, and take them back
+    Relays {
+        #[command(subcommand)]
+        command: RelayCommand,
     },
     /// Look at webhooks, and try them
     Webhooks {

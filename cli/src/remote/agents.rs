@@ -79,6 +79,18 @@ pub(crate) fn run(command: &AgentCommand, terminal: &mut Terminal) -> Result<Out
             let moved: Item = remote.client()?.post(&at, &body)?.read()?;
             show(terminal, remote.output, &moved)
         }
+        AgentCommand::Relay {
+            agent,
+            relay,
+            direct: _,
+            remote,
+        } => {
+            let at = address(agent)?.child("relay")?;
+            // Without a relay it comes directly.
+            let body = json!({ "relay": relay });
+            let changed: Item = remote.client()?.post(&at, &body)?.read()?;
+            show(terminal, remote.output, &changed)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod login;
 mod password;
 pub(crate) mod policies;
 mod prompt;
+pub(crate) mod relays;
 pub(crate) mod status;
 pub(crate) mod tokens;
 pub(crate) mod users;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::epoch::{Over, Strayed};
 use super::failing::is_of_policy;
 use super::kept::Passed;
-use super::pacing::Slot;
+use super::pacing::Share;
 use super::record::{AgentPath, AgentRecord, BaselineCandidate, Group};
 use super::rejudge::RejudgeId;
 use super::resting;
@@ -41,7 +41,7 @@ pub(super) struct Agent {
     pub(super) phase: Phase,
     /// What its challenge counts as with the pacer, until it is over.
     #[serde(skip)]
-    pub(super) slot: Option<Slot>,
+    pub(super) share: Option<Share>,
     /// When the next challenge is due, on the monotonic clock.
     pub(super) due_ms: u64,
     /// The end of trust on the monotonic clock.
@@ -77,6 +77,9 @@ pub(super) struct Agent {
     /// When it was last heard of over a connection that is gone and that proved something, on the
     /// monotonic clock; `None` when that was before this process. (T08)
     pub(super) left_ms: Option<u64>,
+    /// Until when it is to come directly, on the monotonic clock: what came through its relay did
+    /// not fit what its key signed. (Q16)
+    pub(super) directly_until_ms: u64,
     /// An operator took back its failure while an outcome was on its way.
     #[serde(skip)]
     pub(super) is_to_be_cleared: bool,
@@ -114,10 +117,20 @@ impl UsableKey {
     }
 }
 
+/// By whom an agent's bytes come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Via {
+    /// By the agent itself: its certificate was checked.
+    Itself,
+    /// By the relay that its record names, which may alter what no key has signed. (Q16)
+    Relay,
+}
+
 /// The agent's connection.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Live {
     pub(super) id: SessionId,
+    pub(super) via: Via,
     /// The boot epoch that evidence over this connection proved.
     pub(super) proved: Option<BootEpoch>,
     /// The boot epoch that the agent says it is in.
@@ -235,6 +248,7 @@ pub(super) struct Judging {
     /// Whether it began with the list that the agent's baseline was made of.
     pub(super) covers_baseline: bool,
     pub(super) has_boot_log: bool,
+    pub(super) via: Via,
     /// The connection that the evidence came over, as it was then. (T08)
     pub(super) over: Over,
     pub(super) asks: Asks,
@@ -267,7 +281,7 @@ impl Agent {
             key: Key::NotParsed,
             session: None,
             phase: Phase::Idle,
-            slot: None,
+            share: None,
             due_ms: now.mono_ms,
             trusted_until_ms,
             seen_ms: None,
@@ -283,6 +297,7 @@ impl Agent {
             turns: Turns::default(),
             strayed: None,
             left_ms: None,
+            directly_until_ms: 0,
             is_to_be_cleared: false,
             last_pass: None,
             timer_ms: None,
@@ -376,6 +391,9 @@ impl Agent {
         {
             return EffectiveStatus::Untrusted;
         }
+        if now_ms < self.directly_until_ms {
+            return EffectiveStatus::Unverified;
+        }
         let Some(verdict) = &self.state.verdict else {
             return EffectiveStatus::Pending;
         };
@@ -401,16 +419,38 @@ impl Agent {
         }
     }
 
-    /// Evidence came over its connection: gives what was known of that before.
-    pub(super) fn hears(&mut self, now_ms: u64) -> Over {
-        let live = self.session.as_mut();
-        live.map_or(Over::default(), |live| {
-            live.heard_ms = now_ms;
-            Over {
+    /// Evidence came over its connection: gives what was known of that before. When an agent
+    /// comes and goes is the relay's to say, where it has one.
+    pub(super) fn hears(&mut self, now_ms: u64) -> (Via, Over) {
+        let Some(live) = self.session.as_mut() else {
+            return (Via::Itself, Over::default());
+        };
+        live.heard_ms = now_ms;
+        let over = match live.via {
+            Via::Relay => Over::default(),
+            Via::Itself => Over {
                 proved: live.proved,
                 gap_ms: live.gap_ms,
-            }
-        })
+            },
+        };
+        (live.via, over)
+    }
+
+    /// The relay that its challenges go through, if they do.
+    pub(super) fn relay(&self) -> Option<&[u8; 32]> {
+        let live = self.session.filter(|live| live.via == Via::Relay);
+        live.and(self.record.relay_key_sha256.as_ref())
+    }
+
+    /// Whether it may come by this relay, or by itself. (Q16)
+    pub(super) fn admits(&self, relay: Option<&[u8; 32]>, now_ms: u64) -> Option<Via> {
+        let comes_directly = now_ms < self.directly_until_ms;
+        match (&self.record.relay_key_sha256, relay) {
+            (None, None) => Some(Via::Itself),
+            (Some(_), None) if comes_directly => Some(Via::Itself),
+            (Some(named), Some(relay)) if named == relay && !comes_directly => Some(Via::Relay),
+            _ => None,
+        }
     }
 
     fn has_passed_in(&self, group: &Group) -> bool {

@@ -4,7 +4,7 @@ use super::agent::{Agent, Asks, Outstanding, Phase};
 use super::input::Action;
 use super::intake::jitter_ms;
 use super::machine::{Driver, Shard};
-use super::pacing::Slot;
+use super::pacing::Pacer;
 use super::record::Group;
 use crate::evidence::{Challenge, ChallengeId, Nonce, ToAgent};
 use crate::hash::HashAlg;
@@ -12,22 +12,66 @@ use crate::pcr::{PcrIndex, PcrSet};
 use crate::time::Now;
 use crate::tpm::PcrSelection;
 
+/// Agents of relays that are looked at before a shard lets another one go first.
+const LOOKED_AT_MAX: usize = 16;
+
 impl Shard {
     /// Challenges the agent that has been due for longest, while the pacer allows it.
     pub(super) fn next_challenge(&mut self, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
         while driver.pacer.may_open() {
-            let place = self.ready.pop_front()?;
+            let place = self.next_ready(driver.pacer)?;
             let action = self.challenge(place, now, driver);
             self.arm(place);
             if action.is_some() {
-                driver.pacer.opened();
                 if let Some(agent) = self.agent_mut(place) {
-                    agent.slot = Some(Slot::Open);
+                    agent.share = Some(driver.pacer.opened(agent.relay()));
                 }
                 return action;
             }
         }
         None
+    }
+
+    /// Whoever has been due for longest: by turns one that speaks for itself and one that a relay
+    /// speaks for, while that relay has a share left. (Q16)
+    fn next_ready(&mut self, pacer: &Pacer) -> Option<u32> {
+        self.relays_are_next = !self.relays_are_next;
+        if self.relays_are_next {
+            self.next_relayed(pacer).or_else(|| self.ready.pop_front())
+        } else {
+            let direct = self.ready.pop_front();
+            direct.or_else(|| self.next_relayed(pacer))
+        }
+    }
+
+    fn next_relayed(&mut self, pacer: &Pacer) -> Option<u32> {
+        for _ in 0..self.ready_relayed.len().min(LOOKED_AT_MAX) {
+            let place = self.ready_relayed.pop_front()?;
+            let relay = self.agent(place).and_then(|agent| agent.relay().copied());
+            if relay.is_none_or(|relay| pacer.may_open_through(&relay)) {
+                return Some(place);
+            }
+            self.ready_relayed.push_back(place);
+        }
+        None
+    }
+
+    /// An agent is due, and waits for its turn.
+    pub(super) fn is_ready(&mut self, place: u32) {
+        let is_relayed = self
+            .agent(place)
+            .is_some_and(|agent| agent.relay().is_some());
+        if is_relayed {
+            self.ready_relayed.push_back(place);
+        } else {
+            self.ready.push_back(place);
+        }
+    }
+
+    /// It does not wait any more.
+    pub(super) fn not_ready(&mut self, place: u32) {
+        self.ready.retain(|waiting| *waiting != place);
+        self.ready_relayed.retain(|waiting| *waiting != place);
     }
 
     fn challenge(&mut self, place: u32, now: Now, driver: &mut Driver<'_>) -> Option<Action> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::agent::{Phase, StoredList};
+use super::agent::{Phase, StoredList, Via};
+use super::conclude::Conclusion;
 use super::failing::is_of_policy;
 use super::input::{Action, Event};
 use super::kept::Passed;
@@ -10,7 +11,7 @@ use super::machine::Shard;
 use super::record::Group;
 use super::state::BootEpoch;
 use super::tick::{ChainHash, Outcome, Tick};
-use crate::evidence::{Answer, ChallengeId, SessionId, ToAgent};
+use crate::evidence::{Answer, ChallengeId, Refusal, SessionId, ToAgent};
 use crate::hash::Digest;
 use crate::time::Now;
 
@@ -29,8 +30,36 @@ pub(super) struct Provisional {
     pub(super) entries: u64,
     /// What the evidence was judged by.
     pub(super) judged_by: Option<Arc<Group>>,
+    pub(super) way: Way,
     pub(super) last_pass: LastPass,
     pub(super) baseline: Option<Digest>,
+}
+
+/// How long an agent is to come directly, when what its relay brought did not fit: then it may come
+/// through the relay again, and is trusted when what it brings does fit.
+const DIRECTLY_MS: u64 = 600_000;
+
+/// By which way an agent is to come after an outcome. (Q16)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As before.
+    Stays,
+    /// By itself, past its relay.
+    Directly,
+    /// As its record says.
+    AsUsual,
+}
+
+impl Way {
+    pub(super) const fn of(conclusion: &Conclusion, via: Via) -> Self {
+        match (conclusion, via) {
+            (Conclusion::Mismatch(_), _) => Self::Directly,
+            (Conclusion::NotTheAgents(_) | Conclusion::OnceMore(_), _) | (_, Via::Relay) => {
+                Self::Stays
+            }
+            (_, Via::Itself) => Self::AsUsual,
+        }
+    }
 }
 
 /// How an agent stood before an outcome.
@@ -79,6 +108,7 @@ impl Provisional {
             arrived_ms: now.mono_ms,
             entries: 0,
             judged_by: None,
+            way: Way::Stays,
             last_pass: LastPass::Stays,
             baseline: None,
         }
@@ -155,6 +185,7 @@ impl Shard {
             Cause::Clearing => {}
             Cause::Rejudging => self.tell_rejudged(&provisional),
         }
+        self.go_by(&provisional, now);
         self.announce(place, now, provisional.outcome.code, &provisional.detail);
         if let (Some(policy), Some(agent)) = (provisional.baseline, self.agent(place)) {
             let event = Event::BaselineProven {
@@ -167,6 +198,26 @@ impl Shard {
         self.end_faulty_session(place);
         self.arm(place);
         self.clear_if_asked(place, now);
+    }
+
+    /// Has an agent come directly when its relay is doubted, and as usual when it did. (Q16)
+    fn go_by(&mut self, provisional: &Provisional, now: Now) {
+        let place = provisional.place;
+        let retry = self.settings.retry_after_ms;
+        let Some(agent) = self.agent_mut(place) else {
+            return;
+        };
+        match provisional.way {
+            Way::Stays => {}
+            Way::AsUsual => agent.directly_until_ms = 0,
+            Way::Directly => {
+                agent.directly_until_ms = now.mono_ms.saturating_add(DIRECTLY_MS);
+                agent.due_ms = now.mono_ms;
+                if agent.relay().is_some() {
+                    self.refuse_session(place, Refusal::PathNotEnrolled, retry);
+                }
+            }
+        }
     }
 
     /// The agent's state is that of the outcome from now on.

@@ -1,7 +1,7 @@
 //! From an appraisal to what it means for the agent.
 
-use super::agent::{Agent, Asks, Judging, Phase};
-use super::commit::{Cause, LastPass, Provisional};
+use super::agent::{Agent, Asks, Judging, Phase, Via};
+use super::commit::{Cause, LastPass, Provisional, Way};
 use super::epoch::{Follows, Seen, Strayed, follows};
 use super::failing::{is_of_list, is_of_policy};
 use super::input::{Action, Event};
@@ -33,6 +33,9 @@ pub(super) enum Conclusion {
     NotTheAgents(Said),
     /// The log did not fit; it is asked for once more, from entry 0. (I20)
     OnceMore(Said),
+    /// What came through a relay does not fit what the agent's key signed, or is not signed by it:
+    /// it may be the relay's doing, so the agent is asked directly. (Q16)
+    Mismatch(Said),
     /// It is the agent's doing.
     Failed(Said),
 }
@@ -40,7 +43,10 @@ pub(super) enum Conclusion {
 impl Conclusion {
     const fn said(&self) -> Option<&Said> {
         match self {
-            Self::NotTheAgents(said) | Self::OnceMore(said) | Self::Failed(said) => Some(said),
+            Self::NotTheAgents(said)
+            | Self::OnceMore(said)
+            | Self::Mismatch(said)
+            | Self::Failed(said) => Some(said),
             Self::Passed | Self::NoPolicy | Self::Later => None,
         }
     }
@@ -163,7 +169,7 @@ impl Shard {
         let first = first.filter(|said| !is_denied(said));
         let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) else {
             let said = first.unwrap_or_else(|| Said::code(Code::QuoteMalformed));
-            return Ok((Conclusion::NotTheAgents(said), Follows::First));
+            return Ok((of_nobody(judging.via, said), Follows::First));
         };
         let failed = |code, follows| Ok((Conclusion::Failed(Said::code(code)), follows));
         let follows = match step(agent, judging, facts, &settings, now) {
@@ -182,20 +188,26 @@ impl Shard {
         if !judged.has_boot_pcrs() {
             // Without the values that were quoted nothing more can be said.
             let said = first.unwrap_or_else(|| Said::code(Code::PcrDigestMismatch));
-            return Ok((self.weigh(place, said), follows));
+            return Ok((self.weigh(place, judging.via, said), follows));
         }
         let is_known = follows == Follows::SameBoot && agent.state.knows_bank(judging.group.bank);
         let is_explained = is_known && agent.state.boot_log_seen;
         if !is_explained && judging.group.require_boot_log && !judging.has_boot_log {
-            return failed(Code::UefiLogMissing, follows);
+            let said = Said::code(Code::UefiLogMissing);
+            return Ok((self.weigh(place, judging.via, said), follows));
         }
         if is_known && !judged.has_these_boot_pcrs(&agent.state.boot_pcrs) {
             return failed(Code::PcrBootChanged, follows);
         }
         let conclusion = match first {
-            Some(said) => self.weigh(place, said),
+            Some(said) => self.weigh(place, judging.via, said),
             None if self.stalls(place, judged) => {
-                Conclusion::Failed(Said::code(Code::ImaNoProgress))
+                let said = Said::code(Code::ImaNoProgress);
+                match judging.via {
+                    Via::Itself => Conclusion::Failed(said),
+                    // Entries beyond the cut are nobody's but the sender's.
+                    Via::Relay => Conclusion::Mismatch(said),
+                }
             }
             None if judging.asks == Asks::Later => Conclusion::Later,
             None if judging.asks == Asks::Denied => match self.denied(place, judging) {
@@ -239,6 +251,16 @@ impl Shard {
             // What is the agent's only where its key or its channel stands behind it is the
             // sender's here. (ADR 002)
             Conclusion::NotTheAgents(said) => self.report_fault(place, said.code, None),
+            Conclusion::Mismatch(said) => {
+                if let Some(agent) = self.agent_mut(place) {
+                    agent.second_look = None;
+                }
+                if let Some(relay) = self.agent(place).and_then(|it| it.record.relay_key_sha256) {
+                    let (agent, code) = (judged.agent.clone(), said.code);
+                    let event = Event::RelayMismatch { agent, relay, code };
+                    self.actions.push_back(Action::Event(event));
+                }
+            }
             Conclusion::Passed
             | Conclusion::NoPolicy
             | Conclusion::Later
@@ -252,17 +274,19 @@ impl Shard {
         conclusion
     }
 
-    /// Whose doing a finding is. The channel is the agent's own: its certificate was checked.
-    fn weigh(&mut self, place: u32, said: Said) -> Conclusion {
+    /// Whose doing a finding is. The channel is the agent's own where its certificate was checked.
+    fn weigh(&mut self, place: u32, via: Via, said: Said) -> Conclusion {
         let Some(agent) = self.agent_mut(place) else {
             return Conclusion::NotTheAgents(said);
         };
         match said.code.attribution() {
-            Attribution::Sender | Attribution::Operator => Conclusion::NotTheAgents(said),
+            Attribution::Sender | Attribution::Operator => of_nobody(via, said),
             Attribution::Channel | Attribution::Agent => {
                 if deserves_second_look(said.code) && agent.second_look.is_none() {
                     agent.second_look = Some(said.code);
                     Conclusion::OnceMore(said)
+                } else if via == Via::Relay && said.code.attribution() == Attribution::Channel {
+                    Conclusion::Mismatch(said)
                 } else {
                     Conclusion::Failed(said)
                 }
@@ -371,6 +395,7 @@ impl Shard {
             arrived_ms: judging.arrived_ms,
             entries: judged.report.as_ref().map_or(0, |report| report.entries),
             judged_by: Some(std::sync::Arc::clone(&judging.group)),
+            way: Way::of(&conclusion, judging.via),
             last_pass,
             baseline,
             outcome: Outcome {
@@ -462,6 +487,15 @@ impl Shard {
             trusted_until_ms: Some(0),
             ..Provisional::without_evidence(place, Cause::Clearing, outcome, now)
         });
+    }
+}
+
+/// What nobody answers for, but the one who sent it.
+fn of_nobody(via: Via, said: Said) -> Conclusion {
+    let is_senders = said.code.attribution() != Attribution::Operator;
+    match via {
+        Via::Relay if is_senders => Conclusion::Mismatch(said),
+        _ => Conclusion::NotTheAgents(said),
     }
 }
 

@@ -214,6 +214,16 @@ pub enum Event {
         /// The agent whose challenge it answered, when that was another. (Q05)
         other: Option<AgentId>,
     },
+    /// What came through a relay did not fit what the agent's key signed: the agent is to come
+    /// directly. (Q16)
+    RelayMismatch {
+        /// The agent.
+        agent: AgentId,
+        /// SHA-256 of the relay's public key.
+        relay: [u8; 32],
+        /// What did not fit.
+        code: Code,
+    },
     /// A log did not fit its quote; the agent is asked once more, from entry 0. (I20)
     SecondLook {
         /// The agent.

@@ -1,6 +1,6 @@
 //! What agents send: connections and evidence.
 
-use super::agent::{Asks, Judging, Live, Outstanding, Phase};
+use super::agent::{Asks, Judging, Live, Outstanding, Phase, Via};
 use super::input::{Action, Event};
 use super::machine::{Driver, Shard};
 use super::record::{AgentPath, BaselineCandidate, Group};
@@ -34,8 +34,8 @@ impl Shard {
             return self.refuse(session, Refusal::Draining, retry);
         }
         // An id that is not known, or not by this certificate, is not known a moment later either.
-        let place = match self.admissible(hello) {
-            Ok(place) => place,
+        let (place, via) = match self.admissible(hello, now) {
+            Ok(admitted) => admitted,
             Err(code) => return self.refuse(session, code, retry.saturating_mul(12)),
         };
         // How connections replace each other has nothing to do with a group's interval.
@@ -50,13 +50,16 @@ impl Shard {
         let old = agent.session.take();
         // Two machines that share a key take turns; one that lost its connection does not prove
         // anything over the lost one. (T03)
-        if let Some(old) = old.filter(|old| old.proved.is_some()) {
+        // Which instance speaks, and when one is gone, a relay may say as it likes. (Q16)
+        let by_itself = |live: &Live| live.via == Via::Itself && via == Via::Itself;
+        if let Some(old) = old.filter(|old| old.proved.is_some() && by_itself(old)) {
             let new = hello.instance;
             agent.turns.taken(old.instance, new, now.mono_ms, &settings);
             agent.left_ms = Some(old.heard_ms);
         }
         agent.session = Some(Live {
             id: session,
+            via,
             proved: None,
             claimed,
             instance: hello.instance,
@@ -73,17 +76,19 @@ impl Shard {
         self.greetings.push_back((session, place));
     }
 
-    fn admissible(&self, hello: &Hello) -> Result<u32, Refusal> {
+    fn admissible(&self, hello: &Hello, now: Now) -> Result<(u32, Via), Refusal> {
         let place = self.place(&hello.agent).ok_or(Refusal::UnknownAgent)?;
         let agent = self.agent(place).ok_or(Refusal::UnknownAgent)?;
         let record = &agent.record;
-        if record.path != AgentPath::Native || record.relay_key_sha256 != hello.relay_key_sha256 {
-            return Err(Refusal::PathNotEnrolled);
-        }
+        let relay = hello.relay_key_sha256.as_ref();
+        let via = agent
+            .admits(relay, now.mono_ms)
+            .filter(|_| record.path == AgentPath::Native)
+            .ok_or(Refusal::PathNotEnrolled)?;
         if record.client_key_sha256 != hello.client_key_sha256 {
             return Err(Refusal::CertificateNotCurrent);
         }
-        Ok(place)
+        Ok((place, via))
     }
 
     /// Admits connections at the pacer's rate. (S08)
@@ -125,7 +130,7 @@ impl Shard {
             return;
         };
         if let Some(live) = agent.session.take_if(|live| live.id == session) {
-            if live.proved.is_some() {
+            if live.proved.is_some() && live.via == Via::Itself {
                 agent.left_ms = Some(live.last_there_ms(now.mono_ms));
             }
             self.withdraw(place, now);
@@ -148,7 +153,7 @@ impl Shard {
             }
             Phase::Ready => {
                 agent.phase = Phase::Idle;
-                self.ready.retain(|waiting| *waiting != place);
+                self.not_ready(place);
             }
             Phase::Idle
             | Phase::Judging(_)
@@ -208,7 +213,7 @@ impl Shard {
             return self.refuse(session, Refusal::UnknownAgent, retry);
         };
         let id = submission.challenge;
-        let taken = if self.came_as_enrolled(place, &submission) {
+        let taken = if self.came_as_enrolled(place, &submission, now) {
             self.take_challenge(place, session, id, now)
         } else {
             Err(Code::PathNotEnrolled)
@@ -220,15 +225,13 @@ impl Shard {
     }
 
     /// Whether the evidence came directly, or through the relay that the record names. (Q16)
-    fn came_as_enrolled(&self, place: u32, submission: &Submission) -> bool {
-        let relay = self
-            .agent(place)
-            .and_then(|agent| agent.record.relay_key_sha256);
-        match (&submission.binding, relay) {
-            (Binding::Channel(_), None) => true,
-            (Binding::Relay(key), Some(enrolled)) => *key == enrolled,
-            _ => false,
-        }
+    fn came_as_enrolled(&self, place: u32, submission: &Submission, now: Now) -> bool {
+        let relay = match &submission.binding {
+            Binding::Channel(_) => None,
+            Binding::Relay(key) => Some(key),
+        };
+        self.agent(place)
+            .is_some_and(|agent| agent.admits(relay, now.mono_ms).is_some())
     }
 
     /// The open challenge with this id, which is open no more.
@@ -370,7 +373,7 @@ impl Shard {
         let options = options(&agent.state, &group, judge.as_deref(), list);
         let judge = judge.filter(|_| asks == Asks::Judgement);
         let has_boot_log = submission.boot_log.is_some();
-        let over = agent.hears(now.mono_ms);
+        let (via, over) = agent.hears(now.mono_ms);
         agent.phase = Phase::Judging(Box::new(Judging {
             challenge: challenge.id,
             issued,
@@ -380,6 +383,7 @@ impl Shard {
             from_entry,
             covers_baseline,
             has_boot_log,
+            via,
             over,
             asks,
             group: std::sync::Arc::clone(&group),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::agent::{Agent, Phase, StoredList};
 use super::commit::{InFlight, Provisional};
 use super::input::{Abandon, Action, AgentView, Event, Glance, Input, Operation};
-use super::pacing::{Pacer, Slot};
+use super::pacing::{Pacer, Share, Slot};
 use super::record::{AgentRecord, Group};
 use super::rejudge::Unusable;
 use super::resting::AgentRef;
@@ -55,12 +55,15 @@ pub struct Shard {
     pub(super) greetings: VecDeque<(SessionId, u32)>,
     /// Agents that are due, in the order in which they became so.
     pub(super) ready: VecDeque<u32>,
+    /// Those of them that relays speak for, likewise.
+    pub(super) ready_relayed: VecDeque<u32>,
+    pub(super) relays_are_next: bool,
     /// Agents whose stored lists are to be judged again. (L07)
     pub(super) rejudges: VecDeque<u32>,
     /// How many attempts to do so were begun.
     pub(super) rejudged: u64,
     /// Challenges that ended since the last poll, with the time their evidence took.
-    pub(super) closed: Vec<(Slot, Option<u64>)>,
+    pub(super) closed: Vec<(Share, Option<u64>)>,
     /// Agents whose logs began to arrive since the last poll.
     pub(super) arriving: Vec<u32>,
     pub(super) provisional: Vec<Provisional>,
@@ -92,6 +95,8 @@ impl Shard {
             actions: VecDeque::new(),
             greetings: VecDeque::new(),
             ready: VecDeque::new(),
+            ready_relayed: VecDeque::new(),
+            relays_are_next: false,
             rejudges: VecDeque::new(),
             rejudged: 0,
             closed: Vec::new(),
@@ -147,12 +152,13 @@ impl Shard {
 
     /// The next thing to be done, if there is one now.
     pub fn poll(&mut self, now: Now, driver: &mut Driver<'_>) -> Option<Action> {
-        for (slot, service_ms) in self.closed.drain(..) {
-            driver.pacer.closed(slot, service_ms, now.mono_ms);
+        for (share, service_ms) in self.closed.drain(..) {
+            driver.pacer.closed(share, service_ms, now.mono_ms);
         }
         for place in std::mem::take(&mut self.arriving) {
-            if let Some(slot) = self.agent_mut(place).and_then(|agent| agent.slot.as_mut()) {
-                *slot = driver.pacer.receive(*slot);
+            let share = self.agent_mut(place);
+            if let Some(share) = share.and_then(|agent| agent.share.as_mut()) {
+                *share = driver.pacer.receive(*share);
             }
         }
         if let Some(action) = self.actions.pop_front() {
@@ -185,6 +191,12 @@ impl Shard {
     /// of the same worker ends.
     pub fn is_waiting(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// Whether agents are due that relays speak for, and whose relays had no share left: poll again
+    /// when [`Pacer::ended`] changed.
+    pub fn has_relayed_waiting(&self) -> bool {
+        !self.ready_relayed.is_empty()
     }
 
     /// Whether stored lists wait that the pacer has not let through yet: poll again when another
@@ -285,6 +297,7 @@ impl Shard {
                     known.limit_trust(max_age_ms, now);
                 }
                 known.record = Arc::new(record);
+                known.directly_until_ms = 0;
                 known.candidate = candidate;
                 self.consider_rejudging(place, now);
                 self.announce(place, now, None, "");
@@ -305,8 +318,8 @@ impl Shard {
 
     /// The challenge of an agent is over; `service_ms` when its evidence was judged and committed.
     pub(super) fn end_challenge(&mut self, place: u32, service_ms: Option<u64>) {
-        let slot = self.agent_mut(place).and_then(|agent| agent.slot.take());
-        self.closed.extend(slot.map(|slot| (slot, service_ms)));
+        let share = self.agent_mut(place).and_then(|agent| agent.share.take());
+        self.closed.extend(share.map(|share| (share, service_ms)));
     }
 
     pub(super) fn remove(&mut self, agent: &AgentId, code: Refusal) {
@@ -323,16 +336,18 @@ impl Shard {
         let Some(agent) = self.roster.take(place) else {
             return;
         };
-        self.closed.extend(agent.slot.map(|slot| (slot, None)));
+        self.closed.extend(agent.share.map(|share| (share, None)));
         match &agent.phase {
             Phase::Challenged(outstanding) => {
                 self.open.remove(&outstanding.challenge.id);
             }
-            Phase::Rejudging { .. } => self.closed.push((Slot::Rejudging, None)),
+            Phase::Rejudging { .. } => {
+                self.closed.push((Share::direct(Slot::Rejudging), None));
+            }
             _ => {}
         }
         self.greetings.retain(|(_, waiting)| *waiting != place);
-        self.ready.retain(|waiting| *waiting != place);
+        self.not_ready(place);
         self.rejudges.retain(|waiting| *waiting != place);
         self.provisional.retain(|waiting| waiting.place != place);
         if let Some(in_flight) = &mut self.in_flight {
@@ -373,6 +388,7 @@ impl Shard {
     fn drain(&mut self, now: Now) {
         self.is_draining = true;
         self.ready.clear();
+        self.ready_relayed.clear();
         self.rejudges.clear();
         while let Some((session, _)) = self.greetings.pop_front() {
             self.refuse(session, Refusal::Draining, self.settings.retry_after_ms);
@@ -444,7 +460,7 @@ impl Shard {
                 }
                 if agent.session.is_some() {
                     agent.phase = Phase::Ready;
-                    self.ready.push_back(place);
+                    self.is_ready(place);
                 }
             }
             Phase::Challenged(outstanding) if outstanding.deadline_ms() <= now_ms => {

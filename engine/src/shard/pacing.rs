@@ -1,5 +1,7 @@
 //! How much is asked of the fleet at once: never more than can be judged.
 
+use std::collections::HashMap;
+
 /// Challenges that one worker may have open at once, and connections it admits.
 ///
 /// The number of open challenges follows the time that evidence takes from its arrival to its
@@ -7,6 +9,10 @@
 /// cannot overload the server. Evidence whose logs are long has a place of its own while it
 /// arrives, and its time does not count: how fast an agent sends must not slow down others.
 /// (S07, S08)
+///
+/// A relay can withhold the answers of all its agents. So one has no more than half of the open
+/// challenges, all relays together no more than three quarters, and the rest is for agents that
+/// speak for themselves. (Q16)
 #[derive(Debug, Clone)]
 pub struct Pacer {
     limit_milli: u64,
@@ -16,6 +22,12 @@ pub struct Pacer {
     shrunk_at_ms: u64,
     admitted: u64,
     admitted_at_ms: u64,
+    /// Open challenges of each relay, in the order in which they were first seen.
+    relays: Vec<u64>,
+    relay_places: HashMap<[u8; 32], RelayPlace>,
+    relayed: u64,
+    /// Challenges that ended.
+    ended: u64,
     settings: PacerSettings,
 }
 
@@ -61,11 +73,29 @@ pub(super) enum Slot {
     Rejudging,
 }
 
+/// A relay, as a pacer knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RelayPlace(u16);
+
+/// What a challenge counts as, and against which relay's share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) slot: Slot,
+    pub(super) relay: Option<RelayPlace>,
+}
+
+impl Share {
+    /// One that no relay has a part in.
+    pub(super) const fn direct(slot: Slot) -> Self {
+        Self { slot, relay: None }
+    }
+}
+
 const MILLI: u64 = 1_000;
 
 impl Pacer {
     /// A pacer that begins between its bounds.
-    pub const fn new(settings: PacerSettings) -> Self {
+    pub fn new(settings: PacerSettings) -> Self {
         Self {
             limit_milli: settings.open_min.saturating_mul(4).saturating_mul(MILLI),
             open: 0,
@@ -74,6 +104,10 @@ impl Pacer {
             shrunk_at_ms: 0,
             admitted: 0,
             admitted_at_ms: 0,
+            relays: Vec::new(),
+            relay_places: HashMap::new(),
+            relayed: 0,
+            ended: 0,
             settings,
         }
     }
@@ -93,8 +127,59 @@ impl Pacer {
         self.limit_milli / MILLI
     }
 
-    pub(super) const fn opened(&mut self) {
+    /// How many challenges ended: when this changed, a relay may have room again.
+    pub const fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// Whether another challenge may be opened through the relay with this key.
+    pub(super) fn may_open_through(&self, relay: &[u8; 32]) -> bool {
+        let limit = self.limit();
+        let of_one = limit.checked_div(2).unwrap_or(0).max(1);
+        let of_all = limit
+            .saturating_sub(limit.checked_div(4).unwrap_or(0))
+            .max(1);
+        let open = self
+            .relay_places
+            .get(relay)
+            .map_or(0, |place| self.open_of(*place));
+        self.may_open() && self.relayed < of_all && open < of_one
+    }
+
+    fn open_of(&self, relay: RelayPlace) -> u64 {
+        self.relays.get(usize::from(relay.0)).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, relay: RelayPlace, change: impl Fn(u64) -> u64) {
+        self.relayed = change(self.relayed);
+        if let Some(open) = self.relays.get_mut(usize::from(relay.0)) {
+            *open = change(*open);
+        }
+    }
+
+    /// The place of a relay. Operators name relays, and a few of them; those beyond the last place
+    /// share it.
+    fn place(&mut self, relay: &[u8; 32]) -> RelayPlace {
+        if let Some(place) = self.relay_places.get(relay) {
+            return *place;
+        }
+        let place = RelayPlace(u16::try_from(self.relays.len()).unwrap_or(u16::MAX));
+        if self.relays.len() <= usize::from(place.0) {
+            self.relays.push(0);
+        }
+        self.relay_places.insert(*relay, place);
+        place
+    }
+
+    /// A challenge was opened, through this relay if through one.
+    pub(super) fn opened(&mut self, relay: Option<&[u8; 32]>) -> Share {
         self.open = self.open.saturating_add(1);
+        let relay = relay.map(|relay| self.place(relay));
+        if let Some(relay) = relay {
+            self.count(relay, |open| open.saturating_add(1));
+        }
+        let slot = Slot::Open;
+        Share { slot, relay }
     }
 
     /// How many more stored lists may be judged now.
@@ -108,20 +193,25 @@ impl Pacer {
 
     /// Logs of a challenge are on their way: it counts as an open one no more, unless
     /// too many arrive already. Returns what it counts as from now on.
-    pub(super) const fn receive(&mut self, slot: Slot) -> Slot {
-        match slot {
+    pub(super) const fn receive(&mut self, share: Share) -> Share {
+        let slot = match share.slot {
             Slot::Open if self.receiving < self.settings.receiving_max => {
                 self.open = self.open.saturating_sub(1);
                 self.receiving = self.receiving.saturating_add(1);
                 Slot::Receiving
             }
             slot => slot,
-        }
+        };
+        Share { slot, ..share }
     }
 
     /// A challenge is over; `service_ms` when its evidence was judged and committed.
-    pub(super) fn closed(&mut self, slot: Slot, service_ms: Option<u64>, now_ms: u64) {
-        match slot {
+    pub(super) fn closed(&mut self, share: Share, service_ms: Option<u64>, now_ms: u64) {
+        self.ended = self.ended.wrapping_add(1);
+        if let Some(relay) = share.relay {
+            self.count(relay, |open| open.saturating_sub(1));
+        }
+        match share.slot {
             Slot::Receiving => {
                 self.receiving = self.receiving.saturating_sub(1);
                 return;
@@ -177,14 +267,14 @@ mod tests {
         let mut pacer = Pacer::new(PacerSettings::default());
         let start = pacer.limit();
         for _ in 0..10_000 {
-            pacer.opened();
-            pacer.closed(Slot::Open, Some(1), 0);
+            let share = pacer.opened(None);
+            pacer.closed(share, Some(1), 0);
         }
         let grown = pacer.limit();
         assert!(grown > start && grown <= 4_096, "{grown}");
         for nth in 0..100 {
-            pacer.opened();
-            pacer.closed(Slot::Open, Some(10_000), nth * 1_000);
+            let share = pacer.opened(None);
+            pacer.closed(share, Some(10_000), nth * 1_000);
         }
         assert_eq!(pacer.limit(), 16);
     }
@@ -194,11 +284,11 @@ mod tests {
         let mut pacer = Pacer::new(PacerSettings::default());
         let mut opened = 0;
         while pacer.may_open() {
-            pacer.opened();
+            pacer.opened(None);
             opened += 1;
         }
         assert_eq!(opened, pacer.limit());
-        pacer.closed(Slot::Open, None, 0);
+        pacer.closed(Share::direct(Slot::Open), None, 0);
         assert!(pacer.may_open());
     }
 
@@ -210,18 +300,24 @@ mod tests {
         });
         let (start, limit) = (pacer.open(), pacer.limit());
         let slots = [(); 3].map(|()| {
-            pacer.opened();
-            pacer.receive(Slot::Open)
+            let share = pacer.opened(None);
+            pacer.receive(share)
         });
-        assert_eq!(slots, [Slot::Receiving, Slot::Receiving, Slot::Open]);
+        let expected = [Slot::Receiving, Slot::Receiving, Slot::Open];
+        assert_eq!(slots, expected.map(Share::direct));
         assert_eq!(pacer.open(), start + 1);
-        assert_eq!(slots.map(|slot| pacer.receive(slot)), slots, "counted once");
-        for slot in slots {
-            pacer.closed(slot, (slot == Slot::Receiving).then_some(600_000), 0);
+        assert_eq!(
+            slots.map(|share| pacer.receive(share)),
+            slots,
+            "counted once"
+        );
+        for share in slots {
+            let is_receiving = share.slot == Slot::Receiving;
+            pacer.closed(share, is_receiving.then_some(600_000), 0);
         }
         assert_eq!((pacer.open(), pacer.limit()), (start, limit));
-        pacer.opened();
-        assert_eq!(pacer.receive(Slot::Open), Slot::Receiving);
+        let share = pacer.opened(None);
+        assert_eq!(pacer.receive(share).slot, Slot::Receiving);
     }
 
     #[test]
@@ -233,5 +329,35 @@ mod tests {
         let admitted = (0..10).filter(|_| pacer.admit(5_000)).count();
         assert_eq!(admitted, 3);
         assert!(pacer.admit(6_000));
+    }
+
+    #[test]
+    fn q16_relays_that_withhold_answers_leave_room_for_others() {
+        let mut pacer = Pacer::new(PacerSettings::default());
+        let limit = pacer.limit();
+        let relays = [[1; 32], [2; 32], [3; 32]];
+        let mut shares = Vec::new();
+        let opened = relays.map(|relay| {
+            let mut opened = 0;
+            while pacer.may_open_through(&relay) {
+                shares.push(pacer.opened(Some(&relay)));
+                opened += 1;
+            }
+            opened
+        });
+        assert_eq!(opened, [limit / 2, limit / 4, 0]);
+        let mut direct = 0;
+        while pacer.may_open() {
+            shares.push(pacer.opened(None));
+            direct += 1;
+        }
+        assert_eq!(direct, limit / 4);
+        let ended = pacer.ended();
+        for share in shares {
+            pacer.closed(share, None, 0);
+        }
+        assert_eq!(pacer.ended(), ended + limit);
+        assert!(relays.iter().all(|relay| pacer.may_open_through(relay)));
+        assert_eq!((pacer.open(), pacer.relayed), (0, 0));
     }
 }

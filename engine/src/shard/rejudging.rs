@@ -10,7 +10,7 @@ use super::input::{Action, Coverage, Event};
 use super::intake::options;
 use super::kept::Passed;
 use super::machine::{Driver, Shard};
-use super::pacing::Slot;
+use super::pacing::{Share, Slot};
 use super::record::Group;
 use super::rejudge::{Rejudge, RejudgeId, Rejudged, Rejudgement, Unusable};
 use super::state::{AgentState, Denied, LastVerdict, ListRules, VerdictKind};
@@ -195,7 +195,7 @@ impl Shard {
             && matches!(agent.phase, Phase::Rejudging { .. })
         {
             agent.phase = next;
-            self.closed.push((Slot::Rejudging, None));
+            self.closed.push((Share::direct(Slot::Rejudging), None));
         }
     }
 

@@ -49,7 +49,7 @@ impl Deref for AgentRef<'_> {
 impl Agent {
     /// Whether nothing is under way for it, and nothing is to come soon.
     pub(super) fn may_rest(&self, now_ms: u64) -> bool {
-        let is_idle = matches!(self.phase, Phase::Idle) && self.slot.is_none();
+        let is_idle = matches!(self.phase, Phase::Idle) && self.share.is_none();
         let list_waits = matches!(
             self.stored_list,
             StoredList::Wanted | StoredList::Delayed | StoredList::Queued

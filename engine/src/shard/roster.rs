@@ -207,10 +207,10 @@ mod tests {
     use crate::hash::{Digest, HashAlg};
     use crate::ima::Committed;
     use crate::pcr::{PcrIndex, PcrValues};
-    use crate::shard::agent::{Live, StoredList};
+    use crate::shard::agent::{Live, StoredList, Via};
     use crate::shard::epoch::Strayed;
     use crate::shard::kept::{KeptParts, Passed, Tied};
-    use crate::shard::pacing::Slot;
+    use crate::shard::pacing::{Share, Slot};
     use crate::shard::{
         AgentPath, AgentRecord, AgentState, BootEpoch, EffectiveStatus, Failure, LastVerdict,
         QuoteRules, Settings, TpmClock, VerdictKind,
@@ -307,6 +307,7 @@ mod tests {
         let mut agent = agent(1, state);
         agent.session = Some(Live {
             id: SessionId(u64::MAX),
+            via: Via::Relay,
             proved: Some(BOOT),
             claimed: BOOT,
             instance: Instance([3; 16]),
@@ -337,6 +338,7 @@ mod tests {
             issued: NOW,
         });
         agent.left_ms = Some(10);
+        agent.directly_until_ms = 11;
         agent.timer_ms = Some(NOW.mono_ms + 60_000);
         agent.key = Key::Unusable;
         agent.last_pass = Some(Box::new(Passed {
@@ -401,7 +403,7 @@ mod tests {
         let busy: [fn(&mut Agent); 8] = [
             |agent| agent.phase = Phase::Ready,
             |agent| agent.phase = Phase::Committing,
-            |agent| agent.slot = Some(Slot::Open),
+            |agent| agent.share = Some(Share::direct(Slot::Open)),
             |agent| agent.stored_list = StoredList::Wanted,
             |agent| agent.stored_list = StoredList::Delayed,
             |agent| agent.stored_list = StoredList::Queued,

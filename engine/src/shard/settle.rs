@@ -48,6 +48,7 @@ pub(super) fn settle(
     };
     match conclusion {
         Conclusion::NotTheAgents(_) => {}
+        Conclusion::Mismatch(_) => settled.trusted_until_ms = Some(0),
         Conclusion::OnceMore(_) => settled.due_ms = now.mono_ms,
         Conclusion::Passed => {
             settled.advance(judged, judging, follows, now);

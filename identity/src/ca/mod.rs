@@ -18,6 +18,7 @@ pub use error::CaError;
 use crate::agent_certificate::URI_PREFIX;
 use crate::ca::file::Contents;
 use crate::limits;
+use crate::relay_certificate::{self, RelayName};
 use crate::x509::certificate::Certificate;
 use crate::x509::issue::{self, Purpose, ServerName, SigningKey, Validity};
 use crate::x509::request::{CertificateRequest, CsrError};
@@ -284,6 +285,56 @@ impl Ca {
         self.issue_to(&request, agent, now_unix_ms)
     }
 
+    /// A certificate for a relay that an operator has named, with which it connects to the server
+    /// and its agents to it.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub fn issue_relay(
+        &self,
+        csr_der: &[u8],
+        relay: &RelayName,
+        now_unix_ms: u64,
+    ) -> Result<IssuedToRelay, IssueError> {
+        let request = CertificateRequest::parse(csr_der)?;
+        let validity = self.leaf_validity(now_unix_ms)?;
+        let uri = format!("{}{relay}", relay_certificate::URI_PREFIX);
+        let current = &self.contents.current;
+        let leaf = issue::leaf(
+            &current.certificate,
+            &current.key,
+            &request.public_key_info,
+            relay.as_str(),
+            Purpose::Both(&uri, relay_certificate::TLS_NAME),
+            validity,
+        )
+        .map_err(CaError::Library)?;
+        check_carried("the relay's certificate", &leaf)?;
+        Ok(IssuedToRelay {
+            chain_der: vec![leaf],
+            key_sha256: request.key_sha256(),
+            not_after_unix_ms: validity.not_after_unix_ms,
+        })
+    }
+
+    /// The next certificate of a relay, for the key that its agents' quotes are bound to.
+    ///
+    /// # Errors
+    /// [`IssueError`]; [`CsrError::OtherKey`] for another key.
+    pub fn renew_relay(
+        &self,
+        csr_der: &[u8],
+        relay: &RelayName,
+        bound_key_sha256: &[u8; 32],
+        now_unix_ms: u64,
+    ) -> Result<IssuedToRelay, IssueError> {
+        let request = CertificateRequest::parse(csr_der)?;
+        if request.key_sha256() != *bound_key_sha256 {
+            return Err(CsrError::OtherKey.into());
+        }
+        self.issue_relay(csr_der, relay, now_unix_ms)
+    }
+
     fn issue_to(
         &self,
         request: &CertificateRequest,
@@ -326,7 +377,18 @@ impl Ca {
     }
 }
 
-/// Why an agent gets no certificate.
+/// A certificate for a relay's own key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedToRelay {
+    /// Leaf first.
+    pub chain_der: Vec<Vec<u8>>,
+    /// SHA-256 of the certified key's SubjectPublicKeyInfo.
+    pub key_sha256: [u8; 32],
+    /// The last moment of its validity.
+    pub not_after_unix_ms: u64,
+}
+
+/// Why an agent or a relay gets no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// The request is at fault.

@@ -76,6 +76,8 @@ pub(crate) enum Purpose<'a> {
     Server(&'a [ServerName]),
     /// A TLS client with this URI.
     Client(&'a str),
+    /// A TLS client with this URI, which is a TLS server of this name, too.
+    Both(&'a str, &'a str),
 }
 
 /// How clients find a server.
@@ -138,6 +140,10 @@ pub(crate) fn leaf(
         Purpose::Client(uri) => {
             extended.client_auth();
             names.uri(uri);
+        }
+        Purpose::Both(uri, dns) => {
+            extended.client_auth().server_auth();
+            names.uri(uri).dns(dns);
         }
     }
     builder.append_extension(extended.build()?)?;

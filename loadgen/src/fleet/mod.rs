@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | neither | all connect at once and stay; the server challenges | challenge to verdict; due to verdict |
 //! | `--rate R` | `R` visits a second: connect, answer, leave | also intended start to Welcome, and to verdict |
+//! | `--relays N` | `N` relays connect and speak for the agents; the server challenges | challenge to verdict; due to verdict |
 //! | `--rate R --stay` | `R` first connections a second, which stay | also intended start to Welcome |
 //!
 //! Whatever was to be begun and was not is counted. `docs/reference/load.md` says what each figure
@@ -15,6 +16,7 @@
 mod flood;
 mod members;
 mod misbehaving;
+mod relayed;
 mod staying;
 mod visiting;
 mod visitor;
@@ -60,6 +62,17 @@ pub struct FleetOptions {
     /// With a rate: agents connect once and stay
     #[arg(long, requires = "rate")]
     pub stay: bool,
+    /// Speak through this many relays, which are simulated, too; an operator's token names them
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "operator_token_file",
+        conflicts_with = "rate"
+    )]
+    pub relays: Option<std::num::NonZeroUsize>,
+    /// File with the API token of an administrator, for --relays
+    #[arg(long, value_name = "FILE")]
+    pub operator_token_file: Option<PathBuf>,
     /// The type of their keys
     #[arg(long, value_enum, default_value = "ecc")]
     pub key: KeyKind,
@@ -154,6 +167,13 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
         for address in addresses.flatten() {
             check_loopback(address)?;
         }
+    }
+    if let Some(relays) = options.relays {
+        ensure!(
+            !options.misbehaviour.is_some(),
+            "agents of relays do as they should: --relays goes with none that misbehave"
+        );
+        return relayed::run(fleet, relays.get()).await;
     }
     let mut report = match options.rate {
         Some(rate) if !options.stay => visiting::run(fleet, rate).await?,

@@ -6,7 +6,7 @@ use rat_agent::device::DeviceError;
 use rat_agent::machine::{Machine, Parts};
 use rat_agent::run::{Answering, BootEpoch, Evidence, RunError, client, connect, evidence};
 use rat_agent::state::Enrolled;
-use rat_engine::evidence::Instance;
+use rat_engine::evidence::{Binding, Instance};
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
 use rat_engine::tpm::Public;
@@ -124,7 +124,8 @@ impl Visitor {
         answering: &Answering,
     ) -> Result<Evidence, RunError> {
         let who = answering.clone();
-        let work = move |parts: &mut Parts| evidence(parts, &challenge, binding, &who);
+        let binding = Binding::Channel(binding);
+        let work = move |parts: &mut Parts| evidence(parts, &challenge, &binding, &who);
         Ok(self.machine.with(work).await??)
     }
 }

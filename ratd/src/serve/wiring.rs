@@ -23,6 +23,7 @@ use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
 use super::{evidence, keylime};
@@ -65,8 +66,10 @@ impl Parts {
             .intake()
             .context("the shards ended")
             .means(Exit::Failed)?;
-        let evidence = evidence::bind(config, &ca, &issued, &store, intake)?;
+        let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
+        let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
         let evidence = Arc::new(evidence);
+        relays.serve(&evidence);
         let watch = health::StoreWatch::start(store.clone(), stop.drain.clone());
         let ca_end = ca.not_after_unix_ms().means(Exit::Unusable)?;
         let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe());
@@ -80,6 +83,7 @@ impl Parts {
             ca: Arc::clone(&ca),
             trust: Arc::new(trust),
             fleet: Arc::new(shards.clone()),
+            relays,
             webhooks: Arc::new(Told(webhooks.webhooks())),
             addresses,
             interval_ms: config.attestation.interval_ms,

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use rat_agent::device::KeyKind;
 use rat_agent::enrol::{EnrolOptions, enrol};
 use rat_agent::machine::Machine;
-use rat_agent::run::Agent;
+use rat_agent::run::{Agent, Through};
+use rat_agent::state::Enrolled;
 use rat_engine::agent_id::AgentId;
 use rat_load::keys::{EkCa, SoftwareKey};
 use rat_load::measured::Entry;
@@ -34,7 +35,7 @@ pub(crate) struct Attested {
     endorsement: SoftwareKey,
     keys: Arc<Keys>,
     boot: Arc<Mutex<Boot>>,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
@@ -73,6 +74,19 @@ impl Attested {
 
     /// Enrols, and begins to attest.
     pub(crate) fn enrol(&mut self, token: &str) -> anyhow::Result<()> {
+        let (machine, enrolled) = self.enrolled(token)?;
+        self.run(machine, enrolled, None);
+        Ok(())
+    }
+
+    /// Enrols again, and attests through a relay.
+    pub(crate) fn enrol_through(&mut self, token: &str, relay: Through) -> anyhow::Result<()> {
+        let (machine, enrolled) = self.enrolled(token)?;
+        self.run(machine, enrolled, Some(relay));
+        Ok(())
+    }
+
+    fn enrolled(&mut self, token: &str) -> anyhow::Result<(Machine, Enrolled)> {
         self.stop();
         let device = SoftwareTpm::new(Arc::clone(&self.keys), Arc::clone(&self.boot));
         let machine = Machine::new(device, SoftwareLogs::new(Arc::clone(&self.boot)));
@@ -84,10 +98,13 @@ impl Attested {
             kind: KeyKind::Ecc,
         };
         let enrolled = self.runtime.block_on(enrol(&machine, &options, None))?;
-        let agent = Agent::new(machine, enrolled, None, Arc::new(|_| {}));
+        Ok((machine, enrolled))
+    }
+
+    fn run(&mut self, machine: Machine, enrolled: Enrolled, relay: Option<Through>) {
+        let agent = Agent::new(machine, enrolled, None, Arc::new(|_| {})).through(relay);
         let (stop, stopped) = watch::channel(false);
         self.running = Some((stop, self.runtime.spawn(agent.run(stopped))));
-        Ok(())
     }
 
     pub(crate) fn stop(&mut self) {

@@ -11,6 +11,7 @@ use rat_api::auth::Gate;
 use rat_api::auth::credential::{Credential, CredentialKind};
 use rat_api::clock::{rfc3339, unix_ms};
 use rat_api::core::fleet::{Answer, Fleet, Seen};
+use rat_api::core::relays::Relays;
 use rat_api::core::webhooks::{ShownWebhook, Test, Webhooks};
 use rat_api::core::{self, Addresses, AgentMode, Core, InMemory};
 use rat_api::listen::{Listener, Security, Stop};
@@ -20,6 +21,7 @@ use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentState, Coverage, Demands, EffectiveStatus, Glance, StatusCounts};
 use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
+use rat_identity::relay_certificate::RelayName;
 use rat_store::{
     Activated, Answered, GroupSettings, NewApiToken, NewGroup, NewPending, Registration, Store,
     StoredAgent,
@@ -159,6 +161,14 @@ impl Fleet for Double {
 }
 
 /// A server without webhooks.
+struct NoRelays;
+
+impl Relays for NoRelays {
+    fn named(&self, _: &RelayName, _: [u8; 32]) {}
+
+    fn taken_back(&self, _: &[u8; 32]) {}
+}
+
 struct NoWebhooks;
 
 impl Webhooks for NoWebhooks {
@@ -226,6 +236,7 @@ impl World {
             shared: Arc::clone(&shared),
             started: runtime.block_on(async { tokio::time::Instant::now() }),
             in_memory: InMemory::default(),
+            relays: Arc::new(NoRelays),
             webhooks: Arc::new(NoWebhooks),
         };
         let router = core::surface(Arc::clone(&shared)).into_router(Arc::new(core));

@@ -24,12 +24,13 @@ pub(super) struct TurnedAway {
 impl TurnedAway {
     /// What the audit log is to be told of an event, if anything.
     pub(super) fn fault(&mut self, event: &Event, now_ms: u64) -> Option<Fault> {
-        let Event::TurnedAway { agent, code, other } = event else {
-            return None;
+        let (agent, code, other, relay) = match event {
+            Event::TurnedAway { agent, code, other } if is_of_somebody_else(*code) => {
+                (agent, code, other.clone(), None)
+            }
+            Event::RelayMismatch { agent, relay, code } => (agent, code, None, Some(*relay)),
+            _ => return None,
         };
-        if !is_of_somebody_else(*code) {
-            return None;
-        }
         if now_ms.saturating_sub(self.since_ms) >= AUDITED_FAULTS_MS {
             self.lately.clear();
             self.since_ms = now_ms;
@@ -46,7 +47,8 @@ impl TurnedAway {
         Some(Fault {
             agent: agent.clone(),
             code: *code,
-            other: other.clone(),
+            other,
+            relay,
         })
     }
 }

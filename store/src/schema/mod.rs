@@ -40,6 +40,11 @@ const SQLITE: &[Step] = &[
         name: "group_rules",
         sql: include_str!("sqlite/005_group_rules.sql"),
     },
+    Step {
+        version: 6,
+        name: "relays",
+        sql: include_str!("sqlite/006_relays.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.

@@ -54,6 +54,7 @@ fn role_gives(role: &str, action: &str) -> bool {
                 "groups:view",
                 "metrics:view",
                 "webhooks:view",
+                "relays:view",
             ];
             viewed.contains(&action)
                 || ["agents:", "policies:", "enroll:", "ek:"]

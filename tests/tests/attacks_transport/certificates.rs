@@ -6,7 +6,7 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::x509::X509;
 use rat_engine::agent_id::AgentId;
-use rat_transport::quic::server::{Client, Tls};
+use rat_transport::quic::server::{Certified, Client, RelayClient, Tls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// The name of every server.
@@ -63,8 +63,9 @@ impl Authority {
     }
 }
 
-/// The agent that a certificate's common name says; none when it says no id.
-pub(crate) fn identify(der: &[u8]) -> Option<Client> {
+/// The agent that a certificate's common name says, or the relay after `relay@`; none when it says
+/// neither.
+pub(crate) fn identify(der: &[u8]) -> Option<Certified> {
     let certificate = X509::from_der(der).ok()?;
     let name = certificate
         .subject_name()
@@ -73,9 +74,18 @@ pub(crate) fn identify(der: &[u8]) -> Option<Client> {
     let text = name.data().to_string().ok()?;
     let spki = certificate.public_key().ok()?.public_key_to_der().ok()?;
     let key = openssl::hash::hash(MessageDigest::sha256(), &spki).ok()?;
-    Some(Client {
+    let key_sha256 = key.as_ref().try_into().ok()?;
+    let valid_for = Duration::MAX;
+    if let Some(name) = text.strip_prefix("relay@") {
+        return Some(Certified::Relay(RelayClient {
+            name: name.to_owned(),
+            key_sha256,
+            valid_for,
+        }));
+    }
+    Some(Certified::Agent(Client {
         agent: AgentId::parse(&text).ok()?,
-        key_sha256: key.as_ref().try_into().ok()?,
-        valid_for: Duration::MAX,
-    })
+        key_sha256,
+        valid_for,
+    }))
 }

@@ -319,6 +319,7 @@ async fn agents_come_back_to_a_server_that_was_restarted() {
         tls: world.authority.server(&[&world.authority]),
         identify: std::sync::Arc::new(super::certificates::identify),
         renew: std::sync::Arc::new(|_, _, _| Ok(Vec::new())),
+        renew_relay: std::sync::Arc::new(|_, _, _| Ok(Vec::new())),
         ca_set: std::sync::Arc::new({
             let ca = world.authority.der();
             move || vec![ca.clone()]

@@ -15,7 +15,7 @@ use rat_transport::measures;
 use rat_transport::quic::client::{
     Client, ClientOptions, Connection, EvidenceParts, Hello, ListParts, ListSource,
 };
-use rat_transport::quic::server::{self, Server, ServerLimits, ServerOptions};
+use rat_transport::quic::server::{self, Certified, Server, ServerLimits, ServerOptions};
 use rat_transport::quic::wire::{Frame, Refused};
 use rat_transport::quic::{ALPN, Reason, RenewRefused};
 use rustls::RootCertStore;
@@ -62,12 +62,16 @@ impl World {
             tls: authority.server(&[&authority]),
             identify: Arc::new(move |der: &[u8]| {
                 let valid_for = *left.lock().unwrap();
-                identify(der).map(|client| server::Client {
-                    valid_for,
-                    ..client
+                identify(der).map(|whose| match whose {
+                    Certified::Agent(client) => Certified::Agent(server::Client {
+                        valid_for,
+                        ..client
+                    }),
+                    Certified::Relay(relay) => Certified::Relay(relay),
                 })
             }),
             renew: Arc::new(move |_, _, _| answer.lock().unwrap().clone()),
+            renew_relay: Arc::new(|_, _, _| Err(RenewRefused::Unavailable)),
             ca_set: Arc::new(move || told.lock().unwrap().clone()),
             limits,
         };

@@ -6,18 +6,24 @@
 //! | one per challenge, server | [`Evidence`](wire::Frame::Evidence), boot log, measurement list | [`Challenge`](wire::Frame::Challenge), [`Verdict`](wire::Frame::Verdict) or `Refused` |
 //! | one per renewal, agent | [`Renew`](wire::Frame::Renew) | [`Renewed`](wire::Frame::Renewed) or `Refused` |
 //!
-//! Each end finishes its half of a stream after what the table says; a byte more is an error. A
+//! A relay's connection has one stream, which the relay opens, for all agents that it speaks for:
+//! [`RelayHello`](wire::Frame::RelayHello), [`RelayWelcome`](wire::Frame::RelayWelcome), and then
+//! frames that each say which agent they are about (`parcels.rs`, ADR 006).
+//!
+//! Each end finishes its half of an agent's stream after what the table says; a byte more is an error. A
 //! connection that ends for a [`Reason`] has its number as application code, and carries the same
 //! frame that a stream would have.
 //!
 //! # Security
 //! TLS 1.3 with certificates both ways, no early data and no resumption: each connection verifies
 //! both certificates against the CA set of the moment. A quote is bound to its connection by 32
-//! bytes of the TLS exporter, which each end computes itself. (Q13)
+//! bytes of the TLS exporter, which each end computes itself. (Q13) A quote that comes through a
+//! relay is bound to the public key of the relay that the agent's record names. (Q16)
 
 use rat_engine::evidence::ChallengeId;
 
 pub mod client;
+pub(crate) mod parcels;
 mod reason;
 mod roots;
 pub mod server;

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod enrolment;
 pub(crate) mod group;
 pub(crate) mod policy;
+pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod status;
 pub(crate) mod webhook;

@@ -240,3 +240,28 @@ pub(crate) enum Bank {
     Sha384,
     Sha512,
 }
+
+/// A relay, and the request for its certificate.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct AddRelay {
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        example = "site-1"
+    )]
+    name: String,
+    /// PKCS#10, DER in base64.
+    csr: String,
+}
+
+/// Through which relay an agent speaks.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+#[schema(as = ChangeRelay)]
+pub(crate) struct Relay {
+    /// The relay's name, or `null` for an agent that comes directly.
+    #[schema(required = true, example = "site-1")]
+    relay: Option<String>,
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rat_engine::appraisal::{Appraisal, Appraised, Reference, Rules};
+use rat_engine::appraisal::{Appraisal, Appraised, ExtraData, Reference, Rules};
 use rat_engine::crypto::VerifyingKey;
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::judge::Judge;
@@ -146,7 +146,7 @@ impl Evidence {
         let reference = Reference {
             key: self.key.into(),
             key_attributes: Some(self.key_attributes),
-            nonce: expected_nonce(nonce, &message),
+            nonce: ExtraData::Given(expected_nonce(nonce, &message)),
             challenged: None,
             pcr_policy: pcr_policy.map(Arc::new),
             boot_pcrs: None,

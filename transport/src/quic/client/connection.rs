@@ -35,6 +35,10 @@ impl Connection {
         }
     }
 
+    pub(super) const fn quic(&self) -> &quinn::Connection {
+        &self.quic
+    }
+
     /// Introduces the agent. The answer tells the server's CA set; the client pins what it was
     /// made with.
     ///

@@ -19,6 +19,7 @@
 mod answer;
 mod connection;
 mod error;
+mod line;
 mod tls;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,10 +28,11 @@ use std::time::Duration;
 
 use quinn::{ClientConfig, Endpoint};
 
-pub use super::wire::{Hello, UploadLimits, Welcome};
+pub use super::wire::{AgentHello, Evidence, Hello, ListHead, RelayWelcome, UploadLimits, Welcome};
 pub use answer::{EvidenceParts, Incoming, ListParts, ListSource};
 pub use connection::Connection;
 pub use error::{ClientError, TlsError};
+pub use line::{AboutAgent, Batch, ForAgent, Line, LineReceiver, LineSender};
 
 use crate::limits;
 use error::handshake_error;

@@ -11,6 +11,8 @@
 //! | `session` | one connection: Hello, Welcome, end |
 //! | `exchange` | one challenge and its answer |
 //! | `upload` | evidence and logs as they arrive |
+//! | `relay` | one connection of a relay, and the agents that it speaks for |
+//! | `relays` | which relays are connected |
 //! | `renewal` | new certificates for agents |
 //! | `renewed` | how often they had one |
 //! | `reset` | how agents learn that a server was started again |
@@ -21,6 +23,8 @@ mod exchange;
 mod memory;
 mod options;
 mod outbox;
+mod relay;
+mod relays;
 mod renewal;
 mod renewed;
 mod reset;
@@ -41,12 +45,16 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-pub use options::{CaSet, Client, Identify, Renew, ServerLimits, ServerOptions, Tls};
+pub use options::{
+    CaSet, Certified, Client, Identify, RelayClient, Renew, RenewRelay, ServerLimits,
+    ServerOptions, Tls,
+};
 pub use tls::TlsError;
 
 use admission::Admission;
 use end::End;
 use memory::Memory;
+use relays::Relays;
 use renewed::Renewed;
 
 use crate::limits;
@@ -83,11 +91,13 @@ struct Shared {
     intake: Arc<dyn Intake>,
     identify: Arc<Identify>,
     renew: Arc<Renew>,
+    renew_relay: Arc<RenewRelay>,
+    relays: Relays,
     ca_set: Arc<CaSet>,
     limits: ServerLimits,
     admission: Admission,
     memory: Memory,
-    renewals: Semaphore,
+    renewals: Arc<Semaphore>,
     renewed: Renewed,
     sessions: AtomicU64,
     draining: watch::Sender<bool>,
@@ -117,6 +127,7 @@ impl Server {
             tls,
             identify,
             renew,
+            renew_relay,
             ca_set,
             limits,
             reset_secret,
@@ -128,10 +139,12 @@ impl Server {
             intake,
             identify,
             renew,
+            renew_relay,
+            relays: Relays::default(),
             ca_set,
             admission: Admission::new(&limits),
             memory: Memory::new(limits.buffered_bytes_max),
-            renewals: Semaphore::new(limits::RENEWALS_AT_ONCE_MAX),
+            renewals: Arc::new(Semaphore::new(limits::RENEWALS_AT_ONCE_MAX)),
             renewed: Renewed::default(),
             limits,
             sessions: AtomicU64::new(0),
@@ -164,6 +177,12 @@ impl Server {
     /// Connections that are open.
     pub fn connections(&self) -> usize {
         self.endpoint.open_connections()
+    }
+
+    /// Ends the connection of the relay with this key, if it has one. [`ServerOptions::identify`]
+    /// must know it no more, or it comes back.
+    pub fn end_relay(&self, key_sha256: &[u8; 32]) {
+        self.shared.relays.end(key_sha256);
     }
 
     /// Refuses whatever is new, lets open challenges be answered until the deadline, and closes.

@@ -20,13 +20,39 @@ pub struct Client {
     pub valid_for: Duration,
 }
 
-/// Reads the agent from a certificate in DER that TLS has verified; `None` when it names none.
-pub type Identify = dyn Fn(&[u8]) -> Option<Client> + Send + Sync;
+/// The relay that a client certificate names, and that an operator has named to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayClient {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo: what its agents' quotes are bound to.
+    pub key_sha256: [u8; 32],
+    /// How long the certificate is valid from now on; then the connection ends.
+    pub valid_for: Duration,
+}
+
+/// Whom a client certificate names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Certified {
+    /// An agent.
+    Agent(Client),
+    /// A relay.
+    Relay(RelayClient),
+}
+
+/// Reads from a certificate in DER that TLS has verified whose it is; `None` when it names nobody
+/// who may connect. Asked once more when a relay has connected, so that one which is taken back at
+/// that moment does not stay.
+pub type Identify = dyn Fn(&[u8]) -> Option<Certified> + Send + Sync;
 
 /// Issues a new certificate to this agent, whose connection has a certificate of this key, on
 /// this PKCS#10 request. May block.
 pub type Renew =
     dyn Fn(&AgentId, [u8; 32], &[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send + Sync;
+
+/// Issues a new certificate to the relay of this name, likewise. May block.
+pub type RenewRelay =
+    dyn Fn(&str, [u8; 32], &[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send + Sync;
 
 /// The certificates of the CAs that agents are to pin, in DER.
 pub type CaSet = dyn Fn() -> Vec<Vec<u8>> + Send + Sync;
@@ -82,6 +108,10 @@ pub struct ServerLimits {
     pub upload_bytes_per_second_min: u64,
     /// Milliseconds that each piece of an upload may take beyond its size.
     pub upload_grace_ms: u64,
+    /// Agents that one relay may speak for.
+    pub relay_agents_max: usize,
+    /// Hellos of a relay's agents each second.
+    pub relay_hellos_per_second_max: u32,
 }
 
 impl Default for ServerLimits {
@@ -100,6 +130,8 @@ impl Default for ServerLimits {
             list_bytes_max: limits::LIST_BYTES_MAX,
             upload_bytes_per_second_min: limits::UPLOAD_BYTES_PER_SECOND_MIN,
             upload_grace_ms: limits::UPLOAD_GRACE_MS,
+            relay_agents_max: limits::RELAY_AGENTS_MAX,
+            relay_hellos_per_second_max: limits::RELAY_HELLOS_PER_SECOND_MAX,
         }
     }
 }
@@ -109,10 +141,12 @@ impl Default for ServerLimits {
 pub struct ServerOptions {
     /// Certificates at the start; [`Server::set_tls`](super::Server::set_tls) replaces them.
     pub tls: Tls,
-    /// Reads the agent from a certificate.
+    /// Reads from a certificate whose it is.
     pub identify: Arc<Identify>,
-    /// Issues new certificates.
+    /// Issues new certificates to agents.
     pub renew: Arc<Renew>,
+    /// Issues new certificates to relays.
+    pub renew_relay: Arc<RenewRelay>,
     /// The CAs that each Welcome tells.
     pub ca_set: Arc<CaSet>,
     /// Limits.

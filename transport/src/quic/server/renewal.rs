@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::Refusal;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::end::End;
 use super::renewed::TooOften;
 use super::session::Session;
+use super::{Client, RelayClient, Shared};
 use crate::limits;
 use crate::measures;
 use crate::quic::streams::{read_end, read_frame};
@@ -42,18 +45,11 @@ async fn serve(
             return Err(End::refused(Refusal::Timeout.into(), limits::BUSY_RETRY_MS));
         }
     };
-    let shared = session.shared;
-    let answer = match shared.renewed.count(&session.client.agent, Instant::now()) {
-        Err(TooOften { limit, wait }) => {
-            measures::limit(limit);
-            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-            Err((RenewRefused::TooOften, wait_ms))
-        }
-        Ok(()) => renew(session, csr)
-            .await
-            .map_err(|refused| (refused, limits::BUSY_RETRY_MS)),
-    };
-    let frame = match answer {
+    let Client {
+        agent, key_sha256, ..
+    } = session.client.clone();
+    let signing = Signing::of(session.shared, Whose::Agent(agent, key_sha256));
+    let frame = match signing.run(csr).await {
         Ok(chain) => Frame::Renewed(chain),
         Err((refused, retry_after_ms)) => {
             let reason = Reason::Renew(refused);
@@ -81,18 +77,61 @@ async fn request(stream: &mut RecvStream) -> Result<Vec<u8>, End> {
     Ok(csr)
 }
 
-/// Has the CA sign, on a thread that may block.
-async fn renew(session: &Session<'_>, csr: Vec<u8>) -> Result<Vec<Vec<u8>>, RenewRefused> {
-    let shared = session.shared;
-    let _place = shared.renewals.acquire().await;
-    let (renew, client) = (Arc::clone(&shared.renew), session.client.clone());
-    let sign = move || renew(&client.agent, client.key_sha256, &csr);
-    match tokio::task::spawn_blocking(sign).await {
-        Ok(answer) => answer,
-        // A panic while signing must not take the connection with it.
-        Err(error) => {
-            tracing::error!(%error, "renewing a certificate failed");
-            Err(RenewRefused::Unavailable)
+/// Who asks for a certificate.
+pub(super) enum Whose {
+    /// An agent, whose certificate so far is for this key.
+    Agent(AgentId, [u8; 32]),
+    /// A relay.
+    Relay(RelayClient),
+}
+
+/// A request for a certificate that is counted already.
+pub(super) struct Signing {
+    counted: Result<(), TooOften>,
+    places: Arc<Semaphore>,
+    sign: Box<dyn FnOnce(&[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send>,
+}
+
+impl Signing {
+    pub(super) fn of(shared: &Shared, whose: Whose) -> Self {
+        let places = Arc::clone(&shared.renewals);
+        match whose {
+            Whose::Agent(agent, key_sha256) => {
+                let renew = Arc::clone(&shared.renew);
+                Self {
+                    counted: shared.renewed.count(&agent, Instant::now()),
+                    places,
+                    sign: Box::new(move |csr| renew(&agent, key_sha256, csr)),
+                }
+            }
+            Whose::Relay(relay) => {
+                let renew = Arc::clone(&shared.renew_relay);
+                Self {
+                    counted: Ok(()),
+                    places,
+                    sign: Box::new(move |csr| renew(&relay.name, relay.key_sha256, csr)),
+                }
+            }
         }
+    }
+
+    /// Has the CA sign, on a thread that may block; or says why not, and when to ask again.
+    pub(super) async fn run(self, csr: Vec<u8>) -> Result<Vec<Vec<u8>>, (RenewRefused, u32)> {
+        if let Err(TooOften { limit, wait }) = self.counted {
+            measures::limit(limit);
+            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            return Err((RenewRefused::TooOften, wait_ms));
+        }
+        let _place = self.places.acquire_owned().await;
+        let sign = self.sign;
+        let answer = match tokio::task::spawn_blocking(move || sign(&csr)).await {
+            Ok(answer) => answer,
+            // A panic while signing must not take the connection with it.
+            Err(error) => {
+                tracing::error!(%error, "renewing a certificate failed");
+                Err(RenewRefused::Unavailable)
+            }
+        };
+        answer.map_err(|refused| (refused, limits::BUSY_RETRY_MS))
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::end::{End, frame};
 use super::outbox::{Inbox, outbox};
-use super::{Client, Shared, exchange, renewal};
+use super::{Certified, Client, Shared, exchange, relay, renewal};
 use crate::limits;
 use crate::measures;
 use crate::quic::Reason;
@@ -47,7 +47,15 @@ pub(super) async fn run(shared: &Shared, connection: Connection) {
 }
 
 async fn serve(shared: &Shared, connection: &Connection) -> End {
-    let (client, hello, mut reply) = match greet(shared, connection).await {
+    let client = match identified(shared, connection) {
+        Ok(Certified::Agent(client)) => client,
+        // Boxed, so that an agent's connection does not carry room for a relay's.
+        Ok(Certified::Relay(named)) => {
+            return Box::pin(relay::serve(shared, connection, named)).await;
+        }
+        Err(end) => return end,
+    };
+    let (client, hello, mut reply) = match greet(shared, connection, client).await {
         Ok(greeted) => greeted,
         Err(end) => return end,
     };
@@ -105,8 +113,8 @@ async fn refuse_hello(reply: &mut SendStream, refused: Refused) -> End {
 async fn greet(
     shared: &Shared,
     connection: &Connection,
+    client: Client,
 ) -> Result<(Client, Hello, SendStream), End> {
-    let client = identified(shared, connection)?;
     let limit = Duration::from_millis(shared.limits.hello_ms_max);
     let (hello, mut reply) = match timeout(limit, read_hello(connection)).await {
         Ok(read) => read?,
@@ -138,7 +146,7 @@ async fn greet(
     Ok((client, hello, reply))
 }
 
-fn identified(shared: &Shared, connection: &Connection) -> Result<Client, End> {
+pub(super) fn identified(shared: &Shared, connection: &Connection) -> Result<Certified, End> {
     let chain = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());

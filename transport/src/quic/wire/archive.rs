@@ -119,6 +119,59 @@ pub(super) struct Renewed {
     pub(super) extensions: Vec<Extension>,
 }
 
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct RelayHello {
+    pub(super) extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct RelayWelcome {
+    pub(super) ca_set: Vec<Vec<u8>>,
+    pub(super) boot_log_bytes_max: u64,
+    pub(super) list_bytes_max: u64,
+    pub(super) upload_bytes_per_second_min: u64,
+    pub(super) agents_max: u32,
+    pub(super) hellos_per_second_max: u32,
+    pub(super) extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct AgentHello {
+    pub(super) client_key_sha256: [u8; 32],
+    pub(super) hello: Hello,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct AgentWelcome {
+    pub(super) next_after_ms: u32,
+    pub(super) extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct Arriving {
+    pub(super) id: [u8; 16],
+    pub(super) bytes: u64,
+    pub(super) extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct More {
+    pub(super) id: [u8; 16],
+    pub(super) extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) id: [u8; 16],
+    pub(super) length: u32,
+    pub(super) extensions: Vec<Extension>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) struct Left {
+    pub(super) extensions: Vec<Extension>,
+}
+
 /// What the archive check needs of a body.
 type Check<'a> = Strategy<Validator<ArchiveValidator<'a>, SharedValidator>, Failure>;
 /// What encoding needs of a body.

@@ -29,8 +29,8 @@ pub enum WireError {
         /// Its number.
         number: u16,
     },
-    /// A type that is kept for relays.
-    #[error("frames of type {number} are reserved for relays, which are not served")]
+    /// A type that is kept for later versions of relays.
+    #[error("frames of type {number} are reserved for relays, and not served")]
     RelayReserved {
         /// Its number.
         number: u16,

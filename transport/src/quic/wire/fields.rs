@@ -41,6 +41,8 @@ pub(super) const SIGNATURE: Cap = cap("SIGNATURE_BYTES_MAX", engine::SIGNATURE_B
 pub(super) const CODE: Cap = cap("CODE_BYTES_MAX", limits::CODE_BYTES_MAX, "bytes");
 pub(super) const DETAIL: Cap = cap("DETAIL_BYTES_MAX", limits::DETAIL_BYTES_MAX, "bytes");
 
+pub(super) const PIECE: Cap = cap("PIECE_BYTES_MAX", limits::PIECE_BYTES_MAX, "bytes");
+
 /// Every PCR in every bank that we compute.
 const VALUES_MAX: usize = 24 * 4;
 const _: () = assert!(VALUES_MAX == engine::PCR_COUNT.saturating_mul(HashAlg::ALL.len()));

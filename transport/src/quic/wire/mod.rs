@@ -53,6 +53,50 @@ pub enum Frame {
     Renew(Vec<u8>),
     /// The new certificate and those above it, in DER.
     Renewed(Vec<Vec<u8>>),
+    /// A relay's first frame.
+    RelayHello,
+    /// The server's answer when the relay is known.
+    RelayWelcome(RelayWelcome),
+    /// The Hello of an agent that a relay speaks for.
+    AgentHello(AgentHello),
+    /// The server's answer when that agent is known.
+    AgentWelcome {
+        /// When its first challenge is due, in milliseconds.
+        next_after_ms: u32,
+    },
+    /// The evidence of this challenge has reached the relay, and so many bytes of logs follow.
+    Arriving(ChallengeId, u64),
+    /// One more piece of the list of this challenge is wanted.
+    More(ChallengeId),
+    /// A piece of the list of this challenge; so many raw bytes follow.
+    Piece(ChallengeId, usize),
+    /// The agent left its relay.
+    Left,
+}
+
+/// What a server says to a relay that it knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayWelcome {
+    /// The certificates of the CAs that agents' certificates are under, in DER.
+    pub ca_set: Vec<Vec<u8>>,
+    /// What the server takes of logs.
+    pub limits: UploadLimits,
+    /// How many agents it may speak for at once.
+    pub agents_max: u32,
+    /// How many of their Hellos are taken each second.
+    pub hellos_per_second_max: u32,
+}
+
+/// The Hello of an agent that a relay speaks for.
+///
+/// # Security
+/// All of it is what the relay says: the agent showed its certificate to the relay, not to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentHello {
+    /// SHA-256 of the SubjectPublicKeyInfo of the agent's certificate.
+    pub client_key_sha256: [u8; 32],
+    /// What the agent says of itself.
+    pub hello: Hello,
 }
 
 /// What an agent says of itself; all but the id are hints.
@@ -154,6 +198,14 @@ impl Frame {
             Self::Verdict(..) => FrameType::Verdict,
             Self::Renew(_) => FrameType::Renew,
             Self::Renewed(_) => FrameType::Renewed,
+            Self::RelayHello => FrameType::RelayHello,
+            Self::RelayWelcome(_) => FrameType::RelayWelcome,
+            Self::AgentHello(_) => FrameType::AgentHello,
+            Self::AgentWelcome { .. } => FrameType::AgentWelcome,
+            Self::Arriving(..) => FrameType::Arriving,
+            Self::More(_) => FrameType::More,
+            Self::Piece(..) => FrameType::Piece,
+            Self::Left => FrameType::Left,
         }
     }
 
@@ -162,10 +214,23 @@ impl Frame {
     /// # Errors
     /// [`EncodeError`] when a field is over its limit. A verdict's detail is cut instead.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        let mut bytes = Vec::new();
+        self.encode_into(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Appends the frame's bytes.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); then nothing is appended.
+    pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let frame = self.frame_type();
         let body = write::body(self)?.ok_or(EncodeError::TooLong { frame })?;
         let preamble = Preamble::of(frame, &body).ok_or(EncodeError::TooLong { frame })?;
-        Ok([&preamble[..], &body].concat())
+        out.reserve(PREAMBLE_BYTES.saturating_add(body.len()));
+        out.extend_from_slice(&preamble);
+        out.extend_from_slice(&body);
+        Ok(())
     }
 
     /// The frame whose bytes are exactly these.

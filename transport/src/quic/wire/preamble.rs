@@ -54,14 +54,30 @@ pub enum FrameType {
     Renew,
     /// The new certificate.
     Renewed,
+    /// A relay's first frame.
+    RelayHello,
+    /// The server's answer when the relay is known.
+    RelayWelcome,
+    /// The Hello of an agent that a relay speaks for.
+    AgentHello,
+    /// The server's answer when that agent is known.
+    AgentWelcome,
+    /// Logs of an agent are on their way to its relay.
+    Arriving,
+    /// One more piece of a list is wanted.
+    More,
+    /// A piece of a list; it follows as raw bytes.
+    Piece,
+    /// An agent left its relay.
+    Left,
 }
 
-/// Type numbers kept for streams that a relay would open; none is served.
-pub const RELAY_TYPES: std::ops::RangeInclusive<u16> = 0x40..=0x4f;
+/// Type numbers kept for what relays may say in later versions; none is served.
+pub const RELAY_TYPES: std::ops::RangeInclusive<u16> = 0x48..=0x4f;
 
 impl FrameType {
     /// Every type.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
         Self::Versions,
         Self::Hello,
         Self::Welcome,
@@ -71,6 +87,14 @@ impl FrameType {
         Self::Verdict,
         Self::Renew,
         Self::Renewed,
+        Self::RelayHello,
+        Self::RelayWelcome,
+        Self::AgentHello,
+        Self::AgentWelcome,
+        Self::Arriving,
+        Self::More,
+        Self::Piece,
+        Self::Left,
     ];
 
     /// Its number.
@@ -85,6 +109,14 @@ impl FrameType {
             Self::Verdict => 6,
             Self::Renew => 7,
             Self::Renewed => 8,
+            Self::RelayHello => 0x40,
+            Self::RelayWelcome => 0x41,
+            Self::AgentHello => 0x42,
+            Self::AgentWelcome => 0x43,
+            Self::Arriving => 0x44,
+            Self::More => 0x45,
+            Self::Piece => 0x46,
+            Self::Left => 0x47,
         }
     }
 
@@ -100,6 +132,14 @@ impl FrameType {
             Self::Verdict => "Verdict",
             Self::Renew => "Renew",
             Self::Renewed => "Renewed",
+            Self::RelayHello => "RelayHello",
+            Self::RelayWelcome => "RelayWelcome",
+            Self::AgentHello => "AgentHello",
+            Self::AgentWelcome => "AgentWelcome",
+            Self::Arriving => "Arriving",
+            Self::More => "More",
+            Self::Piece => "Piece",
+            Self::Left => "Left",
         }
     }
 

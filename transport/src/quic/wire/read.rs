@@ -12,7 +12,8 @@ use super::error::{FieldFault, WireError};
 use super::fields::{self, field};
 use super::preamble::FrameType;
 use super::{
-    EXTENSION_CRITICAL, Evidence, Frame, Hello, ListHead, Refused, UploadLimits, Versions, Welcome,
+    AgentHello, EXTENSION_CRITICAL, Evidence, Frame, Hello, ListHead, Refused, RelayWelcome,
+    UploadLimits, Versions, Welcome,
 };
 use crate::quic::Reason;
 
@@ -26,7 +27,7 @@ pub(super) fn body(frame: FrameType, body: &[u8]) -> Result<Frame, WireError> {
             })),
             _ => Err(WireError::Archive { frame }),
         },
-        FrameType::Hello => hello(archive::decode(frame, body)?).map(Frame::Hello),
+        FrameType::Hello => hello(frame, archive::decode(frame, body)?).map(Frame::Hello),
         FrameType::Welcome => welcome(archive::decode(frame, body)?).map(Frame::Welcome),
         FrameType::Refused => {
             let refused: archive::Refused = archive::decode(frame, body)?;
@@ -51,7 +52,77 @@ pub(super) fn body(frame: FrameType, body: &[u8]) -> Result<Frame, WireError> {
             field(frame, "chain").certificates(&renewed.chain)?;
             Ok(Frame::Renewed(renewed.chain))
         }
+        _ => relayed(frame, body),
     }
+}
+
+/// What a relay and a server say to each other.
+fn relayed(frame: FrameType, body: &[u8]) -> Result<Frame, WireError> {
+    match frame {
+        FrameType::RelayHello => {
+            let hello: archive::RelayHello = archive::decode(frame, body)?;
+            extensions(frame, &hello.extensions)?;
+            Ok(Frame::RelayHello)
+        }
+        FrameType::RelayWelcome => {
+            relay_welcome(archive::decode(frame, body)?).map(Frame::RelayWelcome)
+        }
+        FrameType::AgentHello => {
+            let archive::AgentHello {
+                client_key_sha256,
+                hello,
+            } = archive::decode(frame, body)?;
+            Ok(Frame::AgentHello(AgentHello {
+                client_key_sha256,
+                hello: self::hello(frame, hello)?,
+            }))
+        }
+        FrameType::AgentWelcome => {
+            let welcome: archive::AgentWelcome = archive::decode(frame, body)?;
+            extensions(frame, &welcome.extensions)?;
+            let next_after_ms = welcome.next_after_ms;
+            Ok(Frame::AgentWelcome { next_after_ms })
+        }
+        FrameType::Arriving => {
+            let arriving: archive::Arriving = archive::decode(frame, body)?;
+            extensions(frame, &arriving.extensions)?;
+            Ok(Frame::Arriving(ChallengeId(arriving.id), arriving.bytes))
+        }
+        FrameType::More => {
+            let more: archive::More = archive::decode(frame, body)?;
+            extensions(frame, &more.extensions)?;
+            Ok(Frame::More(ChallengeId(more.id)))
+        }
+        FrameType::Piece => {
+            let piece: archive::Piece = archive::decode(frame, body)?;
+            extensions(frame, &piece.extensions)?;
+            let bytes = usize::try_from(piece.length).unwrap_or(usize::MAX);
+            field(frame, "length").some_within(fields::PIECE, bytes)?;
+            Ok(Frame::Piece(ChallengeId(piece.id), bytes))
+        }
+        FrameType::Left => {
+            let left: archive::Left = archive::decode(frame, body)?;
+            extensions(frame, &left.extensions)?;
+            Ok(Frame::Left)
+        }
+        found => Err(WireError::Unexpected { found }),
+    }
+}
+
+fn relay_welcome(welcome: archive::RelayWelcome) -> Result<RelayWelcome, WireError> {
+    let frame = FrameType::RelayWelcome;
+    extensions(frame, &welcome.extensions)?;
+    field(frame, "ca_set").certificates(&welcome.ca_set)?;
+    Ok(RelayWelcome {
+        ca_set: welcome.ca_set,
+        limits: UploadLimits {
+            boot_log_bytes_max: welcome.boot_log_bytes_max,
+            list_bytes_max: welcome.list_bytes_max,
+            upload_bytes_per_second_min: welcome.upload_bytes_per_second_min,
+        },
+        agents_max: welcome.agents_max,
+        hellos_per_second_max: welcome.hellos_per_second_max,
+    })
 }
 
 /// Skips what a newer peer added, unless it may not be skipped. No extension is known yet.
@@ -69,8 +140,7 @@ fn extensions(frame: FrameType, list: &[archive::Extension]) -> Result<(), WireE
     Ok(())
 }
 
-fn hello(hello: archive::Hello) -> Result<Hello, WireError> {
-    let frame = FrameType::Hello;
+fn hello(frame: FrameType, hello: archive::Hello) -> Result<Hello, WireError> {
     extensions(frame, &hello.extensions)?;
     let agent = AgentId::parse(&hello.agent)
         .map_err(|error| field(frame, "agent").fault(FieldFault::AgentId(error)))?;

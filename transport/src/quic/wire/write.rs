@@ -6,14 +6,14 @@ use super::archive;
 use super::error::WireError;
 use super::fields::{self, field, log_format_number, status_number};
 use super::preamble::FrameType;
-use super::{Evidence, Frame, Hello, Refused, Versions, Welcome};
+use super::{AgentHello, Evidence, Frame, Hello, Refused, RelayWelcome, Versions, Welcome};
 use crate::limits;
 
 /// The body of a frame; `None` when there is no memory for it.
 pub(super) fn body(frame: &Frame) -> Result<Option<Vec<u8>>, WireError> {
     match frame {
         Frame::Versions(Versions { min, max }) => Ok(Some(vec![*min, *max])),
-        Frame::Hello(hello) => self::hello(hello),
+        Frame::Hello(hello) => Ok(archive::encode(&self::hello(FrameType::Hello, hello)?)),
         Frame::Welcome(welcome) => self::welcome(welcome),
         Frame::Refused(Refused {
             reason,
@@ -40,11 +40,66 @@ pub(super) fn body(frame: &Frame) -> Result<Option<Vec<u8>>, WireError> {
                 extensions: Vec::new(),
             }))
         }
+        _ => relayed(frame),
     }
 }
 
-fn hello(hello: &Hello) -> Result<Option<Vec<u8>>, WireError> {
-    let frame = FrameType::Hello;
+/// What a relay and a server say to each other.
+fn relayed(frame: &Frame) -> Result<Option<Vec<u8>>, WireError> {
+    let extensions = Vec::new();
+    Ok(match frame {
+        Frame::RelayHello => archive::encode(&archive::RelayHello { extensions }),
+        Frame::RelayWelcome(welcome) => return relay_welcome(welcome),
+        Frame::AgentHello(AgentHello {
+            client_key_sha256,
+            hello,
+        }) => archive::encode(&archive::AgentHello {
+            client_key_sha256: *client_key_sha256,
+            hello: self::hello(FrameType::AgentHello, hello)?,
+        }),
+        Frame::AgentWelcome { next_after_ms } => archive::encode(&archive::AgentWelcome {
+            next_after_ms: *next_after_ms,
+            extensions,
+        }),
+        Frame::Arriving(id, bytes) => archive::encode(&archive::Arriving {
+            id: id.0,
+            bytes: *bytes,
+            extensions,
+        }),
+        Frame::More(id) => archive::encode(&archive::More {
+            id: id.0,
+            extensions,
+        }),
+        Frame::Piece(id, bytes) => {
+            field(FrameType::Piece, "length").some_within(fields::PIECE, *bytes)?;
+            archive::encode(&archive::Piece {
+                id: id.0,
+                length: u32::try_from(*bytes).unwrap_or(u32::MAX),
+                extensions,
+            })
+        }
+        Frame::Left => archive::encode(&archive::Left { extensions }),
+        other => {
+            let found = other.frame_type();
+            return Err(WireError::Unexpected { found });
+        }
+    })
+}
+
+fn relay_welcome(welcome: &RelayWelcome) -> Result<Option<Vec<u8>>, WireError> {
+    field(FrameType::RelayWelcome, "ca_set").certificates(&welcome.ca_set)?;
+    Ok(archive::encode(&archive::RelayWelcome {
+        ca_set: welcome.ca_set.clone(),
+        boot_log_bytes_max: welcome.limits.boot_log_bytes_max,
+        list_bytes_max: welcome.limits.list_bytes_max,
+        upload_bytes_per_second_min: welcome.limits.upload_bytes_per_second_min,
+        agents_max: welcome.agents_max,
+        hellos_per_second_max: welcome.hellos_per_second_max,
+        extensions: Vec::new(),
+    }))
+}
+
+fn hello(frame: FrameType, hello: &Hello) -> Result<archive::Hello, WireError> {
     let log_formats: Vec<u8> = hello
         .log_formats
         .iter()
@@ -55,7 +110,7 @@ fn hello(hello: &Hello) -> Result<Option<Vec<u8>>, WireError> {
     field(frame, "log_formats").distinct(log_formats.iter().map(|number| (*number).into()))?;
     field(frame, "banks").within(fields::BANKS, banks.len())?;
     field(frame, "banks").distinct(banks.iter().map(|id| (*id).into()))?;
-    Ok(archive::encode(&archive::Hello {
+    Ok(archive::Hello {
         agent: hello.agent.as_str().to_owned(),
         log_formats,
         banks,
@@ -64,7 +119,7 @@ fn hello(hello: &Hello) -> Result<Option<Vec<u8>>, WireError> {
         entry_count: hello.entry_count,
         instance: hello.instance.0,
         extensions: Vec::new(),
-    }))
+    })
 }
 
 fn welcome(welcome: &Welcome) -> Result<Option<Vec<u8>>, WireError> {
