@@ -539,7 +539,7 @@ fn x01_bodies_that_are_no_request_are_refused() {
             400,
             "missing parameter 'data'",
         ),
-        (br#"{"type":"tpm","data":[]}"#, 400, "must be a JSON object"),
+        (br#"{"type":"tpm","data":[]}"#, 400, "must be an object"),
         (br#"{"type":"x","data":{}}"#, 400, "invalid evidence type"),
         (br#"{"type":7,"data":{}}"#, 400, "invalid evidence type"),
         (br#"{"type":"tee","data":{}}"#, 501, "tee"),
@@ -698,7 +698,11 @@ fn quotes_of_a_tpm_are_valid_with_every_key_that_it_has() {
             "sha256" => &[],
             _ => &["pcr_validation.bank_not_quoted"],
         };
-        let kinds: Vec<String> = answered.failures().into_iter().map(|(kind, _)| kind).collect();
+        let kinds: Vec<String> = answered
+            .failures()
+            .into_iter()
+            .map(|(kind, _)| kind)
+            .collect();
         assert_eq!(kinds, expected, "{key}: {}", answered.body);
         data["nonce"] = BASE64.encode([0xc0, 0xff, 0xef]).into();
         fails(&data, QUOTE, "quote.nonce_mismatch");

@@ -17,7 +17,9 @@ fn keylime(ratd: &Ratd) -> Client {
 }
 
 fn body(data: &Value) -> Vec<u8> {
-    json!({"type": "tpm", "data": data}).to_string().into_bytes()
+    json!({"type": "tpm", "data": data})
+        .to_string()
+        .into_bytes()
 }
 
 fn post(client: &Client, path: &str, headers: &[&str], body: &[u8]) -> Answer {
@@ -45,7 +47,11 @@ fn it_has_a_listener_of_its_own_with_its_own_routes() {
     let client = keylime(&ratd);
     let data = data(&Machine::valid());
     let versions = ["/v2.6", "/v2.5", "/v2", "/2.6"].map(|it| format!("{it}/verify/evidence"));
-    for path in versions.iter().map(String::as_str).chain(["/v2.6/verify/evidence/"]) {
+    for path in versions
+        .iter()
+        .map(String::as_str)
+        .chain(["/v2.6/verify/evidence/"])
+    {
         let answer = post(&client, path, &[], &body(&data));
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -54,9 +60,15 @@ fn it_has_a_listener_of_its_own_with_its_own_routes() {
         assert_eq!(answer.json()["results"], expected);
     }
     let answer = post(&client, "/v2.4/verify/evidence", &[], &body(&data));
-    assert_eq!(answer.json()["results"], json!({"valid": 1, "failures": []}));
+    assert_eq!(
+        answer.json()["results"],
+        json!({"valid": 1, "failures": []})
+    );
     let answer = post(&client, "/v2.3/verify/evidence", &[], &body(&data));
-    assert_eq!((answer.status, &answer.json()["status"]), (400, &json!("API Version not supported")));
+    assert_eq!(
+        (answer.status, &answer.json()["status"]),
+        (400, &json!("API Version not supported"))
+    );
     for (method, path, status) in [
         ("POST", "/v3.0/verify/evidence", 404),
         ("POST", "/v2.6/agents/a", 404),
@@ -64,10 +76,17 @@ fn it_has_a_listener_of_its_own_with_its_own_routes() {
         ("DELETE", PATH, 405),
     ] {
         let answer = client.request_of_own(method, path, &[], b"");
-        assert_eq!((answer.status, answer.body.as_slice()), (status, &b""[..]), "{path}");
+        assert_eq!(
+            (answer.status, answer.body.as_slice()),
+            (status, &b""[..]),
+            "{path}"
+        );
     }
     // Nothing of the Core API is here, and nothing of this there.
-    assert_eq!(client.request_of_own("GET", "/agents/", &[], b"").status, 404);
+    assert_eq!(
+        client.request_of_own("GET", "/agents/", &[], b"").status,
+        404
+    );
     assert_eq!(post(&ratd.client(), PATH, &[], &body(&data)).status, 404);
     let name = "attest_evidence_verifications_total";
     assert_eq!(counted(&ratd, name, &["result=\"valid\""]), 6.0);
@@ -79,7 +98,10 @@ fn it_can_be_added_to_the_core_listener() {
     let address: SocketAddr = free.local_addr().unwrap();
     drop(free);
     let home = Home::new();
-    let (core, here) = (format!("core.listen={address}"), format!("keylime.listen={address}"));
+    let (core, here) = (
+        format!("core.listen={address}"),
+        format!("keylime.listen={address}"),
+    );
     let ratd = home.start(&[&core, &here]);
     assert_eq!(ratd.keylime, None);
     let data = data(&Machine::valid());
@@ -87,7 +109,17 @@ fn it_can_be_added_to_the_core_listener() {
     assert_eq!(answer.json()["results"]["valid"], true);
     assert_eq!(ratd.client().get("/livez", None).status, 200);
     drop(ratd);
-    let said = home.fails(3, &["--set", &core, "--set", &here, "--set", "core.plain_http=true"]);
+    let said = home.fails(
+        3,
+        &[
+            "--set",
+            &core,
+            "--set",
+            &here,
+            "--set",
+            "core.plain_http=true",
+        ],
+    );
     assert!(said.contains("keylime.listen"), "{said}");
 }
 
@@ -119,7 +151,13 @@ fn s15_what_it_judges_leaves_nothing_behind() {
     let machine = Machine::valid();
     let cache = || {
         let results = ["hit", "miss", "inserted", "promoted"];
-        results.map(|result| counted(&ratd, "attest_ima_cache_total", &[&format!("result=\"{result}\"")]))
+        results.map(|result| {
+            counted(
+                &ratd,
+                "attest_ima_cache_total",
+                &[&format!("result=\"{result}\"")],
+            )
+        })
     };
     let before = cache();
     for _ in 0..3 {
@@ -133,7 +171,10 @@ fn s15_what_it_judges_leaves_nothing_behind() {
     let agents = ratd.client().get("/agents/", Some(&ratd.admin()));
     assert_eq!(agents.json(), json!([]));
     let labels = ["result=\"invalid\"", "code=\"quote.nonce_mismatch\""];
-    assert_eq!(counted(&ratd, "attest_evidence_verifications_total", &labels), 3.0);
+    assert_eq!(
+        counted(&ratd, "attest_evidence_verifications_total", &labels),
+        3.0
+    );
 }
 
 #[test]
@@ -147,16 +188,26 @@ fn x07_request_ids_are_repeated_when_they_are_plain() {
     };
     assert_eq!(id("x-request-id: abc-1.2_3"), "abc-1.2_3");
     let long = format!("x-request-id: {}", "a".repeat(65));
-    for header in ["x-request-id: <script>", "x-request-id: a b", "x-request-id:", &long] {
+    for header in [
+        "x-request-id: <script>",
+        "x-request-id: a b",
+        "x-request-id:",
+        &long,
+    ] {
         let drawn = id(header);
-        assert!(drawn.len() == 16 && drawn.bytes().all(|byte| byte.is_ascii_hexdigit()), "{drawn}");
+        assert!(
+            drawn.len() == 16 && drawn.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{drawn}"
+        );
     }
     assert_ne!(id("x: y"), id("x: y"));
 }
 
 /// The head of a request with a body of so many bytes.
 fn head(bytes: usize) -> String {
-    format!("POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n")
+    format!(
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n"
+    )
 }
 
 #[test]

@@ -25,13 +25,20 @@ pub fn verify_evidence(data: &[u8]) {
         assert_eq!(oldest.body["results"], json!({"valid": 1, "failures": []}));
     } else if !results["valid"].is_null() {
         assert_eq!(results["claims"], json!({}));
-        assert!(!newest.failures().is_empty(), "invalid, and nothing is wrong");
+        assert!(
+            !newest.failures().is_empty(),
+            "invalid, and nothing is wrong"
+        );
         assert_eq!(oldest.failures(), newest.failures());
     }
 }
 
 fn is_an_answer(answered: &Answered) {
-    assert!([200, 400, 501].contains(&answered.status), "{}", answered.body);
+    assert!(
+        [200, 400, 501].contains(&answered.status),
+        "{}",
+        answered.body
+    );
     assert_eq!(answered.body["code"], answered.status);
     assert!(answered.body["status"].is_string() && answered.body["results"].is_object());
 }
