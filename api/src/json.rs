@@ -94,18 +94,7 @@ impl<'a> Object<'a> {
     /// [`ApiError::Json`] when it is no JSON text (a byte order mark, bytes that are not UTF-8 and
     /// trailing bytes included), [`ApiError::NotAnObject`] when it is another value.
     pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
-        Self::read(body, &[])
-    }
-
-    /// The object that `body` is, with the values of these members as the texts that they are.
-    ///
-    /// # Errors
-    /// As [`parse`](Self::parse).
-    pub(crate) fn with_documents(
-        body: &'a [u8],
-        documents: &[&'static str],
-    ) -> Result<Self, ApiError> {
-        Self::read(body, documents)
+        Self::read(body, None)
     }
 
     /// The object that `body` is, when it holds nothing but what this form has. No body at all is
@@ -115,7 +104,7 @@ impl<'a> Object<'a> {
     /// As [`parse`](Self::parse), and [`ApiError::UnknownMember`].
     pub fn of_form(body: &'a [u8], form: &Form) -> Result<Self, ApiError> {
         let body = if body.is_empty() { b"{}" } else { body };
-        let object = Self::read(body, form.document.as_slice())?;
+        let object = Self::read(body, form.document)?;
         let is_known = |name: &str| form.members.contains(&name) || form.document == Some(name);
         let unknown = object.members.iter().find(|(name, _)| !is_known(name));
         match unknown {
@@ -135,12 +124,12 @@ impl<'a> Object<'a> {
         Self::of_form(body, form)
     }
 
-    fn read(body: &'a [u8], documents: &[&'static str]) -> Result<Self, ApiError> {
+    fn read(body: &'a [u8], document: Option<&'static str>) -> Result<Self, ApiError> {
         let fault = Cell::new(None);
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let root = Root {
             fault: &fault,
-            documents,
+            document,
         };
         let parsed = deserializer.deserialize_map(root).and_then(|members| {
             deserializer.end()?;
@@ -174,18 +163,6 @@ impl<'a> Object<'a> {
             }
             Some(Member::Text(text)) => Ok(Some(text)),
             Some(other) => Err(other.is_not(name, "a string")),
-        }
-    }
-
-    /// The text of a member that may be missing or null, of any length that the body has.
-    ///
-    /// # Errors
-    /// What it is, when it is no string.
-    pub(crate) fn whole_text(&self, name: &str) -> Result<Option<&str>, &'static str> {
-        match self.member(name) {
-            None | Some(Member::Null) => Ok(None),
-            Some(Member::Text(text)) => Ok(Some(text)),
-            Some(other) => Err(other.kind()),
         }
     }
 
@@ -326,7 +303,7 @@ impl<'a> Object<'a> {
 
 struct Root<'f> {
     fault: &'f Cell<Option<JsonFault>>,
-    documents: &'f [&'static str],
+    document: Option<&'static str>,
 }
 
 impl<'de> Visitor<'de> for Root<'_> {
@@ -337,7 +314,8 @@ impl<'de> Visitor<'de> for Root<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        read_members(map, self.fault, 1, self.documents)
+        let document = self.document;
+        read_members(map, self.fault, 1, document)
     }
 }
 
@@ -346,7 +324,7 @@ fn read_members<'de, A: MapAccess<'de>>(
     mut map: A,
     fault: &Cell<Option<JsonFault>>,
     depth: usize,
-    documents: &[&str],
+    document: Option<&str>,
 ) -> Result<Vec<(Cow<'de, str>, Member<'de>)>, A::Error> {
     let mut members: Vec<(Cow<'de, str>, Member<'de>)> = Vec::new();
     while let Some(name) = map.next_key_seed(Text)? {
@@ -356,7 +334,7 @@ fn read_members<'de, A: MapAccess<'de>>(
         if members.iter().any(|(known, _)| *known == name) {
             return Err(refuse(fault, JsonFault::Duplicate));
         }
-        let value = if documents.contains(&&*name) {
+        let value = if document == Some(&*name) {
             Member::Document(map.next_value::<&RawValue>()?.get())
         } else {
             map.next_value_seed(Value { fault, depth })?
@@ -371,7 +349,8 @@ fn refuse<E: Error>(slot: &Cell<Option<JsonFault>>, fault: JsonFault) -> E {
     E::custom("refused")
 }
 
-struct Text;
+/// A string, borrowed where it holds no escapes.
+pub(crate) struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
     type Value = Cow<'de, str>;
@@ -480,7 +459,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let deeper: Self = self.deeper()?;
-        read_members(map, self.fault, deeper.depth, &[])?;
+        read_members(map, self.fault, deeper.depth, None)?;
         Ok(Member::Other("an object"))
     }
 }

@@ -467,6 +467,9 @@ async fn discard(body: Body) {
     }
 }
 
+/// Bytes of an announced body that there is room for before they come.
+const EXPECTED_BYTES_MAX: usize = 4 << 20;
+
 /// The whole body, within a limit, the places that it takes, and a time. (X01, X02)
 async fn read(
     headers: &HeaderMap,
@@ -488,7 +491,9 @@ async fn read(
     }
     let begun = Instant::now();
     let mut limited = Limited::new(body, max);
-    let mut bytes = BytesMut::new();
+    // What is announced and does not come costs no more than this.
+    let expected = announced.unwrap_or(0).min(EXPECTED_BYTES_MAX);
+    let mut bytes = BytesMut::with_capacity(expected);
     loop {
         match tokio::time::timeout_at(reading_ends(begun, bytes.len()), limited.frame()).await {
             Ok(None) => return Ok(bytes.freeze()),

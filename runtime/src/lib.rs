@@ -34,5 +34,6 @@ pub use control::{ControlError, Reloaded};
 pub use events::{EventStream, Lost};
 pub use groups::{GroupError, load_group};
 pub use health::{Health, ListsHealth, StoreHealth, WorkerHealth};
+pub use limits::{IMA_CACHE_AGENT_BYTES_MIN, IMA_CACHE_BYTES_MAX, IMA_CACHE_BYTES_MIN};
 pub use runtime::{Drained, Runtime, StartError};
 pub use settings::Settings;

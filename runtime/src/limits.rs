@@ -44,3 +44,10 @@ pub(crate) const RETENTION_INTERVAL_MS: u64 = 60_000;
 pub(crate) const INLINE_LIST_BYTES_MAX: usize = 16 * 1024;
 /// Tasks of one turn that a worker judges itself when there are lanes.
 pub(crate) const INLINE_TASKS_MAX: usize = 2;
+/// Bytes that the caches of measurement lists are given at least: less holds no list.
+pub const IMA_CACHE_BYTES_MIN: usize = 1 << 20;
+/// Bytes that they are given at most: the files of no fleet need more.
+pub const IMA_CACHE_BYTES_MAX: usize = 64 << 30;
+/// Bytes of these that one machine alone may be given, at least; at most it is a quarter, which is
+/// the room of what only one machine has shown.
+pub const IMA_CACHE_AGENT_BYTES_MIN: usize = 64 << 10;

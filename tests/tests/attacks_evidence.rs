@@ -539,7 +539,7 @@ fn x01_bodies_that_are_no_request_are_refused() {
             400,
             "missing parameter 'data'",
         ),
-        (br#"{"type":"tpm","data":[]}"#, 400, "must be a JSON object"),
+        (br#"{"type":"tpm","data":[]}"#, 400, "must be an object"),
         (br#"{"type":"x","data":{}}"#, 400, "invalid evidence type"),
         (br#"{"type":7,"data":{}}"#, 400, "invalid evidence type"),
         (br#"{"type":"tee","data":{}}"#, 501, "tee"),

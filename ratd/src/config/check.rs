@@ -6,9 +6,10 @@ use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
 use rat_engine::shard::Settings;
 use rat_identity::ek::EkTrust;
+use rat_runtime::{IMA_CACHE_AGENT_BYTES_MIN, IMA_CACHE_BYTES_MAX, IMA_CACHE_BYTES_MIN};
 use rat_store::limits::INTERVAL_MS_MIN;
 
-use super::{Config, Mode, webhook};
+use super::{Config, Mode, Runtime, webhook};
 use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
@@ -55,6 +56,9 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     for (key, _) in places(config).iter().filter(|(_, places)| *places == 0) {
         fault(key, "must be 1 or more".to_owned());
     }
+    for (key, text) in cache_faults(&config.runtime) {
+        fault(key, text);
+    }
     let attestation = &config.attestation;
     if attestation.interval_ms < 10 {
         fault("attestation.interval_ms", "must be 10 or more".to_owned());
@@ -76,6 +80,27 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         fault("log.level", "is no level".to_owned());
     }
     faults
+}
+
+/// What is wrong with the caches' sizes.
+fn cache_faults(runtime: &Runtime) -> Vec<(&'static str, String)> {
+    let quarter = runtime.ima_cache_bytes.div_ceil(4);
+    [
+        (
+            "runtime.ima_cache_bytes",
+            runtime.ima_cache_bytes,
+            IMA_CACHE_BYTES_MIN..=IMA_CACHE_BYTES_MAX,
+        ),
+        (
+            "runtime.ima_cache_agent_bytes",
+            runtime.ima_cache_agent_bytes,
+            IMA_CACHE_AGENT_BYTES_MIN..=quarter,
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, given, range)| !range.contains(given))
+    .map(|(key, _, range)| (key, format!("must be {} to {}", range.start(), range.end())))
+    .collect()
 }
 
 /// The shortest interval that a group can have.

@@ -75,6 +75,10 @@ keys! {
     "runtime.workers": "Threads that drive shards. 0: as many as cores, less one of every four.";
     "runtime.arith_threads": "Threads that verify signatures and replay logs. 0: as many as cores.";
     "runtime.io_threads": "Threads that serve connections. 0: as many as cores, four at most.";
+    "runtime.ima_cache_bytes": "Bytes for what the measurement lists of the fleet have in common \
+        ([how](../adr/005-caches-of-measured-events.md)): about 250 for each distinct file. \
+        `attest_ima_cache_total` shows whether they are enough.";
+    "runtime.ima_cache_agent_bytes": "Of these, what one machine alone may fill. At most a quarter.";
     "log.format": "`text` or `json`, on standard error.";
     "log.level": "`error`, `warn`, `info`, `debug` or `trace`; or a list of `target=level`.";
     "drain.deadline_ms": "Milliseconds that everything under way has to end after SIGTERM: \

@@ -12,6 +12,7 @@ pub(crate) mod webhook;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use rat_engine::ima::CacheLimits;
 use serde::{Deserialize, Serialize};
 
 use webhook::Webhook;
@@ -114,12 +115,14 @@ pub(crate) enum Mode {
     Leave,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Runtime {
     pub(crate) workers: usize,
     pub(crate) arith_threads: usize,
     pub(crate) io_threads: usize,
+    pub(crate) ima_cache_bytes: usize,
+    pub(crate) ima_cache_agent_bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,6 +209,19 @@ impl Default for Attestation {
             challenge_deadline_ms: 5_000,
             max_age_ms: 30_000,
             mode: Mode::Stay,
+        }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        let caches = CacheLimits::default();
+        Self {
+            workers: 0,
+            arith_threads: 0,
+            io_threads: 0,
+            ima_cache_bytes: caches.bytes_max,
+            ima_cache_agent_bytes: caches.agent_bytes_max,
         }
     }
 }

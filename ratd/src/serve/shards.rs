@@ -9,6 +9,7 @@ use rat_api::core::fleet::{Answer, Fleet, FleetUnavailable, Seen};
 use rat_api::health::{Check, Probe};
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::Intake;
+use rat_engine::ima::CacheLimits;
 use rat_engine::shard::{self, AgentView, Coverage, Glance, Operation, StatusCounts};
 use rat_ops::webhook;
 use rat_runtime::{
@@ -118,6 +119,10 @@ fn settings(config: &Config) -> Settings {
     Settings {
         workers: given(config.runtime.workers, defaults.workers),
         arith_threads: given(config.runtime.arith_threads, defaults.arith_threads),
+        ima_caches: CacheLimits {
+            bytes_max: config.runtime.ima_cache_bytes,
+            agent_bytes_max: config.runtime.ima_cache_agent_bytes,
+        },
         shard: shard::Settings {
             challenge_deadline_ms: attestation.challenge_deadline_ms,
             max_age_ms: attestation.max_age_ms,

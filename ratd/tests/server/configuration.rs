@@ -84,6 +84,24 @@ fn values_that_do_not_fit_are_errors_by_key() {
         ("attestation.interval_ms=ten", "attestation.interval_ms"),
         ("attestation.interval_ms=1", "attestation.interval_ms"),
         ("attestation.max_age_ms=1", "attestation.max_age_ms"),
+        ("runtime.ima_cache_bytes=1048575", "runtime.ima_cache_bytes"),
+        (
+            "runtime.ima_cache_bytes=68719476737",
+            "runtime.ima_cache_bytes",
+        ),
+        (
+            "runtime.ima_cache_agent_bytes=65535",
+            "runtime.ima_cache_agent_bytes",
+        ),
+        (
+            "runtime.ima_cache_agent_bytes=16777217",
+            "runtime.ima_cache_agent_bytes",
+        ),
+        ("keylime.listen=8881", "keylime.listen"),
+        (
+            "keylime.requests_per_address_per_second=0",
+            "keylime.requests_per_address_per_second",
+        ),
         ("attestation.mode=sometimes", "attestation.mode"),
         ("address=0.0.0.0", "address"),
         ("evidence.addresses=[\"nowhere\"]", "evidence.addresses"),

@@ -48,14 +48,14 @@ pub(super) fn judge(
     let pcr_policy = read_pcr_policy(asked)?;
     refuse_boot_policy(asked)?;
     let list = asked.optional("ima_measurement_list")?;
-    let judge = match (asked.runtime_policy, list) {
+    let judge = match (asked.runtime_policy(), &list) {
         (Some(policy), _) => Some(policies.judge(policy)?),
         (None, Some(_)) => Some(Policies::none()?),
         (None, None) => None,
     };
     let boot_log = read_boot_log(asked)?;
     let Some(hash) = HashAlg::from_name(name.as_bytes()) else {
-        return Ok(vec![Failure::unknown_hash(name)]);
+        return Ok(vec![Failure::unknown_hash(&name)]);
     };
     let evidence = match Evidence::read(asked, hash)? {
         Ok(evidence) => evidence,
@@ -64,11 +64,11 @@ pub(super) fn judge(
     let log_hash = judge
         .as_ref()
         .map(|judge| judge.policy().compiled().log_hash_alg());
-    let mut appraisal = evidence.appraise(asked.needed("nonce")?, judge, pcr_policy, hash);
+    let mut appraisal = evidence.appraise(&asked.needed("nonce")?, judge, pcr_policy, hash);
     if let Some(log) = boot_log {
         appraisal.boot_log(&log);
     }
-    if let Some(list) = list {
+    if let Some(list) = &list {
         replay(&mut appraisal, list.as_bytes(), log_hash, until)?;
     }
     Ok(failures(appraisal.conclude(), list.is_some()))
@@ -84,7 +84,7 @@ struct Evidence {
 impl Evidence {
     /// Reads what the machine is said to have sent, and its key.
     fn read(asked: &Asked<'_>, hash: HashAlg) -> Result<Result<Self, Failure>, Refused> {
-        let bytes = match decode(asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX) {
+        let bytes = match decode(&asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX) {
             Some(bytes) => bytes,
             None => {
                 let detail = "tpm_ak is no TPM2B_PUBLIC in base64";
@@ -108,7 +108,7 @@ impl Evidence {
                 return Ok(Err(Failure::of_key(Code::AkNotAllowed, &detail)));
             }
         };
-        let quote = match QuoteText::parse(asked.needed("quote")?) {
+        let quote = match QuoteText::parse(&asked.needed("quote")?) {
             Ok(quote) => quote,
             Err(error) => {
                 return Ok(Err(Failure::of_quote(
@@ -211,7 +211,7 @@ fn read_boot_log(asked: &Asked<'_>) -> Result<Option<Vec<u8>>, Refused> {
     let Some(text) = asked.optional("mb_log")? else {
         return Ok(None);
     };
-    match decode(text, UEFI_LOG_BYTES_MAX) {
+    match decode(&text, UEFI_LOG_BYTES_MAX) {
         Some(log) => Ok(Some(log)),
         None => Err(Refused::request(format!(
             "mb_log must be base64 of at most {UEFI_LOG_BYTES_MAX} bytes"

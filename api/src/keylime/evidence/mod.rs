@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
@@ -38,8 +39,8 @@ use request::{Asked, Fault};
 
 /// What came of a request.
 enum Outcome {
-    /// Everything that was asked of the evidence holds; the text of what was sent.
-    Valid(Bytes),
+    /// Everything that was asked of the evidence holds; the text of what was sent, in pieces.
+    Valid(Vec<Bytes>),
     /// Something does not.
     Invalid(Vec<Failure>),
     /// A parameter or policy is missing, in the shape of a failure.
@@ -74,10 +75,11 @@ impl Refused {
 /// Judges evidence.
 pub(super) async fn verify(
     axum::extract::State(keylime): State,
-    Path(version): Path<String>,
+    version: Result<Path<String>, PathRejection>,
     body: Bytes,
 ) -> Response {
-    let version = match ApiVersion::parse(&version) {
+    let version = version.map_err(|_| VersionFault::NotFound);
+    let version = match version.and_then(|Path(version)| ApiVersion::parse(&version)) {
         Ok(version) => version,
         Err(VersionFault::NotSupported) => {
             let text = "API Version not supported";
@@ -160,9 +162,7 @@ impl Work {
             Err(Fault::Refused(refused)) => return Outcome::Refused(refused),
         };
         match judge::judge(&asked, &self.keylime.policies, self.until) {
-            Ok(failures) if failures.is_empty() => {
-                Outcome::Valid(self.body.slice_ref(asked.data.as_bytes()))
-            }
+            Ok(failures) if failures.is_empty() => Outcome::Valid(asked.claims(&self.body)),
             Ok(failures) => Outcome::Invalid(failures),
             Err(refused) => Outcome::Refused(refused),
         }
@@ -210,9 +210,9 @@ const SUCCESS: &str = "Success";
 
 fn answer(version: ApiVersion, outcome: Outcome) -> Response {
     match outcome {
-        Outcome::Valid(data) => {
+        Outcome::Valid(claims) => {
             count("valid", "");
-            valid(version, data)
+            valid(version, claims)
         }
         Outcome::Invalid(failures) => {
             count("invalid", failures.first().map_or("", Failure::code));
@@ -238,19 +238,16 @@ fn answer(version: ApiVersion, outcome: Outcome) -> Response {
 
 /// The answer for evidence that is valid. What was sent is given back as it came: it is JSON, and
 /// may be long.
-fn valid(version: ApiVersion, data: Bytes) -> Response {
+fn valid(version: ApiVersion, claims: Vec<Bytes>) -> Response {
     let head = br#"{"code":200,"status":"Success","results":{"valid":"#;
-    let pieces = match version {
-        ApiVersion::V2_4 => vec![
-            Bytes::from_static(head),
-            Bytes::from_static(br#"1,"failures":[]}}"#),
-        ],
-        ApiVersion::V2_5 | ApiVersion::V2_6 => vec![
-            Bytes::from_static(head),
-            Bytes::from_static(br#"true,"claims":"#),
-            data,
-            Bytes::from_static(br#","failures":[]}}"#),
-        ],
-    };
+    let mut pieces = vec![Bytes::from_static(head)];
+    match version {
+        ApiVersion::V2_4 => pieces.push(Bytes::from_static(b"1")),
+        ApiVersion::V2_5 | ApiVersion::V2_6 => {
+            pieces.push(Bytes::from_static(br#"true,"claims":"#));
+            pieces.extend(claims);
+        }
+    }
+    pieces.push(Bytes::from_static(br#","failures":[]}}"#));
     envelope::of_pieces(pieces)
 }

@@ -1,10 +1,8 @@
 //! Runtime policies of requests, compiled once for as long as they recur.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rat_engine::crypto;
-use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
 
@@ -14,13 +12,14 @@ use crate::limits::{COMPILED_POLICIES_BYTES_MAX, COMPILED_POLICIES_MAX};
 /// The policies that were asked for last.
 ///
 /// # Security
-/// A policy is found by the SHA-256 of its whole text, so that what anybody sends changes only how
-/// long others take.
+/// A policy is found by its whole text, so that what anybody sends changes only how long others
+/// take.
 #[derive(Default)]
-pub struct Policies(Mutex<Vec<Compiled>>);
+pub struct Policies(Mutex<Vec<Arc<Compiled>>>);
 
 struct Compiled {
-    text: Digest,
+    /// The JSON string that holds it.
+    string: Box<str>,
     judge: Arc<Judge>,
     bytes: usize,
 }
@@ -33,18 +32,17 @@ const EMPTY: &str = r#"{"meta":{"version":1},"release":0,"digests":{},"excludes"
 impl Policies {
     /// The judge of the policy that this JSON string holds.
     pub(super) fn judge(&self, string: &str) -> Result<Arc<Judge>, Refused> {
-        let text = crypto::digest(HashAlg::Sha256, string.as_bytes());
-        if let Some(judge) = self.find(&text) {
+        if let Some(judge) = self.find(string) {
             return Ok(judge);
         }
         let policy: String = serde_json::from_str(string)
             .map_err(|_| Refused::request("parameter 'runtime_policy' must be a string"))?;
         let judge = compile(&policy)?;
-        let bytes = judge.policy().compiled().table_bytes();
+        let table = judge.policy().compiled().table_bytes();
         self.remember(Compiled {
-            text,
+            string: string.into(),
             judge: Arc::clone(&judge),
-            bytes,
+            bytes: table.saturating_add(string.len()),
         });
         Ok(judge)
     }
@@ -54,23 +52,24 @@ impl Policies {
         compile(EMPTY)
     }
 
-    fn find(&self, text: &Digest) -> Option<Arc<Judge>> {
-        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = compiled.iter().position(|it| it.text == *text)?;
+    fn find(&self, string: &str) -> Option<Arc<Judge>> {
+        let all = self.lock().clone();
+        let found = all.iter().rfind(|it| *it.string == *string)?;
+        let mut compiled = self.lock();
         // The last one is the newest.
-        let found = compiled.remove(place);
-        let judge = Arc::clone(&found.judge);
-        compiled.push(found);
-        Some(judge)
+        if let Some(place) = compiled.iter().position(|it| Arc::ptr_eq(it, found)) {
+            let used = compiled.remove(place);
+            compiled.push(used);
+        }
+        Some(Arc::clone(&found.judge))
     }
 
     fn remember(&self, new: Compiled) {
         if new.bytes > COMPILED_POLICIES_BYTES_MAX {
             return;
         }
-        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.retain(|it| it.text != new.text);
-        let bytes = |all: &[Compiled]| {
+        let mut compiled = self.lock();
+        let bytes = |all: &[Arc<Compiled>]| {
             all.iter()
                 .fold(new.bytes, |sum, it| sum.saturating_add(it.bytes))
         };
@@ -79,7 +78,11 @@ impl Policies {
         {
             compiled.remove(0);
         }
-        compiled.push(new);
+        compiled.push(Arc::new(new));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Compiled>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
