@@ -14,7 +14,7 @@ CRASH_ROUNDS ?= 1000
 .PHONY: help setup demo offline test counts crash lint bench bench-keylime fuzz clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 setup: ## install all that a Debian 12 with Rust lacks (as root or through sudo)
 	@scripts/setup build demo test lint
