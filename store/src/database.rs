@@ -113,6 +113,7 @@ impl Pools {
     /// Opens a connection of its own, for work that takes long.
     pub(crate) async fn connect(&self) -> Result<Connection, StoreError> {
         let Self::Sqlite { options, .. } = self;
+        let options = options.as_ref().clone().row_buffer_size(ROWS_BUFFERED_MAX);
         Ok(options.connect().await?)
     }
 

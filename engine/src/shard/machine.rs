@@ -394,6 +394,14 @@ impl Shard {
             self.refuse(session, Refusal::Draining, self.settings.retry_after_ms);
         }
         for place in self.roster.every_place() {
+            // Most agents have nothing to end, and go on resting.
+            let has_ended = |agent: &Agent| {
+                let is_idle = matches!(agent.phase, Phase::Idle);
+                is_idle && agent.session.is_none() && !agent.is_to_be_cleared
+            };
+            if self.agent(place).is_none_or(|agent| has_ended(&agent)) {
+                continue;
+            }
             self.roster.rest(now.mono_ms);
             self.end_rejudging(place, Phase::Idle);
             let Some(agent) = self.agent_mut(place) else {
