@@ -157,7 +157,18 @@ mod tests {
             assert_eq!(RelayName::parse(good).unwrap().as_str(), good);
         }
         let long = "a".repeat(NAME_CHARACTERS_MAX + 1);
-        for bad in ["", "-", ".a", "a-", "Site", "a b", "a\n", "ü", "a/b", long.as_str()] {
+        for bad in [
+            "",
+            "-",
+            ".a",
+            "a-",
+            "Site",
+            "a b",
+            "a\n",
+            "ü",
+            "a/b",
+            long.as_str(),
+        ] {
             assert_eq!(RelayName::parse(bad), Err(RelayNameError), "{bad:?}");
         }
     }

@@ -306,4 +306,3 @@ fn certificate(
 pub fn base64(bytes: &[u8]) -> String {
     openssl::base64::encode_block(bytes)
 }
-

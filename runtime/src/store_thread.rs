@@ -341,8 +341,14 @@ impl StoreThread {
     async fn audit(&self, fault: &Fault) {
         let (code, other) = (fault.code, fault.other.as_ref());
         let of_other = other.map(|other| format!("; it answers a challenge of {other}"));
-        let by_relay = fault.relay.map(|relay| format!("; relay {}", hex::encode(relay)));
-        let detail = [Some(format!("{code}: {}", code.cause())), of_other, by_relay];
+        let by_relay = fault
+            .relay
+            .map(|relay| format!("; relay {}", hex::encode(relay)));
+        let detail = [
+            Some(format!("{code}: {}", code.cause())),
+            of_other,
+            by_relay,
+        ];
         let detail: String = detail.into_iter().flatten().collect();
         let entry = AuditEntry {
             at_unix_ms: self.clock.now().unix_ms,

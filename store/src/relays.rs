@@ -65,8 +65,7 @@ impl Store {
             .iter()
             .map(StoredRelay::read)
             .collect::<Result<Vec<_>, _>>()?;
-        let is_same =
-            |it: &StoredRelay| it.name == relay.name && it.key_sha256 == relay.key_sha256;
+        let is_same = |it: &StoredRelay| it.name == relay.name && it.key_sha256 == relay.key_sha256;
         if let Some(other) = taken.iter().find(|it| !is_same(it)) {
             return Err(StoreError::Exists(RowName::Relay(other.name.clone())));
         }

@@ -135,4 +135,3 @@ impl Identity {
 
 /// How long a line may be quiet before it is tried whether the server is still there.
 const KEEP_ALIVE_MS: u64 = 5_000;
-

@@ -52,7 +52,9 @@ impl Intake for Door {
         let list_bytes = submission.ima.as_ref().map_or(0, |list| list.length);
         if !self.0.takes(boot_log_bytes.unwrap_or(0), list_bytes) {
             tracing::warn!(session = session.0, "logs that the server does not take");
-            return Err(Busy { retry_after_ms: 60_000 });
+            return Err(Busy {
+                retry_after_ms: 60_000,
+            });
         }
         let head = submission.ima.as_ref().map(|list| ListHead {
             from_entry: list.from_entry,

@@ -150,7 +150,9 @@ impl Line {
     ) -> ClientError {
         let portion = welcome.hellos_per_second_max.div_ceil(PORTIONS_PER_SECOND);
         // A portion fewer each second than are taken, for clocks that differ.
-        let portion = portion.saturating_sub(portion.div_ceil(PORTIONS_PER_SECOND)).max(1);
+        let portion = portion
+            .saturating_sub(portion.div_ceil(PORTIONS_PER_SECOND))
+            .max(1);
         let portion = usize::try_from(portion).unwrap_or(1);
         let mut left = portion;
         let mut portions = interval(HELLOS_EVERY);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Busy, Peer, Refusal, SessionId, ToAgent};
 use rat_transport::quic::RenewRefused;
-use rat_transport::quic::client::{AboutAgent, AgentHello, Batch, ForAgent, RelayWelcome, UploadLimits};
+use rat_transport::quic::client::{
+    AboutAgent, AgentHello, Batch, ForAgent, RelayWelcome, UploadLimits,
+};
 use tokio::sync::Notify;
 
 /// Bytes of logs and evidence that wait for the line, of all agents.
@@ -244,7 +246,10 @@ impl Roster {
             let Some(entry) = inner.agents.get_mut(&number) else {
                 continue;
             };
-            if batch.add(number, ForAgent::Hello(entry.hello.clone())).is_ok() {
+            if batch
+                .add(number, ForAgent::Hello(entry.hello.clone()))
+                .is_ok()
+            {
                 entry.is_told = true;
                 hellos = hellos.saturating_add(1);
             }

@@ -21,9 +21,9 @@ use tokio::time::{sleep, timeout};
 
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
-pub use relay::{RelayKeyError, Through};
 use memory::Memory;
 use relay::Way;
+pub use relay::{RelayKeyError, Through};
 use session::{Left, Session};
 
 use crate::device::DeviceError;

@@ -66,7 +66,9 @@ impl Through {
     pub fn new(address: &str, key: Option<&str>) -> Result<Self, RelayKeyError> {
         let key_sha256 = key.map(|text| {
             let bytes = hex::decode(text).ok();
-            bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(RelayKeyError)
+            bytes
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or(RelayKeyError)
         });
         Ok(Self {
             address: address.to_owned(),
@@ -108,7 +110,8 @@ impl Through {
     fn check(&self, connection: &Connection) -> Result<[u8; 32], RunError> {
         let other = |found: String| RunError::NotTheRelay { found };
         let certificate = connection.server_certificate().unwrap_or_default();
-        let relay = relay_certificate::read(&certificate).map_err(|error| other(error.to_string()))?;
+        let relay =
+            relay_certificate::read(&certificate).map_err(|error| other(error.to_string()))?;
         match self.key_sha256 {
             Some(named) if named != relay.key_sha256 => {
                 let key = hex::encode(relay.key_sha256);

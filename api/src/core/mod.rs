@@ -368,7 +368,10 @@ fn relay_routes(surface: Surface<Arc<Core>>) -> Surface<Arc<Core>> {
             relays::list,
         )
         .route(Route::post("/relays/", manage, SMALL), relays::add)
-        .route(Route::delete("/relays/{relay_name}", manage), relays::remove)
+        .route(
+            Route::delete("/relays/{relay_name}", manage),
+            relays::remove,
+        )
 }
 
 /// Random bytes of the operating system.

@@ -41,7 +41,9 @@ pub trait Relays: Send + Sync {
 pub(super) async fn list(state: State, parameters: Parameters) -> Answered<Vec<shown::Relay>> {
     parameters.only(&[])?;
     let relays = state.0.store.relays().await?;
-    Ok(Reply::ok(relays.into_iter().map(shown::Relay::from).collect()))
+    Ok(Reply::ok(
+        relays.into_iter().map(shown::Relay::from).collect(),
+    ))
 }
 
 /// Names a relay, and issues the certificate that it shows to the server and to its agents. The
@@ -76,19 +78,27 @@ pub(super) async fn add(
     match core.store.put_relay(&relay).await {
         Ok(()) => {}
         Err(StoreError::Exists(_)) => return Err(ApiError::Conflict(Conflict::RelayExists)),
-        Err(StoreError::TooLarge { .. }) => return Err(ApiError::Conflict(Conflict::Full)),
+        Err(StoreError::TooLarge { .. }) => return Err(ApiError::Conflict(Conflict::RelaysFull)),
         Err(error) => return Err(error.into()),
     }
     core.relays.named(&name, issued.key_sha256);
     let as_pem = |certificates: &[Vec<u8>]| -> String {
-        certificates.iter().map(|der| pem::encode("CERTIFICATE", der)).collect()
+        certificates
+            .iter()
+            .map(|der| pem::encode("CERTIFICATE", der))
+            .collect()
     };
     Ok(Reply::created(shown::NewRelay {
         name: relay.name,
         key_sha256: hex::encode(issued.key_sha256),
         certificate: as_pem(&issued.chain_der),
         expires_at: rfc3339(issued.not_after_unix_ms),
-        ca: core.ca.certificates().iter().map(|der| pem::encode("CERTIFICATE", der)).collect(),
+        ca: core
+            .ca
+            .certificates()
+            .iter()
+            .map(|der| pem::encode("CERTIFICATE", der))
+            .collect(),
         evidence: wire::enrolment::EvidenceListener {
             addresses: core.addresses.evidence.clone(),
             server_name: core.addresses.server_name.clone(),

@@ -183,11 +183,13 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         ("DELETE", "/tokens/{token_id}") => missing(&["token"]),
         ("POST", "/relays/") => [
             refused(&["csr.malformed"]),
-            conflicts(&[Conflict::RelayExists, Conflict::Full]),
+            conflicts(&[Conflict::RelayExists, Conflict::RelaysFull]),
         ]
         .concat(),
         ("DELETE", "/relays/{relay_name}") => missing(&["relay"]),
-        ("GET", "/webhooks/" | "/status" | "/relays/") => vec![ApiError::UnknownParameter(ShownName::new(""))],
+        ("GET", "/webhooks/" | "/status" | "/relays/") => {
+            vec![ApiError::UnknownParameter(ShownName::new(""))]
+        }
         _ if path.ends_with("/redeliver") => missing(&["webhook", "dead letter"]),
         _ if path.starts_with("/webhooks/") => missing(&["webhook"]),
         _ => of_accounts(path, method),

@@ -136,8 +136,13 @@ impl Pacer {
     pub(super) fn may_open_through(&self, relay: &[u8; 32]) -> bool {
         let limit = self.limit();
         let of_one = limit.checked_div(2).unwrap_or(0).max(1);
-        let of_all = limit.saturating_sub(limit.checked_div(4).unwrap_or(0)).max(1);
-        let open = self.relay_places.get(relay).map_or(0, |place| self.open_of(*place));
+        let of_all = limit
+            .saturating_sub(limit.checked_div(4).unwrap_or(0))
+            .max(1);
+        let open = self
+            .relay_places
+            .get(relay)
+            .map_or(0, |place| self.open_of(*place));
         self.may_open() && self.relayed < of_all && open < of_one
     }
 
@@ -301,7 +306,11 @@ mod tests {
         let expected = [Slot::Receiving, Slot::Receiving, Slot::Open];
         assert_eq!(slots, expected.map(Share::direct));
         assert_eq!(pacer.open(), start + 1);
-        assert_eq!(slots.map(|share| pacer.receive(share)), slots, "counted once");
+        assert_eq!(
+            slots.map(|share| pacer.receive(share)),
+            slots,
+            "counted once"
+        );
         for share in slots {
             let is_receiving = share.slot == Slot::Receiving;
             pacer.closed(share, is_receiving.then_some(600_000), 0);

@@ -63,7 +63,12 @@ pub struct FleetOptions {
     #[arg(long, requires = "rate")]
     pub stay: bool,
     /// Speak through this many relays, which are simulated, too; an operator's token names them
-    #[arg(long, value_name = "N", requires = "operator_token_file", conflicts_with = "rate")]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "operator_token_file",
+        conflicts_with = "rate"
+    )]
     pub relays: Option<std::num::NonZeroUsize>,
     /// File with the API token of an administrator, for --relays
     #[arg(long, value_name = "FILE")]

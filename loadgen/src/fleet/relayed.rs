@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::Method;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use rat_agent::access;
 use rat_agent::keys::{self, ClientKey};
 use rat_agent::machine::Machine;
@@ -209,7 +209,12 @@ impl Api {
             })
             .await?;
         let said = || String::from_utf8_lossy(&reply.body).into_owned();
-        ensure!(reply.status.is_success(), "{path}: {} {}", reply.status, said());
+        ensure!(
+            reply.status.is_success(),
+            "{path}: {} {}",
+            reply.status,
+            said()
+        );
         Ok(serde_json::from_slice(&reply.body)?)
     }
 }
@@ -310,7 +315,10 @@ async fn greet(
     std::future::pending().await
 }
 
-async fn send(mut sender: LineSender, mut inbox: mpsc::UnboundedReceiver<(u64, ForAgent)>) -> Result<()> {
+async fn send(
+    mut sender: LineSender,
+    mut inbox: mpsc::UnboundedReceiver<(u64, ForAgent)>,
+) -> Result<()> {
     let mut waiting = Vec::new();
     let mut batch = Batch::default();
     while inbox.recv_many(&mut waiting, BATCH_MESSAGES).await > 0 {
@@ -378,7 +386,9 @@ async fn receive(
 
 impl Seat {
     fn challenged(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.challenged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.challenged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Quotes, bound to the relay's key.

@@ -8,9 +8,9 @@ use rat_api::clock::unix_ms;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::Intake;
 use rat_identity::CsrError;
-use rat_identity::relay_certificate::{self, RelayName};
 use rat_identity::agent_certificate;
 use rat_identity::ca::{Ca, IssueError, Issued};
+use rat_identity::relay_certificate::{self, RelayName};
 use rat_store::Store;
 use rat_transport::quic::RenewRefused;
 use rat_transport::quic::server::{
@@ -79,9 +79,8 @@ pub(super) fn bind(
 
 /// Whom a certificate names: an agent, or a relay that an operator has named.
 fn identify(certificate: &[u8], relays: &NamedRelays) -> Option<Certified> {
-    let left = |not_after_unix_ms: u64| {
-        Duration::from_millis(not_after_unix_ms.saturating_sub(unix_ms()))
-    };
+    let left =
+        |not_after_unix_ms: u64| Duration::from_millis(not_after_unix_ms.saturating_sub(unix_ms()));
     if let Ok(peer) = agent_certificate::read(certificate) {
         return Some(Certified::Agent(Client {
             agent: peer.agent,
@@ -90,13 +89,13 @@ fn identify(certificate: &[u8], relays: &NamedRelays) -> Option<Certified> {
         }));
     }
     let relay = relay_certificate::read(certificate).ok()?;
-    relays
-        .has(&relay.name, &relay.key_sha256)
-        .then(|| Certified::Relay(RelayClient {
+    relays.has(&relay.name, &relay.key_sha256).then(|| {
+        Certified::Relay(RelayClient {
             name: relay.name.as_str().to_owned(),
             key_sha256: relay.key_sha256,
             valid_for: left(relay.not_after_unix_ms),
-        }))
+        })
+    })
 }
 
 /// Renews certificates of agents that are enrolled.

@@ -35,7 +35,9 @@ impl NamedRelays {
     /// Whether an operator has named this relay, with this key.
     pub(super) fn has(&self, name: &RelayName, key_sha256: &[u8; 32]) -> bool {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.get(key_sha256).is_some_and(|known| known == name.as_str())
+        names
+            .get(key_sha256)
+            .is_some_and(|known| known == name.as_str())
     }
 }
 

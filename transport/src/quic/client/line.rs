@@ -12,7 +12,9 @@ use crate::limits;
 use crate::quic::Reason;
 use crate::quic::parcels::{self, ITSELF, Parcels};
 use crate::quic::streams::{read_frame, write_frame};
-use crate::quic::wire::{AgentHello, EncodeError, Evidence, Frame, Refused, RelayWelcome, WireError};
+use crate::quic::wire::{
+    AgentHello, EncodeError, Evidence, Frame, Refused, RelayWelcome, WireError,
+};
 
 /// What a relay says for one agent.
 #[derive(Debug)]

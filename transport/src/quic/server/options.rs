@@ -51,7 +51,8 @@ pub type Renew =
     dyn Fn(&AgentId, [u8; 32], &[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send + Sync;
 
 /// Issues a new certificate to the relay of this name, likewise. May block.
-pub type RenewRelay = dyn Fn(&str, [u8; 32], &[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send + Sync;
+pub type RenewRelay =
+    dyn Fn(&str, [u8; 32], &[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send + Sync;
 
 /// The certificates of the CAs that agents are to pin, in DER.
 pub type CaSet = dyn Fn() -> Vec<Vec<u8>> + Send + Sync;

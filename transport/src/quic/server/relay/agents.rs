@@ -207,7 +207,9 @@ impl Agents {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<u64, Relayed>> {
-        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -296,7 +298,10 @@ mod tests {
         assert!(agents.sends_piece(1, first, 6).is_some());
         assert!(agents.sends_piece(1, first, 1).is_none(), "one for each");
         agents.told(1, &ToAgent::More(first));
-        assert!(agents.sends_piece(1, first, 5).is_none(), "more than was announced");
+        assert!(
+            agents.sends_piece(1, first, 5).is_none(),
+            "more than was announced"
+        );
         assert!(agents.sends_piece(1, first, 4).is_some());
         agents.disconnect(1);
         assert!(!agents.told(1, &challenge(2)));

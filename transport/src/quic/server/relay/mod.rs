@@ -50,7 +50,10 @@ pub(super) async fn serve(shared: &Shared, connection: &Connection, relay: Relay
     let _line = shared.relays.enter(relay.key_sha256, connection);
     // It may have been taken back between its handshake and the line above; from here on it is
     // found by whoever takes it back.
-    if !matches!(super::session::identified(shared, connection), Ok(Certified::Relay(_))) {
+    if !matches!(
+        super::session::identified(shared, connection),
+        Ok(Certified::Relay(_))
+    ) {
         return End::refused(Reason::CertificateUnusable, 0);
     }
     let (send, receive) = match greet(shared, connection).await {
@@ -88,10 +91,7 @@ async fn drained(shares: &Shares<'_>) {
 }
 
 /// Takes the relay's first frame and answers it.
-async fn greet(
-    shared: &Shared,
-    connection: &Connection,
-) -> Result<(SendStream, RecvStream), End> {
+async fn greet(shared: &Shared, connection: &Connection) -> Result<(SendStream, RecvStream), End> {
     let hello = async {
         let (send, mut receive) = connection.accept_bi().await?;
         match read_frame(&mut receive).await? {

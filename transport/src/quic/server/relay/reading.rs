@@ -153,7 +153,10 @@ impl<'s, 'a> Reading<'s, 'a> {
         }
         let is_whole = list_bytes <= limits::WHOLE_LIST_BYTES_MAX;
         let (boot_log, _held_boot_log) = match evidence.boot_log_bytes {
-            Some(bytes) => self.collect(bytes).await.map(|(log, held)| (Some(log), held))?,
+            Some(bytes) => self
+                .collect(bytes)
+                .await
+                .map(|(log, held)| (Some(log), held))?,
             None => (None, Vec::new()),
         };
         let (whole, _held_list) = match list {
