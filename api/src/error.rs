@@ -171,6 +171,9 @@ pub enum Conflict {
     /// Another relay has this name or this key.
     #[error("another relay has this name or this key")]
     RelayExists,
+    /// There are as many relays as there may be.
+    #[error("there are as many relays as there may be: remove others")]
+    RelaysFull,
     /// No version of the group's policy was enforced before the present one.
     #[error("no other version of this group's policy was enforced before")]
     NothingBefore,
@@ -199,6 +202,7 @@ impl Conflict {
             Self::PolicyActive => "policy.active",
             Self::GroupExists => "group.exists",
             Self::RelayExists => "relay.exists",
+            Self::RelaysFull => "relay.too_many",
             Self::NothingBefore => "policy.nothing_before",
             Self::NotFailed => "agent.not_failed",
             Self::NothingWaits => "agent.nothing_waits",

@@ -458,9 +458,19 @@ impl Stage {
         challenge: &Challenge,
         change: impl FnOnce(&mut Attest),
     ) -> Submission {
+        self.answer_bound(agent, binding_of(session), challenge, change)
+    }
+
+    /// The answer of a machine that is bound to this.
+    pub fn answer_bound(
+        &self,
+        agent: &Enrolled,
+        binding: Binding,
+        challenge: &Challenge,
+        change: impl FnOnce(&mut Attest),
+    ) -> Submission {
         let public = agent.machine.ak.public();
         let name = Public::parse(&public).unwrap().name().to_bytes();
-        let binding = binding_of(session);
         let nonce = qualifying_data(challenge, &binding, &name, &agent.id);
         let made = agent.machine.attest(&nonce).with_attest(|attest| {
             attest.clock = agent.clock_ms.unwrap_or(self.now.mono_ms);

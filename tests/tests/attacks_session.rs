@@ -30,6 +30,8 @@ mod policy;
 mod rejudge;
 #[path = "attacks_session/rejudge_queue.rs"]
 mod rejudge_queue;
+#[path = "attacks_session/relays.rs"]
+mod relays;
 #[path = "attacks_session/rules.rs"]
 mod rules;
 #[path = "attacks_session/sha1.rs"]

@@ -26,6 +26,8 @@ mod measured;
 mod other_servers;
 #[path = "attacks_transport/recorder.rs"]
 mod recorder;
+#[path = "attacks_transport/relays.rs"]
+mod relays;
 #[path = "attacks_transport/renewals.rs"]
 mod renewals;
 #[path = "attacks_transport/uploads.rs"]

@@ -67,7 +67,7 @@ fn budget(target: &str) -> Budget {
         // A policy among other things.
         "verify_evidence" => (64 << 20, 4 << 10),
         // Copies of the certificate or request, its extensions, and a public area.
-        "agent_certificate" | "certificate_request" => (4 << 10, 16),
+        "agent_certificate" | "certificate_request" => (8 << 10, 32),
         // The same, and a chain of six; the library's store holds references.
         "ek_certificate" => (64 << 10, 16),
         // Trees of 24 PCRs, and violations of each.
@@ -76,8 +76,8 @@ fn budget(target: &str) -> Budget {
         "core_json" => (8 << 10, 160),
         // What each step is answered with: evidence, its appraisal and a tick.
         "shard_sequences" => (64 << 10, 64 << 10),
-        // Ten copies with a preamble; for those that decode, the values and their encodings.
-        "wire_frame" => (64 << 10, 128),
+        // Eighteen copies with a preamble; for those that decode, the values and their encodings.
+        "wire_frame" => (64 << 10, 256),
         other => panic!("no budget for {other}"),
     };
     Budget { fixed, per_byte }

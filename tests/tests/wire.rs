@@ -22,8 +22,8 @@ use rat_engine::verdict::Code;
 use rat_tests::workspace_root;
 use rat_transport::limits;
 use rat_transport::quic::wire::{
-    Evidence, FieldFault, Frame, FrameType, Hello, ListHead, PREAMBLE_BYTES, RELAY_TYPES, Refused,
-    UploadLimits, Versions, Welcome, WireError,
+    AgentHello, Evidence, FieldFault, Frame, FrameType, Hello, ListHead, PREAMBLE_BYTES,
+    RELAY_TYPES, Refused, RelayWelcome, UploadLimits, Versions, Welcome, WireError,
 };
 use rat_transport::quic::{Reason, RenewRefused};
 
@@ -36,6 +36,16 @@ fn hello() -> Frame {
         restart_count: 5,
         entry_count: 0x0607_0809_0a0b_0c0d,
         instance: Instance(std::array::from_fn(|at| 0x40 + at as u8)),
+    })
+}
+
+fn agent_hello() -> Frame {
+    let Frame::Hello(hello) = hello() else {
+        panic!("another frame")
+    };
+    Frame::AgentHello(AgentHello {
+        client_key_sha256: std::array::from_fn(|at| 0x60 + at as u8),
+        hello,
     })
 }
 
@@ -137,6 +147,34 @@ fn samples() -> Vec<(&'static str, Frame)> {
             "renewed",
             Frame::Renewed(vec![b"leaf".to_vec(), b"issuer".to_vec()]),
         ),
+        ("relay_hello", Frame::RelayHello),
+        (
+            "relay_welcome",
+            Frame::RelayWelcome(RelayWelcome {
+                ca_set: vec![b"current".to_vec()],
+                limits: UploadLimits {
+                    boot_log_bytes_max: 1,
+                    list_bytes_max: 2,
+                    upload_bytes_per_second_min: 3,
+                },
+                agents_max: 4,
+                hellos_per_second_max: 5,
+            }),
+        ),
+        ("agent_hello", agent_hello()),
+        (
+            "agent_welcome",
+            Frame::AgentWelcome {
+                next_after_ms: 1234,
+            },
+        ),
+        (
+            "arriving",
+            Frame::Arriving(ChallengeId([7; 16]), 0x1122_3344),
+        ),
+        ("more", Frame::More(ChallengeId([7; 16]))),
+        ("piece", Frame::Piece(ChallengeId([7; 16]), 0x1122)),
+        ("left", Frame::Left),
     ]
 }
 

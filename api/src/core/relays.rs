@@ -78,7 +78,7 @@ pub(super) async fn add(
     match core.store.put_relay(&relay).await {
         Ok(()) => {}
         Err(StoreError::Exists(_)) => return Err(ApiError::Conflict(Conflict::RelayExists)),
-        Err(StoreError::TooLarge { .. }) => return Err(ApiError::Conflict(Conflict::Full)),
+        Err(StoreError::TooLarge { .. }) => return Err(ApiError::Conflict(Conflict::RelaysFull)),
         Err(error) => return Err(error.into()),
     }
     core.relays.named(&name, issued.key_sha256);

@@ -183,7 +183,7 @@ fn of_handler(method: &Method, path: &str) -> Vec<ApiError> {
         ("DELETE", "/tokens/{token_id}") => missing(&["token"]),
         ("POST", "/relays/") => [
             refused(&["csr.malformed"]),
-            conflicts(&[Conflict::RelayExists, Conflict::Full]),
+            conflicts(&[Conflict::RelayExists, Conflict::RelaysFull]),
         ]
         .concat(),
         ("DELETE", "/relays/{relay_name}") => missing(&["relay"]),

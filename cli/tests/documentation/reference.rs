@@ -76,6 +76,7 @@ fn every_code_of_the_api_stands_in_its_reference() {
         "machines",
         "operate",
         "policies",
+        "relays",
         "request",
     ] {
         let source = text(&format!("api/src/core/{source}.rs"));

@@ -10,7 +10,7 @@ use rat_agent::enrol::{EnrolOptions, enrol};
 use rat_agent::https::ServerUrl;
 use rat_agent::logs::KernelLogs;
 use rat_agent::machine::Machine;
-use rat_agent::run::{Agent, Watcher};
+use rat_agent::run::{Agent, Through, Watcher};
 use rat_agent::state::{Enrolled, StateDir};
 use rat_agent::token::Token;
 use rat_engine::agent_id::AgentId;
@@ -36,6 +36,7 @@ pub struct SimulatedMachine {
     state: StateDir,
     kernel: Kernel,
     process: Process,
+    relay: Option<Through>,
     agent: Option<RunningAgent>,
 }
 
@@ -70,8 +71,14 @@ impl SimulatedMachine {
             state,
             kernel,
             process,
+            relay: None,
             agent: None,
         })
+    }
+
+    /// Has its agent speak through a relay when it starts next.
+    pub fn speak_through(&mut self, relay: Option<Through>) {
+        self.relay = relay;
     }
 
     /// Its name, which is its agent's id too.
@@ -133,7 +140,8 @@ impl SimulatedMachine {
             .state
             .enrolled()?
             .with_context(|| format!("{} is not enrolled", self.name))?;
-        let agent = Agent::new(self.machine()?, enrolled, Some(self.state.clone()), watcher);
+        let agent = Agent::new(self.machine()?, enrolled, Some(self.state.clone()), watcher)
+            .through(self.relay.clone());
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(agent.run(stopped));
         self.agent = Some(RunningAgent { stop, task });

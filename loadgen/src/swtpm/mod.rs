@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rat_agent::device::{Device as _, KeyKind, Tpm, TpmSettings};
 use rat_agent::https::ServerUrl;
-use rat_agent::run::Event;
+use rat_agent::run::{Event, Through};
 use rat_agent::token::Token;
 use rat_engine::agent_id::AgentId;
 use rayon::prelude::*;
@@ -66,6 +66,9 @@ pub struct SwtpmOptions {
     /// A baseline token, for the first machine: its list becomes the group's policy
     #[arg(long)]
     pub baseline_token: Option<Token>,
+    /// The relay that agents speak through, as host:port
+    #[arg(long, value_name = "ADDRESS")]
+    pub through: Option<String>,
     /// Files that each machine runs after its first boot, before it enrols
     #[arg(long, value_name = "PATH", default_values_t = ["/usr/bin/init".to_owned(), "/usr/bin/service".to_owned()])]
     pub runs: Vec<String>,
@@ -213,10 +216,15 @@ async fn start(options: &SwtpmOptions) -> Result<Running> {
         let place = Arc::clone(&places).acquire_owned().await?;
         let (root, runs) = (options.machines.dir.clone(), options.runs.clone());
         let manufacturer = made.manufacturer.clone();
+        let relay = options.through.as_deref();
+        let relay = relay
+            .map(|address| Through::new(address, None))
+            .transpose()?;
         booting.spawn_blocking(move || {
             let _place = place;
             let directory = machine::directory(&root, &name)?;
-            let machine = SimulatedMachine::boot(name, kind, &directory, &manufacturer)?;
+            let mut machine = SimulatedMachine::boot(name, kind, &directory, &manufacturer)?;
+            machine.speak_through(relay);
             for path in &runs {
                 machine.run_file(path, path.as_bytes())?;
             }

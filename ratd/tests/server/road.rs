@@ -24,22 +24,22 @@ use serde_json::Value;
 
 use crate::process::{Home, Ratd, eventually, metric};
 
-const INTERVAL: [&str; 3] = [
+pub(crate) const INTERVAL: [&str; 3] = [
     "attestation.interval_ms=1000",
     "attestation.challenge_deadline_ms=3000",
     "attestation.max_age_ms=5000",
 ];
 
-fn ek_ca(path: &std::path::Path) -> String {
+pub(crate) fn ek_ca(path: &std::path::Path) -> String {
     format!("identity.ek_ca=[{:?}]", path.display().to_string())
 }
 
-fn url(ratd: &Ratd) -> rat_agent::https::ServerUrl {
+pub(crate) fn url(ratd: &Ratd) -> rat_agent::https::ServerUrl {
     format!("https://{}", ratd.core).parse().unwrap()
 }
 
 /// R2 of an agent; null while there is none.
-fn evidence(ratd: &Ratd, agent: &str) -> Value {
+pub(crate) fn evidence(ratd: &Ratd, agent: &str) -> Value {
     let path = format!("/agents/{agent}/evidence");
     let answer = ratd.client().get(&path, Some(&ratd.admin()));
     match answer.status {
@@ -48,13 +48,13 @@ fn evidence(ratd: &Ratd, agent: &str) -> Value {
     }
 }
 
-fn status(ratd: &Ratd, agent: &str) -> String {
+pub(crate) fn status(ratd: &Ratd, agent: &str) -> String {
     let evidence = evidence(ratd, agent);
     let status = &evidence["agent"]["effective_status"];
     status.as_str().unwrap_or_default().to_owned()
 }
 
-fn failure(ratd: &Ratd, agent: &str) -> Value {
+pub(crate) fn failure(ratd: &Ratd, agent: &str) -> Value {
     evidence(ratd, agent)["attestation"]["failure"].clone()
 }
 
@@ -83,6 +83,8 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
             key,
             ak_pool: None,
             ek_ca: authority,
+            relays: None,
+            operator_token_file: None,
             prefix: prefix.to_owned(),
             entries: 20,
             growth: 1,
@@ -107,13 +109,13 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
 }
 
 /// Machines with TPMs, in a thread that ends with them.
-struct Fleet {
+pub(crate) struct Fleet {
     control: PathBuf,
     thread: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Fleet {
-    fn start(options: SwtpmOptions, control: PathBuf) -> Self {
+    pub(crate) fn start(options: SwtpmOptions, control: PathBuf) -> Self {
         let status = std::process::Command::new("mkfifo").arg(&control).status();
         assert!(status.unwrap().success());
         let thread = std::thread::spawn(move || {
@@ -125,12 +127,12 @@ impl Fleet {
         Self { control, thread }
     }
 
-    fn tell(&self, command: &str) {
+    pub(crate) fn tell(&self, command: &str) {
         let mut fifo = OpenOptions::new().write(true).open(&self.control).unwrap();
         writeln!(fifo, "{command}").unwrap();
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.tell("quit");
         self.thread.join().unwrap().unwrap();
     }
@@ -158,6 +160,7 @@ fn i02_s05_machines_with_tpms_are_caught_and_nothing_is_lost_when_the_server_is_
         server: url(&ratd),
         token: standard.parse().unwrap(),
         baseline_token: Some(baseline.parse().unwrap()),
+        through: None,
         runs: vec!["/usr/bin/init".into(), "/usr/bin/service".into()],
         control: Some(control.clone()),
     };

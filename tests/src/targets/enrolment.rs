@@ -9,6 +9,7 @@ use rat_engine::crypto::{KeyMaterial, VerifyingKey};
 use rat_identity::agent_certificate;
 use rat_identity::ek::{EkTrust, check_certificate_form};
 use rat_identity::enrolment::{self, EnrolmentError, Request};
+use rat_identity::relay_certificate::{self, RelayName};
 
 use super::one_longer;
 use crate::endorsement::{Template, public_area};
@@ -106,8 +107,13 @@ pub fn certificate_request(data: &[u8]) {
     }
 }
 
-/// The certificate that an agent shows.
+/// The certificate that an agent shows, or a relay: never one that both take.
 pub fn agent_certificate(data: &[u8]) {
+    if let Ok(relay) = relay_certificate::read(data) {
+        assert_eq!(RelayName::parse(relay.name.as_str()), Ok(relay.name));
+        assert!(agent_certificate::read(data).is_err());
+        assert!(relay_certificate::read(&one_longer(data)).is_err());
+    }
     if let Ok(peer) = agent_certificate::read(data) {
         let again = AgentId::parse(peer.agent.as_str()).unwrap();
         assert_eq!(again, peer.agent);

@@ -89,3 +89,11 @@ pub(crate) fn identify(der: &[u8]) -> Option<Certified> {
         valid_for,
     }))
 }
+
+/// SHA-256 of the public key of a certificate that names an agent or a relay.
+pub(crate) fn key_of(identity: &Identity) -> [u8; 32] {
+    match identify(&identity.chain[0]).unwrap() {
+        Certified::Agent(client) => client.key_sha256,
+        Certified::Relay(relay) => relay.key_sha256,
+    }
+}

@@ -10,7 +10,7 @@ use rat_transport::measures;
 use rat_transport::quic::client::{ClientError, EvidenceParts, ListParts, ListSource};
 use rat_transport::quic::{Advice, Reason};
 
-use super::certificates::{Authority, SERVER_NAME, identify};
+use super::certificates::{Authority, SERVER_NAME, key_of};
 use super::recorder::{BUSY_MS, Event, answer};
 use super::world::{World, hello, list, metric, parts, refusals, rejections, with_list};
 
@@ -28,7 +28,7 @@ fn refused(error: &ClientError) -> (Reason, u32) {
 async fn an_agent_stays_and_answers_when_it_is_challenged() {
     let world = World::new();
     let identity = world.authority.agent("stays");
-    let key_sha256 = identify(&identity.chain[0]).unwrap().key_sha256;
+    let key_sha256 = key_of(&identity);
     let client = world.client_of(identity);
     let connection = client.connect(world.address, SERVER_NAME).await.unwrap();
     let welcome = connection.hello(hello("stays")).await.unwrap();

@@ -57,8 +57,8 @@ async fn x03_hellos_that_are_none_are_refused_by_name() {
             Reason::Malformed,
         ),
         (
-            "a relay's type",
-            with(good.clone(), 6, &[0x40, 0]),
+            "a type that is kept for relays",
+            with(good.clone(), 6, &[0x48, 0]),
             Reason::RelayReserved,
         ),
         ("another frame", refused, Reason::Malformed),
