@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 10
 # How often `make crash` kills the store.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help setup demo offline test counts crash lint bench bench-keylime fuzz clean
+.PHONY: help setup demo offline test counts crash lint bench bench-keylime fuzz miri clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -73,6 +73,11 @@ fuzz: ## a short run of each fuzz target (FUZZ_SECONDS=10)
 		cargo fuzz run "$$target" "$$new" "fuzz/corpus/$$target" -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024; \
 	done
+
+miri: ## the steps of RSA in the model of the vector unit under Miri, which needs a nightly compiler
+	@scripts/setup build
+	rustup toolchain install nightly --profile minimal --component miri,rust-src
+	cargo +nightly miri test --locked --package rat-engine --lib -- miri_
 
 clean: ## remove what was built
 	cargo clean

@@ -379,3 +379,6 @@ fn negated_inverse(digit: u64) -> u64 {
     }
     inverse.wrapping_neg() & DIGIT_MAX
 }
+
+#[cfg(test)]
+mod tests;

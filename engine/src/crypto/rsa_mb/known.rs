@@ -58,7 +58,7 @@ fn make(size: Size) -> Option<[Known; 2]> {
     Some([known(0), known(1)])
 }
 
-const MODULUS_2048: [u8; 256] = hex_literal(
+pub(super) const MODULUS_2048: [u8; 256] = hex_literal(
     b"c628ae5ef593b3a509b5275f15e8a080f9331e8152e9e22b4060112dc0bd19af23137e398f705f02b58a0711\
       739e98ea5196afa817a0c3371628c29f9bb65ea50371ae5a33c58c4f34d1a42b4d74bff0887cee2559fd1a8f\
       dbf533a8bc4f0819370d48b95daf305f17225f8032d431afab41e863daa34ea4256baa9563d8b000b3e20901\
@@ -66,7 +66,7 @@ const MODULUS_2048: [u8; 256] = hex_literal(
       2179116dc714f24a117f601dc2ca3e0c7478e0235cbe72c2e2c27b2a67f1e71e8c6891f906e54a63f17086db\
       ae777a2af32b873923b792ea2ee0ee23b65a8a60ce789dc85061a1d1ba4929a98d87387b",
 );
-const SIGNATURE_2048: [u8; 256] = hex_literal(
+pub(super) const SIGNATURE_2048: [u8; 256] = hex_literal(
     b"246412f9e07c1b5aca8630e0b6e316afe28c33a302bd82fc28f044ee8267a458645b69e12baf31ceb3fd4012\
       54ddac8b5e662a175bd07f730acad77ff6e480f9624488cfcde894a25ea4bff96c3e9265d61bbe4fbb79b7c3\
       f1cbe72b75e17d87c51beb594043008148cb86f004a7792ed082aec3c1f330e869090f2248a965719562527d\
