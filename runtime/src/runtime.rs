@@ -355,13 +355,7 @@ async fn load_agents(
     Ok(unreadable)
 }
 
-async fn put_agent(
-    store: &Store,
-    seed: u64,
-    workers: &mut [Worker],
-    agent: StoredAgent,
-    now: Now,
-) {
+async fn put_agent(store: &Store, seed: u64, workers: &mut [Worker], agent: StoredAgent, now: Now) {
     let candidate = match &agent.record.baseline {
         None => None,
         // Without it the agent has nothing to pass under, which is not trust.

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentRecord, AgentState, ChainHash, Epoch};
-use sqlx::{Connection as _, Row};
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection as _, Row};
 
 use crate::Store;
 use crate::database::{Connection, chain_hash, natural, shard_index};

@@ -8,7 +8,7 @@ use super::input::{Action, Event};
 use super::machine::Shard;
 use super::record::Group;
 use super::settings::Settings;
-use super::settle::{describe, keep, settle};
+use super::settle::{describe, keep, keep_pass, settle};
 use super::state::{AgentState, BootEpoch, Denied, Failure, VerdictKind};
 use super::task::{Judged, QuoteFacts};
 use super::tick::{Outcome, Retention};
@@ -342,11 +342,7 @@ impl Shard {
             (_, None) => (judged.verdict, None, String::new()),
         };
         if matches!(conclusion, Conclusion::Passed) {
-            let mut kept = keep(&judged, follows, Retention::BeforeFailure, now);
-            // One that came with a boot log is stored, with this outcome.
-            kept.boot_log = None;
-            kept.pcr_values.shrink_to_fit();
-            last_pass = LastPass::Is(Box::new(kept));
+            last_pass = LastPass::Is(Box::new(keep_pass(&judged, follows, now)));
         }
         self.provisional.push(Provisional {
             place,

@@ -246,6 +246,14 @@ fn has_log_of_use(judged: &Judged, follows: Follows) -> bool {
     judged.evidence.boot_log.is_some() && (judged.challenge.boot_log || explains_boot)
 }
 
+/// A pass, to wait in memory for the next failure. One that came with a boot log was stored with it.
+pub(super) fn keep_pass(judged: &Judged, follows: Follows, now: Now) -> KeptEvidence {
+    let mut kept = keep(judged, follows, Retention::BeforeFailure, now);
+    kept.boot_log = None;
+    kept.pcr_values.shrink_to_fit();
+    kept
+}
+
 /// The evidence, to be kept for this reason.
 pub(super) fn keep(judged: &Judged, follows: Follows, reason: Retention, now: Now) -> KeptEvidence {
     let parts = &judged.evidence;
