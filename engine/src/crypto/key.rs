@@ -12,7 +12,9 @@ use thiserror::Error;
 
 use crate::crypto::rsa_mb::{Reciprocal, Size};
 use crate::crypto::signature::{Fitting, SignatureError, SignatureFault};
-use crate::crypto::{digest, ecdsa, has_roca_fingerprint, pem, reference, rsa};
+use crate::crypto::{
+    VectorUnit, digest, ecdsa, has_roca_fingerprint, pem, reference, rsa, vector_unit,
+};
 use crate::fault::fault_point;
 use crate::hash::HashAlg;
 use crate::limits;
@@ -22,8 +24,8 @@ use crate::tpm::public::{Public, PublicKey};
 /// A public key that verifies a TPM's signatures: RSA of 2048, 3072 or 4096 bits, or a point on
 /// P-256, P-384 or P-521.
 ///
-/// Cheap to clone. The form that the library wants is made at the first valid signature and kept
-/// for further ones by the same scheme and hash.
+/// Cheap to clone. The form that the library wants is made for each signature, or at the first valid
+/// one and kept, where that is worth its memory.
 ///
 /// # Security
 /// The key is well-formed; whose it is, is for the caller to know.
@@ -35,8 +37,8 @@ struct Inner {
     has_roca_fingerprint: bool,
     /// Filled by a valid signature only: signatures of a stranger by another scheme must not take
     /// the place. One place, because a key in a TPM has one scheme, and because there is one of
-    /// these for each agent.
-    parsed: OnceLock<(Algorithm, ParsedPublicKey)>,
+    /// these for each agent; see [`is_worth_keeping`].
+    parsed: OnceLock<Box<(Algorithm, ParsedPublicKey)>>,
     /// What a verification on the vector unit needs; `None` in it when the library failed.
     reciprocal: OnceLock<Option<Reciprocal>>,
 }
@@ -279,9 +281,19 @@ impl VerifyingKey {
     ///
     /// # Cost
     /// One public-key operation; up to two for a PSS signature that is not valid or has the
-    /// largest salt. The first for a key also parses it, at three to twenty times that.
+    /// largest salt. To parse an RSA key costs a quarter of one more.
     pub fn verify(
         &self,
+        signature: &Signature<'_>,
+        message: &[u8],
+        allow_sha1: bool,
+    ) -> Result<(), SignatureError> {
+        self.verify_beside(vector_unit(), signature, message, allow_sha1)
+    }
+
+    fn verify_beside(
+        &self,
+        unit: VectorUnit,
         signature: &Signature<'_>,
         message: &[u8],
         allow_sha1: bool,
@@ -291,14 +303,14 @@ impl VerifyingKey {
         match (self.material(), &fitting) {
             (KeyMaterial::Rsa { modulus, exponent }, Fitting::RsaSsa { hash, sig }) => {
                 let parse = || rsa::parse(modulus, *exponent, rsa::pkcs1(*hash));
-                self.run(Algorithm::Pkcs1(*hash), parse, sig, message)
+                self.run((Algorithm::Pkcs1(*hash), unit), parse, sig, message)
             }
             (KeyMaterial::Rsa { modulus, exponent }, Fitting::RsaPss { hash, sig }) => {
                 let Some(parameters) = rsa::pss(*hash) else {
                     return reference::verify_fitting(self.material(), &fitting, message);
                 };
                 let parse = || rsa::parse(modulus, *exponent, parameters);
-                self.run(Algorithm::Pss(*hash), parse, sig, message)
+                self.run((Algorithm::Pss(*hash), unit), parse, sig, message)
                     .or_else(|_| {
                         let [_, salt] = rsa::pss_salt_lengths(*hash, modulus);
                         reference::verify_pss(self.material(), *hash, salt, sig, message)
@@ -309,7 +321,7 @@ impl VerifyingKey {
                     return reference::verify_fitting(self.material(), &fitting, message);
                 };
                 let parse = || ecdsa::parse(x, y, algorithm);
-                self.run(Algorithm::Ecdsa(*hash), parse, der, message)
+                self.run((Algorithm::Ecdsa(*hash), unit), parse, der, message)
             }
             _ => Err(SignatureError::Library),
         }
@@ -317,13 +329,13 @@ impl VerifyingKey {
 
     fn run(
         &self,
-        algorithm: Algorithm,
+        (algorithm, unit): (Algorithm, VectorUnit),
         parse: impl FnOnce() -> Result<ParsedPublicKey, SignatureError>,
         sig: &[u8],
         message: &[u8],
     ) -> Result<(), SignatureError> {
         let mismatch = SignatureError::Invalid(SignatureFault::Mismatch);
-        if let Some((kept, key)) = self.0.parsed.get()
+        if let Some((kept, key)) = self.0.parsed.get().map(Box::as_ref)
             && *kept == algorithm
         {
             return key.verify_sig(message, sig).map_err(|_| mismatch);
@@ -331,9 +343,21 @@ impl VerifyingKey {
         let key = parse()?;
         fault_point!(SignatureError::Library);
         key.verify_sig(message, sig).map_err(|_| mismatch)?;
-        // When another thread was first, its key is as good.
-        let _ = self.0.parsed.set((algorithm, key));
+        if is_worth_keeping(algorithm, unit) {
+            // When another thread was first, its key is as good.
+            let _ = self.0.parsed.set(Box::new((algorithm, key)));
+        }
         Ok(())
+    }
+}
+
+/// Whether the library's form of a key is kept. To make it costs a quarter of an RSA verification, and
+/// next to nothing beside one of ECDSA; it takes 2 KB for RSA. Where the vector unit verifies, the
+/// library sees few RSA signatures.
+fn is_worth_keeping(algorithm: Algorithm, unit: VectorUnit) -> bool {
+    match algorithm {
+        Algorithm::Pkcs1(_) | Algorithm::Pss(_) => unit != VectorUnit::InUse,
+        Algorithm::Ecdsa(_) => false,
     }
 }
 

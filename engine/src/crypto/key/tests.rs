@@ -185,15 +185,34 @@ fn a_stranger_cannot_take_the_place_of_the_parsed_key() {
         hash,
         sig: &[1; 256],
     };
-    assert!(key.verify(&pss, b"message", false).is_err());
+    let verify = |unit, signature| key.verify_beside(unit, &signature, b"message", false);
+    assert!(verify(VectorUnit::Absent, pss).is_err());
     assert!(key.0.parsed.get().is_none());
     let sig = &sign(&RSA, hash, None)[..];
-    assert_eq!(
-        key.verify(&Signature::RsaSsa { hash, sig }, b"message", false),
-        Ok(())
-    );
-    let (kept, _) = key.0.parsed.get().unwrap();
-    assert_eq!(*kept, Algorithm::Pkcs1(hash));
+    let valid = Signature::RsaSsa { hash, sig };
+    assert_eq!(verify(VectorUnit::InUse, valid), Ok(()));
+    assert!(key.0.parsed.get().is_none(), "the unit needs none");
+    for unit in [VectorUnit::Distrusted, VectorUnit::Absent] {
+        assert_eq!(verify(unit, valid), Ok(()));
+        let (kept, _) = &**key.0.parsed.get().unwrap();
+        assert_eq!(*kept, Algorithm::Pkcs1(hash));
+    }
+    assert!(verify(VectorUnit::Absent, pss).is_err());
+}
+
+#[test]
+fn ecdsa_keys_are_parsed_each_time() {
+    let private = ec(Nid::X9_62_PRIME256V1);
+    let key = verifying(&private);
+    let sig = EcdsaSig::from_der(&sign(&private, HashAlg::Sha256, None)).unwrap();
+    let (r, s) = (sig.r().to_vec(), sig.s().to_vec());
+    let (hash, r, s) = (HashAlg::Sha256, &r[..], &s[..]);
+    let signature = Signature::Ecdsa { hash, r, s };
+    for _ in 0..2 {
+        assert_eq!(verify(&key, &signature, b"message"), Ok(()));
+        assert_eq!(verify(&key, &signature, b"other"), MISMATCH);
+        assert!(key.0.parsed.get().is_none());
+    }
 }
 
 #[test]
