@@ -23,7 +23,28 @@ fn from_library(alg: HashAlg, value: &lc::Digest) -> Digest {
 
 /// The digest of one message.
 pub fn digest(alg: HashAlg, message: &[u8]) -> Digest {
-    short::digest(alg, message).unwrap_or_else(|| through_context(alg, message))
+    Message::new(message).digest(alg)
+}
+
+/// A message of which several digests are wanted: what they share is made once.
+pub(crate) struct Message<'m> {
+    message: &'m [u8],
+    blocks: Option<short::Message<'m>>,
+}
+
+impl<'m> Message<'m> {
+    #[inline]
+    pub(crate) fn new(message: &'m [u8]) -> Self {
+        let blocks = short::Message::new(message);
+        Self { message, blocks }
+    }
+
+    /// The message's digest.
+    #[inline]
+    pub(crate) fn digest(&self, alg: HashAlg) -> Digest {
+        let short = self.blocks.as_ref().and_then(|blocks| blocks.digest(alg));
+        short.unwrap_or_else(|| through_context(alg, self.message))
+    }
 }
 
 fn through_context(alg: HashAlg, message: &[u8]) -> Digest {

@@ -20,8 +20,8 @@ mod short;
 mod signature;
 
 pub use batch::{BatchItem, VectorUnit, Verified, vector_unit, verify_batch};
-pub(crate) use digest::extend_in_place;
 pub use digest::{Hasher, constant_time_eq, digest, extend, hmac_sha256};
+pub(crate) use digest::{Message, extend_in_place};
 pub use key::{Curve, KeyError, KeyMaterial, VerifyingKey};
 pub use lanes::LANES;
 pub use prehash::{FileKey, FileSignatureError};

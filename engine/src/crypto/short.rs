@@ -41,20 +41,50 @@ fn is_fast() -> bool {
     return false;
 }
 
-/// The digest of one message; `None` for another algorithm, or on another processor.
-#[inline]
-pub(super) fn digest(alg: HashAlg, message: &[u8]) -> Option<Digest> {
-    if !is_fast() {
-        return None;
+/// A message cut into blocks and padded: the same for both algorithms.
+pub(super) struct Message<'m> {
+    blocks: &'m [[u8; BLOCK_BYTES]],
+    last: Last,
+}
+
+impl<'m> Message<'m> {
+    /// The message in blocks; `None` on another processor.
+    #[inline]
+    pub(super) fn new(message: &'m [u8]) -> Option<Self> {
+        if !is_fast() {
+            return None;
+        }
+        let (blocks, rest) = message.as_chunks::<BLOCK_BYTES>();
+        let last = last_blocks(rest, u64::try_from(message.len()).ok()?)?;
+        Some(Self { blocks, last })
     }
-    match alg {
-        HashAlg::Sha1 => hash(alg, SHA1_START, message, sha1::block_api::compress),
-        HashAlg::Sha256 => hash(alg, SHA256_START, message, sha2::block_api::compress256),
-        HashAlg::Sha384 | HashAlg::Sha512 => None,
+
+    /// Its digest; `None` for another algorithm.
+    #[inline]
+    pub(super) fn digest(&self, alg: HashAlg) -> Option<Digest> {
+        match alg {
+            HashAlg::Sha1 => self.hash(alg, SHA1_START, sha1::block_api::compress),
+            HashAlg::Sha256 => self.hash(alg, SHA256_START, sha2::block_api::compress256),
+            HashAlg::Sha384 | HashAlg::Sha512 => None,
+        }
+    }
+
+    fn hash<const WORDS: usize>(
+        &self,
+        alg: HashAlg,
+        mut state: [u32; WORDS],
+        compress: impl Fn(&mut [u32; WORDS], &[[u8; BLOCK_BYTES]]),
+    ) -> Option<Digest> {
+        if !self.blocks.is_empty() {
+            compress(&mut state, self.blocks);
+        }
+        compress(&mut state, self.last.as_slice());
+        Digest::from_words(alg, &state)
     }
 }
 
-/// Makes a SHA-256 PCR `H(pcr ‖ event)`; false, and nothing happens, where [`digest`] gives none.
+/// Makes a SHA-256 PCR `H(pcr ‖ event)`; false, and nothing happens, for other values and
+/// on another processor.
 #[inline]
 pub(super) fn extend(pcr: &mut Digest, event: &[u8]) -> bool {
     let (Some(pcr), Ok(event)) = (pcr.as_sha256_mut(), event.try_into()) else {
@@ -178,19 +208,4 @@ fn last_blocks(rest: &[u8], length: u64) -> Option<Last> {
     let last = if is_one { first } else { second };
     *last.last_chunk_mut()? = bits.to_be_bytes();
     Some(Last { blocks, is_one })
-}
-
-fn hash<const WORDS: usize>(
-    alg: HashAlg,
-    mut state: [u32; WORDS],
-    message: &[u8],
-    compress: impl Fn(&mut [u32; WORDS], &[[u8; BLOCK_BYTES]]),
-) -> Option<Digest> {
-    let (blocks, rest) = message.as_chunks::<BLOCK_BYTES>();
-    if !blocks.is_empty() {
-        compress(&mut state, blocks);
-    }
-    let last = last_blocks(rest, u64::try_from(message.len()).ok()?)?;
-    compress(&mut state, last.as_slice());
-    Digest::from_words(alg, &state)
 }

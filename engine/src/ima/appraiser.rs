@@ -7,7 +7,7 @@ use super::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use super::caches::ImaCaches;
 use super::decoder::Decoder;
 use super::error::ImaError;
-use super::hashes::{Algorithms, Hashes, Room};
+use super::hashes::{Algorithms, Hashes};
 use super::judge::{Asking, Denial, Judge, Pass, Read, check_form};
 use super::keyring::LearnedKeys;
 use super::outcome::{ImaOptions, ImaOutcome, ImaProof, ImaReport, Offence, Start};
@@ -191,6 +191,9 @@ impl Appraisal {
         if matters && let Some(recall) = &mut self.recall {
             recall.look_up(batch);
         }
+        if matters {
+            batch.hash(self.algorithms);
+        }
         let read = match &self.judge {
             Some(judge) if matters => judge.look_ahead(batch.events()),
             _ => Vec::new(),
@@ -228,11 +231,7 @@ impl Appraisal {
             self.extend(entry, Extended::Violation)?;
             return self.violation(position, entry);
         }
-        let mut room = Room::new();
-        let hashes = match &row.known {
-            Some(known) => Hashes::remembered(self.algorithms, batch.hashes(known), entry.data),
-            None => Hashes::compute(self.algorithms, entry.data, &mut room),
-        };
+        let hashes = Hashes::remembered(self.algorithms, batch.hashes(row), entry.data);
         self.extend(entry, Extended::Event(&hashes))?;
         if !hashes.is(self.options.log_hash, entry.template_hash) {
             return Err(ImaError::TemplateHash { entry: position });

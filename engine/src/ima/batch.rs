@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::hashes::{Algorithms, Hashes};
 use super::{Entry, Event, Template};
 use crate::malformed::Malformed;
 
@@ -33,13 +34,15 @@ pub(super) struct Row {
     /// Where the caches may hold it.
     pub(super) slot: Option<u32>,
     pub(super) known: Option<Known>,
+    /// Where the batch keeps the hashes of another.
+    computed: Range<usize>,
 }
 
 /// Entries, copied out of the pieces in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
-    /// Hashes that the caches hold, of known entries.
+    /// Hashes of the entries, remembered or computed.
     hashes: Vec<u8>,
     rows: Vec<Row>,
 }
@@ -60,6 +63,7 @@ impl Batch {
             hash: 0,
             slot: None,
             known: None,
+            computed: 0..0,
         });
     }
 
@@ -87,6 +91,20 @@ impl Batch {
         })
     }
 
+    /// Computes the hashes of what the caches do not hold.
+    ///
+    /// All at once, because a hash waits for itself, round after round: next to it the processor has
+    /// time for another.
+    pub(super) fn hash(&mut self, algorithms: Algorithms) {
+        self.visit(|row, _, data, hashes| {
+            if row.known.is_none() {
+                let start = hashes.len();
+                Hashes::compute(algorithms, data, hashes);
+                row.computed = start..hashes.len();
+            }
+        });
+    }
+
     /// The events of files that the caches do not hold.
     pub(super) fn events(&self) -> Vec<Option<Result<Event<'_>, Malformed>>> {
         let is_file = |row: &Row| !row.is_violation && row.template != Template::ImaBuf;
@@ -97,9 +115,11 @@ impl Batch {
         read.collect()
     }
 
-    /// The hashes that the caches hold of an entry.
-    pub(super) fn hashes(&self, known: &Known) -> &[u8] {
-        self.hashes.get(known.hashes.clone()).unwrap_or(&[])
+    /// The hashes of an entry that is no violation, computed or remembered.
+    pub(super) fn hashes(&self, row: &Row) -> &[u8] {
+        let known = row.known.as_ref().map(|known| &known.hashes);
+        let place = known.unwrap_or(&row.computed).clone();
+        self.hashes.get(place).unwrap_or(&[])
     }
 
     /// Goes over the entries that are no violations: their rows, templates and data.

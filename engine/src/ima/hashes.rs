@@ -3,9 +3,6 @@
 use crate::crypto;
 use crate::hash::{Digest, HashAlg};
 
-/// Room for a hash in every algorithm: 20, 32, 48 and 64 bytes.
-const BYTES_MAX: usize = 164;
-
 /// A set of hash algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Algorithms(u8);
@@ -56,15 +53,6 @@ impl Algorithms {
     }
 }
 
-/// Where the hashes of one entry are computed.
-pub(super) struct Room([u8; BYTES_MAX]);
-
-impl Room {
-    pub(super) const fn new() -> Self {
-        Self([0; BYTES_MAX])
-    }
-}
-
 /// The template data of one entry and its hashes, computed or remembered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hashes<'d> {
@@ -84,22 +72,15 @@ impl<'d> Hashes<'d> {
         }
     }
 
-    /// All of these, computed.
-    pub(super) fn compute(algorithms: Algorithms, data: &'d [u8], room: &'d mut Room) -> Self {
-        let mut rest = room.0.as_mut_slice();
+    /// All of these, computed and packed behind what `room` holds.
+    pub(super) fn compute(algorithms: Algorithms, data: &[u8], room: &mut Vec<u8>) {
+        let message = crypto::Message::new(data);
         for alg in algorithms.iter() {
-            // Always there: the room is the sum of all sizes.
-            let Some((slot, tail)) = rest.split_at_mut_checked(alg.size()) else {
-                return Self::of(data);
-            };
-            slot.copy_from_slice(crypto::digest(alg, data).as_bytes());
-            rest = tail;
+            room.extend_from_slice(message.digest(alg).as_bytes());
         }
-        let packed = room.0.get(..algorithms.size()).unwrap_or(&[]);
-        Self::remembered(algorithms, packed, data)
     }
 
-    /// The same as remembered, packed.
+    /// All of these, as they were found before, packed.
     pub(super) fn remembered(algorithms: Algorithms, packed: &'d [u8], data: &'d [u8]) -> Self {
         if packed.len() != algorithms.size() {
             return Self::of(data);
@@ -162,8 +143,10 @@ mod tests {
                 .filter(|alg| bits & Algorithms::bit(*alg) != 0)
                 .fold(Algorithms::default(), Algorithms::with);
             assert_eq!(algorithms.bits(), bits);
-            let mut room = Room::new();
-            let hashes = Hashes::compute(algorithms, data, &mut room);
+            let mut room = b"before".to_vec();
+            Hashes::compute(algorithms, data, &mut room);
+            let packed = room.strip_prefix(b"before").unwrap();
+            let hashes = Hashes::remembered(algorithms, packed, data);
             assert_eq!(hashes.packed().len(), algorithms.size());
             let remembered = Hashes::remembered(algorithms, hashes.packed(), data);
             for alg in HashAlg::ALL {
@@ -180,7 +163,7 @@ mod tests {
         let all = HashAlg::ALL
             .into_iter()
             .fold(Algorithms::default(), Algorithms::with);
-        assert_eq!(all.size(), BYTES_MAX);
+        assert_eq!(all.size(), 20 + 32 + 48 + 64);
         // What is remembered with another length is not used.
         let wrong = Hashes::remembered(all, &[0; 20], data);
         assert_eq!(
