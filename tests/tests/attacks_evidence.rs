@@ -525,7 +525,7 @@ fn x01_bodies_that_are_no_request_are_refused() {
     let keylime = Keylime::new(1);
     let data = data(&Machine::valid());
     let deep = [vec![b'['; 2000], vec![b']'; 2000]].concat();
-    let twice = format!(r#"{{"type":"tpm","data":{{"nonce":"a","nonce":"b"}}}}"#);
+    let twice = br#"{"type":"tpm","data":{"nonce":"a","nonce":"b"}}"#;
     let cases: [(&[u8], u16, &str); 14] = [
         (b"", 400, "malformed JSON"),
         (b"{", 400, "malformed JSON"),
@@ -548,7 +548,7 @@ fn x01_bodies_that_are_no_request_are_refused() {
             400,
             "occurs twice",
         ),
-        (twice.as_bytes(), 400, "occurs twice"),
+        (twice, 400, "occurs twice"),
     ];
     for (body, status, text) in cases {
         let answered = answer(&keylime, ApiVersion::V2_6, body);

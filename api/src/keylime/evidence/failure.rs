@@ -23,7 +23,7 @@ use serde::Serialize;
 pub(super) struct Failure {
     #[serde(rename = "type")]
     kind: Cow<'static, str>,
-    context: Context,
+    context: Box<Context>,
 }
 
 /// What is known of it.
@@ -60,16 +60,16 @@ impl Failure {
     fn new(kind: impl Into<Cow<'static, str>>, code: &'static str, message: String) -> Self {
         Self {
             kind: kind.into(),
-            context: Context {
+            context: Box::new(Context {
                 message,
                 code,
                 ..Context::default()
-            },
+            }),
         }
     }
 
     /// The stable code, which is a metric's label.
-    pub(super) const fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         self.context.code
     }
 

@@ -14,7 +14,7 @@ use rat_engine::limits::{PUBLIC_BYTES_MAX, UEFI_LOG_BYTES_MAX};
 use rat_engine::pcr::PcrIndex;
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::quote::Quote;
-use rat_engine::tpm::attributes::check_attestation_key;
+use rat_engine::tpm::attributes::{KeyAttributeError, check_attestation_key};
 use rat_engine::tpm::{Public, PublicError, Signature};
 use rat_engine::verdict::{Code, Finding, Reason, Verdict};
 use tokio::time::Instant;
@@ -44,6 +44,33 @@ pub(super) fn judge(
     policies: &Policies,
     until: Instant,
 ) -> Result<Vec<Failure>, Refused> {
+    match judged(asked, policies, until) {
+        Ok(failures) => Ok(failures),
+        Err(Stop::Failed(failure)) => Ok(vec![failure]),
+        Err(Stop::Refused(refused)) => Err(refused),
+    }
+}
+
+/// Why nothing more is looked at.
+enum Stop {
+    /// The evidence fails before it can be appraised.
+    Failed(Failure),
+    Refused(Refused),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+fn judged(asked: &Asked<'_>, policies: &Policies, until: Instant) -> Result<Vec<Failure>, Stop> {
     let name = asked.needed("hash_alg")?;
     let pcr_policy = read_pcr_policy(asked)?;
     refuse_boot_policy(asked)?;
@@ -54,13 +81,9 @@ pub(super) fn judge(
         (None, None) => None,
     };
     let boot_log = read_boot_log(asked)?;
-    let Some(hash) = HashAlg::from_name(name.as_bytes()) else {
-        return Ok(vec![Failure::unknown_hash(&name)]);
-    };
-    let evidence = match Evidence::read(asked, hash)? {
-        Ok(evidence) => evidence,
-        Err(failure) => return Ok(vec![failure]),
-    };
+    let hash = HashAlg::from_name(name.as_bytes());
+    let hash = hash.ok_or_else(|| Failure::unknown_hash(&name))?;
+    let evidence = Evidence::read(asked, hash)?;
     let log_hash = judge
         .as_ref()
         .map(|judge| judge.policy().compiled().log_hash_alg());
@@ -77,58 +100,39 @@ pub(super) fn judge(
 /// Key and quote.
 struct Evidence {
     key: VerifyingKey,
-    key_attributes: Result<(), rat_engine::tpm::attributes::KeyAttributeError>,
+    key_attributes: Result<(), KeyAttributeError>,
     quote: QuoteText,
 }
 
 impl Evidence {
     /// Reads what the machine is said to have sent, and its key.
-    fn read(asked: &Asked<'_>, hash: HashAlg) -> Result<Result<Self, Failure>, Refused> {
-        let bytes = match decode(&asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX) {
-            Some(bytes) => bytes,
-            None => {
-                let detail = "tpm_ak is no TPM2B_PUBLIC in base64";
-                return Ok(Err(Failure::of_key(Code::AkMalformed, detail)));
-            }
-        };
-        let public = match Public::parse(&bytes) {
-            Ok(public) => public,
-            Err(error) => {
-                let code = match error {
-                    PublicError::Malformed(_) => Code::AkMalformed,
-                    _ => Code::AkNotAllowed,
-                };
-                return Ok(Err(Failure::of_key(code, &error.to_string())));
-            }
-        };
-        let key = match VerifyingKey::from_tpm(&public) {
-            Ok(key) => key,
-            Err(error) => {
-                let detail = error.to_string();
-                return Ok(Err(Failure::of_key(Code::AkNotAllowed, &detail)));
-            }
-        };
-        let quote = match QuoteText::parse(&asked.needed("quote")?) {
-            Ok(quote) => quote,
-            Err(error) => {
-                return Ok(Err(Failure::of_quote(
-                    Code::QuoteMalformed,
-                    error.to_string(),
-                )));
-            }
-        };
+    fn read(asked: &Asked<'_>, hash: HashAlg) -> Result<Self, Stop> {
+        let bytes = decode(&asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX).ok_or_else(|| {
+            Failure::of_key(Code::AkMalformed, "tpm_ak is no TPM2B_PUBLIC in base64")
+        })?;
+        let public = Public::parse(&bytes).map_err(|error| {
+            let code = match error {
+                PublicError::Malformed(_) => Code::AkMalformed,
+                _ => Code::AkNotAllowed,
+            };
+            Failure::of_key(code, &error.to_string())
+        })?;
+        let key = VerifyingKey::from_tpm(&public)
+            .map_err(|error| Failure::of_key(Code::AkNotAllowed, &error.to_string()))?;
+        let quote = QuoteText::parse(&asked.needed("quote")?)
+            .map_err(|error| Failure::of_quote(Code::QuoteMalformed, error.to_string()))?;
         let signed_with = Signature::parse(&quote.signature).map(|signature| signature.hash());
         if let Ok(found) = signed_with
             && found != hash
         {
             let detail = format!("Quote was expected to use {hash} but used {found} instead");
-            return Ok(Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail)));
+            return Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail).into());
         }
-        Ok(Ok(Self {
+        Ok(Self {
             key,
             key_attributes: check_attestation_key(&public, false),
             quote,
-        }))
+        })
     }
 
     fn appraise(
