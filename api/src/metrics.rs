@@ -122,6 +122,8 @@ catalogue! {
         "Entries of measurement lists that quotes proved.";
     TURNED_AWAY = "attest_turned_away_total", Counter, Count, ["code": "the code of the verdict"],
         "Evidence and connections that were turned away without changing anything about their agent.";
+    RELAY_MISMATCHES = "attest_relay_mismatches_total", Counter, Count, ["code": "the code of the verdict"],
+        "Evidence that came through a relay and did not fit what its agent's key had signed. The agent is to come directly; the audit log names the relay.";
     ABANDONED = "attest_abandoned_total", Counter, Count, ["why": "a fixed word"],
         "Challenges that led to no verdict.";
     SECOND_LOOKS = "attest_second_looks_total", Counter, Count, ["code": "the verdict code"],
@@ -194,6 +196,12 @@ catalogue! {
         "Bytes of boot logs and measurement lists handed to the shards.";
     TRANSPORT_RENEWALS = "attest_transport_renewals_total", Counter, Count, [],
         "Certificates of agents renewed.";
+    TRANSPORT_RELAYS = "attest_transport_relays", Gauge, Count, [],
+        "Connected relays.";
+    TRANSPORT_RELAYED_AGENTS = "attest_transport_relayed_agents", Gauge, Count, [],
+        "Agents that relays speak for.";
+    TRANSPORT_RELAY_UNASKED = "attest_transport_relay_unasked_total", Counter, Count, [],
+        "What relays sent for agents that were not asked for it, or are not connected.";
     TRANSPORT_BUFFERED = "attest_transport_buffered_bytes", Gauge, Bytes, [],
         "Bytes of logs that are held until they are handed over.";
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::agent::{Phase, StoredList, Via};
+use super::agent::{Agent, Phase, StoredList, Via};
 use super::conclude::Conclusion;
 use super::failing::is_of_policy;
 use super::input::{Action, Event};
@@ -185,7 +185,11 @@ impl Shard {
             Cause::Clearing => {}
             Cause::Rejudging => self.tell_rejudged(&provisional),
         }
-        self.go_by(&provisional, now);
+        let is_relayed = self.agent(place).and_then(Agent::relay).is_some();
+        if provisional.way == Way::Directly && is_relayed {
+            let retry = self.settings.retry_after_ms;
+            self.refuse_session(place, Refusal::PathNotEnrolled, retry);
+        }
         self.announce(place, now, provisional.outcome.code, &provisional.detail);
         if let (Some(policy), Some(agent)) = (provisional.baseline, self.agent(place)) {
             let event = Event::BaselineProven {
@@ -198,26 +202,6 @@ impl Shard {
         self.end_faulty_session(place);
         self.arm(place);
         self.clear_if_asked(place, now);
-    }
-
-    /// Has an agent come directly when its relay is doubted, and as usual when it did. (Q16)
-    fn go_by(&mut self, provisional: &Provisional, now: Now) {
-        let place = provisional.place;
-        let retry = self.settings.retry_after_ms;
-        let Some(agent) = self.agent_mut(place) else {
-            return;
-        };
-        match provisional.way {
-            Way::Stays => {}
-            Way::AsUsual => agent.directly_until_ms = 0,
-            Way::Directly => {
-                agent.directly_until_ms = now.mono_ms.saturating_add(DIRECTLY_MS);
-                agent.due_ms = now.mono_ms;
-                if agent.relay().is_some() {
-                    self.refuse_session(place, Refusal::PathNotEnrolled, retry);
-                }
-            }
-        }
     }
 
     /// The agent's state is that of the outcome from now on.
@@ -233,6 +217,14 @@ impl Shard {
         let longest_ms = settings.wait_ms_max(agent.state.failure.is_some());
         let due_ms_max = now.mono_ms.saturating_add(longest_ms);
         agent.due_ms = provisional.due_ms.clamp(now.mono_ms, due_ms_max);
+        match provisional.way {
+            Way::Stays => {}
+            Way::AsUsual => agent.directly_until_ms = 0,
+            Way::Directly => {
+                agent.directly_until_ms = now.mono_ms.saturating_add(DIRECTLY_MS);
+                agent.due_ms = now.mono_ms;
+            }
+        }
         agent.seen_ms = provisional.seen_ms.or(agent.seen_ms);
         if let Some(until_ms) = provisional.trusted_until_ms {
             agent.trusted_until_ms = until_ms;

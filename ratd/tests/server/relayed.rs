@@ -132,6 +132,10 @@ fn q16_only_the_way_of_the_record_is_taken_and_a_relay_is_taken_back_at_once() {
     });
     attested.becomes("overdue");
     speaks_through(&attested, Some("site-1"));
+    // It would try again after some minutes; it is started again.
+    attested
+        .enrol_through(&issued, through(&one, None))
+        .unwrap();
     attested.becomes("trusted");
     eventually("through the first", || connected(&attested, 2.0, 1.0));
     let path = "/agents/m1/relay";
@@ -151,6 +155,7 @@ fn q16_only_the_way_of_the_record_is_taken_and_a_relay_is_taken_back_at_once() {
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["name"], "site-2");
     speaks_through(&attested, None);
+    attested.enrol(&issued).unwrap();
     attested.becomes("trusted");
     assert!(connected(&attested, 1.0, 0.0));
     let acts = ["relay.add", "relay.remove", "agent.relay"];
