@@ -10,6 +10,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::disallowed_types,
     clippy::as_conversions,
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing
