@@ -93,9 +93,9 @@ rat_engine::limits! {
         "From the end of a request with evidence to its answer: whoever chooses both keys and list \
          could ask for minutes of signatures.";
     COMPILED_POLICIES_MAX = 16, "policies",
-        "Policies of requests that are kept compiled, by the digest of their text.";
+        "Policies of requests that are kept compiled, found by their whole text.";
     COMPILED_POLICIES_BYTES_MAX = 64 * 1024 * 1024, "bytes",
-        "All of these together.";
+        "All of these together, texts included.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON
