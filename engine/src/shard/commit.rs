@@ -185,7 +185,9 @@ impl Shard {
             Cause::Clearing => {}
             Cause::Rejudging => self.tell_rejudged(&provisional),
         }
-        let is_relayed = self.agent(place).and_then(Agent::relay).is_some();
+        let is_relayed = self
+            .agent(place)
+            .is_some_and(|agent| agent.relay().is_some());
         if provisional.way == Way::Directly && is_relayed {
             let retry = self.settings.retry_after_ms;
             self.refuse_session(place, Refusal::PathNotEnrolled, retry);
