@@ -368,7 +368,6 @@ impl Shard {
         let asks = asks.of_list(from_entry);
         let start = start_of(&agent.state, &group, baseline, &submission);
         let to_come = bytes_to_come(&submission);
-        let longest_ms = settings.longest_appraisal_ms(to_come);
         let list = submission.ima.as_ref();
         let options = options(&agent.state, &group, judge.as_deref(), list);
         let judge = judge.filter(|_| asks == Asks::Judgement);
@@ -378,7 +377,9 @@ impl Shard {
             challenge: challenge.id,
             issued,
             arrived_ms: now.mono_ms,
-            ends_ms: now.mono_ms.saturating_add(longest_ms),
+            ends_ms: now
+                .mono_ms
+                .saturating_add(settings.longest_appraisal_ms(to_come)),
             jitter_ms,
             from_entry,
             covers_baseline,
