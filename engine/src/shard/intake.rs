@@ -397,11 +397,7 @@ impl Shard {
             issued,
             key: key.key,
             ak_name: key.name,
-            rules: Rules {
-                allow_sha1: group.allow_sha1,
-                strict: true,
-                bank: group.bank,
-            },
+            rules: rules(&group),
             pcr_policy: group.pcr_policy.clone(),
             boot_pcrs: has_boot_log.then_some(PcrSet::FIRMWARE),
             judge,
@@ -416,6 +412,15 @@ impl Shard {
             self.arriving.push(place);
         }
         self.arm(place);
+    }
+}
+
+/// How quotes of a group's agents are read.
+const fn rules(group: &Group) -> Rules {
+    Rules {
+        allow_sha1: group.allow_sha1,
+        strict: true,
+        bank: group.bank,
     }
 }
 
