@@ -295,6 +295,11 @@ impl<'a> Object<'a> {
         null.map_or(Ok(()), Err)
     }
 
+    /// Whether a member is there, null or not.
+    pub fn names(&self, name: &str) -> bool {
+        self.member(name).is_some()
+    }
+
     /// Whether a member is there and not null.
     pub fn has(&self, name: &str) -> bool {
         !matches!(self.member(name), None | Some(Member::Null))

@@ -22,8 +22,8 @@ use tokio::time::{sleep, timeout};
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
 use memory::Memory;
-use relay::Way;
 pub use relay::{RelayKeyError, Through};
+use relay::{Turn, Way};
 use session::{Left, Session};
 
 use crate::device::DeviceError;
@@ -212,8 +212,10 @@ impl Agent {
             };
             drop(visiting);
             self.memory.save_again();
-            let wait = self.wait(&visit, &mut backoff);
-            let wait = self.turn(&visit, wait);
+            let wait = match self.turn(&visit) {
+                Turn::OtherWay => backoff.after_failure(Duration::ZERO, &mut SystemDice),
+                Turn::AsAdvised => self.wait(&visit, &mut backoff),
+            };
             let error = visit.as_ref().err();
             (self.watcher)(Event::Away { error, wait });
             tokio::select! {
@@ -225,14 +227,15 @@ impl Agent {
 
     /// Takes the other way when the server does not want this one: it does not trust what the relay
     /// brought, or does again. Where it cannot be reached directly, the relay is tried again.
-    fn turn(&mut self, visit: &Result<Left, RunError>, wait: Duration) -> Duration {
-        let Err(error) = visit else { return wait };
-        let (way, wait) = match self.relay {
-            Some(_) => self.way.after(error, wait),
-            None => (Way::Direct, wait),
-        };
-        self.way = way;
-        wait
+    fn turn(&mut self, visit: &Result<Left, RunError>) -> Turn {
+        match (visit, &self.relay) {
+            (Err(error), Some(_)) => {
+                let turn;
+                (self.way, turn) = self.way.after(error);
+                turn
+            }
+            _ => Turn::AsAdvised,
+        }
     }
 
     fn wait(&self, visit: &Result<Left, RunError>, backoff: &mut Backoff) -> Duration {

@@ -1,7 +1,6 @@
 //! The relay that an agent speaks through.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rat_engine::evidence::Refusal;
 use rat_identity::relay_certificate::{self, TLS_NAME};
@@ -11,9 +10,6 @@ use thiserror::Error;
 use tokio::net::lookup_host;
 
 use super::RunError;
-
-/// How long an agent waits before it takes the other way.
-const TURN: Duration = Duration::from_secs(1);
 
 /// A relay, as a machine is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +35,18 @@ pub(super) enum Way {
     Relay,
 }
 
+/// How long an agent waits before it goes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// As the error advises.
+    AsAdvised,
+    /// Not long: the server wants the other way, or an operator is about to say so.
+    OtherWay,
+}
+
 impl Way {
-    /// The way after this error, and how long to wait before.
-    pub(super) fn after(self, error: &RunError, wait: Duration) -> (Self, Duration) {
+    /// The way after this error.
+    pub(super) const fn after(self, error: &RunError) -> (Self, Turn) {
         let is_unwanted = matches!(
             error,
             RunError::Client(ClientError::Refused {
@@ -50,10 +55,10 @@ impl Way {
             })
         );
         match (self, is_unwanted) {
-            (Self::Relay, true) => (Self::Direct, TURN),
-            (Self::Relay, false) => (Self::Relay, wait),
+            (Self::Relay, true) => (Self::Direct, Turn::OtherWay),
+            (Self::Direct, true) => (Self::Relay, Turn::OtherWay),
             // Whatever it was: by the relay is how it goes as a rule.
-            (Self::Direct, _) => (Self::Relay, wait),
+            (Self::Relay | Self::Direct, false) => (Self::Relay, Turn::AsAdvised),
         }
     }
 }
@@ -128,7 +133,6 @@ mod tests {
 
     #[test]
     fn q16_an_agent_whose_relay_is_not_wanted_goes_directly_and_comes_back() {
-        let wait = Duration::from_secs(300);
         let refused = |refusal: Refusal| {
             RunError::Client(ClientError::Refused {
                 reason: refusal.into(),
@@ -136,11 +140,12 @@ mod tests {
             })
         };
         let unwanted = refused(Refusal::PathNotEnrolled);
-        assert_eq!(Way::Relay.after(&unwanted, wait), (Way::Direct, TURN));
-        assert_eq!(Way::Direct.after(&unwanted, wait), (Way::Relay, wait));
+        assert_eq!(Way::Relay.after(&unwanted), (Way::Direct, Turn::OtherWay));
+        assert_eq!(Way::Direct.after(&unwanted), (Way::Relay, Turn::OtherWay));
         for error in [refused(Refusal::Busy), RunError::Client(ClientError::Lost)] {
-            assert_eq!(Way::Relay.after(&error, wait), (Way::Relay, wait));
-            assert_eq!(Way::Direct.after(&error, wait), (Way::Relay, wait));
+            for way in [Way::Relay, Way::Direct] {
+                assert_eq!(way.after(&error), (Way::Relay, Turn::AsAdvised));
+            }
         }
     }
 

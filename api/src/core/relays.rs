@@ -171,7 +171,7 @@ pub(super) async fn of_agent(
         document: None,
     };
     let request = Object::of_form(&body, &form)?;
-    if !request.has("relay") {
+    if !request.names("relay") {
         return Err(ApiError::member("relay", MemberFault::Missing));
     }
     let named = request.optional_text("relay", NAME_CHARACTERS_MAX)?;

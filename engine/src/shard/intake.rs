@@ -368,7 +368,6 @@ impl Shard {
         let asks = asks.of_list(from_entry);
         let start = start_of(&agent.state, &group, baseline, &submission);
         let to_come = bytes_to_come(&submission);
-        let longest_ms = settings.longest_appraisal_ms(to_come);
         let list = submission.ima.as_ref();
         let options = options(&agent.state, &group, judge.as_deref(), list);
         let judge = judge.filter(|_| asks == Asks::Judgement);
@@ -378,7 +377,9 @@ impl Shard {
             challenge: challenge.id,
             issued,
             arrived_ms: now.mono_ms,
-            ends_ms: now.mono_ms.saturating_add(longest_ms),
+            ends_ms: now
+                .mono_ms
+                .saturating_add(settings.longest_appraisal_ms(to_come)),
             jitter_ms,
             from_entry,
             covers_baseline,
@@ -396,11 +397,7 @@ impl Shard {
             issued,
             key: key.key,
             ak_name: key.name,
-            rules: Rules {
-                allow_sha1: group.allow_sha1,
-                strict: true,
-                bank: group.bank,
-            },
+            rules: rules(&group),
             pcr_policy: group.pcr_policy.clone(),
             boot_pcrs: has_boot_log.then_some(PcrSet::FIRMWARE),
             judge,
@@ -415,6 +412,15 @@ impl Shard {
             self.arriving.push(place);
         }
         self.arm(place);
+    }
+}
+
+/// How quotes of a group's agents are read.
+const fn rules(group: &Group) -> Rules {
+    Rules {
+        allow_sha1: group.allow_sha1,
+        strict: true,
+        bank: group.bank,
     }
 }
 

@@ -14,11 +14,12 @@ use rat_agent::access;
 use rat_agent::keys::{self, ClientKey};
 use rat_agent::machine::Machine;
 use rat_agent::run::{Answering, Event, evidence};
+use rat_agent::state::Enrolled;
 use rat_client::https::{self, Asked, Trust};
 use rat_engine::evidence::{Binding, Challenge, ToAgent};
 use rat_transport::quic::client::{
     AboutAgent, AgentHello, Batch, Client, ClientOptions, Connection, Evidence, EvidenceParts,
-    ForAgent, Line, LineReceiver, LineSender, ListHead, ListSource,
+    ForAgent, Line, LineReceiver, LineSender, ListHead, ListSource, Sockets,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,9 +28,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::members::Member;
 use super::visitor::{Introduction, Visitor};
 use super::{BASELINE_WAIT, Fleet, FleetOptions, grow};
 use crate::keys::base64;
+use crate::misdeeds::Conduct;
 use crate::progress;
 use crate::report::{Counts, Report};
 use crate::software_tpm::SharedBoot;
@@ -104,18 +107,55 @@ pub(super) async fn run(mut fleet: Fleet<'_>, relays: usize) -> Result<Report> {
         let name = format!("{}-relay-{nth}", options.prefix.to_lowercase());
         sites.push(site(&api, name).await?);
     }
-    let mut seats: Vec<Vec<Arc<Seat>>> = (0..relays).map(|_| Vec::new()).collect();
+    let seats = seat_all(&api, &sites, agents, &fleet.sockets).await?;
+    let time = options.warm_up().saturating_add(options.counted());
+    let place = Place {
+        ca_set,
+        addresses,
+        server_name,
+    };
+    let mut running = place.start(&fleet, sites, seats).await?;
+    // The list of the first machine is the policy of all; until it is proven there is none.
+    if options.baseline_token.is_some() {
+        fleet.counts.verdict(BASELINE_WAIT).await?;
+    }
+    let counts = Arc::clone(&fleet.counts);
+    let said = move || format!("{} verdicts", counts.attestations());
+    let showing = progress::running("attesting", time, said);
+    sleep(options.warm_up()).await;
+    fleet.counts.start_over();
+    let counted_from = Instant::now();
+    sleep(options.counted()).await;
+    let report = fleet
+        .counts
+        .report(all, fleet.enrolment, counted_from.elapsed());
+    drop(showing);
+    if let Some(ended) = running.try_join_next() {
+        ended??;
+    }
+    running.shutdown().await;
+    Ok(report)
+}
+
+/// Tells the server through which relay each agent speaks; gives the agents of each relay.
+async fn seat_all(
+    api: &Arc<Api>,
+    sites: &[Site],
+    agents: Vec<(Member, Enrolled, Conduct)>,
+    sockets: &Sockets,
+) -> Result<Vec<Vec<Arc<Seat>>>> {
+    let mut seats: Vec<Vec<Arc<Seat>>> = sites.iter().map(|_| Vec::new()).collect();
     let places = Arc::new(Semaphore::new(REQUESTS));
-    let bar = progress::bar("relayed", all);
+    let bar = progress::bar("relayed", agents.len());
     let mut moving = JoinSet::new();
     for (member, enrolled, _) in agents {
-        let at = member.nth.checked_rem(relays).unwrap_or(0);
+        let at = member.nth.checked_rem(sites.len()).unwrap_or(0);
         let site = sites.get(at).context("a relay for each agent")?;
-        let (api, places, relay) = (Arc::clone(&api), Arc::clone(&places), site.name.clone());
+        let (api, places, relay) = (Arc::clone(api), Arc::clone(&places), site.name.clone());
         let nth = member.nth;
         let key = ClientKey::from_pem(&enrolled.key_pem)?.sha256()?;
         let (machine, boot) = (member.machine.clone(), Arc::clone(&member.boot));
-        let visitor = Visitor::new(member, enrolled, fleet.sockets.clone())?;
+        let visitor = Visitor::new(member, enrolled, sockets.clone())?;
         moving.spawn(async move {
             let _place = places.acquire_owned().await?;
             let path = format!("/agents/{}/relay", visitor.enrolled.agent);
@@ -145,45 +185,44 @@ pub(super) async fn run(mut fleet: Fleet<'_>, relays: usize) -> Result<Report> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let time = options.warm_up().saturating_add(options.counted());
-    let mut running = JoinSet::new();
-    for (site, mut seats) in sites.into_iter().zip(seats) {
-        seats.sort_by_key(|seat| seat.nth);
-        let client = Client::new(ClientOptions {
-            ca_set: ca_set.clone(),
-            certificate_chain: site.chain.clone(),
-            key_pkcs8: site.key_pkcs8.clone(),
-            keep_alive_ms: 5_000,
-        })?;
-        let connection = connect(&client, &addresses, &server_name).await?;
-        let relay = SimulatedRelay {
-            key_sha256: site.key_sha256,
-            seats,
-            counts: Arc::clone(&fleet.counts),
-            options: options.clone(),
-        };
-        running.spawn(relay.run(connection));
+    Ok(seats)
+}
+
+/// Where the server takes evidence.
+struct Place {
+    ca_set: Vec<Vec<u8>>,
+    addresses: Vec<String>,
+    server_name: String,
+}
+
+impl Place {
+    /// Connects the relays.
+    async fn start(
+        &self,
+        fleet: &Fleet<'_>,
+        sites: Vec<Site>,
+        seats: Vec<Vec<Arc<Seat>>>,
+    ) -> Result<JoinSet<Result<()>>> {
+        let mut running = JoinSet::new();
+        for (site, mut seats) in sites.into_iter().zip(seats) {
+            seats.sort_by_key(|seat| seat.nth);
+            let client = Client::new(ClientOptions {
+                ca_set: self.ca_set.clone(),
+                certificate_chain: site.chain.clone(),
+                key_pkcs8: site.key_pkcs8.clone(),
+                keep_alive_ms: 5_000,
+            })?;
+            let connection = connect(&client, &self.addresses, &self.server_name).await?;
+            let relay = SimulatedRelay {
+                key_sha256: site.key_sha256,
+                seats,
+                counts: Arc::clone(&fleet.counts),
+                options: fleet.options.clone(),
+            };
+            running.spawn(relay.run(connection));
+        }
+        Ok(running)
     }
-    // The list of the first machine is the policy of all; until it is proven there is none.
-    if options.baseline_token.is_some() {
-        fleet.counts.verdict(BASELINE_WAIT).await?;
-    }
-    let counts = Arc::clone(&fleet.counts);
-    let said = move || format!("{} verdicts", counts.attestations());
-    let showing = progress::running("attesting", time, said);
-    sleep(options.warm_up()).await;
-    fleet.counts.start_over();
-    let counted_from = Instant::now();
-    sleep(options.counted()).await;
-    let report = fleet
-        .counts
-        .report(all, fleet.enrolment, counted_from.elapsed());
-    drop(showing);
-    if let Some(ended) = running.try_join_next() {
-        ended??;
-    }
-    running.shutdown().await;
-    Ok(report)
 }
 
 /// The API, as an operator.

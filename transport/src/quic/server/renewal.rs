@@ -85,11 +85,14 @@ pub(super) enum Whose {
     Relay(RelayClient),
 }
 
+/// Signs a PKCS#10 request; may block.
+type Sign = dyn FnOnce(&[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send;
+
 /// A request for a certificate that is counted already.
 pub(super) struct Signing {
     counted: Result<(), TooOften>,
     places: Arc<Semaphore>,
-    sign: Box<dyn FnOnce(&[u8]) -> Result<Vec<Vec<u8>>, RenewRefused> + Send>,
+    sign: Box<Sign>,
 }
 
 impl Signing {
