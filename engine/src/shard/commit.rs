@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::agent::{Agent, Phase, StoredList, Via};
+use super::agent::{Phase, StoredList, Via};
 use super::conclude::Conclusion;
 use super::failing::is_of_policy;
 use super::input::{Action, Event};

@@ -375,14 +375,7 @@ impl Shard {
         let (verdict, code, detail) = conclusion.recorded(judged.verdict);
         if matches!(conclusion, Conclusion::Passed) {
             let ima_entries = entries_proven(&judged);
-            let mut parts = judged.evidence;
-            // One that came with a boot log is stored, with this outcome.
-            parts.boot_log = None;
-            last_pass = LastPass::Is(Box::new(Passed {
-                at_unix_ms: now.unix_ms,
-                parts,
-                ima_entries,
-            }));
+            last_pass = LastPass::Is(Box::new(Passed::new(judged.evidence, ima_entries, now)));
         }
         self.provisional.push(Provisional {
             place,

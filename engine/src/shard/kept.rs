@@ -16,6 +16,7 @@ use crate::ima::{ImaOptions, LearnedKeys, LearnedKeysError, Start};
 use crate::malformed::Malformed;
 use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicy;
+use crate::time::Now;
 use crate::tpm::ClockInfo;
 
 impl BootEpoch {
@@ -128,6 +129,16 @@ pub(super) struct Passed {
 }
 
 impl Passed {
+    /// A pass that proved so many entries. One that came with a boot log is stored with its outcome.
+    pub(super) fn new(mut parts: KeptParts, ima_entries: u64, now: Now) -> Self {
+        parts.boot_log = None;
+        Self {
+            at_unix_ms: now.unix_ms,
+            parts,
+            ima_entries,
+        }
+    }
+
     /// The same, to be stored with a failure.
     pub(super) fn kept(&self) -> KeptEvidence {
         let parts = self.parts.clone();

@@ -291,6 +291,29 @@ mod tests {
         Agent::new(record(number), state, None, NOW, 30_000)
     }
 
+    fn pass(agent: AgentId) -> Passed {
+        let parts = KeptParts {
+            quote: vec![1; 145],
+            signature: vec![2; 72],
+            pcr_values: PcrValues::new(),
+            tied: Tied {
+                challenge: Challenge {
+                    id: ChallengeId([3; 16]),
+                    nonce: Nonce([4; 32]),
+                    selection: PcrSelection::new([]).unwrap(),
+                    ima_from_entry: None,
+                    boot_log: false,
+                    deadline_ms: 5,
+                },
+                binding: Binding::Channel([6; 32]),
+                ak_name: Arc::from([7; 34]),
+                agent,
+            },
+            boot_log: None,
+        };
+        Passed::new(parts, 12, NOW)
+    }
+
     /// One of which everything is another than at the start, as far as it may rest.
     fn eventful() -> Agent {
         let mut state = steady();
@@ -341,29 +364,7 @@ mod tests {
         agent.directly_until_ms = 11;
         agent.timer_ms = Some(NOW.mono_ms + 60_000);
         agent.key = Key::Unusable;
-        agent.last_pass = Some(Box::new(Passed {
-            at_unix_ms: 11,
-            parts: KeptParts {
-                quote: vec![1; 145],
-                signature: vec![2; 72],
-                pcr_values: PcrValues::new(),
-                tied: Tied {
-                    challenge: Challenge {
-                        id: ChallengeId([3; 16]),
-                        nonce: Nonce([4; 32]),
-                        selection: PcrSelection::new([]).unwrap(),
-                        ima_from_entry: None,
-                        boot_log: false,
-                        deadline_ms: 5,
-                    },
-                    binding: Binding::Channel([6; 32]),
-                    ak_name: Arc::from([7; 34]),
-                    agent: agent.record.id.clone(),
-                },
-                boot_log: None,
-            },
-            ima_entries: 12,
-        }));
+        agent.last_pass = Some(Box::new(pass(agent.record.id.clone())));
         agent
     }
 
