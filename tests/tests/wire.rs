@@ -104,7 +104,7 @@ fn samples() -> Vec<(&'static str, Frame)> {
         boot_log_bytes: None,
         ..evidence()
     };
-    vec![
+    let mut samples = vec![
         ("versions", Frame::Versions(Versions::SPOKEN)),
         ("hello", hello()),
         (
@@ -147,6 +147,14 @@ fn samples() -> Vec<(&'static str, Frame)> {
             "renewed",
             Frame::Renewed(vec![b"leaf".to_vec(), b"issuer".to_vec()]),
         ),
+    ];
+    samples.extend(samples_of_relays());
+    samples
+}
+
+/// Those that only relays send and are sent.
+fn samples_of_relays() -> Vec<(&'static str, Frame)> {
+    vec![
         ("relay_hello", Frame::RelayHello),
         (
             "relay_welcome",
