@@ -245,6 +245,25 @@ fn rat_agent(home: &Home) -> Command {
     command
 }
 
+/// Makes the relay known to the server, and gives it what the server answered.
+fn install(home: &Home, post: impl Fn(&str, &Value) -> Value) {
+    let asked = rat_agent(home).args(["relay", "request"]).output().unwrap();
+    assert!(asked.status.success());
+    let request = String::from_utf8(asked.stdout).unwrap();
+    let csr: String = request
+        .lines()
+        .filter(|line| !line.starts_with('-'))
+        .collect();
+    let answer = post("/relays/", &json!({ "name": "site-1", "csr": csr }));
+    let file = home.path("site-1.json");
+    std::fs::write(&file, answer.to_string()).unwrap();
+    let installed = rat_agent(home)
+        .args(["relay", "install"])
+        .arg(&file)
+        .output();
+    assert!(installed.unwrap().status.success());
+}
+
 #[test]
 fn q16_machines_with_tpms_attest_through_a_relay_that_is_killed_and_started_again() {
     let home = Home::new();
@@ -268,24 +287,7 @@ fn q16_machines_with_tpms_attest_through_a_relay_that_is_killed_and_started_agai
         assert!(answer.status < 300, "{path}: {}", answer.json());
         answer.json()
     };
-    let asked = rat_agent(&home)
-        .args(["relay", "request"])
-        .output()
-        .unwrap();
-    assert!(asked.status.success());
-    let request = String::from_utf8(asked.stdout).unwrap();
-    let csr: String = request
-        .lines()
-        .filter(|line| !line.starts_with('-'))
-        .collect();
-    let answer = post("/relays/", &json!({ "name": "site-1", "csr": csr }));
-    let file = home.path("site-1.json");
-    std::fs::write(&file, answer.to_string()).unwrap();
-    let installed = rat_agent(&home)
-        .args(["relay", "install"])
-        .arg(&file)
-        .output();
-    assert!(installed.unwrap().status.success());
+    install(&home, post);
     let mut relay = Process::start(&home, "127.0.0.1:0");
 
     let baseline = home.ok(&["token", "create", "--group", "web", "--baseline"]);
