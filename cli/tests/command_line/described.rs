@@ -52,10 +52,13 @@ fn operator(server: &HostileServer) -> Operator {
     let login = ["login", "--username", "x", "--password-file", &password];
     operator.ok(&[&login[..], &["--new-password-file", &new]].concat());
     operator.secret("policy.json", r#"{"digests":{}}"#);
+    let label = "CERTIFICATE REQUEST-----";
+    let request = format!("-----BEGIN {label}\nAAAA\n-----END {label}\n");
+    operator.secret("request.csr", &request);
     operator
 }
 
-const AGENTS: [&str; 10] = [
+const AGENTS: [&str; 12] = [
     "agents list --group g --status failed --hostname h --since 2026-01-31T00:00:00Z --limit 5",
     "agents show a",
     "agents watch --group g --until pending",
@@ -66,6 +69,8 @@ const AGENTS: [&str; 10] = [
     "agents clear a --reason r",
     "agents remove a --yes",
     "agents move a g",
+    "agents relay a site-1",
+    "agents relay a --direct",
 ];
 
 const GROUPS: [&str; 16] = [
@@ -89,7 +94,7 @@ const GROUPS: [&str; 16] = [
     "policies rollback g",
 ];
 
-const PEOPLE: [&str; 25] = [
+const PEOPLE: [&str; 28] = [
     "whoami",
     "status",
     "doctor",
@@ -106,6 +111,9 @@ const PEOPLE: [&str; 25] = [
     "users roles",
     "account set --email x@y",
     "account password --password-file password --new-password-file new",
+    "relays list",
+    "relays add site-1 --csr request.csr",
+    "relays remove site-1 --yes",
     "webhooks list",
     "webhooks show x",
     "webhooks dead-letters x --limit 5",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rat_agent::relay::settings::RelaySettings;
 use rat_store::{AuditRecord, Store};
 use rat_tests::receiver::{Receiver, Reply};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use crate::attested::{Attested, GROUP};
 use crate::described::routes;
 use crate::operating::{Operated, policy};
 use crate::process::{Home, eventually};
+use crate::relayed::request;
 
 /// Routes that are no GET and change nothing.
 const CHANGES_NOTHING: [&str; 2] = ["/tokens/validate", "/agents/{agent_id}/sync-status"];
@@ -179,6 +181,16 @@ fn s12_every_route_that_changes_something_is_in_the_audit_log() {
     tried.by_admin("POST", clear, Some(json!({"reason": "looked at"})));
     let approve = ("/agents/{agent_id}/approve", "/agents/m1/approve");
     tried.by_admin("POST", approve, Some(json!({})));
+    let settings = RelaySettings {
+        state_dir: Some(tried.server.home.path("relay")),
+        ..RelaySettings::default()
+    };
+    let body = json!({"name": "site-1", "csr": request(&settings)});
+    tried.by_admin("POST", ("/relays/", "/relays/"), Some(body));
+    let relay = ("/agents/{agent_id}/relay", "/agents/m1/relay");
+    tried.by_admin("POST", relay, Some(json!({"relay": "site-1"})));
+    let relay = ("/relays/{relay_name}", "/relays/site-1");
+    tried.by_admin("DELETE", relay, None);
     let moving = ("/agents/{agent_id}/move", "/agents/m1/move");
     tried.by_admin("POST", moving, Some(json!({"policy_group_id": "db"})));
     tried.by_admin("DELETE", ("/agents/{agent_id}", "/agents/m1"), None);

@@ -28,11 +28,7 @@ impl Named {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             ..RelaySettings::default()
         };
-        let mut request = Vec::new();
-        relay::request(&settings, &mut request).unwrap();
-        let request = String::from_utf8(request).unwrap();
-        let lines = request.lines().filter(|line| !line.starts_with("-----"));
-        let csr: String = lines.collect();
+        let csr = request(&settings);
         let body = json!({ "name": name, "csr": csr });
         let answer = attested.server.expect("POST", "/relays/", Some(&body), 201);
         let file = attested.server.home.path(&format!("{name}.json"));
@@ -50,6 +46,15 @@ impl Named {
     fn key(&self) -> &str {
         self.answer["key_sha256"].as_str().unwrap()
     }
+}
+
+/// The base64 of a relay's request.
+pub(crate) fn request(settings: &RelaySettings) -> String {
+    let mut request = Vec::new();
+    relay::request(settings, &mut request).unwrap();
+    let request = String::from_utf8(request).unwrap();
+    let lines = request.lines().filter(|line| !line.starts_with('-'));
+    lines.collect()
 }
 
 fn through(relay: &Relay, key: Option<&str>) -> Through {
