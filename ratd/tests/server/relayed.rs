@@ -12,7 +12,7 @@ use rat_load::swtpm::{Machines, SwtpmOptions};
 use serde_json::{Value, json};
 
 use crate::attested::{Attested, GROUP};
-use crate::process::{Home, eventually, metric};
+use crate::process::{Home, Ratd, eventually, metric};
 use crate::road::{Fleet, INTERVAL, ek_ca, evidence, failure, status, url};
 
 /// A relay that an operator has named.
@@ -250,22 +250,31 @@ fn rat_agent(home: &Home) -> Command {
     command
 }
 
-/// Makes the relay known to the server, and gives it what the server answered.
-fn install(home: &Home, post: impl Fn(&str, &Value) -> Value) {
+/// What an operator asks of the server, and its answer.
+fn post(ratd: &Ratd, path: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let bearer = format!("Authorization: Bearer {}", ratd.admin());
+    let headers = [bearer.as_str(), "Content-Type: application/json"];
+    let client = ratd.client();
+    let answer = client.request("POST", path, &headers, body.as_bytes());
+    assert!(answer.status < 300, "{path}: {}", answer.json());
+    answer.json()
+}
+
+/// Names the relay, with the program's own commands.
+fn install(home: &Home, ratd: &Ratd) {
     let asked = rat_agent(home).args(["relay", "request"]).output().unwrap();
     assert!(asked.status.success());
-    let request = String::from_utf8(asked.stdout).unwrap();
-    let csr: String = request
+    let asked = String::from_utf8(asked.stdout).unwrap();
+    let csr: String = asked
         .lines()
         .filter(|line| !line.starts_with('-'))
         .collect();
-    let answer = post("/relays/", &json!({ "name": "site-1", "csr": csr }));
+    let answer = post(ratd, "/relays/", &json!({ "name": "site-1", "csr": csr }));
     let file = home.path("site-1.json");
     std::fs::write(&file, answer.to_string()).unwrap();
-    let installed = rat_agent(home)
-        .args(["relay", "install"])
-        .arg(&file)
-        .output();
+    let mut install = rat_agent(home);
+    let installed = install.args(["relay", "install"]).arg(&file).output();
     assert!(installed.unwrap().status.success());
 }
 
@@ -282,17 +291,7 @@ fn q16_machines_with_tpms_attest_through_a_relay_that_is_killed_and_started_agai
     let ca = ek_ca(&made.ek_ca);
     let list = format!("identity.ek_list={:?}", [made.ek_list.unwrap()]);
     let ratd = home.start(&[&INTERVAL[..], &[&ca, &list]].concat());
-    let post = |path: &str, body: &Value| {
-        let body = body.to_string();
-        let bearer = format!("Authorization: Bearer {}", ratd.admin());
-        let headers = [bearer.as_str(), "Content-Type: application/json"];
-        let answer = ratd
-            .client()
-            .request("POST", path, &headers, body.as_bytes());
-        assert!(answer.status < 300, "{path}: {}", answer.json());
-        answer.json()
-    };
-    install(&home, post);
+    install(&home, &ratd);
     let mut relay = Process::start(&home, "127.0.0.1:0");
 
     let baseline = home.ok(&["token", "create", "--group", "web", "--baseline"]);
@@ -315,6 +314,7 @@ fn q16_machines_with_tpms_attest_through_a_relay_that_is_killed_and_started_agai
     for machine in ["m1", "m2"] {
         eventually(machine, || !evidence(&ratd, machine).is_null());
         post(
+            &ratd,
             &format!("/agents/{machine}/relay"),
             &json!({ "relay": "site-1" }),
         );

@@ -9,6 +9,7 @@ use openssl::rsa::Padding;
 use openssl::sign::{RsaPssSaltlen, Signer};
 
 use super::*;
+use crate::crypto::lanes::has_vector_unit;
 
 static RSA: LazyLock<PKey<Private>> =
     LazyLock::new(|| PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap());
@@ -221,13 +222,19 @@ fn a_key_that_forgot_what_a_library_made_of_it_is_the_same_key() {
     let hash = HashAlg::Sha256;
     let sig = &sign(&RSA, hash, None)[..];
     let signature = Signature::RsaSsa { hash, sig };
+    // Where signatures are verified in lanes it is not kept in the first place.
+    let is_kept = !has_vector_unit();
     for _ in 0..2 {
         assert_eq!(key.verify(&signature, b"message", false), Ok(()));
         assert!(key.verify(&signature, b"another", false).is_err());
-        assert!(key.0.parsed.get().is_some());
+        assert_eq!(key.0.parsed.get().is_some(), is_kept);
         let other = key.clone();
         key.forget_parsed();
-        assert!(other.0.parsed.get().is_some(), "somebody else holds it");
+        assert_eq!(
+            other.0.parsed.get().is_some(),
+            is_kept,
+            "somebody else holds it"
+        );
         drop(other);
         key.forget_parsed();
         assert!(key.0.parsed.get().is_none());

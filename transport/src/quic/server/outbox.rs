@@ -34,7 +34,7 @@ struct Waiting {
 #[derive(Default)]
 struct Queue {
     messages: VecDeque<ToAgent>,
-    /// Whether one of the halves is gone.
+    /// Whether one of the halves is gone, or a message found no room: nothing more is taken.
     is_over: bool,
 }
 
@@ -65,6 +65,8 @@ impl Waiting {
             return Ok(());
         }
         if queue.messages.len() >= limits::OUTBOX_MESSAGES_MAX {
+            // Once is enough: the connection is closed for it.
+            queue.is_over = true;
             return Err(Full);
         }
         queue.messages.push_back(message);
