@@ -28,7 +28,7 @@ pub struct RelaySettings {
     #[arg(id = "relay_state_dir", long = "relay-state-dir", value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
-    /// Where agents connect (default: [::]:8883)
+    /// Where agents connect (default: port 8883 of every address)
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,

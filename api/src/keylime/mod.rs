@@ -2,7 +2,7 @@
 //! included.
 //!
 //! A path begins with the version of the API that the client speaks ([`ApiVersion`]). Answers of
-//! version 2 stand in one [`envelope`].
+//! version 2 stand in one `envelope`.
 //!
 //! Source: Keylime 7.14 `keylime/web`, `keylime/cloud_verifier_tornado.py`.
 
