@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
@@ -122,6 +122,40 @@ pub enum SettingsError {
     RelayMissing,
 }
 
+/// A file that nobody else can write, variables with this prefix, and flags, each over the one
+/// before. The default file may be missing.
+pub(crate) fn layered<T: Serialize + DeserializeOwned>(
+    file: Option<&Path>,
+    default_file: &str,
+    environment: &str,
+    flags: &T,
+) -> Result<T, SettingsError> {
+    let path = file.unwrap_or(Path::new(default_file));
+    let written = match access::require_unwritable(path) {
+        Err(AccessError::File { source, .. })
+            if file.is_none() && source.kind() == ErrorKind::NotFound =>
+        {
+            Figment::new()
+        }
+        checked => {
+            checked?;
+            Figment::from(Toml::file_exact(path))
+        }
+    };
+    written
+        .merge(Env::prefixed(environment))
+        .merge(Serialized::defaults(flags))
+        .extract()
+        .map_err(|error| SettingsError::Read(Box::new(error)))
+}
+
+/// A state directory: as set, else systemd's, else the default.
+pub(crate) fn state_dir(set: Option<&PathBuf>, default: &str) -> PathBuf {
+    let systemd = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    let set = set.cloned().or_else(systemd);
+    set.unwrap_or_else(|| default.into())
+}
+
 impl Settings {
     /// File, environment and flags, each over the one before. The default file may be missing.
     ///
@@ -132,30 +166,12 @@ impl Settings {
     /// Who writes the file chooses the TPM and the logs that are believed: a file that others than
     /// its owner can write is refused. (A07)
     pub fn load(file: Option<&Path>, flags: &Self) -> Result<Self, SettingsError> {
-        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let written = match access::require_unwritable(path) {
-            Err(AccessError::File { source, .. })
-                if file.is_none() && source.kind() == ErrorKind::NotFound =>
-            {
-                Figment::new()
-            }
-            checked => {
-                checked?;
-                Figment::from(Toml::file_exact(path))
-            }
-        };
-        written
-            .merge(Env::prefixed(ENVIRONMENT))
-            .merge(Serialized::defaults(flags))
-            .extract()
-            .map_err(|error| SettingsError::Read(Box::new(error)))
+        layered(file, DEFAULT_FILE, ENVIRONMENT, flags)
     }
 
     /// The state directory: as set, else systemd's, else the default.
     pub fn state_dir(&self) -> PathBuf {
-        let systemd = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
-        let set = self.state_dir.clone().or_else(systemd);
-        set.unwrap_or_else(|| DEFAULT_STATE_DIR.into())
+        state_dir(self.state_dir.as_ref(), DEFAULT_STATE_DIR)
     }
 
     /// The relay that the agent speaks through; `None` for one that goes to its server.

@@ -303,8 +303,7 @@ const PRODUCT: [&str; 11] = [
 
 /// Every place that reads the environment, and what it reads there. `vars_os` is the configuration,
 /// whose keys are documented one by one.
-const ENVIRONMENT: [(&str, &str); 13] = [
-    ("agent/src/relay/settings.rs", "STATE_DIRECTORY"),
+const ENVIRONMENT: [(&str, &str); 12] = [
     ("agent/src/settings.rs", "STATE_DIRECTORY"),
     ("agent/src/settings.rs", "\"TCTI\""),
     ("cli/src/client/saved.rs", "\"HOME\""),

@@ -1,16 +1,12 @@
 //! Settings of a relay: a TOML file, then `RAT_RELAY_*`, then flags.
 
-use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
 use rat_transport::quic::server::ServerLimits;
 use serde::{Deserialize, Serialize};
 
-use crate::access::{self, AccessError};
-use crate::settings::SettingsError;
+use crate::settings::{SettingsError, layered, state_dir};
 
 /// Where the file is, unless a flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/rat-relay.toml";
@@ -48,30 +44,12 @@ impl RelaySettings {
     /// # Errors
     /// [`SettingsError`], also for keys that nobody knows.
     pub fn load(file: Option<&Path>, flags: &Self) -> Result<Self, SettingsError> {
-        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let written = match access::require_unwritable(path) {
-            Err(AccessError::File { source, .. })
-                if file.is_none() && source.kind() == ErrorKind::NotFound =>
-            {
-                Figment::new()
-            }
-            checked => {
-                checked?;
-                Figment::from(Toml::file_exact(path))
-            }
-        };
-        written
-            .merge(Env::prefixed(ENVIRONMENT))
-            .merge(Serialized::defaults(flags))
-            .extract()
-            .map_err(|error| SettingsError::Read(Box::new(error)))
+        layered(file, DEFAULT_FILE, ENVIRONMENT, flags)
     }
 
     /// The state directory: as set, else systemd's, else the default.
     pub fn state_dir(&self) -> PathBuf {
-        let systemd = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
-        let set = self.state_dir.clone().or_else(systemd);
-        set.unwrap_or_else(|| DEFAULT_STATE_DIR.into())
+        state_dir(self.state_dir.as_ref(), DEFAULT_STATE_DIR)
     }
 
     /// Where agents connect.
