@@ -150,6 +150,20 @@ async fn admitted(core: &Core, enrolment: &PendingEnrolment) -> Result<StoredGro
     }
 }
 
+/// Why the CA issued nothing. Requests of agents were checked when their enrolment began.
+pub(super) fn not_issued(error: IssueError) -> ApiError {
+    match error {
+        IssueError::Request(error) => ApiError::Refused {
+            code: "csr.malformed",
+            detail: error.to_string(),
+        },
+        error => {
+            tracing::error!(%error, "the CA cannot issue");
+            ApiError::Unavailable("the CA cannot issue certificates now")
+        }
+    }
+}
+
 async fn issue(core: &Core, enrolment: &PendingEnrolment) -> Result<IssuedToAgent, ApiError> {
     let ca = Arc::clone(&core.ca);
     let (csr, agent) = (
@@ -158,17 +172,7 @@ async fn issue(core: &Core, enrolment: &PendingEnrolment) -> Result<IssuedToAgen
     );
     super::compute(move || {
         let issued = ca.issue_agent(&csr, &agent, unix_ms());
-        issued.map_err(|error| match error {
-            // It was checked when the enrolment began.
-            IssueError::Request(error) => ApiError::Refused {
-                code: "csr.malformed",
-                detail: error.to_string(),
-            },
-            error => {
-                tracing::error!(%error, "the CA cannot issue");
-                ApiError::Unavailable("the CA cannot issue certificates now")
-            }
-        })
+        issued.map_err(not_issued)
     })
     .await
 }

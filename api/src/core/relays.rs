@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Bytes;
-use rat_identity::ca::{IssueError, IssuedToRelay};
+use rat_identity::ca::IssuedToRelay;
 use rat_identity::limits::REQUEST_BYTES_MAX;
 use rat_identity::pem;
 use rat_identity::relay_certificate::RelayName;
 use rat_store::{RecordChange, StoreError, StoredRelay};
 
+use super::activation::not_issued;
 use super::request::{AgentInPath, Answered, Parameters, RelayInPath, Reply};
 use super::{Core, State, agents, wire};
 use crate::auth::Caller;
@@ -115,16 +116,7 @@ async fn issue(core: &Core, name: RelayName, csr: Vec<u8>) -> Result<IssuedToRel
     let ca = Arc::clone(&core.ca);
     super::compute(move || {
         let issued = ca.issue_relay(&csr, &name, unix_ms());
-        issued.map_err(|error| match error {
-            IssueError::Request(error) => ApiError::Refused {
-                code: "csr.malformed",
-                detail: error.to_string(),
-            },
-            error => {
-                tracing::error!(%error, "the CA cannot issue");
-                ApiError::Unavailable("the CA cannot issue certificates now")
-            }
-        })
+        issued.map_err(not_issued)
     })
     .await
 }
