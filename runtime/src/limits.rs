@@ -12,10 +12,11 @@ pub(crate) const CONTROL_REQUESTS_MAX: usize = 256;
 pub(crate) const BATCH_MAX: usize = 256;
 /// Actions of one shard before the next shard has its turn.
 pub(crate) const ACTIONS_PER_TURN_MAX: usize = 64;
-/// Ticks of one commit.
-pub(crate) const TICKS_PER_COMMIT_MAX: usize = 1_024;
-/// Staged pieces of one transaction: 4 MiB.
-pub(crate) const PIECES_PER_STAGING_MAX: usize = 64;
+/// Jobs that the store thread takes at once. A shard has one tick on its way, so these are never
+/// more ticks than one commit takes.
+pub(crate) const JOBS_PER_ROUND_MAX: usize = 1_024;
+/// Staged pieces of one transaction, for which a tick may have to wait: 256 KiB.
+pub(crate) const PIECES_PER_STAGING_MAX: usize = 4;
 /// Ticks that the folder moves between two commits.
 pub(crate) const TICKS_PER_FOLD_MAX: u32 = 256;
 /// The longest that a worker sleeps: its heartbeat.

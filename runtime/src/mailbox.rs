@@ -235,11 +235,16 @@ impl Mailbox {
 
     /// Puts a notice; a dead worker needs none.
     pub(crate) fn tell(&self, notice: Notice) {
+        self.tell_all([notice]);
+    }
+
+    /// Puts notices, in order, so that one turn finds them all.
+    pub(crate) fn tell_all(&self, notices: impl IntoIterator<Item = Notice>) {
         let mut queues = self.lock();
         if queues.is_dead {
             return;
         }
-        queues.notices.push_back(notice);
+        queues.notices.extend(notices);
         drop(queues);
         self.arrived.notify_one();
     }

@@ -1,5 +1,6 @@
 //! The store thread: groups what all workers want durable, and answers when it is.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,8 @@ use crate::clock::Clock;
 use crate::groups::{self, Told};
 use crate::health::StorePulse;
 use crate::limits::{
-    FOLD_INTERVAL_MS, PIECES_PER_STAGING_MAX, RETENTION_INTERVAL_MS, RETRY_MS_MAX, RETRY_MS_MIN,
-    TICKS_PER_COMMIT_MAX, TICKS_PER_FOLD_MAX,
+    FOLD_INTERVAL_MS, JOBS_PER_ROUND_MAX, PIECES_PER_STAGING_MAX, RETENTION_INTERVAL_MS,
+    RETRY_MS_MAX, RETRY_MS_MIN, TICKS_PER_FOLD_MAX,
 };
 use crate::mailbox::{Mailbox, Notice};
 use crate::measures;
@@ -30,17 +31,12 @@ const AUDIT_ACTOR: &str = "ratd";
 /// pieces for each upload, one for each proven baseline, one for each request about an agent, and
 /// so many faults an hour.
 pub(crate) enum Job {
+    /// The ticks of one turn of a worker, and where the worker is told what became of them.
     Commit {
-        tick: Box<Tick>,
+        ticks: Vec<Tick>,
         mailbox: Arc<Mailbox>,
     },
-    Stage {
-        agent: AgentId,
-        challenge: ChallengeId,
-        piece: u64,
-        bytes: Vec<u8>,
-        mailbox: Arc<Mailbox>,
-    },
+    Stage(Piece),
     /// A quote proved the list that a baseline was made of.
     Baseline {
         group: String,
@@ -93,6 +89,7 @@ pub(crate) struct StoreThread {
     pub(crate) seed: u64,
 }
 
+/// What came together.
 #[derive(Default)]
 struct Batch {
     ticks: Vec<Tick>,
@@ -104,12 +101,13 @@ struct Batch {
     stops: bool,
 }
 
-struct Piece {
-    agent: AgentId,
-    challenge: ChallengeId,
-    piece: u64,
-    bytes: Vec<u8>,
-    mailbox: Arc<Mailbox>,
+/// A piece of a list that is being judged, to be staged.
+pub(crate) struct Piece {
+    pub(crate) agent: AgentId,
+    pub(crate) challenge: ChallengeId,
+    pub(crate) piece: u64,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) mailbox: Arc<Mailbox>,
 }
 
 impl Batch {
@@ -117,23 +115,12 @@ impl Batch {
         let mut batch = Self::default();
         for job in jobs {
             match job {
-                Job::Commit { tick, mailbox } => {
-                    batch.ticks.push(*tick);
-                    batch.tick_owners.push(mailbox);
+                Job::Commit { ticks, mailbox } => {
+                    let owners = std::iter::repeat_n(mailbox, ticks.len());
+                    batch.tick_owners.extend(owners);
+                    batch.ticks.extend(ticks);
                 }
-                Job::Stage {
-                    agent,
-                    challenge,
-                    piece,
-                    bytes,
-                    mailbox,
-                } => batch.pieces.push(Piece {
-                    agent,
-                    challenge,
-                    piece,
-                    bytes,
-                    mailbox,
-                }),
+                Job::Stage(piece) => batch.pieces.push(piece),
                 Job::Baseline { group, policy } => batch.baselines.push((group, policy)),
                 Job::Fault(fault) => batch.faults.push(fault),
                 Job::Settle(settled) => batch.settled.push(settled),
@@ -144,25 +131,64 @@ impl Batch {
     }
 }
 
+/// What is left to do when nobody waits for a verdict.
+struct Backlog {
+    /// Pieces that are not staged yet. Each upload has two at most.
+    pieces: VecDeque<Piece>,
+    folded_at: Instant,
+    /// Whether folding began, and did not come to its end.
+    is_folding: bool,
+    retained_at: Instant,
+    keeps_too_much: bool,
+}
+
+impl Backlog {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            pieces: VecDeque::new(),
+            folded_at: now,
+            is_folding: false,
+            retained_at: now,
+            // What became due while nobody ran.
+            keeps_too_much: true,
+        }
+    }
+
+    fn is_to_fold(&self) -> bool {
+        self.is_folding || self.folded_at.elapsed() >= Duration::from_millis(FOLD_INTERVAL_MS)
+    }
+
+    fn is_to_retain(&self) -> bool {
+        self.keeps_too_much
+            || self.retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS)
+    }
+}
+
 impl StoreThread {
     /// Works until it is told to stop, and has done everything that came before that.
+    ///
+    /// Agents wait for ticks, so they come first, in every round. What else there is to do is done
+    /// in small steps, one a round: a quote waits for one of them at most.
     pub(crate) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         let mut received = Vec::new();
-        let mut folded_at = Instant::now();
-        let mut retained_at = folded_at;
-        let mut is_behind = false;
-        // What became due while nobody ran.
-        let mut keeps_too_much = true;
+        let mut backlog = Backlog::new();
         loop {
-            let pause = Duration::from_millis(FOLD_INTERVAL_MS);
-            let arrived = timeout(pause, jobs.recv_many(&mut received, TICKS_PER_COMMIT_MAX)).await;
+            let pause = match backlog.pieces.is_empty() {
+                true => Duration::from_millis(FOLD_INTERVAL_MS),
+                false => Duration::ZERO,
+            };
+            let arrived = timeout(pause, jobs.recv_many(&mut received, JOBS_PER_ROUND_MAX)).await;
             if arrived == Ok(0) {
                 return;
             }
             let batch = Batch::of(received.drain(..));
             let stops = batch.stops;
-            self.stage(batch.pieces).await;
             self.commit(batch.ticks, batch.tick_owners).await;
+            backlog.pieces.extend(batch.pieces);
+            // A list is complete when its pieces are staged: whoever waits for an end waits for all.
+            let is_awaited = stops || !batch.settled.is_empty();
+            self.stage(&mut backlog.pieces, is_awaited).await;
             for (group, policy) in batch.baselines {
                 self.baseline(&group, &policy).await;
             }
@@ -176,15 +202,20 @@ impl StoreThread {
             if stops {
                 return;
             }
-            if is_behind || folded_at.elapsed() >= pause {
-                is_behind = self.fold(&jobs).await;
-                folded_at = Instant::now();
+            self.keep_house(&mut backlog, &jobs).await;
+        }
+    }
+
+    async fn keep_house(&self, backlog: &mut Backlog, jobs: &mpsc::UnboundedReceiver<Job>) {
+        if backlog.is_to_fold() {
+            backlog.is_folding = self.fold(jobs).await;
+            if !backlog.is_folding {
+                backlog.folded_at = Instant::now();
             }
-            let is_due = retained_at.elapsed() >= Duration::from_millis(RETENTION_INTERVAL_MS);
-            if keeps_too_much || is_due {
-                keeps_too_much = self.retain(&jobs).await;
-                retained_at = Instant::now();
-            }
+        }
+        if backlog.is_to_retain() {
+            backlog.keeps_too_much = self.retain(jobs).await;
+            backlog.retained_at = Instant::now();
         }
     }
 
@@ -200,8 +231,16 @@ impl StoreThread {
             .await
         {
             Outcome::Known(results) => {
-                for ((tick, owner), result) in ticks.iter().zip(&owners).zip(results) {
-                    self.answer(tick, owner, result);
+                let mut answers = ticks.iter().zip(&owners).zip(results).peekable();
+                while let Some(((_, owner), _)) = answers.peek().copied() {
+                    let of_owner = std::iter::from_fn(|| {
+                        answers.next_if(|((_, other), _)| Arc::ptr_eq(owner, other))
+                    });
+                    let notices = of_owner.map(|((tick, _), result)| self.notice(tick, result));
+                    // All of them before the first is told: a notice of a tick that was fenced
+                    // tells every mailbox.
+                    let notices: Vec<_> = notices.collect();
+                    owner.tell_all(notices);
                 }
             }
             Outcome::Refused if ticks.len() > 1 => {
@@ -226,12 +265,13 @@ impl StoreThread {
         }
     }
 
-    fn answer(&self, tick: &Tick, owner: &Mailbox, result: CommitResult) {
+    /// What the worker is told of a tick.
+    fn notice(&self, tick: &Tick, result: CommitResult) -> Notice {
         let (shard, seq) = (tick.shard, tick.seq);
         match result {
             CommitResult::Committed | CommitResult::AlreadyCommitted => {
                 measures::ticks("committed");
-                owner.tell(Notice::Committed { shard, seq });
+                Notice::Committed { shard, seq }
             }
             CommitResult::Fenced | CommitResult::OutOfOrder => {
                 measures::ticks("fenced");
@@ -240,23 +280,27 @@ impl StoreThread {
                     let mailboxes = self.mailboxes.iter();
                     mailboxes.for_each(|mailbox| mailbox.tell(Notice::Drain));
                 }
-                owner.tell(Notice::CommitFailed { shard, seq });
+                Notice::CommitFailed { shard, seq }
             }
         }
     }
 
-    async fn stage(&self, pieces: Vec<Piece>) {
+    /// Stages the first pieces, or all that there are.
+    async fn stage(&self, pieces: &mut VecDeque<Piece>, all: bool) {
         let now = self.clock.now().unix_ms;
-        for group in pieces.chunks(PIECES_PER_STAGING_MAX) {
-            if self.stage_group(group, now).await.is_break() {
+        while !pieces.is_empty() {
+            let count = pieces.len().min(PIECES_PER_STAGING_MAX);
+            let group: Vec<_> = pieces.drain(..count).collect();
+            if self.stage_group(&group, now).await.is_break() {
                 return;
             }
             // What could not be staged is a gap in what is kept, and no reason to hold a verdict.
             for piece in group {
-                piece.mailbox.tell(Notice::Staged {
-                    agent: piece.agent.clone(),
-                    challenge: piece.challenge,
-                });
+                let (agent, challenge) = (piece.agent, piece.challenge);
+                piece.mailbox.tell(Notice::Staged { agent, challenge });
+            }
+            if !all {
+                return;
             }
         }
     }
@@ -439,4 +483,65 @@ pub(crate) fn run(thread: StoreThread, jobs: mpsc::UnboundedReceiver<Job>) {
         Err(error) => tracing::error!(%error, "the store thread cannot start"),
     }
     pulse.is_dead.store(true, Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use rat_engine::agent_id::ShardIndex;
+    use rat_engine::shard::ChainHash;
+    use rat_store::limits::CHUNK_BYTES;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const PIECES: u64 = 20;
+
+    #[tokio::test]
+    async fn s07_a_tick_waits_for_no_list_that_came_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("data")).await.unwrap();
+        let epoch = store.take_ownership("test").await.unwrap();
+        let mailbox = Arc::new(Mailbox::new(1));
+        let (door, jobs) = StoreDoor::new();
+        for piece in 0..PIECES {
+            door.give(Job::Stage(Piece {
+                agent: AgentId::parse("machine-1").unwrap(),
+                challenge: ChallengeId([1; 16]),
+                piece,
+                bytes: vec![1; CHUNK_BYTES],
+                mailbox: Arc::clone(&mailbox),
+            }));
+        }
+        let shard = ShardIndex::new(7).unwrap();
+        let tick = Tick::new(shard, epoch, 1, ChainHash::default(), Vec::new());
+        let ticks = vec![tick];
+        let owner = Arc::clone(&mailbox);
+        door.give(Job::Commit {
+            ticks,
+            mailbox: owner,
+        });
+        let (settled, all) = oneshot::channel();
+        door.give(Job::Settle(settled));
+        door.give(Job::Stop);
+        let thread = StoreThread {
+            store: store.clone(),
+            clock: Arc::new(SystemClock::start()),
+            retention: RetentionPolicy::default(),
+            pulse: Arc::new(StorePulse::default()),
+            mailboxes: vec![Arc::clone(&mailbox)],
+            told: Arc::new(Told::of(&[])),
+            gives_up: Arc::new(AtomicBool::new(false)),
+            seed: 1,
+        };
+        thread.run(jobs).await;
+        let told: Vec<_> = mailbox.take(1, Duration::ZERO).notices.into();
+        assert!(matches!(told[0], Notice::Committed { seq: 1, .. }));
+        // Whoever waited for all that came before waited for the pieces, too.
+        let is_staged = |notice: &&Notice| matches!(notice, Notice::Staged { .. });
+        let staged = told.iter().filter(is_staged).count();
+        assert_eq!(u64::try_from(staged).unwrap(), PIECES);
+        all.await.unwrap();
+        let head = store.heads().await.unwrap()[usize::from(shard.get())];
+        assert_eq!(head.seq, 1);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::evidence::{Peer, SessionId, ToAgent};
 use rat_engine::ima::ImaCaches;
-use rat_engine::shard::{Action, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task};
+use rat_engine::shard::{Action, Driver, EffectiveStatus, Event, Input, Pacer, Shard, Task, Tick};
 use rat_engine::time::Now;
 
 use crate::clock::{Clock, OsNonces};
@@ -60,6 +60,8 @@ pub(crate) struct Turn {
     queued: VecDeque<(u64, Box<Task>)>,
     /// Tasks that were asked for in this turn.
     tasks: Vec<Task>,
+    /// Ticks that are to be committed, of this turn.
+    ticks: Vec<Tick>,
     /// Shards to be polled.
     touched: VecDeque<usize>,
     is_touched: Vec<bool>,
@@ -92,6 +94,7 @@ impl Turn {
             uploads: HashMap::new(),
             queued: VecDeque::new(),
             tasks: Vec::new(),
+            ticks: Vec::new(),
             touched: (0..shards).collect(),
             is_touched: vec![true; shards],
             held: VecDeque::new(),
@@ -289,6 +292,7 @@ impl Worker {
             self.turn.release();
             self.turn.release_lists();
             self.poll(now);
+            self.commit();
             self.judge();
             self.tell_figures(now.mono_ms);
             let is_draining = self.is_draining.load(Ordering::Acquire);
@@ -560,10 +564,7 @@ impl Worker {
                 let job = ReadJob::Open(rejudge, Arc::clone(&self.mailbox));
                 self.reader.give(job);
             }
-            Action::Commit(tick) => self.store.give(Job::Commit {
-                tick: Box::new(Arc::unwrap_or_clone(tick)),
-                mailbox: Arc::clone(&self.mailbox),
-            }),
+            Action::Commit(tick) => self.turn.ticks.push(Arc::unwrap_or_clone(tick)),
             Action::Event(event) => self.tell(event, now),
         }
     }
@@ -583,6 +584,16 @@ impl Worker {
             self.store.give(Job::Fault(fault));
         }
         self.events.tell(event);
+    }
+
+    /// Gives the store the ticks of this turn, all at once: given one by one, the first would be
+    /// committed alone.
+    fn commit(&mut self) {
+        let ticks = std::mem::take(&mut self.turn.ticks);
+        if !ticks.is_empty() {
+            let mailbox = Arc::clone(&self.mailbox);
+            self.store.give(Job::Commit { ticks, mailbox });
+        }
     }
 
     /// Has this turn's evidence judged: a little by the worker itself, which is quicker than

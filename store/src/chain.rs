@@ -13,7 +13,7 @@ use crate::error::{RowName, StoreError};
 use crate::limits;
 use crate::load::TickRow;
 use crate::packed::{self, Facts, Fault};
-use crate::rows::{slices, statement};
+use crate::rows::{Statement, slices};
 
 /// One concluded attestation, as history keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,12 +137,16 @@ impl Block {
 
     /// Puts blocks into history.
     pub(crate) async fn insert_all(tx: &mut Connection, blocks: &[Self]) -> Result<(), StoreError> {
-        const INSERT: &str = "INSERT INTO history
-            (shard, from_seq, to_seq, newest_unix_ms, before, after, packed) VALUES ";
+        const INSERT: Statement = Statement {
+            before: "INSERT INTO history
+                (shard, from_seq, to_seq, newest_unix_ms, before, after, packed)
+                SELECT * FROM (VALUES ",
+            columns: 7,
+            after: ") v WHERE v.column1 IS NOT NULL",
+        };
         for slice in slices(blocks) {
-            let mut query = sqlx::query(statement(INSERT, 7, slice.len(), ""));
-            for block in slice {
-                query = query
+            let query = INSERT.about(slice, |row, block| {
+                let row = row
                     .bind(i64::from(block.shard.get()))
                     .bind(number(block.from_seq)?)
                     .bind(number(block.to_seq)?)
@@ -150,7 +154,8 @@ impl Block {
                     .bind(&block.before.0[..])
                     .bind(&block.after.0[..])
                     .bind(packed::pack_compressed(&block.ticks)?);
-            }
+                Ok::<_, StoreError>(row)
+            })?;
             query.execute(&mut *tx).await?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Committing ticks: the one write on the way of every verdict.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rat_engine::agent_id::ShardIndex;
 use rat_engine::shard::{ChainHash, Outcome, Tick};
@@ -14,7 +14,7 @@ use crate::limits;
 use crate::load::ShardHead;
 use crate::logs::{self, NewEntries};
 use crate::packed;
-use crate::rows::{slices, statement};
+use crate::rows::{Statement, slices};
 
 /// What became of one tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,30 +46,88 @@ impl Store {
     pub async fn commit(&self, ticks: &[Tick]) -> Result<Vec<CommitResult>, StoreError> {
         limits::check("ticks in one commit", ticks.len(), limits::COMMIT_TICKS_MAX)?;
         let packed = ticks.iter().map(pack).collect::<Result<Vec<_>, _>>()?;
+        let all: Vec<_> = ticks.iter().zip(&packed).collect();
+        let mut tx = self.pools().write().await?;
+        if do_all_follow(&mut tx, ticks).await? {
+            write(&mut tx, &all).await?;
+            tx.commit().await?;
+            return Ok(vec![CommitResult::Committed; ticks.len()]);
+        }
+        tx.rollback().await?;
+        self.commit_what_follows(ticks, &all).await
+    }
+
+    /// Judges each tick by itself, and makes those durable that follow.
+    async fn commit_what_follows(
+        &self,
+        ticks: &[Tick],
+        all: &[(&Tick, &PackedTick<'_>)],
+    ) -> Result<Vec<CommitResult>, StoreError> {
         let mut tx = self.pools().write().await?;
         let mut heads = heads_of(&mut tx, ticks).await?;
         let mut results = Vec::with_capacity(ticks.len());
         let mut committed = Vec::with_capacity(ticks.len());
-        for (tick, packed) in ticks.iter().zip(&packed) {
+        for (tick, packed) in all {
             let result = judge(&mut tx, &mut heads, tick).await?;
             if result == CommitResult::Committed {
-                committed.push((tick, packed));
+                committed.push((*tick, *packed));
             }
             results.push(result);
         }
         if committed.is_empty() {
             return Ok(results);
         }
-        insert_ticks(&mut tx, &committed).await?;
         move_heads(&mut tx, &committed).await?;
-        for (tick, packed) in &committed {
-            for kept in &packed.kept {
-                keep(&mut tx, tick.seq, kept).await?;
-            }
-        }
+        write(&mut tx, &committed).await?;
         tx.commit().await?;
         Ok(results)
     }
+}
+
+/// Writes ticks whose shards' heads were moved to them, and what they keep.
+async fn write(tx: &mut Connection, ticks: &[(&Tick, &PackedTick<'_>)]) -> Result<(), StoreError> {
+    insert_ticks(tx, ticks).await?;
+    for (tick, packed) in ticks {
+        for kept in &packed.kept {
+            keep(tx, tick.seq, kept).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the heads of these ticks' shards to them, if each follows its shard's head: nearly always
+/// it does, and then nothing need be read. Else heads may have been moved, and the transaction must
+/// not be committed.
+async fn do_all_follow(tx: &mut Connection, ticks: &[Tick]) -> Result<bool, StoreError> {
+    const MOVE: Statement = Statement {
+        before: "UPDATE shard SET seq = v.column3, head = v.column5 FROM (VALUES ",
+        columns: 5,
+        after: ") v WHERE shard.id = v.column1 AND shard.epoch = v.column2
+            AND shard.seq + 1 = v.column3 AND shard.head = v.column4",
+    };
+    let mut shards = HashSet::with_capacity(ticks.len());
+    // No shard has an epoch that the database cannot take.
+    let is_simple =
+        |tick: &Tick| shards.insert(tick.shard) && number(tick.epoch.0).is_ok() && is_sound(tick);
+    if !ticks.iter().all(is_simple) {
+        return Ok(false);
+    }
+    for slice in slices(ticks) {
+        let query = MOVE.about(slice, |row, tick| {
+            let row = row
+                .bind(i64::from(tick.shard.get()))
+                .bind(number(tick.epoch.0)?)
+                .bind(number(tick.seq)?)
+                .bind(&tick.before.0[..])
+                .bind(&tick.after.0[..]);
+            Ok::<_, StoreError>(row)
+        });
+        let moved = query?.execute(&mut *tx).await?.rows_affected();
+        if u64::try_from(slice.len()).ok() != Some(moved) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A tick, packed before the transaction begins.
@@ -130,13 +188,16 @@ async fn heads_of(
     tx: &mut Connection,
     ticks: &[Tick],
 ) -> Result<HashMap<ShardIndex, ShardHead>, StoreError> {
-    const SELECT: &str = "SELECT id, epoch, seq, head FROM shard WHERE id IN ";
+    const SELECT: Statement = Statement {
+        before: "SELECT id, epoch, seq, head FROM shard WHERE id IN (VALUES ",
+        columns: 1,
+        after: ")",
+    };
     let mut heads = HashMap::with_capacity(ticks.len());
     for slice in slices(ticks) {
-        let mut query = sqlx::query(statement(SELECT, slice.len(), 1, ""));
-        for tick in slice {
-            query = query.bind(i64::from(tick.shard.get()));
-        }
+        let query = SELECT.about(slice, |row, tick| {
+            Ok::<_, StoreError>(row.bind(i64::from(tick.shard.get())))
+        })?;
         for row in query.fetch_all(&mut *tx).await? {
             let head = ShardHead::read(&row)?;
             heads.insert(head.shard, head);
@@ -202,46 +263,51 @@ async fn insert_ticks(
     tx: &mut Connection,
     ticks: &[(&Tick, &PackedTick<'_>)],
 ) -> Result<(), StoreError> {
-    const INSERT: &str = "INSERT INTO tick (shard, seq, epoch, before, after, packed) VALUES ";
+    const INSERT: Statement = Statement {
+        before: "INSERT INTO tick (shard, seq, epoch, before, after, packed)
+            SELECT * FROM (VALUES ",
+        columns: 6,
+        after: ") v WHERE v.column1 IS NOT NULL",
+    };
     for slice in slices(ticks) {
-        let mut query = sqlx::query(statement(INSERT, 6, slice.len(), ""));
-        for (tick, packed) in slice {
-            query = query
+        let query = INSERT.about(slice, |row, (tick, packed)| {
+            let row = row
                 .bind(i64::from(tick.shard.get()))
                 .bind(number(tick.seq)?)
                 .bind(number(tick.epoch.0)?)
                 .bind(&tick.before.0[..])
                 .bind(&tick.after.0[..])
                 .bind(packed.outcomes.as_slice());
-        }
+            Ok::<_, StoreError>(row)
+        })?;
         query.execute(&mut *tx).await?;
     }
     Ok(())
 }
 
-/// Moves each shard's head to its newest tick. The rows are there: only the update ever runs.
+/// Moves each shard's head to its newest tick.
 async fn move_heads(
     tx: &mut Connection,
     ticks: &[(&Tick, &PackedTick<'_>)],
 ) -> Result<(), StoreError> {
-    const INSERT: &str = "INSERT INTO shard
-        (id, owner, epoch, lease_until_unix_ms, seq, head, kept_seq, kept_head)
-        SELECT v.column1, '', 0, 0, v.column2, v.column3, 0, v.column3 FROM (VALUES ";
-    const UPDATE: &str = ") v WHERE true
-        ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, head = excluded.head";
+    const MOVE: Statement = Statement {
+        before: "UPDATE shard SET seq = v.column2, head = v.column3 FROM (VALUES ",
+        columns: 3,
+        after: ") v WHERE shard.id = v.column1",
+    };
     let mut newest: HashMap<ShardIndex, (u64, ChainHash)> = HashMap::new();
     for (tick, _) in ticks {
         newest.insert(tick.shard, (tick.seq, tick.after));
     }
     let newest: Vec<_> = newest.into_iter().collect();
     for slice in slices(&newest) {
-        let mut query = sqlx::query(statement(INSERT, 3, slice.len(), UPDATE));
-        for (shard, (seq, head)) in slice {
-            query = query
+        let query = MOVE.about(slice, |row, (shard, (seq, head))| {
+            let row = row
                 .bind(i64::from(shard.get()))
                 .bind(number(*seq)?)
-                .bind(head.0.to_vec());
-        }
+                .bind(&head.0[..]);
+            Ok::<_, StoreError>(row)
+        })?;
         query.execute(&mut *tx).await?;
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::limits;
 use crate::load::{NewestState, Tail, TickRow};
 use crate::packed;
-use crate::rows::{slices, statement};
+use crate::rows::{Statement, slices};
 
 /// What one call of the folder did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,18 +148,21 @@ async fn set_aside(tx: &mut Connection, tick: &TickRow) -> Result<(), StoreError
 
 async fn write_states(tx: &mut Connection, tail: Tail) -> Result<(), StoreError> {
     let (newest, broken) = tail.into_parts();
-    const UPDATE: &str = "UPDATE agent_state SET seq = v.column3, packed = v.column4 FROM (VALUES ";
-    const WHERE: &str = ") v WHERE agent_state.shard = v.column1
-        AND agent_state.agent = v.column2 AND agent_state.seq < v.column3";
+    const UPDATE: Statement = Statement {
+        before: "UPDATE agent_state SET seq = v.column3, packed = v.column4 FROM (VALUES ",
+        columns: 4,
+        after: ") v WHERE agent_state.shard = v.column1
+            AND agent_state.agent = v.column2 AND agent_state.seq < v.column3",
+    };
     for slice in slices(&newest) {
-        let mut query = sqlx::query(statement(UPDATE, 4, slice.len(), WHERE));
-        for (shard, agent, seq, state) in slice {
-            query = query
+        let query = UPDATE.about(slice, |row, (shard, agent, seq, state)| {
+            let row = row
                 .bind(i64::from(shard.get()))
                 .bind(agent.as_str())
                 .bind(number(*seq)?)
                 .bind(state.as_slice());
-        }
+            Ok::<_, StoreError>(row)
+        })?;
         let written = query.execute(&mut *tx).await?.rows_affected();
         if u64::try_from(slice.len()).ok() != Some(written) {
             find_removed(tx, slice).await?;

@@ -4,6 +4,8 @@
 //! when that holds a chunk's worth it becomes chunks. Long lists arrive in pieces while they are
 //! judged; each piece is a chunk from the start, and the commit only names them.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
 use rat_engine::agent_id::AgentId;
 use rat_engine::crypto;
 use rat_engine::evidence::ChallengeId;
@@ -17,6 +19,10 @@ use crate::database::{Connection, count, natural, number, time};
 use crate::error::{RowName, StoreError};
 use crate::limits::{self, CHUNK_BYTES};
 use crate::packed::{self, Fault};
+use crate::rows::{Statement, slices};
+
+/// The name under which the bytes of all agents are counted: no agent has it.
+const ALL_AGENTS: &str = "";
 
 /// A piece of a list that is being judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,60 +117,135 @@ impl Store {
             chunks.push(Chunk::new(piece.bytes));
         }
         let mut tx = self.pools().write().await?;
-        let mut results = Vec::with_capacity(pieces.len());
-        for (piece, chunk) in pieces.iter().zip(chunks) {
-            let room = room_for(&mut tx, piece).await?;
-            results.push(room);
-            if room != Staged::Kept {
-                continue;
+        let results = rooms_for(&mut tx, pieces).await?;
+        let mut kept = BTreeMap::new();
+        for ((piece, chunk), room) in pieces.iter().zip(&chunks).zip(&results) {
+            if *room == Staged::Kept {
+                // A piece that comes twice is replaced, like one that is staged already.
+                kept.insert((piece.upload.0, piece.piece), (piece, chunk));
             }
-            chunk.insert(&mut tx).await?;
-            // Replacing deletes: the trigger notes that the chunk lost a reference.
-            sqlx::query("DELETE FROM staged WHERE upload = $1 AND piece = $2")
-                .bind(&piece.upload.0[..])
-                .bind(number(piece.piece)?)
-                .execute(&mut *tx)
-                .await?;
-            sqlx::query(
-                "INSERT INTO staged (upload, piece, agent, raw_bytes, digest, at_unix_ms)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
-            )
-            .bind(&piece.upload.0[..])
-            .bind(number(piece.piece)?)
-            .bind(piece.agent.as_str())
-            .bind(count(piece.bytes.len())?)
-            .bind(&chunk.digest[..])
-            .bind(number(now_unix_ms)?)
-            .execute(&mut *tx)
-            .await?;
         }
+        let kept: Vec<_> = kept.into_values().collect();
+        insert_chunks(&mut tx, &kept).await?;
+        drop_staged(&mut tx, &kept).await?;
+        insert_staged(&mut tx, &kept, now_unix_ms).await?;
         tx.commit().await?;
         Ok(results)
     }
 }
 
-/// Whether both the piece's agent and the store have room for it.
-async fn room_for(tx: &mut Connection, piece: &LogPiece<'_>) -> Result<Staged, StoreError> {
-    let used: Vec<(String, i64)> =
-        sqlx::query_as("SELECT agent, raw_bytes FROM staged_use WHERE agent IN ('', $1)")
-            .bind(piece.agent.as_str())
-            .fetch_all(tx)
-            .await?;
-    let length = u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX);
-    let exceeds = |name: &str, max: u64| {
-        let used = used.iter().find(|(agent, _)| agent == name);
-        let used = used.map_or(0, |(_, bytes)| u64::try_from(*bytes).unwrap_or(0));
-        used.saturating_add(length) > max
+type ChunkedPiece<'a> = (&'a LogPiece<'a>, &'a Chunk);
+
+async fn insert_chunks(tx: &mut Connection, pieces: &[ChunkedPiece<'_>]) -> Result<(), StoreError> {
+    const INSERT: Statement = Statement {
+        before: "INSERT INTO chunk (digest, raw_bytes, packed) SELECT * FROM (VALUES ",
+        columns: 3,
+        after: ") v WHERE v.column1 IS NOT NULL ON CONFLICT (digest) DO NOTHING",
     };
-    Ok(
-        if exceeds(piece.agent.as_str(), limits::STAGED_AGENT_BYTES_MAX) {
+    for slice in slices(pieces) {
+        let query = INSERT.about(slice, |row, (_, chunk)| {
+            let row = row
+                .bind(&chunk.digest[..])
+                .bind(count(chunk.raw_bytes)?)
+                .bind(&chunk.packed[..]);
+            Ok::<_, StoreError>(row)
+        })?;
+        query.execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// Drops what is staged already in the place of these pieces: nearly always there is nothing. The
+/// trigger notes that their chunks lost a reference.
+async fn drop_staged(tx: &mut Connection, pieces: &[ChunkedPiece<'_>]) -> Result<(), StoreError> {
+    const SELECT: Statement = Statement {
+        before: "SELECT s.upload, s.piece FROM (VALUES ",
+        columns: 2,
+        after: ") v JOIN staged s ON s.upload = v.column1 AND s.piece = v.column2",
+    };
+    for slice in slices(pieces) {
+        let query = SELECT.about(slice, |row, (piece, _)| {
+            let row = row.bind(&piece.upload.0[..]).bind(number(piece.piece)?);
+            Ok::<_, StoreError>(row)
+        })?;
+        for row in query.fetch_all(&mut *tx).await? {
+            sqlx::query("DELETE FROM staged WHERE upload = $1 AND piece = $2")
+                .bind(row.try_get::<Vec<u8>, _>(0)?)
+                .bind(row.try_get::<i64, _>(1)?)
+                .execute(&mut *tx)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn insert_staged(
+    tx: &mut Connection,
+    pieces: &[ChunkedPiece<'_>],
+    now_unix_ms: u64,
+) -> Result<(), StoreError> {
+    const INSERT: Statement = Statement {
+        before: "INSERT INTO staged (upload, piece, agent, raw_bytes, digest, at_unix_ms)
+            SELECT * FROM (VALUES ",
+        columns: 6,
+        after: ") v WHERE v.column1 IS NOT NULL",
+    };
+    for slice in slices(pieces) {
+        let query = INSERT.about(slice, |row, (piece, chunk)| {
+            let row = row
+                .bind(&piece.upload.0[..])
+                .bind(number(piece.piece)?)
+                .bind(piece.agent.as_str())
+                .bind(count(chunk.raw_bytes)?)
+                .bind(&chunk.digest[..])
+                .bind(number(now_unix_ms)?);
+            Ok::<_, StoreError>(row)
+        })?;
+        query.execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// Of each piece, whether both its agent and the store have room for it, after those before it.
+async fn rooms_for(
+    tx: &mut Connection,
+    pieces: &[LogPiece<'_>],
+) -> Result<Vec<Staged>, StoreError> {
+    const SELECT: Statement = Statement {
+        before: "SELECT agent, raw_bytes FROM staged_use WHERE agent IN (VALUES ",
+        columns: 1,
+        after: ")",
+    };
+    let names: BTreeSet<&str> = pieces.iter().map(|piece| piece.agent.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().chain([ALL_AGENTS]).collect();
+    let mut used = HashMap::with_capacity(names.len());
+    for slice in slices(&names) {
+        let query = SELECT.about(slice, |row, name| Ok::<_, StoreError>(row.bind(*name)))?;
+        for row in query.fetch_all(&mut *tx).await? {
+            let bytes = u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
+            used.insert(row.try_get::<String, _>(0)?, bytes);
+        }
+    }
+    let mut rooms = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let length = u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX);
+        let with_it = |name: &str| {
+            let used = used.get(name).copied().unwrap_or(0);
+            used.saturating_add(length)
+        };
+        let of_agent = with_it(piece.agent.as_str());
+        let of_all = with_it(ALL_AGENTS);
+        rooms.push(if of_agent > limits::STAGED_AGENT_BYTES_MAX {
             Staged::AgentFull
-        } else if exceeds("", limits::STAGED_BYTES_MAX) {
+        } else if of_all > limits::STAGED_BYTES_MAX {
             Staged::Full
         } else {
+            used.insert(piece.agent.as_str().to_owned(), of_agent);
+            used.insert(ALL_AGENTS.to_owned(), of_all);
             Staged::Kept
-        },
-    )
+        });
+    }
+    Ok(rooms)
 }
 
 struct Chunk {

@@ -4,6 +4,8 @@
 //! row is one unreadable agent and never another state that happens to decode. (S06) Against
 //! somebody who can write to the database it does nothing: that is what the hash chain is for.
 
+use std::cell::RefCell;
+
 use rat_engine::agent_id::AgentId;
 use rat_engine::crypto;
 use rat_engine::hash::{Digest, HashAlg};
@@ -22,6 +24,8 @@ const VERSION_MIN: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 const CHECK_BYTES: usize = 8;
+/// Length, version, encoding and checksum before a record of a tick.
+const PART_HEAD_BYTES: usize = 14;
 const ZSTD_LEVEL: i32 = 1;
 /// Shorter ticks fit into one page of the database anyway. Above, compression pays: of 1,000
 /// outcomes it leaves a quarter of the bytes, for a tenth of what writing them costs.
@@ -65,6 +69,22 @@ fn checksum(version: u8, encoding: u8, body: &[u8]) -> [u8; CHECK_BYTES] {
     *digest.as_bytes().first_chunk().unwrap_or(&[0; CHECK_BYTES])
 }
 
+thread_local! {
+    /// What compressing takes, made once: it is half a megabyte, and most of what is compressed is
+    /// short.
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(raw: &[u8]) -> std::io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => compressor,
+            None => kept.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
+        };
+        compressor.compress(raw)
+    })
+}
+
 fn framed(encoding: u8, body: &[u8]) -> Vec<u8> {
     let mut packed = Vec::with_capacity(body.len().saturating_add(CHECK_BYTES).saturating_add(2));
     packed.extend([VERSION, encoding]);
@@ -76,7 +96,7 @@ fn framed(encoding: u8, body: &[u8]) -> Vec<u8> {
 /// These bytes, compressed when that makes them smaller.
 pub(crate) fn pack_bytes(raw: &[u8]) -> Vec<u8> {
     if raw.len() >= ZSTD_FROM_BYTES
-        && let Ok(small) = zstd::bulk::compress(raw, ZSTD_LEVEL)
+        && let Ok(small) = compress(raw)
         && small.len() < raw.len()
     {
         return framed(ZSTD, &small);
@@ -207,10 +227,21 @@ pub(crate) struct Facts {
     pub(crate) evidence_sha256: [u8; 32],
 }
 
-impl Facts {
-    fn of(outcome: &Outcome) -> Self {
+/// The same of an outcome, where it stands: packed it is [`Facts`].
+#[derive(Serialize)]
+struct FactsOf<'o> {
+    agent: &'o AgentId,
+    at_unix_ms: u64,
+    verdict: VerdictKind,
+    code: Option<Code>,
+    policy: Option<Digest>,
+    evidence_sha256: [u8; 32],
+}
+
+impl<'o> FactsOf<'o> {
+    const fn new(outcome: &'o Outcome) -> Self {
         Self {
-            agent: outcome.agent.clone(),
+            agent: &outcome.agent,
             at_unix_ms: outcome.at_unix_ms,
             verdict: outcome.verdict,
             code: outcome.code,
@@ -218,7 +249,9 @@ impl Facts {
             evidence_sha256: outcome.evidence_sha256,
         }
     }
+}
 
+impl Facts {
     /// An outcome of which nothing but these facts is known: what the chain's hash takes.
     pub(crate) fn into_outcome(self) -> Outcome {
         Outcome {
@@ -249,19 +282,37 @@ pub(crate) struct PackedOutcome {
 pub(crate) fn pack_outcomes(outcomes: &[Outcome]) -> Result<Vec<u8>, StoreError> {
     let mut packed = vec![VERSION, PLAIN];
     for outcome in outcomes {
-        for part in [pack(&Facts::of(outcome))?, pack(&outcome.state)?] {
-            let length = u32::try_from(part.len()).map_err(|_| StoreError::Pack)?;
-            packed.extend(length.to_le_bytes());
-            packed.extend(part);
-        }
+        packed = with_part(packed, &FactsOf::new(outcome))?;
+        packed = with_part(packed, &outcome.state)?;
     }
     limits::check("bytes of one tick", packed.len(), limits::TICK_BYTES_MAX)?;
     if packed.len() >= ZSTD_TICK_FROM_BYTES
         && let Some((_, parts)) = packed.split_first_chunk::<2>()
-        && let Ok(small) = zstd::bulk::compress(parts, ZSTD_LEVEL)
+        && let Ok(small) = compress(parts)
     {
         return Ok(framed(ZSTD, &small));
     }
+    Ok(packed)
+}
+
+/// These bytes, and after them the length of a record and the record as [`pack`] packs it.
+fn with_part(mut packed: Vec<u8>, record: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    let at = packed.len();
+    packed.extend([0; PART_HEAD_BYTES]);
+    let mut packed = postcard::to_extend(record, packed).map_err(|_| StoreError::Pack)?;
+    let part = packed.get_mut(at..).ok_or(StoreError::Pack)?;
+    let (head, body) = part
+        .split_first_chunk_mut::<PART_HEAD_BYTES>()
+        .ok_or(StoreError::Pack)?;
+    let length = PART_HEAD_BYTES
+        .saturating_sub(size_of::<u32>())
+        .saturating_add(body.len());
+    let length = u32::try_from(length).map_err(|_| StoreError::Pack)?;
+    let [l0, l1, l2, l3] = length.to_le_bytes();
+    let [c0, c1, c2, c3, c4, c5, c6, c7] = checksum(VERSION, PLAIN, body);
+    *head = [
+        l0, l1, l2, l3, VERSION, PLAIN, c0, c1, c2, c3, c4, c5, c6, c7,
+    ];
     Ok(packed)
 }
 

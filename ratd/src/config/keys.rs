@@ -46,7 +46,7 @@ keys! {
     "evidence.listen": "The UDP address on which agents deliver evidence over QUIC.";
     "evidence.addresses": "`host:port` of the evidence listener as agents reach it, in order of \
         preference. Empty: `address` and the port of `evidence.listen`.";
-    "evidence.connections": "Agents that may be connected at once, at about 31 KiB each.";
+    "evidence.connections": "Agents that may be connected at once, at about 40 KiB each.";
     "evidence.connections_per_address": "Of these, from one address (IPv6: one /64 network).";
     "evidence.handshakes_per_address": "Handshakes that may be under way at once from one address \
         (IPv6: one /64 network); more are refused. Raise it where a large fleet behind one address \

@@ -75,14 +75,15 @@ fn a_fleet_of_both_key_types_enrols_and_stays_trusted() {
         let standard = home.ok(&["token", "create", "--group", "fleet"]);
         let options = FleetOptions {
             server: url(&ratd),
-            token: standard.parse().unwrap(),
+            token: Some(standard.parse().unwrap()),
+            identities: None,
             baseline_token: Some(baseline.parse().unwrap()),
             agents: 4,
             rate: None,
             stay: false,
             key,
             ak_pool: None,
-            ek_ca: authority,
+            ek_ca: Some(authority),
             relays: None,
             operator_token_file: None,
             prefix: prefix.to_owned(),

@@ -8,7 +8,7 @@ use rat_engine::time::Now;
 use super::Worker;
 use crate::lanes::Work;
 use crate::measures;
-use crate::store_thread::Job;
+use crate::store_thread::{Job, Piece};
 use crate::upload::{Step, Upload};
 
 impl Worker {
@@ -102,13 +102,13 @@ impl Worker {
             return;
         }
         let nth = upload.fed(task);
-        self.store.give(Job::Stage {
+        self.store.give(Job::Stage(Piece {
             agent: agent.clone(),
             challenge,
             piece: nth,
             bytes: piece,
             mailbox: std::sync::Arc::clone(&self.mailbox),
-        });
+        }));
         self.advance(&agent, now);
     }
 

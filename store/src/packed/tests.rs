@@ -163,6 +163,18 @@ fn as_version_1_knew(state: AgentState) -> AgentState {
     }
 }
 
+fn facts() -> Facts {
+    let of = outcome();
+    Facts {
+        agent: of.agent,
+        at_unix_ms: of.at_unix_ms,
+        verdict: of.verdict,
+        code: of.code,
+        policy: of.policy,
+        evidence_sha256: of.evidence_sha256,
+    }
+}
+
 /// Reads what this version made of these records.
 fn reads(golden: &[Vec<u8>], version: u8, state: &AgentState) {
     assert!(golden.iter().all(|packed| packed[0] == version));
@@ -171,7 +183,7 @@ fn reads(golden: &[Vec<u8>], version: u8, state: &AgentState) {
     assert_eq!(unpack::<KeptEvidence>(&golden[2]), Ok(evidence()));
     let (outcomes, fault) = unpack_outcomes(&golden[3]);
     assert_eq!((outcomes.len(), fault), (1, None));
-    assert_eq!(outcomes[0].facts, Facts::of(&outcome()));
+    assert_eq!(outcomes[0].facts, facts());
     let of_outcome = unpack::<AgentState>(&outcomes[0].state);
     assert_eq!(of_outcome.as_ref(), Ok(state));
 }

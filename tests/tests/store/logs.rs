@@ -280,6 +280,38 @@ async fn pieces_have_limits() {
     assert_eq!(count(&fixture, "SELECT count(*) FROM staged").await, 0);
 }
 
+#[tokio::test]
+async fn a_piece_that_is_staged_twice_is_replaced_and_counted_once() {
+    let fixture = Fixture::with_agents(1..2).await;
+    let agent = fleet::agent(1);
+    let piece = |piece, bytes| LogPiece {
+        agent: &agent,
+        upload: fleet::challenge(1),
+        piece,
+        bytes,
+    };
+    // In one call, and in the next one.
+    let pieces = [
+        piece(0, &[1; 10][..]),
+        piece(1, &[2; 20]),
+        piece(0, &[3; 30]),
+    ];
+    let results = fixture.store.stage_log(&pieces, 1).await.unwrap();
+    assert_eq!(results, [Staged::Kept; 3]);
+    assert_eq!(staged_use(&fixture, agent.as_str()).await, 50);
+    let results = fixture.store.stage_log(&[piece(1, &[4; 5])], 1).await;
+    assert_eq!(results.unwrap(), [Staged::Kept]);
+    for name in [agent.as_str(), ""] {
+        assert_eq!(staged_use(&fixture, name).await, 35);
+    }
+    // No chunk is left that nobody would look for.
+    let lost = "SELECT count(*) FROM chunk WHERE digest NOT IN (SELECT digest FROM staged)
+        AND digest NOT IN (SELECT digest FROM orphan)";
+    assert_eq!(count(&fixture, lost).await, 0);
+    let staged = "SELECT count(*) FROM staged";
+    assert_eq!(count(&fixture, staged).await, 2);
+}
+
 /// What the store counts as staged under this name.
 async fn staged_use(fixture: &Fixture, agent: &str) -> i64 {
     let used = sqlx::query_scalar("SELECT raw_bytes FROM staged_use WHERE agent = $1");

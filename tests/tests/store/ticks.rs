@@ -134,6 +134,63 @@ async fn one_call_takes_several_ticks_of_one_shard() {
 }
 
 #[tokio::test]
+async fn any_number_of_ticks_is_committed_whole_and_folded_whole() {
+    // Statements take so many rows, filled up: around each of these numbers, and beyond the last.
+    let fixture = Fixture::new().await;
+    let mut agents: Vec<u64> = (0..20_000).collect();
+    agents.sort_by_key(|number| fleet::agent(*number).shard());
+    agents.dedup_by_key(|number| fleet::agent(*number).shard());
+    let counts = [1, 2, 3, 5, 63, 64, 65, 255, 256, 257, 600];
+    for (attestation, count) in (1..).zip(counts) {
+        let heads = fixture.store.heads().await.unwrap();
+        let ticks: Vec<Tick> = agents[..count]
+            .iter()
+            .map(|number| {
+                let outcome = fleet::outcome(*number, attestation);
+                let head = heads[usize::from(outcome.agent.shard().get())];
+                let (seq, outcomes) = (head.seq + 1, vec![outcome]);
+                Tick::new(head.shard, fixture.epoch, seq, head.head, outcomes)
+            })
+            .collect();
+        // One that does not follow keeps no other from being committed, and its head where it is.
+        let mut with_bad = ticks.clone();
+        with_bad[count / 2].before = ChainHash([7; 32]);
+        let results = fixture.store.commit(&with_bad).await.unwrap();
+        let refused = |result: &&CommitResult| **result == CommitResult::OutOfOrder;
+        assert_eq!(results[count / 2], CommitResult::OutOfOrder);
+        assert_eq!(results.iter().filter(refused).count(), 1);
+        let bad = &ticks[count / 2];
+        assert_eq!(
+            head(&fixture.store, bad.shard).await.seq,
+            heads[usize::from(bad.shard.get())].seq
+        );
+        let results = fixture.store.commit(&ticks).await.unwrap();
+        assert_eq!(results[count / 2], CommitResult::Committed);
+        let now = fixture.store.heads().await.unwrap();
+        for tick in &ticks {
+            let now = now[usize::from(tick.shard.get())];
+            assert_eq!((now.seq, now.head), (tick.seq, tick.after));
+        }
+        let mut folded = 0;
+        loop {
+            let step = fixture.store.fold(4_096).await.unwrap();
+            folded += step.ticks;
+            if !step.more {
+                break;
+            }
+        }
+        assert_eq!(folded, count as u64);
+    }
+    let heads = fixture.store.heads().await.unwrap();
+    for number in agents[..600].iter().step_by(50) {
+        let shard = fleet::agent(*number).shard();
+        let chain = fixture.store.verify_chain(shard).await.unwrap();
+        let seq = heads[usize::from(shard.get())].seq;
+        assert_eq!(chain.unwrap().outcomes, seq);
+    }
+}
+
+#[tokio::test]
 async fn more_ticks_than_a_commit_takes_are_refused_before_anything_is_done() {
     let fixture = Fixture::with_agents(1..2).await;
     let tick = fixture.tick(vec![fleet::outcome(ONE, 1)]).await;
