@@ -7,6 +7,7 @@
 mod batch;
 mod digest;
 mod ecdsa;
+pub(crate) mod hash_mb;
 mod key;
 mod lanes;
 mod p256_mb;

@@ -19,11 +19,14 @@ pub fn has_roca_fingerprint(modulus: &[u8]) -> bool {
         .all(|prime| is_power_of_65537(remainder(modulus, *prime), *prime))
 }
 
+/// Bytes that are divided at once: with a remainder before them, which is below 256, they fill a word.
+const STEP_BYTES: usize = 7;
+
 fn remainder(number: &[u8], prime: u64) -> u64 {
-    // Below 167 * 256 + 255: far from overflow.
-    number.iter().fold(0, |rest, byte| {
-        rest.wrapping_mul(256)
-            .wrapping_add(u64::from(*byte))
+    number.chunks(STEP_BYTES).fold(0, |rest, bytes| {
+        bytes
+            .iter()
+            .fold(rest, |word, byte| word.wrapping_shl(8) | u64::from(*byte))
             .checked_rem(prime)
             .unwrap_or(0)
     })
@@ -85,6 +88,18 @@ mod tests {
         assert!(has_roca_fingerprint(&modulus.to_vec()));
         modulus.add_word(2).unwrap();
         assert!(!has_roca_fingerprint(&modulus.to_vec()));
+    }
+
+    #[test]
+    fn remainders_are_those_of_the_library() {
+        for length in [1, 6, 7, 8, 13, 14, 256, 512] {
+            let number: Vec<u8> = (0..length).map(|nth| 255 - nth as u8 % 7).collect();
+            let big = BigNum::from_slice(&number).unwrap();
+            for prime in PRIMES {
+                let expected = big.mod_word(u32::try_from(prime).unwrap()).unwrap();
+                assert_eq!(remainder(&number, prime), expected);
+            }
+        }
     }
 
     #[test]

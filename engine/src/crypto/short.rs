@@ -8,11 +8,11 @@
 
 use crate::hash::{Digest, HashAlg};
 
-const BLOCK_BYTES: usize = 64;
+pub(super) const BLOCK_BYTES: usize = 64;
 /// The message's length in bits stands at the end of its last block.
 const LENGTH_BYTES: usize = 8;
 
-const SHA1_START: [u32; 5] = [
+pub(super) const SHA1_START: [u32; 5] = [
     0x6745_2301,
     0xefcd_ab89,
     0x98ba_dcfe,
@@ -20,7 +20,7 @@ const SHA1_START: [u32; 5] = [
     0xc3d2_e1f0,
 ];
 
-const SHA256_START: [u32; 8] = [
+pub(super) const SHA256_START: [u32; 8] = [
     0x6a09_e667,
     0xbb67_ae85,
     0x3c6e_f372,
@@ -42,21 +42,34 @@ fn is_fast() -> bool {
 }
 
 /// A message cut into blocks and padded: the same for both algorithms.
-pub(super) struct Message<'m> {
+pub(super) struct Padded<'m> {
     blocks: &'m [[u8; BLOCK_BYTES]],
     last: Last,
 }
+
+impl<'m> Padded<'m> {
+    #[inline]
+    pub(super) fn new(message: &'m [u8]) -> Option<Self> {
+        let (blocks, rest) = message.as_chunks::<BLOCK_BYTES>();
+        let last = last_blocks(rest, u64::try_from(message.len()).ok()?)?;
+        Some(Self { blocks, last })
+    }
+
+    /// All of them, in order.
+    #[inline]
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &[u8; BLOCK_BYTES]> {
+        self.blocks.iter().chain(self.last.as_slice())
+    }
+}
+
+/// A message for the block functions.
+pub(super) struct Message<'m>(Padded<'m>);
 
 impl<'m> Message<'m> {
     /// The message in blocks; `None` on another processor.
     #[inline]
     pub(super) fn new(message: &'m [u8]) -> Option<Self> {
-        if !is_fast() {
-            return None;
-        }
-        let (blocks, rest) = message.as_chunks::<BLOCK_BYTES>();
-        let last = last_blocks(rest, u64::try_from(message.len()).ok()?)?;
-        Some(Self { blocks, last })
+        is_fast().then(|| Padded::new(message))?.map(Self)
     }
 
     /// Its digest; `None` for another algorithm.
@@ -75,10 +88,11 @@ impl<'m> Message<'m> {
         mut state: [u32; WORDS],
         compress: impl Fn(&mut [u32; WORDS], &[[u8; BLOCK_BYTES]]),
     ) -> Option<Digest> {
-        if !self.blocks.is_empty() {
-            compress(&mut state, self.blocks);
+        let Padded { blocks, last } = &self.0;
+        if !blocks.is_empty() {
+            compress(&mut state, blocks);
         }
-        compress(&mut state, self.last.as_slice());
+        compress(&mut state, last.as_slice());
         Digest::from_words(alg, &state)
     }
 }

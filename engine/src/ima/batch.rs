@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::hashes::{Algorithms, Hashes};
+use super::hashes::{Algorithms, Together};
 use super::{Entry, Event, Template};
+use crate::crypto::hash_mb::{MESSAGES, Messages};
 use crate::malformed::Malformed;
 
 /// Entries in a batch.
@@ -45,6 +46,8 @@ pub(super) struct Batch {
     /// Hashes of the entries, remembered or computed.
     hashes: Vec<u8>,
     rows: Vec<Row>,
+    /// For entries that are hashed together.
+    cut: Option<Box<Messages>>,
 }
 
 impl Batch {
@@ -91,18 +94,32 @@ impl Batch {
         })
     }
 
-    /// Computes the hashes of what the caches do not hold.
-    ///
-    /// All at once, because a hash waits for itself, round after round: next to it the processor has
-    /// time for another.
+    /// Computes the hashes of what the caches do not hold, of many entries at a time.
     pub(super) fn hash(&mut self, algorithms: Algorithms) {
-        self.visit(|row, _, data, hashes| {
-            if row.known.is_none() {
+        let Self {
+            bytes,
+            hashes,
+            rows,
+            cut,
+        } = self;
+        let is_asked = |row: &&mut Row| !row.is_violation && row.known.is_none();
+        let mut rows = rows.iter_mut().filter(is_asked).peekable();
+        while rows.peek().is_some() {
+            let mut group: [_; MESSAGES] = std::array::from_fn(|_| rows.next());
+            let messages = group.each_ref().map(|row| {
+                let row = row.as_ref()?;
+                bytes.get(row.data.clone())
+            });
+            let together = Together::new(algorithms, &messages, cut);
+            for (place, (row, data)) in group.iter_mut().zip(messages).enumerate() {
+                let (Some(row), Some(data)) = (row, data) else {
+                    continue;
+                };
                 let start = hashes.len();
-                Hashes::compute(algorithms, data, hashes);
+                together.write(place, data, hashes);
                 row.computed = start..hashes.len();
             }
-        });
+        }
     }
 
     /// The events of files that the caches do not hold.

@@ -1,6 +1,7 @@
 //! The hashes of one entry's template data that a list needs.
 
 use crate::crypto;
+use crate::crypto::hash_mb::{Digests, MESSAGES, Messages};
 use crate::hash::{Digest, HashAlg};
 
 /// A set of hash algorithms.
@@ -28,12 +29,6 @@ impl Algorithms {
 
     const fn contains(self, alg: HashAlg) -> bool {
         self.0 & Self::bit(alg) != 0
-    }
-
-    fn iter(self) -> impl Iterator<Item = HashAlg> {
-        HashAlg::ALL
-            .into_iter()
-            .filter(move |alg| self.contains(*alg))
     }
 
     /// Those whose hashes come before the one in `alg`.
@@ -69,14 +64,6 @@ impl<'d> Hashes<'d> {
             algorithms: Algorithms(0),
             packed: &[],
             data,
-        }
-    }
-
-    /// All of these, computed and packed behind what `room` holds.
-    pub(super) fn compute(algorithms: Algorithms, data: &[u8], room: &mut Vec<u8>) {
-        let message = crypto::Message::new(data);
-        for alg in algorithms.iter() {
-            room.extend_from_slice(message.digest(alg).as_bytes());
         }
     }
 
@@ -130,6 +117,51 @@ impl<'d> Hashes<'d> {
     }
 }
 
+/// The hashes of many entries, computed together where that is faster.
+pub(super) struct Together {
+    algorithms: Algorithms,
+    /// In the order of [`HashAlg::ALL`].
+    digests: [Option<Digests>; HashAlg::ALL.len()],
+}
+
+impl Together {
+    /// The hashes of these, in their places. What `room` holds is of no account.
+    pub(super) fn new(
+        algorithms: Algorithms,
+        messages: &[Option<&[u8]>; MESSAGES],
+        room: &mut Option<Box<Messages>>,
+    ) -> Self {
+        let cut = Messages::takes(messages.iter().flatten().count()).then(|| {
+            let cut = room.get_or_insert_default();
+            cut.cut(messages).map(|()| &*cut)
+        });
+        let digests = HashAlg::ALL.map(|alg| {
+            let cut = cut.flatten().filter(|_| algorithms.contains(alg))?;
+            cut.digests(alg)
+        });
+        Self {
+            algorithms,
+            digests,
+        }
+    }
+
+    /// Packs those of the message in this place, which has this data, behind what `room` holds.
+    pub(super) fn write(&self, place: usize, data: &[u8], room: &mut Vec<u8>) {
+        let mut alone = None;
+        for (alg, digests) in HashAlg::ALL.into_iter().zip(&self.digests) {
+            if self.algorithms.contains(alg) {
+                let found = digests.as_ref().and_then(|digests| digests.of(place));
+                let alone = || {
+                    let alone = alone.get_or_insert_with(|| crypto::Message::new(data));
+                    alone.digest(alg)
+                };
+                let digest = found.unwrap_or_else(alone);
+                room.extend_from_slice(digest.as_bytes());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +176,8 @@ mod tests {
                 .fold(Algorithms::default(), Algorithms::with);
             assert_eq!(algorithms.bits(), bits);
             let mut room = b"before".to_vec();
-            Hashes::compute(algorithms, data, &mut room);
+            let messages = std::array::from_fn(|place| (place == 3).then_some(&data[..]));
+            Together::new(algorithms, &messages, &mut None).write(3, data, &mut room);
             let packed = room.strip_prefix(b"before").unwrap();
             let hashes = Hashes::remembered(algorithms, packed, data);
             assert_eq!(hashes.packed().len(), algorithms.size());

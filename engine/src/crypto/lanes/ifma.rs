@@ -1,4 +1,4 @@
-//! AVX-512 IFMA: products of 52-bit digits, eight at a time.
+//! AVX-512 IFMA: products of 52-bit digits, eight at a time, and halves of 32 bits for hashes.
 //!
 //! The only unsafe code of the workspace. It is unsafe for one reason: an instruction that the
 //! processor does not have must not be reached. No pointer is read or written.
@@ -8,13 +8,14 @@
 
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
-    __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
-    _mm512_set1_epi64, _mm512_slli_epi64, _mm512_srai_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
-    _mm512_ternarylogic_epi64,
+    __m512i, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64,
+    _mm512_madd52lo_epu64, _mm512_rol_epi32, _mm512_set1_epi32, _mm512_set1_epi64,
+    _mm512_slli_epi64, _mm512_srai_epi64, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_sub_epi64,
+    _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 use std::mem::transmute;
 
-use super::{Job, Lanes, Numbers};
+use super::{Halves, Job, Lanes, Numbers};
 
 /// The processor has AVX-512 F and IFMA, and the operating system keeps their registers.
 ///
@@ -123,5 +124,46 @@ impl Lanes for Ifma {
         const FIRST_CHOOSES: i32 = 0b1100_1010;
         // SAFETY: AVX-512 F is there, because `self` exists.
         unsafe { _mm512_ternarylogic_epi64::<FIRST_CHOOSES>(mask, yes, no) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn load_halves(self, halves: &Halves) -> __m512i {
+        // SAFETY: as in `load`.
+        unsafe { transmute::<Halves, __m512i>(*halves) }
+    }
+
+    #[inline(always)]
+    fn store_halves(self, vector: __m512i) -> Halves {
+        // SAFETY: as in `load`.
+        unsafe { transmute::<__m512i, Halves>(vector) }
+    }
+
+    #[inline(always)]
+    fn splat_halves(self, number: u32) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_set1_epi32(number.cast_signed()) }
+    }
+
+    #[inline(always)]
+    fn add_halves(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn rotate_halves<const BITS: i32>(self, a: __m512i) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_rol_epi32::<BITS>(a) }
+    }
+
+    #[inline(always)]
+    fn shift_halves_down<const BITS: u32>(self, a: __m512i) -> __m512i {
+        // SAFETY: AVX-512 F is there, because `self` exists.
+        unsafe { _mm512_srli_epi32::<BITS>(a) }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) const DIGIT_MAX: u64 = (1 << DIGIT_BITS) - 1;
 
 /// One number for each lane.
 pub(crate) type Numbers = [u64; LANES];
+/// Two numbers of 32 bits for each lane.
+pub(crate) type Halves = [u32; 2 * LANES];
 
 /// What the lanes say of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,19 @@ pub(crate) trait Lanes: Copy {
     fn signed_shift_down<const BITS: u32>(self, a: Self::Vector) -> Self::Vector;
     /// Bits of `yes` where `mask` has ones, of `no` elsewhere.
     fn select(self, mask: Self::Vector, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
+    fn xor(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// Sixteen numbers of 32 bits: two in each lane, the lower half first.
+    fn load_halves(self, halves: &Halves) -> Self::Vector;
+    fn store_halves(self, vector: Self::Vector) -> Halves;
+    /// The same number in every half.
+    fn splat_halves(self, number: u32) -> Self::Vector;
+    /// Adds each half to its counterpart.
+    fn add_halves(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Moves the bits of each half up by `BITS`, those that leave it to its other end.
+    fn rotate_halves<const BITS: i32>(self, a: Self::Vector) -> Self::Vector;
+    /// Moves the bits of each half down by `BITS`.
+    fn shift_halves_down<const BITS: u32>(self, a: Self::Vector) -> Self::Vector;
 }
 
 /// Work that is written for any [`Lanes`].

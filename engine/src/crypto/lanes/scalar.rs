@@ -1,6 +1,6 @@
 //! The operations in plain Rust.
 
-use super::{DIGIT_BITS, DIGIT_MAX, LANES, Lanes, Numbers};
+use super::{DIGIT_BITS, DIGIT_MAX, Halves, LANES, Lanes, Numbers};
 
 /// The model: correct, and as slow as eight separate computations.
 #[derive(Debug, Clone, Copy)]
@@ -82,4 +82,52 @@ impl Lanes for Scalar {
         let no = each(mask, no, |mask, no| !mask & no);
         each(yes, no, |yes, no| yes | no)
     }
+    fn xor(self, a: Numbers, b: Numbers) -> Numbers {
+        each(a, b, |a, b| a ^ b)
+    }
+
+    fn load_halves(self, halves: &Halves) -> Numbers {
+        let mut out = [0; LANES];
+        for (out, [low, high]) in out.iter_mut().zip(halves.as_chunks::<2>().0) {
+            *out = joined([*low, *high]);
+        }
+        out
+    }
+
+    fn store_halves(self, vector: Numbers) -> Halves {
+        let mut out = [0; 2 * LANES];
+        for (out, number) in out.as_chunks_mut::<2>().0.iter_mut().zip(vector) {
+            *out = split(number);
+        }
+        out
+    }
+
+    fn splat_halves(self, number: u32) -> Numbers {
+        [joined([number, number]); LANES]
+    }
+
+    fn add_halves(self, a: Numbers, b: Numbers) -> Numbers {
+        each(a, b, |a, b| {
+            let ([a_low, a_high], [b_low, b_high]) = (split(a), split(b));
+            joined([a_low.wrapping_add(b_low), a_high.wrapping_add(b_high)])
+        })
+    }
+
+    fn rotate_halves<const BITS: i32>(self, a: Numbers) -> Numbers {
+        a.map(|a| joined(split(a).map(|half| half.rotate_left(BITS.cast_unsigned()))))
+    }
+
+    fn shift_halves_down<const BITS: u32>(self, a: Numbers) -> Numbers {
+        a.map(|a| joined(split(a).map(|half| half >> BITS)))
+    }
+}
+
+/// The lower and the higher half.
+fn split(number: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+    [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes)
+}
+
+fn joined([low, high]: [u32; 2]) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }

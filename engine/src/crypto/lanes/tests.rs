@@ -8,7 +8,7 @@ use super::*;
 struct Each(Numbers, Numbers, Numbers);
 
 impl Job for Each {
-    type Output = [Numbers; 11];
+    type Output = [Numbers; 17];
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> Self::Output {
@@ -25,6 +25,12 @@ impl Job for Each {
             lanes.shift_up::<16>(a),
             lanes.signed_shift_down::<48>(a),
             lanes.select(a, b, c),
+            lanes.xor(a, b),
+            lanes.splat_halves(self.1[0] as u32),
+            lanes.add_halves(a, b),
+            lanes.rotate_halves::<7>(a),
+            lanes.shift_halves_down::<3>(a),
+            lanes.load_halves(&lanes.store_halves(a)),
         ]
         .map(|vector| lanes.store(vector))
     }
@@ -60,6 +66,15 @@ proptest! {
             prop_assert_eq!(model[4][lane], a.wrapping_add(low));
             prop_assert_eq!(model[5][lane], a.wrapping_add(high));
             prop_assert_eq!(model[7][lane] as i64, (a as i64).div_euclid(1 << 52));
+            let halves = |number: u64| [number as u32, (number >> 32) as u32];
+            let [low, high] = halves(a);
+            let [other_low, other_high] = halves(b);
+            let sums = [low.wrapping_add(other_low), high.wrapping_add(other_high)];
+            prop_assert_eq!(halves(model[13][lane]), sums);
+            let rotated = [low.rotate_left(7), high.rotate_left(7)];
+            prop_assert_eq!(halves(model[14][lane]), rotated);
+            prop_assert_eq!(halves(model[15][lane]), [low >> 3, high >> 3]);
+            prop_assert_eq!(model[16][lane], a);
         }
     }
 }
