@@ -47,7 +47,7 @@ rat_engine::limits! {
         "Two journeys over a slow link, beside the challenge's own deadline.";
     // Connections
     CONNECTIONS_MAX: usize = 65_536, "connections",
-        "About 31 KiB each while idle: 2 GiB.";
+        "About 40 KiB each while idle: 2.5 GiB.";
     CONNECTIONS_PER_ADDRESS_MAX: usize = 8_192, "connections",
         "A fleet behind one address translator; no single machine needs more than one.";
     HANDSHAKES_MAX: usize = 1_024, "handshakes",
@@ -72,6 +72,8 @@ rat_engine::limits! {
         "However short its interval, a quiet agent sends no more than a packet each second.";
     OUTBOX_MESSAGES_MAX: usize = 16, "messages",
         "Messages to one agent that it has not read; a healthy one has at most three.";
+    SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024, "bytes",
+        "Packets that wait to be read, if the system allows so many: a herd's first 1,700.";
     STREAMS_MAX: u32 = 2, "streams",
         "An agent opens one stream for its Hello, and one at a time for renewals.";
     BUSY_RETRY_MS: u32 = 2_000, "milliseconds",

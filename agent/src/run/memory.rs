@@ -1,5 +1,11 @@
 //! What an agent remembers of itself, and whether its state directory knows it too.
 
+use std::sync::Arc;
+
+use rat_transport::quic::client::{Client, ClientOptions, Sockets};
+
+use super::RunError;
+use crate::keys::{self, ClientKey, KeysError, Validity};
 use crate::state::{Enrolled, StateDir, StateError};
 
 /// An enrolment in memory, and where it is kept.
@@ -11,6 +17,44 @@ pub(super) struct Memory {
     /// `None` for agents that live in memory.
     state: Option<StateDir>,
     saved: Saved,
+    /// What it comes to; `None` until it is needed, and after a change.
+    identity: Option<Arc<Identity>>,
+}
+
+/// What an enrolment comes to: to read keys and certificates takes longer than a handshake.
+pub(super) struct Identity {
+    pub(super) key: ClientKey,
+    /// The CAs that are pinned, in DER.
+    pub(super) ca_set: Vec<Vec<u8>>,
+    /// Of the agent's certificate.
+    pub(super) validity: Validity,
+    pub(super) client: Client,
+}
+
+impl Identity {
+    /// # Errors
+    /// [`RunError`] when a key or certificate cannot be used.
+    pub(super) fn read(enrolled: &Enrolled, sockets: Sockets) -> Result<Self, RunError> {
+        let key = ClientKey::from_pem(&enrolled.key_pem)?;
+        let ca_set = super::ca_set(enrolled)?;
+        let certificate_chain = keys::certificates(&enrolled.certificate_pem)?;
+        let leaf = certificate_chain.first().ok_or(KeysError::NoCertificate)?;
+        let validity = keys::validity(leaf, &key)?;
+        let options = ClientOptions {
+            ca_set: ca_set.clone(),
+            certificate_chain,
+            key_pkcs8: key.to_pkcs8_der()?,
+            // Quiet for longer than an interval is not what the server promised.
+            keep_alive_ms: enrolled.interval_ms,
+        };
+        let client = Client::sharing(sockets, options)?;
+        Ok(Self {
+            key,
+            ca_set,
+            validity,
+            client,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +70,23 @@ impl Memory {
             enrolled,
             state,
             saved: Saved::Everything,
+            identity: None,
         }
+    }
+
+    /// What the enrolment comes to now.
+    ///
+    /// # Errors
+    /// [`RunError`] when a key or certificate cannot be used.
+    pub(super) fn identity(&mut self, sockets: &Sockets) -> Result<Arc<Identity>, RunError> {
+        let identity = match &self.identity {
+            Some(identity) => identity,
+            None => {
+                let read = Identity::read(&self.enrolled, sockets.clone())?;
+                self.identity.insert(Arc::new(read))
+            }
+        };
+        Ok(Arc::clone(identity))
     }
 
     pub(super) const fn enrolled(&self) -> &Enrolled {
@@ -39,6 +99,7 @@ impl Memory {
     /// [`StateError`] when it is not saved. It is changed all the same.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Enrolled)) -> Result<(), StateError> {
         change(&mut self.enrolled);
+        self.identity = None;
         self.saved = Saved::NotTheLastChange;
         self.save()
     }

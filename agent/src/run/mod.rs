@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rat_engine::evidence::{Answer, Instance};
 use rat_transport::quic::Advice;
-use rat_transport::quic::client::{Client, ClientError, ClientOptions, Connection, Sockets};
+use rat_transport::quic::client::{Client, ClientError, Connection, Sockets};
 use thiserror::Error;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
@@ -21,13 +21,13 @@ use tokio::time::{sleep, timeout};
 
 pub use answer::{AnswerError, Answering, BootEpoch, Evidence, evidence};
 pub use backoff::{Backoff, Dice, SystemDice, below};
-use memory::Memory;
+use memory::{Identity, Memory};
 pub use relay::{RelayKeyError, Through};
 use relay::{Turn, Way};
 use session::{Left, Session};
 
 use crate::device::DeviceError;
-use crate::keys::{self, ClientKey, KeysError};
+use crate::keys::{self, KeysError};
 use crate::logs::LogError;
 use crate::machine::{Interrupted, Machine};
 use crate::state::{Enrolled, StateDir, StateError};
@@ -267,22 +267,21 @@ impl Agent {
             Some(instance) => instance,
             None => *self.instance.insert(draw_instance()?),
         };
-        let key = ClientKey::from_pem(&self.memory.enrolled().key_pem)?;
-        let client = client(self.memory.enrolled(), self.sockets.clone())?;
+        let identity = self.memory.identity(&self.sockets)?;
         let relay = self.relay.as_ref().filter(|_| self.way == Way::Relay);
         let ended = Session {
             machine: &self.machine,
             relay,
             memory: &mut self.memory,
             watcher: &self.watcher,
-            key,
+            sockets: &self.sockets,
             instance,
             backoff,
             stop,
         }
-        .run(&client)
+        .run(&identity.client)
         .await;
-        client.finish().await;
+        identity.client.finish().await;
         ended
     }
 }
@@ -306,15 +305,7 @@ fn draw_instance() -> Result<Instance, getrandom::Error> {
 /// # Errors
 /// [`RunError`] when a key or certificate cannot be used.
 pub fn client(enrolled: &Enrolled, sockets: Sockets) -> Result<Client, RunError> {
-    let key = ClientKey::from_pem(&enrolled.key_pem)?;
-    let options = ClientOptions {
-        ca_set: ca_set(enrolled)?,
-        certificate_chain: keys::certificates(&enrolled.certificate_pem)?,
-        key_pkcs8: key.to_pkcs8_der()?,
-        // Quiet for longer than an interval is not what the server promised.
-        keep_alive_ms: enrolled.interval_ms,
-    };
-    Ok(Client::sharing(sockets, options)?)
+    Ok(Identity::read(enrolled, sockets)?.client)
 }
 
 /// The CAs that an enrolment pins, in DER.

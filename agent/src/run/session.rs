@@ -5,7 +5,7 @@ use std::time::Duration;
 use rat_engine::evidence::{Binding, Instance};
 use rat_engine::hash::HashAlg;
 use rat_engine::tpm::Public;
-use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming};
+use rat_transport::quic::client::{Client, ClientError, Connection, Hello, Incoming, Sockets};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -13,9 +13,9 @@ use super::answer::{Answering, BootEpoch, evidence};
 use super::backoff::Backoff;
 use super::memory::Memory;
 use super::pins::{Change, Pins, Telling};
-use super::{Event, RunError, Through, Watcher, ca_set, connect, stopped};
+use super::{Event, RunError, Through, Watcher, connect, stopped};
 use crate::device::DeviceError;
-use crate::keys::{self, ClientKey};
+use crate::keys;
 use crate::machine::{Machine, Parts};
 use crate::state::{CaChange, Enrolled, Mode};
 use crate::unix_ms;
@@ -38,7 +38,7 @@ pub(super) struct Session<'a> {
     pub(super) relay: Option<&'a Through>,
     pub(super) memory: &'a mut Memory,
     pub(super) watcher: &'a Watcher,
-    pub(super) key: ClientKey,
+    pub(super) sockets: &'a Sockets,
     pub(super) instance: Instance,
     pub(super) backoff: &'a mut Backoff,
     pub(super) stop: watch::Receiver<bool>,
@@ -65,10 +65,10 @@ fn facts(parts: &mut Parts) -> Result<Facts, RunError> {
     })
 }
 
-/// What an enrolment pins.
-fn pins(enrolled: &Enrolled) -> Result<Pins, RunError> {
+/// What an enrolment pins: this set, and the changes that wait.
+fn pins(enrolled: &Enrolled, ca_set: Vec<Vec<u8>>) -> Result<Pins, RunError> {
     let mut pins = Pins {
-        ca_set: ca_set(enrolled)?,
+        ca_set,
         changes: Vec::new(),
     };
     for change in &enrolled.ca_changes {
@@ -225,10 +225,14 @@ impl Session<'_> {
 
     /// Takes from the CA set that the server told what [`Pins::after`] allows, and saves it.
     fn adopt(&mut self, connection: &Connection, ca_set: &[Vec<u8>]) -> Result<(), RunError> {
+        let pinned = self.memory.identity(self.sockets)?.ca_set.clone();
+        let before = pins(self.memory.enrolled(), pinned)?;
+        if before.are_all_of(ca_set) {
+            return Ok(());
+        }
         let server = connection
             .server_certificate()
             .ok_or(keys::KeysError::NoCertificate)?;
-        let before = pins(self.memory.enrolled())?;
         let after = before.after(&Telling {
             ca_set,
             issued_unix_ms: keys::issued_unix_ms(&server)?,
@@ -284,12 +288,11 @@ impl Session<'_> {
     }
 
     async fn renew(&mut self, connection: &Connection) -> Result<u64, RunError> {
-        let request = self
-            .key
-            .certificate_request(&self.memory.enrolled().agent)?;
+        let key = self.memory.identity(self.sockets)?.key.clone();
+        let request = key.certificate_request(&self.memory.enrolled().agent)?;
         let chain = connection.renew(request).await?;
         let leaf = chain.first().ok_or(keys::KeysError::NoCertificate)?;
-        let until = keys::validity(leaf, &self.key)?.not_after_unix_ms;
+        let until = keys::validity(leaf, &key)?.not_after_unix_ms;
         let pem = keys::to_pem(&chain)?;
         // The certificate is there, saved or not: asking for another one would not help.
         let saved = self
@@ -299,10 +302,9 @@ impl Session<'_> {
         Ok(until)
     }
 
-    fn until_renewal(&self) -> Result<Duration, RunError> {
-        let chain = keys::certificates(&self.memory.enrolled().certificate_pem)?;
-        let leaf = chain.first().ok_or(keys::KeysError::NoCertificate)?;
-        let due = keys::validity(leaf, &self.key)?.renewal_unix_ms();
+    fn until_renewal(&mut self) -> Result<Duration, RunError> {
+        let validity = self.memory.identity(self.sockets)?.validity;
+        let due = validity.renewal_unix_ms();
         let left = Duration::from_millis(due.saturating_sub(unix_ms()));
         Ok(left.min(LONGEST_SLEEP))
     }

@@ -21,7 +21,7 @@ const PAGES: [&str; 7] = [
 
 /// Blocks that need a package manager, systemd, another machine or somebody at the terminal. There
 /// are not more than these.
-const NOT_RUN_MAX: usize = 7;
+const NOT_RUN_MAX: usize = 8;
 
 #[test]
 fn every_page_is_followed_and_few_blocks_are_not_run() {

@@ -20,7 +20,12 @@
 //! bytes of the TLS exporter, which each end computes itself. (Q13) A quote that comes through a
 //! relay is bound to the public key of the relay that the agent's record names. (Q16)
 
+use std::net::UdpSocket;
+
+use quinn::udp::UdpSocketState;
 use rat_engine::evidence::ChallengeId;
+
+use crate::limits;
 
 pub mod client;
 pub(crate) mod parcels;
@@ -48,4 +53,12 @@ fn binding(connection: &quinn::Connection, challenge: ChallengeId) -> Option<[u8
         .export_keying_material(&mut bytes, BINDING_LABEL, &challenge.0)
         .ok()?;
     Some(bytes)
+}
+
+/// Lets more packets wait to be read, for a socket that herds share: what finds no room is sent
+/// again a second later. The system gives what it allows (Linux: `net.core.rmem_max`).
+fn enlarge(socket: &UdpSocket) {
+    if let Ok(state) = UdpSocketState::new(socket.into()) {
+        let _ = state.set_recv_buffer_size(socket.into(), limits::SOCKET_BUFFER_BYTES);
+    }
 }

@@ -1,10 +1,10 @@
 //! CA sets and the provider of cryptography, for both ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::{CipherSuite, RootCertStore};
 use thiserror::Error;
 
 /// Why certificates are no CA set.
@@ -24,8 +24,20 @@ pub enum RootsError {
 }
 
 /// The one provider of cryptography for TLS.
+///
+/// AES-128 with SHA-256 is preferred: it is as strong as the keys that are certified here, and
+/// processors hash SHA-256 in hardware, which counts in handshakes and in every channel binding.
 pub(super) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    // One for all: a process may have as many clients as there are agents.
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let preferred = CipherSuite::TLS13_AES_128_GCM_SHA256;
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| suite.suite() != preferred);
+        Arc::new(provider)
+    });
+    Arc::clone(&PROVIDER)
 }
 
 /// The trust anchors in these certificates.
@@ -40,4 +52,21 @@ pub(super) fn root_store(ca_set: &[Vec<u8>]) -> Result<RootCertStore, RootsError
         return Err(RootsError::Empty);
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aes_128_is_preferred_and_nothing_else_is_lost() {
+        let ours = provider().cipher_suites.clone();
+        assert_eq!(
+            ours.first().map(|suite| suite.suite()),
+            Some(CipherSuite::TLS13_AES_128_GCM_SHA256)
+        );
+        let all = rustls::crypto::aws_lc_rs::default_provider().cipher_suites;
+        assert_eq!(ours.len(), all.len());
+        assert!(all.iter().all(|suite| ours.contains(suite)));
+    }
 }

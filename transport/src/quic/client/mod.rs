@@ -22,11 +22,12 @@ mod error;
 mod line;
 mod tls;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime};
 
 pub use super::wire::{AgentHello, Evidence, Hello, ListHead, RelayWelcome, UploadLimits, Welcome};
 pub use answer::{EvidenceParts, Incoming, ListParts, ListSource};
@@ -35,6 +36,7 @@ pub use error::{ClientError, TlsError};
 pub use line::{AboutAgent, Batch, ForAgent, Line, LineReceiver, LineSender};
 
 use crate::limits;
+use crate::quic::enlarge;
 use error::handshake_error;
 use tls::client_config;
 
@@ -58,7 +60,20 @@ pub struct ClientOptions {
 
 /// UDP sockets that any number of clients may share.
 #[derive(Debug, Clone, Default)]
-pub struct Sockets(Arc<Mutex<Open>>);
+pub struct Sockets {
+    open: Arc<Mutex<Open>>,
+    crowd: Crowd,
+}
+
+/// How many clients share sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Crowd {
+    /// One, or a few.
+    #[default]
+    Few,
+    /// So many that what each of their connections keeps counts.
+    Many,
+}
 
 #[derive(Debug, Default)]
 struct Open {
@@ -67,26 +82,46 @@ struct Open {
 }
 
 impl Sockets {
+    /// Sockets for thousands of clients in one process: more packets may wait to be read, and no
+    /// connection keeps a buffer to send many packets by one call.
+    pub fn for_many() -> Self {
+        Self {
+            crowd: Crowd::Many,
+            ..Self::default()
+        }
+    }
+
     /// The endpoint for this kind of address, opened when it is first needed.
     fn endpoint(&self, server: SocketAddr) -> Result<Endpoint, ClientError> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let (slot, any): (_, SocketAddr) = match server {
             SocketAddr::V4(_) => (&mut open.v4, (Ipv4Addr::UNSPECIFIED, 0).into()),
             SocketAddr::V6(_) => (&mut open.v6, (Ipv6Addr::UNSPECIFIED, 0).into()),
         };
         match slot {
             Some(endpoint) => Ok(endpoint.clone()),
-            None => Ok(slot.insert(Endpoint::client(any)?).clone()),
+            None => Ok(slot.insert(self.crowd.endpoint(any)?).clone()),
         }
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         [&open.v4, &open.v6]
             .into_iter()
             .flatten()
             .cloned()
             .collect()
+    }
+}
+
+impl Crowd {
+    fn endpoint(self, address: SocketAddr) -> io::Result<Endpoint> {
+        let socket = UdpSocket::bind(address)?;
+        if self == Self::Many {
+            enlarge(&socket);
+        }
+        let runtime = Arc::new(TokioRuntime);
+        Endpoint::new(EndpointConfig::default(), None, socket, runtime)
     }
 }
 
@@ -113,7 +148,7 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn sharing(sockets: Sockets, options: ClientOptions) -> Result<Self, ClientError> {
-        let config = client_config(options)?;
+        let config = client_config(options, sockets.crowd)?;
         Ok(Self { config, sockets })
     }
 

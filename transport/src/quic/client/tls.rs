@@ -9,8 +9,8 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
-use super::ClientOptions;
 use super::error::TlsError;
+use super::{ClientOptions, Crowd};
 use crate::limits;
 use crate::quic::ALPN;
 use crate::quic::roots::{provider, root_store};
@@ -33,7 +33,10 @@ fn verifier(ca_set: &[Vec<u8>]) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
 }
 
 /// TLS 1.3 under the pinned CAs, without resumption or early data. (Q12)
-pub(super) fn client_config(options: ClientOptions) -> Result<ClientConfig, TlsError> {
+pub(super) fn client_config(
+    options: ClientOptions,
+    crowd: Crowd,
+) -> Result<ClientConfig, TlsError> {
     let ClientOptions {
         ca_set,
         certificate_chain,
@@ -56,12 +59,12 @@ pub(super) fn client_config(options: ClientOptions) -> Result<ClientConfig, TlsE
     let crypto =
         QuicClientConfig::try_from(Arc::new(crypto)).map_err(|_| TlsError::NoInitialCipherSuite)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(keep_alive)));
+    config.transport_config(Arc::new(transport(keep_alive, crowd)));
     Ok(config)
 }
 
 /// A server opens one stream at a time, and sends little on it.
-fn transport(keep_alive: Duration) -> TransportConfig {
+fn transport(keep_alive: Duration, crowd: Crowd) -> TransportConfig {
     let idle = VarInt::from_u64(limits::IDLE_MS_MAX).unwrap_or(VarInt::MAX);
     let window = VarInt::from_u32(limits::STREAM_WINDOW_BYTES);
     let mut config = TransportConfig::default();
@@ -71,6 +74,8 @@ fn transport(keep_alive: Duration) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(window)
         .receive_window(window)
+        // What is sent by one call is kept as a buffer of ten packets from then on.
+        .enable_segmentation_offload(crowd == Crowd::Few)
         .max_idle_timeout(Some(IdleTimeout::from(idle)))
         .keep_alive_interval(Some(keep_alive));
     config
