@@ -75,6 +75,25 @@ impl SoftwareKey {
         Ok(Self { kind, key })
     }
 
+    /// The key of this type in this PEM text.
+    ///
+    /// # Errors
+    /// When it is no key of this type.
+    pub fn from_pem(kind: KeyKind, pem: &str) -> Result<Self> {
+        let key = PKey::private_key_from_pem(pem.as_bytes())?;
+        let key = Self { kind, key };
+        key.numbers()?;
+        Ok(key)
+    }
+
+    /// PKCS#8 in PEM.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn to_pem(&self) -> Result<String> {
+        Ok(String::from_utf8(self.key.private_key_to_pem_pkcs8()?)?)
+    }
+
     /// Its type.
     pub const fn kind(&self) -> KeyKind {
         self.kind

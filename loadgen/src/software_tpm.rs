@@ -56,12 +56,28 @@ impl Keys {
     pub fn new(endorsement: SoftwareKey, attestation: SoftwareKey, ca: &EkCa) -> Result<Self> {
         Ok(Self {
             endorsement_public: public_area(&endorsement.numbers()?, Role::Endorsement),
-            attestation_public: public_area(&attestation.numbers()?, Role::Attestation),
+            attestation_public: attestation_public(&attestation)?,
             certificate: ca.certify(&endorsement)?,
             endorsement,
             attestation,
         })
     }
+
+    /// The Name of the attestation key.
+    ///
+    /// # Errors
+    /// None, for keys of ours.
+    pub fn attestation_name(&self) -> Result<Vec<u8>> {
+        Ok(Public::parse(&self.attestation_public)?.name().to_bytes())
+    }
+}
+
+/// The public area of a key of ours that attests.
+///
+/// # Errors
+/// The library's.
+pub fn attestation_public(key: &SoftwareKey) -> Result<Vec<u8>> {
+    Ok(public_area(&key.numbers()?, Role::Attestation))
 }
 
 /// What was measured on a simulated machine since its boot.

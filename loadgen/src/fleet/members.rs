@@ -24,7 +24,7 @@ pub(super) struct Member {
     pub(super) nth: usize,
     pub(super) machine: Machine,
     pub(super) boot: SharedBoot,
-    agent: AgentId,
+    pub(super) agent: AgentId,
 }
 
 /// The nth of the files that machines of a fleet run.
@@ -33,9 +33,19 @@ pub(super) fn tool(nth: usize) -> Entry {
     Entry::file(&name, name.as_bytes())
 }
 
+/// The boot of a machine that measured so many entries.
+pub(super) fn booted(entries: usize) -> Boot {
+    let mut first = Boot::first();
+    // One entry is boot_aggregate.
+    for entry in 1..entries {
+        first.measure(&tool(entry));
+    }
+    first
+}
+
 /// Makes the machines, with keys on all cores; in the order of their numbers.
 pub(super) async fn make(options: &FleetOptions) -> Result<Vec<Member>> {
-    let ca = Arc::new(EkCa::open(&options.ek_ca)?);
+    let ca = Arc::new(EkCa::open(options.ek_ca.as_deref().context("--ek-ca")?)?);
     let mut pool = Vec::new();
     for _ in 0..options.ak_pool.unwrap_or(0) {
         pool.push(SoftwareKey::generate(options.key)?);
@@ -70,12 +80,7 @@ fn member(nth: usize, options: &FleetOptions, pool: &[SoftwareKey], ca: &EkCa) -
         ),
     };
     let keys = Arc::new(Keys::new(endorsement, attestation, ca)?);
-    let mut first = Boot::first();
-    // One entry is boot_aggregate.
-    for entry in 1..options.entries {
-        first.measure(&tool(entry));
-    }
-    let boot = Arc::new(Mutex::new(first));
+    let boot = Arc::new(Mutex::new(booted(options.entries)));
     let agent = format!("{}-{nth}", options.prefix);
     Ok(Member {
         nth,
@@ -109,7 +114,8 @@ pub(super) async fn enrol_all(
         let (options, places) = (options.clone(), Arc::clone(&places));
         enrolling.spawn(async move {
             let _place = places.acquire_owned().await?;
-            enrol_one(&options, &options.token, member).await
+            let token = options.token.as_ref().context("--token")?;
+            enrol_one(&options, token, member).await
         });
     }
     while let Some(done) = enrolling.join_next().await {

@@ -14,6 +14,7 @@
 //! is.
 
 mod flood;
+pub mod identities;
 mod members;
 mod misbehaving;
 mod relayed;
@@ -22,7 +23,7 @@ mod visiting;
 mod visitor;
 
 use std::net::ToSocketAddrs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use crate::misdeeds::{Conduct, MisbehaviourOptions, Told};
 use crate::report::{Counts, Report};
 use crate::schedule::Rate;
 use crate::software_tpm::SharedBoot;
+use identities::Known;
 use members::{Member, tool};
 
 /// What to do.
@@ -47,14 +49,21 @@ pub struct FleetOptions {
     #[arg(long, value_name = "URL")]
     pub server: ServerUrl,
     /// A token that any number of machines may use
-    #[arg(long)]
-    pub token: Token,
+    #[arg(long, required_unless_present = "identities")]
+    pub token: Option<Token>,
     /// A baseline token, for the first machine: its list becomes the group's policy
-    #[arg(long)]
+    #[arg(long, conflicts_with = "identities")]
     pub baseline_token: Option<Token>,
     /// How many
     #[arg(long, value_name = "N")]
     pub agents: usize,
+    /// File of agents that are enrolled: they attest, with the keys and certificates in it
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["token", "ek_ca", "key", "ak_pool", "prefix", "entries", "growth"]
+    )]
+    pub identities: Option<PathBuf>,
     /// Begin so many connections each second, over all agents: each attests once and leaves
     /// [default: all connect at once and stay]
     #[arg(long, value_name = "PER_SECOND")]
@@ -63,14 +72,9 @@ pub struct FleetOptions {
     #[arg(long, requires = "rate")]
     pub stay: bool,
     /// Speak through this many relays, which are simulated, too; an operator's token names them
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "operator_token_file",
-        conflicts_with = "rate"
-    )]
+    #[arg(long, value_name = "N", conflicts_with = "rate")]
     pub relays: Option<std::num::NonZeroUsize>,
-    /// File with the API token of an administrator, for --relays
+    /// File with the API token of an administrator, for --relays without --identities
     #[arg(long, value_name = "FILE")]
     pub operator_token_file: Option<PathBuf>,
     /// The type of their keys
@@ -82,8 +86,8 @@ pub struct FleetOptions {
     pub ak_pool: Option<usize>,
     /// Directory of the CA that signs the endorsement keys, made when there is none; name its
     /// ek-ca.pem to the server
-    #[arg(long, value_name = "DIR")]
-    pub ek_ca: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "identities")]
+    pub ek_ca: Option<PathBuf>,
     /// First part of the agents' ids
     #[arg(long, value_name = "PREFIX", default_value = "load")]
     pub prefix: String,
@@ -120,10 +124,40 @@ impl FleetOptions {
 /// How long the first machine may take to prove the list that becomes the policy.
 const BASELINE_WAIT: Duration = Duration::from_secs(60);
 
+/// One of a fleet.
+type Enlisted = (Member, Enrolled, Conduct);
+
+/// The agents of a fleet.
+enum Agents {
+    /// Those that were enrolled by this program.
+    Enrolled(Vec<Enlisted>),
+    /// Those of a file.
+    Known(Box<Known>),
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self::Enrolled(Vec::new())
+    }
+}
+
+impl Agents {
+    /// The first so many of them. One of a file is made up when it is asked for.
+    fn each(self, agents: usize) -> Box<dyn Iterator<Item = Result<Enlisted>> + Send> {
+        match self {
+            Self::Enrolled(all) => Box::new(all.into_iter().map(Ok)),
+            Self::Known(known) => Box::new((0..agents).map(move |nth| {
+                let (member, enrolled) = (known.member(nth)?, known.enrolled(nth)?);
+                Ok((member, enrolled, Conduct::Honest))
+            })),
+        }
+    }
+}
+
 /// A fleet whose agents are enrolled.
 struct Fleet<'o> {
     options: &'o FleetOptions,
-    agents: Vec<(Member, Enrolled, Conduct)>,
+    agents: Agents,
     enrolment: Duration,
     sockets: Sockets,
     counts: Arc<Counts>,
@@ -136,6 +170,9 @@ struct Fleet<'o> {
 /// When keys cannot be made, an enrolment fails, or agents are to misbehave towards a server that
 /// is not on a loopback address.
 pub async fn run(options: &FleetOptions) -> Result<Report> {
+    if let Some(path) = &options.identities {
+        return run_known(options, path).await;
+    }
     let honest = usize::from(options.baseline_token.is_some());
     let conducts = options.misbehaviour.conducts(options.agents, honest)?;
     if options.misbehaviour.is_some() && !options.misbehaviour.beyond_loopback {
@@ -149,25 +186,23 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
     let agents = enrolled.len();
     tracing::info!(agents, seconds = enrolment.as_secs(), "enrolled");
     let told = Arc::new(Told::new(&conducts));
-    let fleet = Fleet {
-        options,
-        agents: enrolled
-            .into_iter()
-            .zip(conducts)
-            .map(|((member, enrolled), conduct)| (member, enrolled, conduct))
-            .collect(),
-        enrolment,
-        sockets: Sockets::default(),
-        counts: Arc::new(Counts::new()?),
-        told: Arc::clone(&told),
-    };
     if options.misbehaviour.is_some() && !options.misbehaviour.beyond_loopback {
         // Where evidence goes is another address than where agents enrolled.
-        let addresses = fleet.agents.iter().map(|agent| &agent.1.evidence_addresses);
+        let addresses = enrolled.iter().map(|agent| &agent.1.evidence_addresses);
         for address in addresses.flatten() {
             check_loopback(address)?;
         }
     }
+    let enlisted = enrolled.into_iter().zip(conducts);
+    let enlisted = enlisted.map(|((member, enrolled), conduct)| (member, enrolled, conduct));
+    let fleet = Fleet {
+        options,
+        agents: Agents::Enrolled(enlisted.collect()),
+        enrolment,
+        sockets: Sockets::for_many(),
+        counts: Arc::new(Counts::new()?),
+        told: Arc::clone(&told),
+    };
     if let Some(relays) = options.relays {
         ensure!(
             !options.misbehaviour.is_some(),
@@ -184,6 +219,34 @@ pub async fn run(options: &FleetOptions) -> Result<Report> {
         report.misbehaving = told.report();
     }
     Ok(report)
+}
+
+/// Lets agents of a file attest.
+async fn run_known(options: &FleetOptions, path: &Path) -> Result<Report> {
+    ensure!(
+        !options.misbehaviour.is_some(),
+        "agents of a file do as they should: --identities goes with none that misbehave"
+    );
+    let known = Known::open(path)?;
+    let there = known.identities.agents;
+    ensure!(
+        options.agents <= there,
+        "{} has {there} agents",
+        path.display()
+    );
+    let fleet = Fleet {
+        options,
+        agents: Agents::Known(Box::new(known)),
+        enrolment: Duration::ZERO,
+        sockets: Sockets::for_many(),
+        counts: Arc::new(Counts::new()?),
+        told: Arc::new(Told::new(&[])),
+    };
+    match (options.relays, options.rate) {
+        (Some(relays), _) => relayed::run(fleet, relays.get()).await,
+        (None, Some(rate)) if !options.stay => visiting::run(fleet, rate).await,
+        (None, rate) => staying::run(fleet, rate).await,
+    }
 }
 
 /// Refuses a server, a URL or `host:port`, that is not on loopback addresses only.

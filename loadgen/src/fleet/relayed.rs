@@ -14,7 +14,6 @@ use rat_agent::access;
 use rat_agent::keys::{self, ClientKey};
 use rat_agent::machine::Machine;
 use rat_agent::run::{Answering, Event, evidence};
-use rat_agent::state::Enrolled;
 use rat_client::https::{self, Asked, Trust};
 use rat_engine::evidence::{Binding, Challenge, ToAgent};
 use rat_transport::quic::client::{
@@ -28,11 +27,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::identities::{Known, Way};
 use super::members::Member;
-use super::visitor::{Introduction, Visitor};
-use super::{BASELINE_WAIT, Fleet, FleetOptions, grow};
+use super::visitor::{Introduction, Visitor, instance};
+use super::{Agents, BASELINE_WAIT, Enlisted, Fleet, FleetOptions, grow};
 use crate::keys::base64;
-use crate::misdeeds::Conduct;
 use crate::progress;
 use crate::report::{Counts, Report};
 use crate::software_tpm::SharedBoot;
@@ -77,6 +76,9 @@ struct Seat {
     challenged: Mutex<Option<Instant>>,
 }
 
+/// The agents of each relay.
+type Seats = Vec<Vec<Arc<Seat>>>;
+
 /// One relay: its name, its key, and its certificate.
 struct Site {
     name: String,
@@ -88,32 +90,12 @@ struct Site {
 /// Names the relays, tells the server which agents speak through them, and attests.
 pub(super) async fn run(mut fleet: Fleet<'_>, relays: usize) -> Result<Report> {
     let options = fleet.options;
-    let agents = std::mem::take(&mut fleet.agents);
-    let all = agents.len();
-    let (_, first, _) = agents.first().context("a fleet has agents")?;
-    let ca_set: Vec<Vec<u8>> = first
-        .ca_pem
-        .iter()
-        .map(|pem| keys::certificates(pem))
-        .collect::<Result<Vec<_>, _>>()?
-        .concat();
-    let (addresses, server_name) = (
-        first.evidence_addresses.clone(),
-        first.evidence_server_name.clone(),
-    );
-    let api = api(options, &ca_set)?;
-    let mut sites = Vec::new();
-    for nth in 0..relays {
-        let name = format!("{}-relay-{nth}", options.prefix.to_lowercase());
-        sites.push(site(&api, name).await?);
-    }
-    let seats = seat_all(&api, &sites, agents, &fleet.sockets).await?;
-    let time = options.warm_up().saturating_add(options.counted());
-    let place = Place {
-        ca_set,
-        addresses,
-        server_name,
+    let all = options.agents;
+    let (place, sites, seats) = match std::mem::take(&mut fleet.agents) {
+        Agents::Enrolled(agents) => named(&fleet, agents, relays).await?,
+        Agents::Known(known) => known_to(&known, all, relays)?,
     };
+    let time = options.warm_up().saturating_add(options.counted());
     let mut running = place.start(&fleet, sites, seats).await?;
     // The list of the first machine is the policy of all; until it is proven there is none.
     if options.baseline_token.is_some() {
@@ -137,14 +119,86 @@ pub(super) async fn run(mut fleet: Fleet<'_>, relays: usize) -> Result<Report> {
     Ok(report)
 }
 
+/// Names relays to the server, and the agents that speak through each.
+async fn named(
+    fleet: &Fleet<'_>,
+    agents: Vec<Enlisted>,
+    relays: usize,
+) -> Result<(Place, Vec<Site>, Seats)> {
+    let options = fleet.options;
+    let (_, first, _) = agents.first().context("a fleet has agents")?;
+    let place = Place {
+        ca_set: ca_set(&first.ca_pem)?,
+        addresses: first.evidence_addresses.clone(),
+        server_name: first.evidence_server_name.clone(),
+    };
+    let api = api(options, &place.ca_set)?;
+    let mut sites = Vec::new();
+    for nth in 0..relays {
+        let name = format!("{}-relay-{nth}", options.prefix.to_lowercase());
+        sites.push(site(&api, name).await?);
+    }
+    let seats = seat_all(&api, &sites, agents, &fleet.sockets).await?;
+    Ok((place, sites, seats))
+}
+
+/// Relays and agents of a file, which the server knows already.
+fn known_to(known: &Known, agents: usize, relays: usize) -> Result<(Place, Vec<Site>, Seats)> {
+    let identities = &known.identities;
+    let Way::Relayed(named) = &identities.way else {
+        anyhow::bail!("these agents speak for themselves, without --relays");
+    };
+    ensure!(named.len() == relays, "--relays {}", named.len());
+    let mut sites = Vec::new();
+    for relay in named {
+        let key = ClientKey::from_pem(&relay.key_pem)?;
+        sites.push(Site {
+            name: relay.name.clone(),
+            key_sha256: key.sha256()?,
+            key_pkcs8: key.to_pkcs8_der()?,
+            chain: relay.chain.clone(),
+        });
+    }
+    let mut seats: Seats = sites.iter().map(|_| Vec::new()).collect();
+    for nth in 0..agents {
+        let Member {
+            machine,
+            boot,
+            agent,
+            ..
+        } = known.member(nth)?;
+        let instance = instance()?;
+        let introduction = machine.here(|parts| Introduction::read(parts, agent, instance))?;
+        let key = known.client_key_sha256(nth)?;
+        let seat = Seat::new(nth, (machine, boot), introduction, key);
+        let at = nth.checked_rem(relays).unwrap_or(0);
+        seats
+            .get_mut(at)
+            .context("a relay for each agent")?
+            .push(seat);
+    }
+    let place = Place {
+        ca_set: ca_set(&identities.ca_pem)?,
+        addresses: vec![identities.evidence_address.clone()],
+        server_name: identities.evidence_server_name.clone(),
+    };
+    Ok((place, sites, seats))
+}
+
+/// CAs in DER.
+fn ca_set(pem: &[String]) -> Result<Vec<Vec<u8>>> {
+    let sets = pem.iter().map(|pem| keys::certificates(pem));
+    Ok(sets.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
 /// Tells the server through which relay each agent speaks; gives the agents of each relay.
 async fn seat_all(
     api: &Arc<Api>,
     sites: &[Site],
-    agents: Vec<(Member, Enrolled, Conduct)>,
+    agents: Vec<Enlisted>,
     sockets: &Sockets,
-) -> Result<Vec<Vec<Arc<Seat>>>> {
-    let mut seats: Vec<Vec<Arc<Seat>>> = sites.iter().map(|_| Vec::new()).collect();
+) -> Result<Seats> {
+    let mut seats: Seats = sites.iter().map(|_| Vec::new()).collect();
     let places = Arc::new(Semaphore::new(REQUESTS));
     let bar = progress::bar("relayed", agents.len());
     let mut moving = JoinSet::new();
@@ -161,20 +215,9 @@ async fn seat_all(
             let path = format!("/agents/{}/relay", visitor.enrolled.agent);
             let body = Through { relay: &relay };
             let _: Changed = api.post(&path, &body).await?;
-            let Introduction { hello, answering } = visitor.introduction().await?;
-            let client_key_sha256 = key;
-            let seat = Seat {
-                nth,
-                machine,
-                boot,
-                hello: AgentHello {
-                    client_key_sha256,
-                    hello,
-                },
-                answering,
-                challenged: Mutex::new(None),
-            };
-            Ok::<_, anyhow::Error>((at, Arc::new(seat)))
+            let introduction = visitor.introduction().await?;
+            let seat = Seat::new(nth, (machine, boot), introduction, key);
+            Ok::<_, anyhow::Error>((at, seat))
         });
     }
     while let Some(moved) = moving.join_next().await {
@@ -201,7 +244,7 @@ impl Place {
         &self,
         fleet: &Fleet<'_>,
         sites: Vec<Site>,
-        seats: Vec<Vec<Arc<Seat>>>,
+        seats: Seats,
     ) -> Result<JoinSet<Result<()>>> {
         let mut running = JoinSet::new();
         for (site, mut seats) in sites.into_iter().zip(seats) {
@@ -424,6 +467,26 @@ async fn receive(
 }
 
 impl Seat {
+    fn new(
+        nth: usize,
+        (machine, boot): (Machine, SharedBoot),
+        introduction: Introduction,
+        client_key_sha256: [u8; 32],
+    ) -> Arc<Self> {
+        let Introduction { hello, answering } = introduction;
+        Arc::new(Self {
+            nth,
+            machine,
+            boot,
+            hello: AgentHello {
+                client_key_sha256,
+                hello,
+            },
+            answering,
+            challenged: Mutex::new(None),
+        })
+    }
+
     fn challenged(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.challenged
             .lock()

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::members::Member;
 use super::misbehaving::Misbehaving;
 use super::visitor::Visitor;
-use super::{BASELINE_WAIT, Fleet, grow};
+use super::{BASELINE_WAIT, Enlisted, Fleet, grow};
 use crate::latency::Latencies;
 use crate::misdeeds::Conduct;
 use crate::progress;
@@ -84,12 +84,13 @@ pub(super) async fn run(mut fleet: Fleet<'_>, rate: Option<Rate>) -> Result<Repo
         stopped,
     };
     let options = fleet.options;
-    let mut agents = std::mem::take(&mut fleet.agents).into_iter();
-    let all = agents.len();
+    let all = options.agents;
+    let mut agents = std::mem::take(&mut fleet.agents).each(all);
     // Until the first machine has proven its list, there is no policy for the others.
     if options.baseline_token.is_some()
-        && let Some((member, enrolled, _)) = agents.next()
+        && let Some(first) = agents.next()
     {
+        let (member, enrolled, _) = first?;
         fleet.start(&mut running, member, enrolled, None);
         fleet.counts.verdict(BASELINE_WAIT).await?;
     }
@@ -99,7 +100,11 @@ pub(super) async fn run(mut fleet: Fleet<'_>, rate: Option<Rate>) -> Result<Repo
     let said = move || format!("{} verdicts", counts.attestations());
     let showing = progress::running("attesting", time, said);
     let mut arrivals = match rate {
-        Some(rate) => Some(Arrivals::new(rate, begin, time, agents.len())?),
+        Some(rate) => {
+            let first = usize::from(options.baseline_token.is_some());
+            let at_rate = all.saturating_sub(first);
+            Some(Arrivals::new(rate, begin, time, at_rate)?)
+        }
         None => None,
     };
     let connecting = fleet.connect_all(agents, &mut running, arrivals.as_mut());
@@ -130,11 +135,12 @@ impl Fleet<'_> {
     /// Starts these agents, at once or when each is to begin.
     async fn connect_all(
         &self,
-        agents: impl Iterator<Item = (Member, Enrolled, Conduct)>,
+        agents: impl Iterator<Item = Result<Enlisted>>,
         running: &mut Running,
         mut arrivals: Option<&mut Arrivals>,
     ) -> Result<()> {
-        for (member, enrolled, conduct) in agents {
+        for enlisted in agents {
+            let (member, enrolled, conduct) = enlisted?;
             let first = match &mut arrivals {
                 None => None,
                 Some(arrivals) => match arrivals.next().await {

@@ -3,15 +3,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rat_agent::run::RunError;
+use rat_transport::quic::client::Sockets;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::identities::Known;
 use super::misbehaving::Misbehaving;
 use super::visitor::Visitor;
-use super::{BASELINE_WAIT, Fleet, FleetOptions, grow};
+use super::{Agents, BASELINE_WAIT, Fleet, FleetOptions, grow};
 use crate::latency::Latencies;
 use crate::misdeeds::Conduct;
 use crate::progress;
@@ -26,6 +28,8 @@ const LAST_VISITS: Duration = Duration::from_secs(30);
 
 /// One of the fleet, between its visits.
 enum Guest {
+    /// The nth of a file, who is made up for each visit.
+    Known(usize),
     Honest(Box<Visitor>),
     Misbehaving(Box<Misbehaving>),
 }
@@ -44,6 +48,8 @@ struct Visits {
 /// What every visit needs.
 struct Tally {
     options: FleetOptions,
+    sockets: Sockets,
+    known: Option<Known>,
     counts: Arc<Counts>,
     visits: Mutex<Visits>,
 }
@@ -51,11 +57,13 @@ struct Tally {
 /// Lets agents visit at this rate until the time is over.
 pub(super) async fn run(mut fleet: Fleet<'_>, rate: Rate) -> Result<Report> {
     let options = fleet.options;
-    let agents = fleet.agents.len();
-    let guests = fleet.guests()?;
+    let agents = options.agents;
+    let (guests, known) = fleet.guests()?;
     let (free, mut waiting) = mpsc::channel(agents.max(1));
     let tally = Arc::new(Tally {
         options: options.clone(),
+        sockets: fleet.sockets.clone(),
+        known,
         counts: Arc::clone(&fleet.counts),
         visits: Mutex::new(Visits::new(Instant::now())?),
     });
@@ -128,9 +136,16 @@ impl Visits {
 }
 
 impl Fleet<'_> {
-    fn guests(&mut self) -> Result<Vec<Guest>> {
-        let mut guests = Vec::with_capacity(self.agents.len());
-        for (member, enrolled, conduct) in self.agents.drain(..) {
+    fn guests(&mut self) -> Result<(Vec<Guest>, Option<Known>)> {
+        let agents = match std::mem::take(&mut self.agents) {
+            Agents::Enrolled(agents) => agents,
+            Agents::Known(known) => {
+                let guests = (0..self.options.agents).map(Guest::Known);
+                return Ok((guests.collect(), Some(*known)));
+            }
+        };
+        let mut guests = Vec::with_capacity(agents.len());
+        for (member, enrolled, conduct) in agents {
             let visitor = Visitor::new(member, enrolled, self.sockets.clone())?;
             guests.push(match conduct {
                 Conduct::Honest => Guest::Honest(Box::new(visitor)),
@@ -140,7 +155,7 @@ impl Fleet<'_> {
                 }
             });
         }
-        Ok(guests)
+        Ok((guests, None))
     }
 }
 
@@ -164,16 +179,38 @@ impl Tally {
             counts
         };
         match guest {
-            Guest::Honest(visitor) => {
-                if let Err(error) = self.attest(&visitor, intended, counts).await {
-                    self.counts.trouble(&error);
+            Guest::Known(nth) => {
+                match self.visitor(nth) {
+                    Ok(visitor) => self.try_to_attest(&visitor, intended, counts).await,
+                    Err(error) => self.counts.trouble(&error),
                 }
+                Guest::Known(nth)
+            }
+            Guest::Honest(visitor) => {
+                self.try_to_attest(&visitor, intended, counts).await;
                 Guest::Honest(visitor)
             }
             Guest::Misbehaving(mut agent) => {
                 agent.visit().await;
                 Guest::Misbehaving(agent)
             }
+        }
+    }
+
+    /// The nth agent of a file.
+    fn visitor(&self, nth: usize) -> Result<Visitor> {
+        let known = self.known.as_ref().context("an agent of no file")?;
+        let client = known.client(nth, self.sockets.clone())?;
+        Ok(Visitor::with(
+            client,
+            known.member(nth)?,
+            known.place(nth)?,
+        )?)
+    }
+
+    async fn try_to_attest(&self, visitor: &Visitor, intended: Instant, counts: bool) {
+        if let Err(error) = self.attest(visitor, intended, counts).await {
+            self.counts.trouble(&error);
         }
     }
 

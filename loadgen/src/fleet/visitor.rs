@@ -6,6 +6,7 @@ use rat_agent::device::DeviceError;
 use rat_agent::machine::{Machine, Parts};
 use rat_agent::run::{Answering, BootEpoch, Evidence, RunError, client, connect, evidence};
 use rat_agent::state::Enrolled;
+use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Binding, Instance};
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
@@ -63,6 +64,40 @@ fn facts(parts: &mut Parts) -> Result<Facts, RunError> {
     })
 }
 
+impl Introduction {
+    /// Of this agent, whose machine has these parts.
+    pub(super) fn read(
+        parts: &mut Parts,
+        agent: AgentId,
+        instance: Instance,
+    ) -> Result<Self, RunError> {
+        let facts = facts(parts)?;
+        Ok(Self {
+            hello: Hello {
+                agent: agent.clone(),
+                log_formats: vec![facts.format],
+                banks: facts.banks,
+                reset_count: facts.epoch.reset_count,
+                restart_count: facts.epoch.restart_count,
+                entry_count: facts.entries,
+                instance,
+            },
+            answering: Answering {
+                agent,
+                ak_name: facts.ak_name,
+                told: facts.epoch,
+            },
+        })
+    }
+}
+
+/// One life of an agent's program.
+pub(super) fn instance() -> Result<Instance, RunError> {
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance)?;
+    Ok(Instance(instance))
+}
+
 impl Visitor {
     /// An agent that shares these sockets. Its certificate is used as it is, and not renewed: runs
     /// are far shorter than its life.
@@ -71,37 +106,29 @@ impl Visitor {
         enrolled: Enrolled,
         sockets: Sockets,
     ) -> Result<Self, RunError> {
-        let mut instance = [0; 16];
-        getrandom::fill(&mut instance)?;
+        Self::with(client(&enrolled, sockets)?, member, enrolled)
+    }
+
+    /// An agent that connects by this client.
+    pub(super) fn with(
+        client: Client,
+        member: Member,
+        enrolled: Enrolled,
+    ) -> Result<Self, RunError> {
         Ok(Self {
-            client: client(&enrolled, sockets)?,
+            client,
             enrolled,
             boot: member.boot,
             machine: member.machine,
-            instance: Instance(instance),
+            instance: instance()?,
         })
     }
 
     /// Reads from the machine what a Hello says.
     pub(super) async fn introduction(&self) -> Result<Introduction, RunError> {
-        let facts = self.machine.with(facts).await??;
-        let agent = self.enrolled.agent.clone();
-        Ok(Introduction {
-            hello: Hello {
-                agent: agent.clone(),
-                log_formats: vec![facts.format],
-                banks: facts.banks,
-                reset_count: facts.epoch.reset_count,
-                restart_count: facts.epoch.restart_count,
-                entry_count: facts.entries,
-                instance: self.instance,
-            },
-            answering: Answering {
-                agent,
-                ak_name: facts.ak_name,
-                told: facts.epoch,
-            },
-        })
+        let (agent, instance) = (self.enrolled.agent.clone(), self.instance);
+        let read = move |parts: &mut Parts| Introduction::read(parts, agent, instance);
+        self.machine.with(read).await?
     }
 
     /// Connects, and is welcome.

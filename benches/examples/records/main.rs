@@ -1,25 +1,33 @@
-//! Makes a data directory with many enrolled agents that attested, for `benches/road records`.
+//! Makes many enrolled agents that attested in a data directory, for `benches/road records` and
+//! `benches/fleet`: enrolling 100,000 machines one by one would take a quarter of an hour.
 //!
 //! ```text
 //! records DIR AGENTS
+//! records DIR AGENTS --like AGENT --identities FILE --evidence HOST:PORT [--relays N] [--certificates N]
 //! ```
 //!
-//! What an agent's record holds has the size of a real one's; enrolling 100,000 machines one by one
-//! would take a quarter of an hour.
+//! The first makes a new directory; what an agent's record holds has the size of a real one's. The
+//! second multiplies an agent of `rat-load fleet` that has attested to the server of this directory,
+//! which does not run: the others have its group, boot and list, and certificates from the server's
+//! CA, which FILE holds with their keys, for `rat-load fleet --identities FILE`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_types,
     clippy::as_conversions,
     clippy::arithmetic_side_effects
 )]
+
+mod like;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use rat_engine::crypto;
 use rat_engine::hash::HashAlg;
-use rat_engine::shard::{Outcome, Tick};
+use rat_engine::shard::{AgentRecord, Outcome, Tick};
 use rat_store::{
     Activated, Answered, CommitResult, GroupSettings, NewGroup, NewPending, NewPolicy,
     Precondition, Registration, Slot, Store,
@@ -34,13 +42,29 @@ const AT_ONCE: usize = 5_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, directory, agents] = arguments.as_slice() else {
+    let [_, directory, agents, more @ ..] = arguments.as_slice() else {
         eprintln!("usage: records DIR AGENTS");
         std::process::exit(2);
     };
     let store = Store::open(Path::new(directory)).await.unwrap();
-    let policy = enrol(&store, agents.parse().unwrap()).await;
-    attest(&store, agents.parse().unwrap(), &policy).await;
+    let agents = agents.parse().unwrap();
+    if !more.is_empty() {
+        like::multiply(&store, Path::new(directory), agents, more).await;
+        return;
+    }
+    let policy = make_group(&store).await;
+    let now = fleet::START_UNIX_MS;
+    enrol(&store, now, (0..agents).map(fleet::record)).await;
+    let digest = crypto::digest(HashAlg::Sha256, &policy);
+    let attested = (0..agents).map(|number| {
+        let mut outcome = fleet::outcome(number, 1);
+        outcome.policy = Some(digest);
+        outcome.state.passed_under = Some(digest);
+        // Of a list that was judged whole, so that nobody's is judged again.
+        (outcome.state.list.violations, outcome.state.list.excluded) = (Some(0), Some(0));
+        outcome
+    });
+    attest(&store, attested).await;
 }
 
 /// A policy of so many files.
@@ -58,7 +82,7 @@ fn policy() -> Vec<u8> {
         .into_bytes()
 }
 
-async fn enrol(store: &Store, agents: u64) -> Vec<u8> {
+async fn make_group(store: &Store) -> Vec<u8> {
     let text = policy();
     let group = NewGroup {
         slug: fleet::GROUP.to_owned(),
@@ -83,12 +107,15 @@ async fn enrol(store: &Store, agents: u64) -> Vec<u8> {
         .activate_policy(fleet::GROUP, version.version, slot, always, "bench", 1)
         .await
         .unwrap();
-    for number in 0..agents {
-        let record = fleet::record(number);
+    text
+}
+
+async fn enrol(store: &Store, from_unix_ms: u64, records: impl Iterator<Item = AgentRecord>) {
+    for (number, record) in records.enumerate() {
         let registration = Registration {
             hostname: format!("host-{number}"),
             ip: "192.0.2.1".to_owned(),
-            registered_unix_ms: fleet::START_UNIX_MS + number,
+            registered_unix_ms: from_unix_ms + number as u64,
         };
         let pending = NewPending {
             id: "p",
@@ -102,23 +129,19 @@ async fn enrol(store: &Store, agents: u64) -> Vec<u8> {
         let activated = activated.unwrap();
         assert!(matches!(activated, Ok(Activated::New(_))), "{activated:?}");
     }
-    text
 }
 
-async fn attest(store: &Store, agents: u64, policy: &[u8]) {
-    let digest = crypto::digest(HashAlg::Sha256, policy);
+async fn attest(store: &Store, mut outcomes: impl Iterator<Item = Outcome>) {
     let epoch = store.take_ownership("bench").await.unwrap();
     let mut heads = store.heads().await.unwrap();
-    for from in (0..agents).step_by(AT_ONCE) {
+    loop {
         let mut by_shard = BTreeMap::<_, Vec<Outcome>>::new();
-        for number in from..agents.min(from + AT_ONCE as u64) {
-            let mut outcome = fleet::outcome(number, 1);
-            outcome.policy = Some(digest);
-            outcome.state.passed_under = Some(digest);
-            // Of a list that was judged whole, so that nobody's is judged again.
-            (outcome.state.list.violations, outcome.state.list.excluded) = (Some(0), Some(0));
+        for outcome in outcomes.by_ref().take(AT_ONCE) {
             let of_shard = by_shard.entry(outcome.agent.shard()).or_default();
             of_shard.push(outcome);
+        }
+        if by_shard.is_empty() {
+            return;
         }
         let ticks: Vec<Tick> = by_shard
             .into_iter()
