@@ -3,10 +3,8 @@
 use rat_engine::agent_id::{AgentId, AgentIdError};
 use thiserror::Error;
 
-use crate::LibraryError;
 use crate::der::{self, DerError};
-use crate::x509::certificate::Certificate;
-use crate::x509::fields::{FieldError, SUBJECT_ALT_NAME, only};
+use crate::x509::fields::{FieldError, Fields, SUBJECT_ALT_NAME, only};
 use crate::x509::sha256;
 
 /// What stands before the id in the certificate's URI.
@@ -68,9 +66,6 @@ pub enum AgentCertificateError {
     /// The id is not written in its canonical form.
     #[error("the certificate's agent id is not in its canonical form")]
     IdForm,
-    /// The key cannot be read.
-    #[error("the certificate's key cannot be read")]
-    Key(#[from] LibraryError),
     /// The times cannot be read.
     #[error("the certificate's validity cannot be read")]
     Validity,
@@ -91,8 +86,7 @@ impl From<DerError> for AgentCertificateError {
 /// Reads and does not verify: the TLS library has found that the certificate leads to our CA and
 /// is valid now before this is asked.
 pub fn read(certificate_der: &[u8]) -> Result<PeerCertificate, AgentCertificateError> {
-    let certificate = Certificate::parse(certificate_der)?;
-    let fields = certificate.fields()?;
+    let fields = Fields::of_peer(certificate_der)?;
     let names = fields
         .extension(SUBJECT_ALT_NAME)
         .ok_or(AgentCertificateError::NameMissing)?;
@@ -109,12 +103,12 @@ pub fn read(certificate_der: &[u8]) -> Result<PeerCertificate, AgentCertificateE
     if agent.as_str() != id {
         return Err(AgentCertificateError::IdForm);
     }
-    let (not_before_unix_ms, not_after_unix_ms) = certificate
+    let (not_before_unix_ms, not_after_unix_ms) = fields
         .validity_unix_ms()
         .ok_or(AgentCertificateError::Validity)?;
     Ok(PeerCertificate {
         agent,
-        key_sha256: sha256(&certificate.public_key_info()?),
+        key_sha256: sha256(fields.public_key_info),
         not_before_unix_ms,
         not_after_unix_ms,
     })

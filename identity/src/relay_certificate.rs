@@ -4,10 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::LibraryError;
 use crate::der::{self, DerError};
-use crate::x509::certificate::Certificate;
-use crate::x509::fields::{FieldError, SUBJECT_ALT_NAME, only};
+use crate::x509::fields::{FieldError, Fields, SUBJECT_ALT_NAME, only};
 use crate::x509::sha256;
 
 /// What stands before the name in the certificate's URI.
@@ -95,9 +93,6 @@ pub enum RelayCertificateError {
     /// The URI names no relay.
     #[error("the certificate's URI names no relay: {0}")]
     Name(#[from] RelayNameError),
-    /// The key cannot be read.
-    #[error("the certificate's key cannot be read")]
-    Key(#[from] LibraryError),
     /// The times cannot be read.
     #[error("the certificate's validity cannot be read")]
     Validity,
@@ -118,8 +113,7 @@ impl From<DerError> for RelayCertificateError {
 /// Reads and does not verify: the TLS library has found that the certificate leads to our CA and
 /// is valid now before this is asked.
 pub fn read(certificate_der: &[u8]) -> Result<RelayCertificate, RelayCertificateError> {
-    let certificate = Certificate::parse(certificate_der)?;
-    let fields = certificate.fields()?;
+    let fields = Fields::of_peer(certificate_der)?;
     let names = fields
         .extension(SUBJECT_ALT_NAME)
         .ok_or(RelayCertificateError::NotARelay)?;
@@ -135,12 +129,12 @@ pub fn read(certificate_der: &[u8]) -> Result<RelayCertificate, RelayCertificate
         .ok()
         .and_then(|uri| uri.strip_prefix(URI_PREFIX))
         .ok_or(RelayCertificateError::NotARelay)?;
-    let (not_before_unix_ms, not_after_unix_ms) = certificate
+    let (not_before_unix_ms, not_after_unix_ms) = fields
         .validity_unix_ms()
         .ok_or(RelayCertificateError::Validity)?;
     Ok(RelayCertificate {
         name: RelayName::parse(name)?,
-        key_sha256: sha256(&certificate.public_key_info()?),
+        key_sha256: sha256(fields.public_key_info),
         not_before_unix_ms,
         not_after_unix_ms,
     })

@@ -264,6 +264,41 @@ fn n06_only_one_canonical_uri_names_an_agent() {
     ));
 }
 
+/// Both are what the library reads, to the second: in two digits of a year until 2049, in four after.
+#[test]
+fn validity_is_read_as_the_library_reads_it() {
+    const YEAR: i64 = 31_556_952;
+    let names = ["URI:urn:ratd:agent:a"];
+    let epoch = openssl::asn1::Asn1Time::from_unix(0).unwrap();
+    for year in 0..200 {
+        let (first, last) = (year * YEAR, (year + 1) * YEAR + year * 86_399);
+        let der = requests::valid_between(&names, first, last);
+        let peer = agent_certificate::read(&der).unwrap();
+        let library = openssl::x509::X509::from_der(&der).unwrap();
+        let seconds = |time: &openssl::asn1::Asn1TimeRef| {
+            let since = epoch.diff(time).unwrap();
+            u64::try_from(i64::from(since.days) * 86_400 + i64::from(since.secs)).unwrap()
+        };
+        assert_eq!(peer.not_before_unix_ms, seconds(library.not_before()) * 1000);
+        assert_eq!(peer.not_after_unix_ms, seconds(library.not_after()) * 1000);
+        let key = library.public_key().unwrap().public_key_to_der().unwrap();
+        assert_eq!(peer.key_sha256, openssl::sha::sha256(&key));
+    }
+    let before_1970 = requests::valid_between(&names, -YEAR, YEAR);
+    assert_eq!(
+        agent_certificate::read(&before_1970),
+        Err(AgentCertificateError::Validity)
+    );
+    // The end of a time is Z, and nothing else.
+    let mut offset = requests::valid_between(&names, 0, YEAR);
+    let at = offset.windows(13).position(|at| at == b"700101000000Z");
+    offset[at.unwrap() + 12] = b'+';
+    assert_eq!(
+        agent_certificate::read(&offset),
+        Err(AgentCertificateError::Validity)
+    );
+}
+
 #[test]
 fn operators_cas_issue_what_rustls_takes() {
     use requests::Flaw;

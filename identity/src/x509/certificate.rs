@@ -19,10 +19,7 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Reads exactly one version 3 certificate.
     pub(crate) fn parse(der: &[u8]) -> Result<Self, FieldError> {
-        if der.len() > limits::CERTIFICATE_BYTES_MAX {
-            return Err(FieldError::TooLong(der.len()));
-        }
-        Fields::of_certificate(der)?;
+        Fields::of_peer(der)?;
         let library = X509::from_der(der).map_err(|_| FieldError::Unreadable)?;
         Ok(Self {
             library,

@@ -1,8 +1,10 @@
 //! What stands in a certificate or request, read without the library: it hides unknown extensions.
 
+use rat_engine::calendar;
 use thiserror::Error;
 
 use crate::der::{self, DerError, Element, Reader};
+use crate::limits;
 
 /// `id-ce-subjectAltName`
 pub(crate) const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -14,6 +16,8 @@ pub(crate) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 pub(crate) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 
 const VERSION: u8 = 0xa0;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
 const ISSUER_UNIQUE_ID: u8 = 0x81;
 const SUBJECT_UNIQUE_ID: u8 = 0x82;
 const EXTENSIONS: u8 = 0xa3;
@@ -43,9 +47,12 @@ pub(crate) struct Extension<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// The fields of a certificate that the library does not show.
+/// The fields of a certificate that the library does not show, or not in the time of a handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
+    validity: Element<'a>,
+    /// The `SubjectPublicKeyInfo` as it stands there: what the signature of the CA covers.
+    pub(crate) public_key_info: &'a [u8],
     pub(crate) extensions: Vec<Extension<'a>>,
 }
 
@@ -79,10 +86,10 @@ impl<'a> Fields<'a> {
         if fields.expect(der::SEQUENCE)?.whole != signature_algorithm {
             return Err(FieldError::Unreadable);
         }
-        // Issuer, validity, subject, subjectPublicKeyInfo.
-        for _ in 0..4 {
-            fields.expect(der::SEQUENCE)?;
-        }
+        fields.expect(der::SEQUENCE)?; // Issuer
+        let validity = fields.expect(der::SEQUENCE)?;
+        fields.expect(der::SEQUENCE)?; // Subject
+        let public_key_info = fields.expect(der::SEQUENCE)?.whole;
         fields.optional(ISSUER_UNIQUE_ID)?;
         fields.optional(SUBJECT_UNIQUE_ID)?;
         let extensions = match fields.optional(EXTENSIONS)? {
@@ -90,7 +97,30 @@ impl<'a> Fields<'a> {
             None => Vec::new(),
         };
         fields.finish()?;
-        Ok(Self { extensions })
+        Ok(Self {
+            validity,
+            public_key_info,
+            extensions,
+        })
+    }
+
+    /// The fields of a certificate that the library is not asked about: it takes longer to read a
+    /// key than a whole handshake, and TLS has read this one.
+    pub(crate) fn of_peer(certificate: &'a [u8]) -> Result<Self, FieldError> {
+        if certificate.len() > limits::CERTIFICATE_BYTES_MAX {
+            return Err(FieldError::TooLong(certificate.len()));
+        }
+        Self::of_certificate(certificate)
+    }
+
+    /// First and last moment of validity, in milliseconds since 1970.
+    // RFC 5280, 4.1.2.5
+    pub(crate) fn validity_unix_ms(&self) -> Option<(u64, u64)> {
+        let mut times = self.validity.inside();
+        let mut time = || unix_ms(times.next().ok()??);
+        let (first, last) = (time()?, time()?);
+        times.finish().ok()?;
+        Some((first, last))
     }
 
     /// The extension with this identifier.
@@ -152,6 +182,28 @@ pub(crate) fn only(bytes: &[u8], tag: u8) -> Result<Element<'_>, DerError> {
     let element = reader.expect(tag)?;
     reader.finish()?;
     Ok(element)
+}
+
+/// A time to the second and in UTC, the only form that certificates have; `None` before 1970.
+fn unix_ms(time: Element<'_>) -> Option<u64> {
+    let text = std::str::from_utf8(time.content).ok()?;
+    let digits = text.strip_suffix('Z')?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let digits = match (time.tag, digits.len()) {
+        // Two digits of a year are of the years 1950 to 2049.
+        (UTC_TIME, 12) if digits < "50" => format!("20{digits}"),
+        (UTC_TIME, 12) => format!("19{digits}"),
+        (GENERALIZED_TIME, 14) => digits.to_owned(),
+        _ => return None,
+    };
+    let (date, clock) = digits.split_at_checked(8)?;
+    let (year, day) = date.split_at_checked(4)?;
+    let (month, day) = day.split_at_checked(2)?;
+    let (hour, rest) = clock.split_at_checked(2)?;
+    let (minute, second) = rest.split_at_checked(2)?;
+    calendar::from_rfc3339(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z"))
 }
 
 fn read_extensions(wrapped: Element<'_>) -> Result<Vec<Extension<'_>>, DerError> {

@@ -110,15 +110,20 @@ pub(crate) fn named(common_name: &str, uri: &str) -> Request {
 
 /// A certificate with these alternative names, each `DNS:` or `URI:` and the name.
 pub(crate) fn certificate(names: &[&str]) -> Vec<u8> {
+    valid_between(names, 0, 1_000_000)
+}
+
+/// Such a certificate, valid from one second since 1970 to another.
+pub(crate) fn valid_between(names: &[&str], first: i64, last: i64) -> Vec<u8> {
     let key = ec(Nid::X9_62_PRIME256V1);
     let mut builder = X509Builder::new().unwrap();
     builder.set_version(2).unwrap();
     builder.set_pubkey(&key).unwrap();
     builder
-        .set_not_before(&Asn1Time::from_unix(0).unwrap())
+        .set_not_before(&Asn1Time::from_unix(first).unwrap())
         .unwrap();
     builder
-        .set_not_after(&Asn1Time::from_unix(1_000_000).unwrap())
+        .set_not_after(&Asn1Time::from_unix(last).unwrap())
         .unwrap();
     if !names.is_empty() {
         let mut list = SubjectAlternativeName::new();
