@@ -144,6 +144,7 @@ fn server() -> (Server, SocketAddr, ClientOptions) {
     let (certificate_chain, key_pkcs8) = leaf("agent.example");
     let client = ClientOptions {
         keep_alive_ms: 20_000,
+        probe_mtu: true,
         ca_set,
         certificate_chain,
         key_pkcs8,

@@ -120,6 +120,7 @@ impl Identity {
             certificate_chain: self.chain()?,
             key_pkcs8: self.key.to_pkcs8_der()?,
             keep_alive_ms: KEEP_ALIVE_MS,
+            probe_mtu: true,
         })
     }
 

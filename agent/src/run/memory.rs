@@ -6,7 +6,7 @@ use rat_transport::quic::client::{Client, ClientOptions, Sockets};
 
 use super::RunError;
 use crate::keys::{self, ClientKey, KeysError, Validity};
-use crate::state::{Enrolled, StateDir, StateError};
+use crate::state::{Enrolled, Mode, StateDir, StateError};
 
 /// An enrolment in memory, and where it is kept.
 ///
@@ -46,6 +46,7 @@ impl Identity {
             key_pkcs8: key.to_pkcs8_der()?,
             // Quiet for longer than an interval is not what the server promised.
             keep_alive_ms: enrolled.interval_ms,
+            probe_mtu: enrolled.mode == Mode::Stay,
         };
         let client = Client::sharing(sockets, options)?;
         Ok(Self {

@@ -201,6 +201,7 @@ impl Known {
             certificate_chain: vec![self.certificate(nth)?.clone()],
             key_pkcs8: by_turns(&self.client_keys_pkcs8, nth)?.clone(),
             keep_alive_ms: self.identities.interval_ms,
+            probe_mtu: false,
         };
         Ok(Client::sharing(sockets, options)?)
     }

@@ -254,6 +254,7 @@ impl Place {
                 certificate_chain: site.chain.clone(),
                 key_pkcs8: site.key_pkcs8.clone(),
                 keep_alive_ms: 5_000,
+                probe_mtu: true,
             })?;
             let connection = connect(&client, &self.addresses, &self.server_name).await?;
             let relay = SimulatedRelay {

@@ -45,6 +45,7 @@ impl Certified {
                 certificate_chain: keys::certificates(certificate).unwrap(),
                 key_pkcs8: machine.key.private_key_to_pkcs8().unwrap(),
                 keep_alive_ms: 5_000,
+                probe_mtu: true,
             },
         }
     }

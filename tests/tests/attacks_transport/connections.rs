@@ -121,6 +121,7 @@ async fn agents_trust_no_server_but_under_a_pinned_ca_and_by_its_name() {
     let identity = world.authority.agent("careful");
     let client = Client::new(ClientOptions {
         keep_alive_ms: 20_000,
+        probe_mtu: true,
         ca_set: vec![stranger.der()],
         certificate_chain: identity.chain,
         key_pkcs8: identity.key,

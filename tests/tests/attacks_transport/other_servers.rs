@@ -60,6 +60,7 @@ async fn met(does: Does, alpn: &[u8]) -> ClientError {
     let identity = authority.agent("meets");
     let client = Client::new(ClientOptions {
         keep_alive_ms: 20_000,
+        probe_mtu: true,
         ca_set: vec![authority.der()],
         certificate_chain: identity.chain,
         key_pkcs8: identity.key,

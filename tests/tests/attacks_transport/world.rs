@@ -102,6 +102,7 @@ impl World {
     pub(crate) fn client_of(&self, identity: Identity) -> Client {
         Client::new(ClientOptions {
             keep_alive_ms: 20_000,
+            probe_mtu: true,
             ca_set: vec![self.authority.der()],
             certificate_chain: identity.chain,
             key_pkcs8: identity.key,

@@ -56,6 +56,9 @@ pub struct ClientOptions {
     /// a server that was started again is found out after this time. At most a third of
     /// [`limits::IDLE_MS_MAX`].
     pub keep_alive_ms: u64,
+    /// Whether each connection finds out if larger packets than 1200 bytes arrive: it takes some
+    /// packets, which pays where a connection lasts.
+    pub probe_mtu: bool,
 }
 
 /// UDP sockets that any number of clients may share.

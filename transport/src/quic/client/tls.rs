@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{ClientConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -42,6 +42,7 @@ pub(super) fn client_config(
         certificate_chain,
         key_pkcs8,
         keep_alive_ms,
+        probe_mtu,
     } = options;
     let keep_alive = Duration::from_millis(keep_alive_ms.clamp(
         limits::KEEP_ALIVE_MS_MIN,
@@ -59,12 +60,12 @@ pub(super) fn client_config(
     let crypto =
         QuicClientConfig::try_from(Arc::new(crypto)).map_err(|_| TlsError::NoInitialCipherSuite)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(keep_alive, crowd)));
+    config.transport_config(Arc::new(transport(keep_alive, probe_mtu, crowd)));
     Ok(config)
 }
 
 /// A server opens one stream at a time, and sends little on it.
-fn transport(keep_alive: Duration, crowd: Crowd) -> TransportConfig {
+fn transport(keep_alive: Duration, probe_mtu: bool, crowd: Crowd) -> TransportConfig {
     let idle = VarInt::from_u64(limits::IDLE_MS_MAX).unwrap_or(VarInt::MAX);
     let window = VarInt::from_u32(limits::STREAM_WINDOW_BYTES);
     let mut config = TransportConfig::default();
@@ -76,6 +77,7 @@ fn transport(keep_alive: Duration, crowd: Crowd) -> TransportConfig {
         .receive_window(window)
         // What is sent by one call is kept as a buffer of ten packets from then on.
         .enable_segmentation_offload(crowd == Crowd::Few)
+        .mtu_discovery_config(probe_mtu.then(MtuDiscoveryConfig::default))
         .max_idle_timeout(Some(IdleTimeout::from(idle)))
         .keep_alive_interval(Some(keep_alive));
     config
