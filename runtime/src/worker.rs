@@ -27,9 +27,11 @@ use crate::store_thread::{Job, StoreDoor};
 use crate::upload::Upload;
 
 mod looking;
+mod places;
 mod turned_away;
 mod uploading;
 
+use places::Places;
 use turned_away::TurnedAway;
 
 /// Everything that one worker's thread has.
@@ -63,19 +65,17 @@ pub(crate) struct Turn {
     /// Ticks that are to be committed, of this turn.
     ticks: Vec<Tick>,
     /// Shards to be polled.
-    touched: VecDeque<usize>,
-    is_touched: Vec<bool>,
+    touched: Places,
     /// Shards whose agents wait for the pacer.
-    held: VecDeque<usize>,
-    is_held: Vec<bool>,
-    /// Shards whose agents' relays have no share of the challenges left.
-    held_relayed: VecDeque<usize>,
-    is_held_relayed: Vec<bool>,
-    /// The pacer's count of ended challenges when they were let through last.
+    held: Places,
+    /// Shards whose agents' relays had no share of the challenges left.
+    held_relayed: Places,
+    /// The pacer's count of ended challenges when these shards were last all to be asked again.
     relayed_at: u64,
-    /// Shards whose stored lists wait for the pacer, each once.
-    held_lists: VecDeque<usize>,
-    holds_lists: Vec<bool>,
+    /// How many of them are still to be asked.
+    relayed_left: usize,
+    /// Shards whose stored lists wait for the pacer.
+    held_lists: Places,
     deadlines: BinaryHeap<Reverse<(u64, usize)>>,
     next_deadline: Vec<Option<u64>>,
     counted: Counted,
@@ -95,15 +95,12 @@ impl Turn {
             queued: VecDeque::new(),
             tasks: Vec::new(),
             ticks: Vec::new(),
-            touched: (0..shards).collect(),
-            is_touched: vec![true; shards],
-            held: VecDeque::new(),
-            is_held: vec![false; shards],
-            held_relayed: VecDeque::new(),
-            is_held_relayed: vec![false; shards],
+            touched: Places::all(shards),
+            held: Places::none(shards),
+            held_relayed: Places::none(shards),
             relayed_at: 0,
-            held_lists: VecDeque::new(),
-            holds_lists: vec![false; shards],
+            relayed_left: 0,
+            held_lists: Places::none(shards),
             deadlines: BinaryHeap::new(),
             next_deadline: vec![None; shards],
             counted: Counted::default(),
@@ -113,76 +110,45 @@ impl Turn {
         }
     }
 
-    fn touch(&mut self, place: usize) {
-        if let Some(is_touched) = self.is_touched.get_mut(place)
-            && !std::mem::replace(is_touched, true)
-        {
-            self.touched.push_back(place);
-        }
-    }
-
-    fn hold(&mut self, place: usize) {
-        if let Some(is_held) = self.is_held.get_mut(place)
-            && !std::mem::replace(is_held, true)
-        {
-            self.held.push_back(place);
-        }
-    }
-
-    fn hold_relayed(&mut self, place: usize) {
-        if let Some(is_held) = self.is_held_relayed.get_mut(place)
-            && !std::mem::replace(is_held, true)
-        {
-            self.held_relayed.push_back(place);
-        }
-    }
-
-    /// Whether a relay may have a share again.
+    /// Whether shards whose agents wait for their relays are to be asked again: once for each time
+    /// that something ended.
     fn may_relay(&self) -> bool {
-        self.pacer.may_open() && self.pacer.ended() != self.relayed_at
-    }
-
-    fn hold_lists(&mut self, place: usize) {
-        if let Some(holds) = self.holds_lists.get_mut(place)
-            && !std::mem::replace(holds, true)
-        {
-            self.held_lists.push_back(place);
-        }
+        let is_due = self.relayed_left > 0 || self.pacer.ended() != self.relayed_at;
+        is_due && self.pacer.relay_room() > 0
     }
 
     /// As many shards whose stored lists waited are polled again as the pacer lets lists through.
     fn release_lists(&mut self) {
         for _ in 0..self.pacer.rejudging_room() {
-            let Some(place) = self.held_lists.pop_front() else {
+            let Some(place) = self.held_lists.take() else {
                 return;
             };
-            if let Some(holds) = self.holds_lists.get_mut(place) {
-                *holds = false;
-            }
-            self.touch(place);
+            self.touched.put(place);
         }
     }
 
-    /// Shards whose agents waited are polled again when the pacer has room, in turn.
+    /// Shards whose agents waited are polled again when the pacer has room, in turn, and no more of
+    /// them than it has room for.
     fn release(&mut self) {
-        if !self.pacer.may_open() {
-            return;
-        }
-        while let Some(place) = self.held.pop_front() {
-            if let Some(is_held) = self.is_held.get_mut(place) {
-                *is_held = false;
-            }
-            self.touch(place);
+        for _ in 0..self.pacer.room() {
+            let Some(place) = self.held.take() else { break };
+            self.touched.put(place);
         }
         if !self.may_relay() {
             return;
         }
-        self.relayed_at = self.pacer.ended();
-        while let Some(place) = self.held_relayed.pop_front() {
-            if let Some(is_held) = self.is_held_relayed.get_mut(place) {
-                *is_held = false;
+        if self.pacer.ended() != self.relayed_at {
+            self.relayed_at = self.pacer.ended();
+            self.relayed_left = self.held_relayed.len();
+        }
+        for _ in 0..self.pacer.relay_room() {
+            if self.relayed_left == 0 {
+                return;
             }
-            self.touch(place);
+            self.relayed_left = self.relayed_left.saturating_sub(1);
+            if let Some(place) = self.held_relayed.take() {
+                self.touched.put(place);
+            }
         }
     }
 
@@ -194,7 +160,7 @@ impl Turn {
             self.deadlines.pop();
             if self.next_deadline.get(place).copied().flatten() == Some(deadline_ms) {
                 self.set_deadline(place, None);
-                self.touch(place);
+                self.touched.put(place);
             }
         }
     }
@@ -326,7 +292,7 @@ impl Worker {
         let place = self.place_of(shard);
         if let Some(shard) = self.shards.get_mut(place) {
             shard.handle(input, now);
-            self.turn.touch(place);
+            self.turn.touched.put(place);
         }
     }
 
@@ -500,22 +466,19 @@ impl Worker {
     fn every_shard(&mut self, now: Now, input: impl Fn() -> Input) {
         for (place, shard) in self.shards.iter_mut().enumerate() {
             shard.handle(input(), now);
-            self.turn.touch(place);
+            self.turn.touched.put(place);
         }
     }
 
     /// Polls every shard that something happened to, each at most so often before the next.
     fn poll(&mut self, now: Now) {
         for _ in 0..self.turn.touched.len() {
-            let Some(place) = self.turn.touched.pop_front() else {
+            let Some(place) = self.turn.touched.take() else {
                 return;
             };
-            if let Some(is_touched) = self.turn.is_touched.get_mut(place) {
-                *is_touched = false;
-            }
             for turn in 0..=ACTIONS_PER_TURN_MAX {
                 if turn == ACTIONS_PER_TURN_MAX {
-                    self.turn.touch(place);
+                    self.turn.touched.put(place);
                     break;
                 }
                 let Some(shard) = self.shards.get_mut(place) else {
@@ -532,13 +495,13 @@ impl Worker {
             }
             let shard = self.shards.get(place);
             if shard.is_some_and(Shard::is_waiting) {
-                self.turn.hold(place);
+                self.turn.held.put(place);
             }
             if shard.is_some_and(Shard::has_relayed_waiting) {
-                self.turn.hold_relayed(place);
+                self.turn.held_relayed.put(place);
             }
             if shard.is_some_and(Shard::has_lists_waiting) {
-                self.turn.hold_lists(place);
+                self.turn.held_lists.put(place);
             }
             let deadline_ms = shard.and_then(Shard::next_deadline_ms);
             self.turn.set_deadline(place, deadline_ms);

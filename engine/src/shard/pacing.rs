@@ -117,6 +117,24 @@ impl Pacer {
         self.open < self.limit_milli / MILLI
     }
 
+    /// How many more challenges may be opened.
+    pub const fn room(&self) -> u64 {
+        self.limit().saturating_sub(self.open)
+    }
+
+    /// How many more may be opened through relays, all of them together. (Q16)
+    pub const fn relay_room(&self) -> u64 {
+        let (room, of_all) = (self.room(), self.relays_max());
+        let relayed = of_all.saturating_sub(self.relayed);
+        if relayed < room { relayed } else { room }
+    }
+
+    /// How many may be open through relays, all of them together.
+    const fn relays_max(&self) -> u64 {
+        let most = self.limit().saturating_sub(self.limit() / 4);
+        if most == 0 { 1 } else { most }
+    }
+
     /// How many challenges are open.
     pub const fn open(&self) -> u64 {
         self.open
@@ -134,16 +152,12 @@ impl Pacer {
 
     /// Whether another challenge may be opened through the relay with this key.
     pub(super) fn may_open_through(&self, relay: &[u8; 32]) -> bool {
-        let limit = self.limit();
-        let of_one = limit.checked_div(2).unwrap_or(0).max(1);
-        let of_all = limit
-            .saturating_sub(limit.checked_div(4).unwrap_or(0))
-            .max(1);
+        let of_one = (self.limit() / 2).max(1);
         let open = self
             .relay_places
             .get(relay)
             .map_or(0, |place| self.open_of(*place));
-        self.may_open() && self.relayed < of_all && open < of_one
+        self.relay_room() > 0 && open < of_one
     }
 
     fn open_of(&self, relay: RelayPlace) -> u64 {
