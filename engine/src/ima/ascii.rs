@@ -14,6 +14,51 @@ use crate::malformed::{Fault, Malformed};
 
 /// Decodes one line (without its newline), rebuilding the template data in `scratch`.
 pub(super) fn decode<'a>(line: &[u8], scratch: &'a mut Scratch) -> Result<Entry<'a>, EntryFault> {
+    let (pcr, template) = match usual(line, scratch) {
+        Some(pcr) => (pcr, Template::ImaNg),
+        None => fields(line, scratch)?,
+    };
+    let template_hash = scratch.hash.get(..scratch.hash_size).unwrap_or(&[]);
+    Ok(Entry {
+        pcr,
+        template_hash,
+        template,
+        data: &scratch.data,
+        // The decoder knows where the line starts.
+        end_bytes: 0,
+    })
+}
+
+/// What stands between template hash and digest in nearly all lines.
+const USUAL: &[u8] = b" ima-ng sha256:";
+
+/// Reads a line of `ima-ng` with a SHA-256 digest, in which everything but the path has its place.
+/// `None` leaves any other line, right or wrong, to [`fields`].
+fn usual(line: &[u8], scratch: &mut Scratch) -> Option<u32> {
+    let ([tens, ones, b' '], rest) = line.split_first_chunk()? else {
+        return None;
+    };
+    let (hash, rest) = rest.split_first_chunk::<40>()?;
+    let (digest, rest) = rest.strip_prefix(USUAL)?.split_first_chunk::<64>()?;
+    let path = rest.strip_prefix(b" ")?;
+    let pcr = decimal(&[*tens, *ones])?;
+    scratch.hash_size = decode_hex_into(hash, &mut scratch.hash)?;
+    let mut value = [0; 32];
+    decode_hex_into(digest, &mut value)?;
+    let name_size = path.len().checked_add(1)?;
+    let data = &mut scratch.data;
+    data.clear();
+    data.extend_from_slice(b"\x28\0\0\0sha256:\0");
+    data.extend_from_slice(&value);
+    data.extend_from_slice(&u32::try_from(name_size).ok()?.to_le_bytes());
+    data.extend_from_slice(path);
+    data.push(0);
+    let is_whole = memchr::memchr(b' ', path).is_none();
+    (is_whole && data.len() <= limits::IMA_ENTRY_BYTES_MAX).then_some(pcr)
+}
+
+/// Reads a line of any template, field by field.
+fn fields(line: &[u8], scratch: &mut Scratch) -> Result<(u32, Template), EntryFault> {
     let mut fields = Fields { line, offset: 0 };
     // `%2d`: an index below 10 is printed after a space.
     if line.first() == Some(&b' ') {
@@ -48,15 +93,7 @@ pub(super) fn decode<'a>(line: &[u8], scratch: &'a mut Scratch) -> Result<Entry<
         };
         return Err(malformed("template data", 0, fault).into());
     }
-    let template_hash = scratch.hash.get(..scratch.hash_size).unwrap_or(&[]);
-    Ok(Entry {
-        pcr,
-        template_hash,
-        template,
-        data: &scratch.data,
-        // The decoder knows where the line starts.
-        end_bytes: 0,
-    })
+    Ok((pcr, template))
 }
 
 /// Buffers that are kept from line to line.
@@ -297,6 +334,55 @@ fn decode_hex_into(text: &[u8], target: &mut [u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What both ways make of a line: PCR, hash, template and data.
+    fn read(line: &[u8], way: impl Fn(&[u8], &mut Scratch) -> Option<u32>) -> Option<String> {
+        let mut scratch = Scratch::default();
+        let pcr = way(line, &mut scratch)?;
+        let hash = scratch.hash.get(..scratch.hash_size);
+        Some(format!("{pcr} {hash:?} {:?}", scratch.data))
+    }
+
+    fn field_by_field(line: &[u8], scratch: &mut Scratch) -> Option<u32> {
+        let (pcr, template) = fields(line, scratch).ok()?;
+        (template == Template::ImaNg).then_some(pcr)
+    }
+
+    fn usual_line() -> Vec<u8> {
+        let (hash, digest) = ("a1".repeat(20), "0f".repeat(32));
+        format!("10 {hash} ima-ng sha256:{digest} /usr/bin/file").into_bytes()
+    }
+
+    #[test]
+    fn usual_lines_are_read_as_all_are() {
+        let line = usual_line();
+        assert!(read(&line, usual).is_some());
+        // Each byte at each place; cut off at each place; with something after it.
+        let mut others: Vec<_> = (0..=line.len()).map(|end| line[..end].to_vec()).collect();
+        others.extend((0..=u8::MAX).map(|byte| [&line[..], &[byte]].concat()));
+        let path = "x".repeat(limits::IMA_ENTRY_BYTES_MAX);
+        for length in [0, 1, 2, 48, 49, 50, 51, 52, 53] {
+            let head = &line[..line.len() - "/usr/bin/file".len()];
+            let path = &path.as_bytes()[length..];
+            others.push([head, path].concat());
+        }
+        for place in 0..line.len() {
+            for byte in 0..=u8::MAX {
+                let mut other = line.clone();
+                other[place] = byte;
+                others.push(other);
+            }
+        }
+        let mut taken = 0;
+        for other in others {
+            let (usual, all) = (read(&other, usual), read(&other, field_by_field));
+            if usual.is_some() {
+                assert_eq!(usual, all, "{:?}", String::from_utf8_lossy(&other));
+                taken += 1;
+            }
+        }
+        assert!(taken > 1_000, "{taken}");
+    }
 
     #[test]
     fn eight_digits_are_read_as_one_by_one() {
