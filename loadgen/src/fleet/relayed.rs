@@ -461,7 +461,19 @@ async fn receive(
                     );
                 }
             }
-            ToAgent::Refused { code, .. } => counts.trouble(&code),
+            ToAgent::Refused {
+                code,
+                retry_after_ms,
+                ..
+            } => {
+                counts.trouble(&code);
+                let (seat, outbox) = (Arc::clone(seat), outbox.clone());
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(retry_after_ms.into())).await;
+                    // The line is gone when nobody takes it.
+                    drop(outbox.send((number, ForAgent::Hello(seat.hello.clone()))));
+                });
+            }
             ToAgent::More(_) => counts.trouble(&"a list longer than simulated relays send"),
         }
     }
