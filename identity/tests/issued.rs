@@ -279,7 +279,10 @@ fn validity_is_read_as_the_library_reads_it() {
             let since = epoch.diff(time).unwrap();
             u64::try_from(i64::from(since.days) * 86_400 + i64::from(since.secs)).unwrap()
         };
-        assert_eq!(peer.not_before_unix_ms, seconds(library.not_before()) * 1000);
+        assert_eq!(
+            peer.not_before_unix_ms,
+            seconds(library.not_before()) * 1000
+        );
         assert_eq!(peer.not_after_unix_ms, seconds(library.not_after()) * 1000);
         let key = library.public_key().unwrap().public_key_to_der().unwrap();
         assert_eq!(peer.key_sha256, openssl::sha::sha256(&key));
