@@ -21,7 +21,8 @@ pub(super) struct Memory {
     identity: Option<Arc<Identity>>,
 }
 
-/// What an enrolment comes to: to read keys and certificates takes longer than a handshake.
+/// What an enrolment comes to: to read keys and certificates takes longer than the
+/// arithmetic of a handshake.
 pub(super) struct Identity {
     pub(super) key: ClientKey,
     /// The CAs that are pinned, in DER.

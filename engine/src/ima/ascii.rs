@@ -48,6 +48,7 @@ fn usual(line: &[u8], scratch: &mut Scratch) -> Option<u32> {
     let name_size = path.len().checked_add(1)?;
     let data = &mut scratch.data;
     data.clear();
+    // 40 bytes: the algorithm's name with its NUL, and the digest.
     data.extend_from_slice(b"\x28\0\0\0sha256:\0");
     data.extend_from_slice(&value);
     data.extend_from_slice(&u32::try_from(name_size).ok()?.to_le_bytes());

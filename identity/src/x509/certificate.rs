@@ -19,7 +19,7 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Reads exactly one version 3 certificate.
     pub(crate) fn parse(der: &[u8]) -> Result<Self, FieldError> {
-        Fields::of_peer(der)?;
+        Fields::read(der)?;
         let library = X509::from_der(der).map_err(|_| FieldError::Unreadable)?;
         Ok(Self {
             library,

@@ -47,7 +47,7 @@ pub(crate) struct Extension<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// The fields of a certificate that the library does not show, or not in the time of a handshake.
+/// The fields of a certificate that the library does not show, or only after reading its key.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
     validity: Element<'a>,
@@ -104,9 +104,8 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// The fields of a certificate that the library is not asked about: it takes longer to read a
-    /// key than a whole handshake, and TLS has read this one.
-    pub(crate) fn of_peer(certificate: &'a [u8]) -> Result<Self, FieldError> {
+    /// Reads one that somebody sent, which has no more bytes than one has.
+    pub(crate) fn read(certificate: &'a [u8]) -> Result<Self, FieldError> {
         if certificate.len() > limits::CERTIFICATE_BYTES_MAX {
             return Err(FieldError::TooLong(certificate.len()));
         }
