@@ -42,6 +42,8 @@ const REQUESTS: usize = 16;
 const BATCH_BYTES: usize = 64 * 1024;
 /// Messages that one batch takes.
 const BATCH_MESSAGES: usize = 256;
+/// How long an agent stays away at least that was refused, whatever it was told.
+const RETRY_MIN: Duration = Duration::from_secs(1);
 const TOKEN_BYTES_MAX: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -468,8 +470,9 @@ async fn receive(
             } => {
                 counts.trouble(&code);
                 let (seat, outbox) = (Arc::clone(seat), outbox.clone());
+                let away = Duration::from_millis(retry_after_ms.into()).max(RETRY_MIN);
                 tokio::spawn(async move {
-                    sleep(Duration::from_millis(retry_after_ms.into())).await;
+                    sleep(away).await;
                     // The line is gone when nobody takes it.
                     drop(outbox.send((number, ForAgent::Hello(seat.hello.clone()))));
                 });
