@@ -530,8 +530,9 @@ async fn machines_with_real_tpms_attest_hide_and_reboot() -> Result<()> {
     let url = format!("https://localhost:{port}").parse()?;
     machine.enrol(&url, &core.token(true)).await?;
     assert_eq!(core.lists.lock().unwrap()[0].lines().count(), 1);
-    let silent = || -> Watcher { Arc::new(|_| {}) };
-    machine.start_agent(silent())?;
+    // What the agent had to say is printed when the test fails.
+    let aloud = || -> Watcher { Arc::new(|event: Event<'_>| eprintln!("{event:?}")) };
+    machine.start_agent(aloud())?;
     until("a first round", || !verifier.rounds().is_empty()).await;
 
     let run = |path: &str| tokio::task::block_in_place(|| machine.run_file(path, b"content"));
@@ -556,7 +557,7 @@ async fn machines_with_real_tpms_attest_hide_and_reboot() -> Result<()> {
     .await;
 
     let known = verifier.rounds().len();
-    machine.reboot(silent()).await?;
+    machine.reboot(aloud()).await?;
     until("a good round after the reboot", || {
         verifier.rounds()[known..]
             .iter()
@@ -568,7 +569,7 @@ async fn machines_with_real_tpms_attest_hide_and_reboot() -> Result<()> {
     assert_eq!(
         last.reset_count,
         first.reset_count + 1,
-        "the TPM counted the reboot"
+        "the TPM counted the reboot: {hellos:?}"
     );
     machine.stop_agent().await;
     Ok(())

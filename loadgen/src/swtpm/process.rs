@@ -18,7 +18,9 @@ const START_TRIES: u32 = 10;
 const START_PAUSE: Duration = Duration::from_millis(100);
 /// What swtpm complained about, in the folder of its TPM.
 const SAID: &str = "swtpm.said";
-const ANSWER_TRIES: u32 = 100;
+/// A TPM that runs and does not answer yet is waited for: one that is ended and started again has
+/// counted two resets.
+const ANSWER_TRIES: u32 = 600;
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
 /// Becomes the program that is named, with nothing open but its standard streams. The TSS lets its
 /// sockets pass to every child; a swtpm that held another one's would keep that waiting for a
