@@ -311,7 +311,7 @@ impl Runtime {
         Ok(all)
     }
 
-    async fn input(&self, shard: ShardIndex, input: Input) -> Result<(), ControlError> {
+    pub(crate) async fn input(&self, shard: ShardIndex, input: Input) -> Result<(), ControlError> {
         let (taken, answer) = oneshot::channel();
         let input = Box::new(input);
         self.ask(

@@ -140,6 +140,7 @@ pub(crate) fn without_policies(stored: &StoredGroup) -> Group {
         interval_ms: settings.interval_ms,
         allow_sha1: settings.allow_sha1,
         require_valid_ima_sig: settings.require_valid_ima_sig,
+        keylime: None,
     }
 }
 

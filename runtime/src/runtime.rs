@@ -21,6 +21,7 @@ use crate::events::{EventStream, Events};
 use crate::groups::{self, Told};
 use crate::health::{Health, Pulse, ReaderPulse, StorePulse};
 use crate::intake::{Doors, worker_of};
+use crate::keylime::{self, Judges, KeylimeSettings};
 use crate::lanes::Lanes;
 use crate::limits::{LOADS_AT_ONCE_MAX, SHARDS_PER_LOAD_MAX};
 use crate::list_reader::{self, ListReader, ReadJob, ReaderDoor};
@@ -48,6 +49,7 @@ pub struct Runtime {
     reader_pulse: Arc<ReaderPulse>,
     /// Which version of each group the shards were told.
     pub(crate) told: Arc<Told>,
+    pub(crate) judges: Judges,
     gives_up: Arc<AtomicBool>,
     is_draining: Arc<AtomicBool>,
     events: Events,
@@ -143,6 +145,8 @@ impl Runtime {
             is_draining: Arc::clone(&is_draining),
         };
         let mut built = parts.workers(&pulses, &heads, &groups);
+        let judges = Judges::default();
+        put_terms(&store, (&judges, &settings.keylime, seed), &mut built, now).await?;
         let unreadable = load_agents(&store, seed, &mut built, now).await?;
         let mut threads = spawn_all(built)?;
         threads.push(reading);
@@ -157,6 +161,7 @@ impl Runtime {
             reader_door,
             reader_pulse,
             told,
+            judges,
             gives_up,
             is_draining,
             events,
@@ -310,6 +315,23 @@ async fn load_groups(store: &Store, seed: u64) -> Result<Vec<Arc<Group>>, StoreE
         groups.push(Arc::new(group));
     }
     Ok(groups)
+}
+
+/// Tells the shards what is demanded of each of Keylime's agents.
+async fn put_terms(
+    store: &Store,
+    (judges, settings, seed): (&Judges, &KeylimeSettings, u64),
+    workers: &mut [Worker],
+    now: Now,
+) -> Result<(), StoreError> {
+    for (agent, terms) in keylime::all_terms(store, judges, settings, seed).await? {
+        let shard = agent.shard();
+        let place = worker_of(shard, workers.len());
+        if let Some(worker) = workers.get_mut(place) {
+            worker.enrolment(shard, Input::Terms { agent, terms }, now);
+        }
+    }
+    Ok(())
 }
 
 /// Puts every agent into its shard, and returns those that cannot be read. A few shards are read at

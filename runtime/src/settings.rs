@@ -4,6 +4,8 @@ use rat_engine::ima::CacheLimits;
 use rat_engine::shard::{self, PacerSettings};
 use rat_store::RetentionPolicy;
 
+use crate::keylime::KeylimeSettings;
+
 /// How many threads, and how much may wait where.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -32,6 +34,8 @@ pub struct Settings {
     pub pacer: PacerSettings,
     /// How much is remembered of what the lists of the fleet have in common.
     pub ima_caches: CacheLimits,
+    /// What is the same for all of Keylime's agents.
+    pub keylime: KeylimeSettings,
     /// What the store keeps, and how long.
     pub retention: RetentionPolicy,
 }
@@ -57,6 +61,7 @@ impl Settings {
             shard: shard::Settings::default(),
             pacer: PacerSettings::default(),
             ima_caches: CacheLimits::default(),
+            keylime: KeylimeSettings::default(),
             retention: RetentionPolicy::default(),
         }
     }

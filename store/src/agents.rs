@@ -12,6 +12,7 @@ use crate::database::{Connection, natural, number, shard_index};
 use crate::enrolment::{self, FailedMachine};
 use crate::error::{RowName, StoreError};
 use crate::groups;
+use crate::keylime_agents;
 use crate::limits;
 use crate::load::{self, Unreadable};
 use crate::packed;
@@ -415,6 +416,12 @@ async fn delete(
 ) -> Result<(), StoreError> {
     let id = machine.agent;
     let shard = i64::from(id.shard().get());
+    let is_keylimes: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM keylime_agent WHERE shard = $1 AND id = $2")
+            .bind(shard)
+            .bind(id.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
     for sql in [
         "DELETE FROM agent WHERE shard = $1 AND id = $2",
         "UPDATE log SET is_newest = 0 WHERE shard = $1 AND agent = $2 AND is_newest = 1",
@@ -425,6 +432,9 @@ async fn delete(
             .bind(id.as_str())
             .execute(&mut *tx)
             .await?;
+    }
+    if is_keylimes > 0 {
+        keylime_agents::remove_own_policies(tx, id).await?;
     }
     sqlx::query(
         "INSERT INTO removed_agent (shard, id, ek_sha256, slug, removed_unix_ms, removed_seq)

@@ -385,7 +385,7 @@ pub(crate) async fn enrolled(
 }
 
 /// The id under which a machine is enrolled.
-async fn machine_id(
+pub(crate) async fn machine_id(
     tx: &mut Connection,
     ek_sha256: &[u8; 32],
 ) -> Result<Option<String>, StoreError> {
@@ -397,7 +397,7 @@ async fn machine_id(
     )
 }
 
-async fn enrol(
+pub(crate) async fn enrol(
     tx: &mut Connection,
     record: &AgentRecord,
     registration: &Registration,

@@ -23,6 +23,8 @@ mod error;
 mod evidence;
 mod fold;
 mod groups;
+mod keylime_agents;
+mod keylime_policies;
 pub mod limits;
 mod load;
 mod logs;
@@ -58,6 +60,13 @@ pub use error::{DatabaseError, DirectoryError, GroupFault, RowName, SchemaError,
 pub use evidence::{LogReader, StoredEvidence, StoredLog};
 pub use fold::Folded;
 pub use groups::{Approval, GroupSettings, NewGroup, StoredGroup, VersionRef};
+pub use keylime_agents::{
+    JudgedBy, KeylimeFacts, KeylimePage, KeylimePageEnd, NewKeylimeAgent, PolicyOfAgent,
+    StoredKeylimeAgent,
+};
+pub use keylime_policies::{
+    KeylimeKind, KeylimePolicy, KeylimePut, KeylimeRemoved, NewKeylimePolicy,
+};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};
 pub use noted::{NewMessage, Noted, StatusChange, StatusNote};

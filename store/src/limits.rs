@@ -66,6 +66,9 @@ pub const API_TOKEN_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// How exactly it is known when an API token was last used: not every request costs a write.
 pub const LAST_USED_EVERY_MS: u64 = 60 * 1000;
 
+/// Bytes of what a tenant says of one of Keylime's agents, without its policies.
+pub const KEYLIME_FACTS_BYTES_MAX: usize = 1 << 20;
+
 /// Relays that an operator may name.
 pub const RELAYS_MAX: usize = 1_000;
 

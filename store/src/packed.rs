@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::error::StoreError;
+use crate::keylime_agents::KeylimeFacts;
 use crate::limits;
 
 /// The version that is written. Readers know this one and those before.
@@ -164,6 +165,7 @@ pub(crate) trait Stored: Serialize + DeserializeOwned {
 
 impl Stored for AgentRecord {}
 impl Stored for KeptEvidence {}
+impl Stored for KeylimeFacts {}
 impl Stored for Facts {}
 impl<T: Stored> Stored for Vec<T> {}
 

@@ -210,6 +210,7 @@ impl Driven {
     pub fn greet(&self, connected: &Connected, peer: Box<dyn Peer>) -> Result<(), Busy> {
         let record = record(&connected.machine, &connected.agent);
         let hello = Hello {
+            path: AgentPath::Native,
             agent: connected.agent.clone(),
             client_key_sha256: record.client_key_sha256,
             log_formats: vec![LogFormat::Ascii],

@@ -145,6 +145,10 @@ fn copy(input: &Input) -> Option<Input> {
         Input::Remove(agent) => Input::Remove(agent.clone()),
         Input::SetAside(agent) => Input::SetAside(agent.clone()),
         Input::Group(group) => Input::Group(Arc::clone(group)),
+        Input::Terms { agent, terms } => Input::Terms {
+            agent: agent.clone(),
+            terms: Arc::clone(terms),
+        },
         Input::Connected { session, hello } => Input::Connected {
             session: *session,
             hello: hello.clone(),

@@ -136,6 +136,7 @@ pub fn group_of(machine: &Machine) -> Group {
         interval_ms: None,
         allow_sha1: false,
         require_valid_ima_sig: false,
+        keylime: None,
     }
 }
 
@@ -366,6 +367,7 @@ impl Stage {
         self.sessions += 1;
         let session = SessionId(self.sessions);
         let mut hello = Hello {
+            path: AgentPath::Native,
             agent: agent.id.clone(),
             client_key_sha256: [1; 32],
             log_formats: vec![LogFormat::Ascii],

@@ -5,7 +5,7 @@
 //! document and nothing of this code:
 //!
 //! ```python
-//! import hashlib, hmac, struct
+//! import hashlib, hmac, string, struct
 //! sha256 = lambda data: hashlib.sha256(data).digest()
 //! nonce, id, ak_name = bytes(range(0x80, 0xa0)), bytes(range(16)), bytes.fromhex("000b") + b"\x11" * 32
 //! def challenge(from_entry, boot_log):
@@ -16,6 +16,11 @@
 //! def quote(mode):
 //!     return sha256(b"ratd quote v1\0" + bytes([mode]) + prefixed([nonce, id, b"\x22" * 32, ak_name,
 //!         b"web-1.example", challenge(0x0102030405060708, True)]))
+//! digits = string.digits + string.ascii_uppercase + string.ascii_lowercase
+//! def base62(half):
+//!     number = int.from_bytes(half, "big")
+//!     return "".join(digits[number // 62**at % 62] for at in range(10))
+//! quote(3)[:16], base62(quote(4)[:16]) + base62(quote(4)[16:])
 //! def activation():
 //!     return hmac.digest(bytes(range(32)), b"ratd activation v1\0" + prefixed([b"web-1.example",
 //!         b"activation-7", b"\x33" * 32, ak_name, b"\x44" * 32, b"web", b"\x55" * 32]), "sha256")
@@ -33,8 +38,8 @@
 use proptest::prelude::*;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{
-    Binding, Challenge, ChallengeId, Enrolling, Nonce, activation_proof, qualifying_data,
-    qualifying_preimage,
+    Binding, Challenge, ChallengeId, Enrolling, Nonce, PreimageParties, activation_proof,
+    extra_data, pull_nonce, push_challenge, qualifying_data, qualifying_preimage,
 };
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr::PcrSet;
@@ -95,6 +100,27 @@ fn q15_golden_qualifying_data_of_both_modes() {
         of(Binding::Relay([0x22; 32])),
         "4804448b5ac078422735b21a2670247b9f1eaaeaa61fce99ea451941c94440f2"
     );
+}
+
+#[test]
+fn q15_golden_challenges_of_keylimes_agents() {
+    let of = |binding: Binding| {
+        let data = qualifying_data(&challenge(), &binding, &ak_name(), &agent());
+        let expected = extra_data(&binding, data).as_bytes().to_vec();
+        let preimage = qualifying_preimage(&challenge(), &binding, &ak_name(), &agent());
+        let parties = PreimageParties::read(&preimage).unwrap();
+        assert_eq!(parties.extra_data(&preimage).as_bytes(), expected);
+        (data, expected)
+    };
+    let (data, pushed) = of(Binding::KeylimePush([0x22; 32]));
+    assert_eq!(hex::encode(&pushed), "66e8ca0476d27f33181244a2c7e95217");
+    assert_eq!(pushed, push_challenge(&data));
+    let (data, polled) = of(Binding::KeylimePull([0x22; 32]));
+    assert_eq!(polled, b"9fislPV7onK1iImdQNCd");
+    assert_eq!(polled, pull_nonce(&data));
+    // Our agents sign all of it.
+    let (data, whole) = of(Binding::Channel([0x22; 32]));
+    assert_eq!(whole, data);
 }
 
 #[test]
@@ -164,16 +190,28 @@ prop_compose! {
     fn any_tied()(
         challenge in any_challenge(),
         bytes in any::<[u8; 32]>(),
-        is_relay in any::<bool>(),
+        mode in prop::sample::select(MODES.to_vec()),
         ak_name in prop::collection::vec(any::<u8>(), 0..70),
         agent in any_id(),
     ) -> Tied {
-        let binding = match is_relay {
-            true => Binding::Relay(bytes),
-            false => Binding::Channel(bytes),
-        };
-        Tied { challenge, binding, ak_name, agent }
+        Tied { challenge, binding: mode(bytes), ak_name, agent }
     }
+}
+
+/// Every mode of a binding, in the order of the numbers that they are hashed with.
+const MODES: [fn([u8; 32]) -> Binding; 4] = [
+    Binding::Channel,
+    Binding::Relay,
+    Binding::KeylimePush,
+    Binding::KeylimePull,
+];
+
+fn mode_of(binding: &Binding) -> usize {
+    let bytes = *binding.bytes();
+    MODES
+        .iter()
+        .position(|mode| mode(bytes) == *binding)
+        .unwrap()
 }
 
 /// The same with one thing changed, for each thing there is.
@@ -200,32 +238,20 @@ fn each_changed(tied: &Tied) -> Vec<Tied> {
     change(&|it| it.challenge.boot_log ^= true);
     change(&|it| it.challenge.deadline_ms ^= 1);
     change(&|it| {
-        it.binding = match it.binding {
-            Binding::Channel(bytes) => Binding::Relay(bytes),
-            Binding::Relay(bytes) => Binding::Channel(bytes),
-        }
+        let next = (mode_of(&it.binding) + 1) % MODES.len();
+        it.binding = MODES[next](*it.binding.bytes());
     });
     change(&|it| {
-        it.binding = match it.binding {
-            Binding::Channel(mut bytes) => {
-                bytes[7] ^= 1;
-                Binding::Channel(bytes)
-            }
-            Binding::Relay(mut bytes) => {
-                bytes[7] ^= 1;
-                Binding::Relay(bytes)
-            }
-        }
+        let mut bytes = *it.binding.bytes();
+        bytes[7] ^= 1;
+        it.binding = MODES[mode_of(&it.binding)](bytes);
     });
     change(&|it| it.ak_name.push(0));
     change(&|it| it.agent = AgentId::parse(&format!("{}x", it.agent)).unwrap());
     // Fields of one length change places, and bytes move over the border between two fields.
     change(&|it| {
         let bytes = *it.binding.bytes();
-        it.binding = match it.binding {
-            Binding::Channel(_) => Binding::Channel(it.challenge.nonce.0),
-            Binding::Relay(_) => Binding::Relay(it.challenge.nonce.0),
-        };
+        it.binding = MODES[mode_of(&it.binding)](it.challenge.nonce.0);
         it.challenge.nonce = Nonce(bytes);
     });
     change(&|it| {
@@ -285,8 +311,7 @@ proptest! {
             prop_assert_ne!(tied.data(), other.data(), "{:?}", other);
         }
         let (mode, fields) = fields(&tied.preimage());
-        let is_relay = matches!(tied.binding, Binding::Relay(_));
-        prop_assert_eq!(mode, 1 + u8::from(is_relay));
+        prop_assert_eq!(usize::from(mode), 1 + mode_of(&tied.binding));
         let expected: [&[u8]; 6] = [
             &tied.challenge.nonce.0,
             &tied.challenge.id.0,

@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::agent_id::AgentId;
+use crate::appraisal::ExtraData;
 use crate::bytes::Reader;
 use crate::crypto::{self, Hasher};
 use crate::hash::HashAlg;
 use crate::malformed::{Fault, Malformed};
+use crate::shard::AgentPath;
 use crate::tpm::PcrSelection;
 
 /// Where nonces and ids come from: the operating system in the server, a seed in simulations.
@@ -43,6 +45,9 @@ pub struct Challenge {
     pub deadline_ms: u32,
 }
 
+const MODE_KEYLIME_PUSH: u8 = 3;
+const MODE_KEYLIME_PULL: u8 = 4;
+
 /// What a quote is tied to beside the nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
@@ -50,6 +55,12 @@ pub enum Binding {
     Channel([u8; 32]),
     /// SHA-256 of the public key of the relay that the agent's record names.
     Relay([u8; 32]),
+    /// SHA-256 of the session's id, in which one of Keylime's agents pushes. Its TPM does not see
+    /// the session: what ties the quote to it is a challenge that was given to it alone.
+    KeylimePush([u8; 32]),
+    /// SHA-256 of the TLS certificate that one of Keylime's agents was polled at; zeros for one that
+    /// has none.
+    KeylimePull([u8; 32]),
 }
 
 impl Binding {
@@ -57,13 +68,27 @@ impl Binding {
         match self {
             Self::Channel(_) => 1,
             Self::Relay(_) => 2,
+            Self::KeylimePush(_) => MODE_KEYLIME_PUSH,
+            Self::KeylimePull(_) => MODE_KEYLIME_PULL,
+        }
+    }
+
+    /// The path of agents whose evidence comes so. (S15)
+    pub const fn path(&self) -> AgentPath {
+        match self {
+            Self::Channel(_) | Self::Relay(_) => AgentPath::Native,
+            Self::KeylimePush(_) => AgentPath::KeylimePush,
+            Self::KeylimePull(_) => AgentPath::KeylimePull,
         }
     }
 
     /// The 32 bytes.
     pub const fn bytes(&self) -> &[u8; 32] {
         match self {
-            Self::Channel(bytes) | Self::Relay(bytes) => bytes,
+            Self::Channel(bytes)
+            | Self::Relay(bytes)
+            | Self::KeylimePush(bytes)
+            | Self::KeylimePull(bytes) => bytes,
         }
     }
 }
@@ -111,6 +136,71 @@ pub fn qualifying_data(
     let tied = (challenge, binding, ak_name, agent);
     qualifying_parts(tied, |part| hasher.update(part));
     array(hasher)
+}
+
+/// What the `extraData` of a quote has to be whose qualifying data is `data`.
+///
+/// Our agents compute `data` and sign it. Keylime's sign what they are given, which is made of the
+/// same `data`: 16 bytes of it in push mode, 20 letters and digits in pull mode. So a quote is tied
+/// to the same things whoever made it. (Q15)
+pub fn extra_data(binding: &Binding, data: [u8; 32]) -> ExtraData {
+    extra_data_of(binding.mode(), data)
+}
+
+/// The challenge of one of Keylime's agents that pushes, as it is sent.
+pub fn push_challenge(data: &[u8; 32]) -> [u8; 16] {
+    let [
+        challenge @ ..,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+    ] = *data;
+    challenge
+}
+
+/// The nonce of one of Keylime's agents that is polled, as it is sent: Keylime's own is as long.
+///
+/// Each half of `data` gives ten digits of base 62, which is 119 bits of it in all.
+pub fn pull_nonce(data: &[u8; 32]) -> [u8; PULL_NONCE_BYTES] {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut nonce = [0; PULL_NONCE_BYTES];
+    let (first, second) = data.split_at(data.len() / 2);
+    let halves = [first, second].map(|half| {
+        half.iter()
+            .fold(0_u128, |number, byte| (number << 8) | u128::from(*byte))
+    });
+    for (digits, mut number) in nonce.chunks_mut(PULL_NONCE_BYTES / 2).zip(halves) {
+        for digit in digits {
+            let value = usize::try_from(number % 62).unwrap_or(0);
+            *digit = DIGITS.get(value).copied().unwrap_or(b'0');
+            number /= 62;
+        }
+    }
+    nonce
+}
+
+/// Letters and digits of a nonce of pull mode.
+pub const PULL_NONCE_BYTES: usize = 20;
+
+fn extra_data_of(mode: u8, data: [u8; 32]) -> ExtraData {
+    match mode {
+        MODE_KEYLIME_PUSH => push_challenge(&data)[..].into(),
+        MODE_KEYLIME_PULL => pull_nonce(&data)[..].into(),
+        _ => data.into(),
+    }
 }
 
 /// The bytes whose SHA-256 is the qualifying data: kept with evidence, so that what a quote was
@@ -163,6 +253,7 @@ pub struct PreimageParties<'a> {
     pub ak_name: &'a [u8],
     /// The agent id.
     pub agent: &'a [u8],
+    mode: u8,
 }
 
 impl<'a> PreimageParties<'a> {
@@ -176,7 +267,7 @@ impl<'a> PreimageParties<'a> {
         if reader.take("label", QUOTE_LABEL.len())? != QUOTE_LABEL {
             return Err(at_label.fault("label", Fault::Unknown { value: 0 }));
         }
-        reader.u8("mode")?;
+        let mode = reader.u8("mode")?;
         for fixed in ["nonce", "challenge id", "binding"] {
             field(&mut reader, fixed)?;
         }
@@ -184,7 +275,16 @@ impl<'a> PreimageParties<'a> {
         let agent = field(&mut reader, "agent id")?;
         field(&mut reader, "challenge digest")?;
         reader.finish()?;
-        Ok(Self { ak_name, agent })
+        Ok(Self {
+            ak_name,
+            agent,
+            mode,
+        })
+    }
+
+    /// What the `extraData` of the quote has to be that is kept with this preimage.
+    pub fn extra_data(&self, preimage: &[u8]) -> ExtraData {
+        extra_data_of(self.mode, preimage_digest(preimage))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::agent_id::AgentId;
 use crate::hash::HashAlg;
 use crate::ima::LogFormat;
 use crate::pcr::PcrValues;
-use crate::shard::EffectiveStatus;
+use crate::shard::{AgentPath, EffectiveStatus};
 use crate::verdict::Code;
 
 /// One connection of one agent, numbered by whoever accepted it.
@@ -28,21 +28,25 @@ pub struct Instance(pub [u8; 16]);
 /// What an agent says of itself when it connects.
 ///
 /// # Security
-/// `agent` and `client_key_sha256` are authenticated by the client certificate; the rest are
+/// `agent`, `path` and `client_key_sha256` are authenticated by whoever accepted the connection: by
+/// its client certificate, or by a session whose agent proved its attestation key. The rest are
 /// hints that save a round trip, and decide nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The machine, as its client certificate names it.
+    /// The machine, as its client certificate names it, or its session.
     pub agent: AgentId,
-    /// SHA-256 of the certificate's SubjectPublicKeyInfo.
+    /// By which way it came. (S15)
+    pub path: AgentPath,
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo; of one of Keylime's agents, that of the
+    /// public area of the attestation key that it was known by.
     pub client_key_sha256: [u8; 32],
     /// The formats in which it can send the measurement list.
     pub log_formats: Vec<LogFormat>,
     /// The PCR banks that its TPM has.
     pub banks: Vec<HashAlg>,
-    /// The TPM's resetCount.
+    /// The TPM's resetCount; Keylime's agents do not say.
     pub reset_count: u32,
-    /// The TPM's restartCount.
+    /// The TPM's restartCount; Keylime's agents do not say.
     pub restart_count: u32,
     /// Entries in the measurement list.
     pub entry_count: u64,

@@ -10,8 +10,8 @@ mod exchange;
 
 pub use activation::{Enrolling, activation_proof};
 pub use binding::{
-    Binding, Challenge, ChallengeId, Nonce, NonceSource, PreimageParties, preimage_digest,
-    qualifying_data, qualifying_preimage,
+    Binding, Challenge, ChallengeId, Nonce, NonceSource, PULL_NONCE_BYTES, PreimageParties,
+    extra_data, preimage_digest, pull_nonce, push_challenge, qualifying_data, qualifying_preimage,
 };
 pub use exchange::{
     Answer, Busy, Hello, ImaUpload, Instance, Intake, Peer, Refusal, SessionId, Submission, ToAgent,

@@ -98,7 +98,7 @@ impl Shard {
             id: ChallengeId(id),
             nonce: Nonce(nonce),
             selection: selection(&group)?,
-            ima_from_entry: Some(from_entry),
+            ima_from_entry: wants_list(&group).then_some(from_entry),
             boot_log: wants_boot_log(agent, &group),
             deadline_ms: settings.challenge_deadline_ms,
         };
@@ -126,10 +126,21 @@ fn selection(group: &Group) -> Option<PcrSelection> {
     }
     let mut pcrs = PcrSet::BOOT;
     pcrs.insert(PcrIndex::IMA);
+    if let Some(terms) = &group.keylime {
+        pcrs = terms.pcrs;
+    }
     if let Some(policy) = &group.pcr_policy {
         pcrs = pcrs.union(policy.demanded());
     }
     PcrSelection::new([(group.bank, pcrs)])
+}
+
+/// Of one of Keylime's agents only where a policy judges it.
+const fn wants_list(group: &Group) -> bool {
+    match &group.keylime {
+        Some(terms) => terms.list,
+        None => true,
+    }
 }
 
 /// From which entry the list is asked for, and what for: the first that was not proven yet, when
@@ -155,8 +166,12 @@ fn next_entry(agent: &Agent, group: &Group, waits: bool) -> (u64, Asks) {
     (committed.position(), asks)
 }
 
-/// Until one explained the boot PCRs of this boot, and whenever the agent is asked once more.
+/// Until one explained the boot PCRs of this boot, and whenever the agent is asked once more. Of one
+/// of Keylime's agents only where it is demanded.
 fn wants_boot_log(agent: &Agent, group: &Group) -> bool {
+    if group.keylime.is_some() && !group.require_boot_log {
+        return false;
+    }
     let is_explained = is_known_boot(agent, group) && agent.state.boot_log_seen;
     !is_explained || agent.second_look.is_some()
 }

@@ -7,7 +7,7 @@ use super::failing::{is_of_list, is_of_policy};
 use super::input::{Action, Event};
 use super::kept::Passed;
 use super::machine::Shard;
-use super::record::Group;
+use super::record::{AgentPath, Group};
 use super::settings::Settings;
 use super::settle::{describe, entries_proven, keep, settle};
 use super::state::{AgentState, BootEpoch, Denied, Failure, VerdictKind};
@@ -214,7 +214,7 @@ impl Shard {
                 Some(denied) => Conclusion::Failed(Said::again(&denied.first)),
                 None => Conclusion::Later,
             },
-            None if judged.verdict == VerdictKind::Authentic && !judging.group.bypass => {
+            None if judged.verdict == VerdictKind::Authentic && judging.group.needs_policy() => {
                 Conclusion::NoPolicy
             }
             None if !self.is_as_demanded(place, &judging.group) => Conclusion::Later,
@@ -225,8 +225,7 @@ impl Shard {
 
     /// Whether what was judged by a group is judged by what the agent's group demands now. (L05)
     pub(super) fn is_as_demanded(&self, place: u32, by: &Group) -> bool {
-        let slug = self.roster.group(place);
-        let group = slug.and_then(|slug| self.groups.get(slug));
+        let group = self.group_at(place);
         group.is_some_and(|group| group.demands() == by.demands())
     }
 
@@ -320,6 +319,10 @@ impl Shard {
         if let (Some(agent), Some(facts)) = (self.agent_mut(place), &judged.quote) {
             agent.phase = Phase::Idle;
             agent.due_ms = now.mono_ms;
+            // Keylime's agents do not say in which boot they are when they come back.
+            if agent.record.path != AgentPath::Native {
+                agent.second_look = Some(Code::ImaOffsetMismatch);
+            }
             if let Some(live) = &mut agent.session {
                 live.claimed = epoch_of(facts);
             }

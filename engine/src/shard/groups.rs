@@ -4,29 +4,69 @@ use std::sync::Arc;
 
 use super::agent::Agent;
 use super::machine::Shard;
-use super::record::Group;
+use super::record::{Group, KEYLIME_GROUP};
 use super::settings::Settings;
+use crate::agent_id::AgentId;
 use crate::time::Now;
 
 impl Shard {
     pub(super) fn group_of(&self, agent: &Agent) -> Option<&Group> {
-        self.groups.get(&agent.record.group).map(AsRef::as_ref)
+        let record = &agent.record;
+        self.group_for(record.id.as_str(), &record.group)
+            .map(AsRef::as_ref)
     }
 
     pub(super) fn group_of_place(&self, place: u32) -> Option<Arc<Group>> {
-        self.groups.get(self.roster.group(place)?).map(Arc::clone)
+        self.group_at(place).map(Arc::clone)
+    }
+
+    /// What is demanded of the agent at this place.
+    pub(super) fn group_at(&self, place: u32) -> Option<&Arc<Group>> {
+        let (id, slug) = self.roster.id_and_group(place)?;
+        self.group_for(id, slug)
+    }
+
+    /// What is demanded of this agent in this group. One of Keylime's agents without terms of its
+    /// own has none: nothing is demanded of it, and it is not trusted.
+    fn group_for(&self, id: &str, slug: &str) -> Option<&Arc<Group>> {
+        match slug {
+            KEYLIME_GROUP => self.terms.get(id),
+            slug => self.groups.get(slug),
+        }
     }
 
     /// The settings for an agent: its group may have an interval of its own.
     pub(super) fn settings_of(&self, place: u32) -> Settings {
-        let slug = self.roster.group(place);
-        slug.map_or(self.settings, |slug| self.settings_in(slug))
+        self.settings_by(self.group_at(place))
+    }
+
+    /// The settings for an agent that may not be here yet.
+    pub(super) fn settings_for(&self, id: &AgentId, slug: &str) -> Settings {
+        self.settings_by(self.group_for(id.as_str(), slug))
+    }
+
+    fn settings_by(&self, group: Option<&Arc<Group>>) -> Settings {
+        group.map_or(self.settings, |group| self.settings.of_group(group))
     }
 
     /// The settings for agents of a group.
     pub(super) fn settings_in(&self, slug: &str) -> Settings {
-        let group = self.groups.get(slug);
-        group.map_or(self.settings, |group| self.settings.of_group(group))
+        self.settings_by(self.groups.get(slug))
+    }
+
+    /// What is demanded of one of Keylime's agents from now on, which may come later than this.
+    pub(super) fn put_terms(&mut self, id: &AgentId, terms: Arc<Group>, now: Now) {
+        let known = self.terms.get(id.as_str());
+        if known.is_some_and(|known| known.row_version > terms.row_version) {
+            return;
+        }
+        let (new, before) = (terms.demands(), self.settings_for(id, KEYLIME_GROUP));
+        let old = self.terms.insert(id.as_str().to_owned(), terms);
+        let after = self.settings_for(id, KEYLIME_GROUP);
+        let is_changed = old.is_none_or(|old| old.demands() != new);
+        if let Some(place) = self.place(id) {
+            self.demands_changed(place, is_changed, (&before, &after), now);
+        }
     }
 
     pub(super) fn put_group(&mut self, group: Arc<Group>, now: Now) {
@@ -45,20 +85,30 @@ impl Shard {
                 continue;
             }
             self.roster.rest(now.mono_ms);
-            if let Some(agent) = self.agent_mut(place) {
-                keep_pace(agent, &before, &after, now);
-            }
-            // Whose list is stored needs not send it: it is asked when that was judged.
-            let waits = self.consider_rejudging(place, now);
-            if is_changed
-                && !waits
-                && let Some(agent) = self.agent_mut(place)
-            {
-                agent.due_ms = agent.due_ms.min(now.mono_ms);
-            }
-            self.announce(place, now, None, "");
-            self.arm(place);
+            self.demands_changed(place, is_changed, (&before, &after), now);
         }
+    }
+
+    fn demands_changed(
+        &mut self,
+        place: u32,
+        is_changed: bool,
+        (before, after): (&Settings, &Settings),
+        now: Now,
+    ) {
+        if let Some(agent) = self.agent_mut(place) {
+            keep_pace(agent, before, after, now);
+        }
+        // Whose list is stored needs not send it: it is asked when that was judged.
+        let waits = self.consider_rejudging(place, now);
+        if is_changed
+            && !waits
+            && let Some(agent) = self.agent_mut(place)
+        {
+            agent.due_ms = agent.due_ms.min(now.mono_ms);
+        }
+        self.announce(place, now, None, "");
+        self.arm(place);
     }
 }
 
@@ -109,6 +159,7 @@ mod tests {
             interval_ms,
             allow_sha1: false,
             require_valid_ima_sig: false,
+            keylime: None,
         }
     }
 
@@ -130,6 +181,7 @@ mod tests {
     fn hello(id: &AgentId) -> Hello {
         Hello {
             agent: id.clone(),
+            path: AgentPath::Native,
             client_key_sha256: [1; 32],
             log_formats: Vec::new(),
             banks: Vec::new(),

@@ -32,6 +32,13 @@ pub enum Input {
     SetAside(AgentId),
     /// What a group demands, for the first time or anew.
     Group(Arc<Group>),
+    /// What is demanded of one of Keylime's agents, before it comes or anew.
+    Terms {
+        /// Which.
+        agent: AgentId,
+        /// What.
+        terms: Arc<Group>,
+    },
     /// An agent connected.
     Connected {
         /// The connection.

@@ -1,6 +1,6 @@
 //! What agents send: connections and evidence.
 
-use super::agent::{Asks, Judging, Live, Outstanding, Phase, Via};
+use super::agent::{Agent, Asks, Judging, Live, Outstanding, Phase, Via};
 use super::input::{Action, Event};
 use super::machine::{Driver, Shard};
 use super::record::{AgentPath, BaselineCandidate, Group};
@@ -43,10 +43,7 @@ impl Shard {
         let Some(agent) = self.agent_mut(place) else {
             return;
         };
-        let claimed = BootEpoch {
-            reset_count: hello.reset_count,
-            restart_count: hello.restart_count,
-        };
+        let claimed = claimed_boot(agent, hello);
         let old = agent.session.take();
         // Two machines that share a key take turns; one that lost its connection does not prove
         // anything over the lost one. (T03)
@@ -83,7 +80,7 @@ impl Shard {
         let relay = hello.relay_key_sha256.as_ref();
         let via = agent
             .admits(relay, now.mono_ms)
-            .filter(|_| record.path == AgentPath::Native)
+            .filter(|_| record.path == hello.path)
             .ok_or(Refusal::PathNotEnrolled)?;
         if record.client_key_sha256 != hello.client_key_sha256 {
             return Err(Refusal::CertificateNotCurrent);
@@ -224,14 +221,17 @@ impl Shard {
         }
     }
 
-    /// Whether the evidence came directly, or through the relay that the record names. (Q16)
+    /// Whether the evidence came by the path that the record names: directly, or through the relay
+    /// that it names. (S15, Q16)
     fn came_as_enrolled(&self, place: u32, submission: &Submission, now: Now) -> bool {
         let relay = match &submission.binding {
-            Binding::Channel(_) => None,
             Binding::Relay(key) => Some(key),
+            Binding::Channel(_) | Binding::KeylimePush(_) | Binding::KeylimePull(_) => None,
         };
-        self.agent(place)
-            .is_some_and(|agent| agent.admits(relay, now.mono_ms).is_some())
+        self.agent(place).is_some_and(|agent| {
+            agent.record.path == submission.binding.path()
+                && agent.admits(relay, now.mono_ms).is_some()
+        })
     }
 
     /// The open challenge with this id, which is open no more.
@@ -412,6 +412,26 @@ impl Shard {
             self.arriving.push(place);
         }
         self.arm(place);
+    }
+}
+
+/// The boot that an agent says it is in. Keylime's do not say: such an agent is taken to be in the
+/// boot that is known of it, unless its list is shorter than it was. Its quote shows which it is.
+fn claimed_boot(agent: &Agent, hello: &Hello) -> BootEpoch {
+    if hello.path == AgentPath::Native {
+        return BootEpoch {
+            reset_count: hello.reset_count,
+            restart_count: hello.restart_count,
+        };
+    }
+    let known = agent.state.boot.unwrap_or_default();
+    let position = agent.state.ima.as_ref().map_or(0, Committed::position);
+    match hello.entry_count < position {
+        true => BootEpoch {
+            reset_count: known.reset_count.wrapping_add(1),
+            ..known
+        },
+        false => known,
     }
 }
 

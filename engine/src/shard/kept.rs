@@ -257,7 +257,7 @@ impl KeptEvidence {
         let reference = Reference {
             key: against.key,
             key_attributes: Some(Ok(())),
-            nonce: preimage_digest(&self.preimage).into(),
+            nonce: parties.extra_data(&self.preimage),
             challenged: None,
             pcr_policy: against.pcr_policy,
             boot_pcrs: against.boot_pcrs,

@@ -44,6 +44,8 @@ pub struct Shard {
     pub(super) epoch: Epoch,
     pub(super) settings: Settings,
     pub(super) groups: HashMap<String, Arc<Group>>,
+    /// What is demanded of each of Keylime's agents.
+    pub(super) terms: HashMap<String, Arc<Group>>,
     pub(super) roster: Roster,
     /// The status that was told last of each agent that is set aside, until it is back.
     pub(super) aside: HashMap<AgentId, EffectiveStatus>,
@@ -88,6 +90,7 @@ impl Shard {
             epoch,
             settings,
             groups: HashMap::new(),
+            terms: HashMap::new(),
             roster: Roster::default(),
             aside: HashMap::new(),
             open: HashMap::new(),
@@ -118,9 +121,13 @@ impl Shard {
                 state,
                 candidate,
             } => self.put(*record, *state, candidate, now),
-            Input::Remove(agent) => self.remove(&agent, Refusal::UnknownAgent),
+            Input::Remove(agent) => {
+                self.terms.remove(agent.as_str());
+                self.remove(&agent, Refusal::UnknownAgent);
+            }
             Input::SetAside(agent) => self.set_aside(&agent),
             Input::Group(group) => self.put_group(group, now),
+            Input::Terms { agent, terms } => self.put_terms(&agent, terms, now),
             Input::Connected { session, hello } => self.connected(session, &hello, now),
             Input::Disconnected { session, agent } => self.disconnected(session, &agent, now),
             Input::Evidence {
@@ -280,7 +287,7 @@ impl Shard {
     ) {
         let id = record.id.clone();
         let told = self.aside.remove(&id).or_else(|| self.shown(&id));
-        let max_age_ms = self.settings_in(&record.group).max_age_ms;
+        let max_age_ms = self.settings_for(&record.id, &record.group).max_age_ms;
         if let Some(place) = self.place(&id) {
             let retry = self.settings.retry_after_ms;
             self.refuse_session(place, Refusal::CertificateNotCurrent, retry);

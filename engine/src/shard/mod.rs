@@ -35,7 +35,10 @@ pub use input::{Abandon, Action, AgentView, Coverage, Event, Glance, Input, Oper
 pub use kept::{KeptParts, Recheck, RecheckError, Tied};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};
-pub use record::{AgentPath, AgentRecord, BaselineCandidate, Demands, Group, PolicyRef};
+pub use record::{
+    AgentPath, AgentRecord, BaselineCandidate, Demands, Group, KEYLIME_GROUP, KeylimeTerms,
+    PolicyRef,
+};
 pub use rejudge::{ListOnRecord, Rejudge, RejudgeId, RejudgeTask, Rejudged, Rejudgement, Unusable};
 pub use settings::Settings;
 pub use state::{

@@ -9,6 +9,7 @@ use crate::agent_id::AgentId;
 use crate::hash::{Digest, HashAlg};
 use crate::ima::Committed;
 use crate::ima::judge::Judge;
+use crate::pcr::PcrSet;
 use crate::pcr_policy::PcrPolicy;
 
 /// By which way an agent's evidence comes. One agent has one. (S15)
@@ -21,6 +22,10 @@ pub enum AgentPath {
     /// Keylime's agent, which pushes.
     KeylimePush,
 }
+
+/// The group of every agent on Keylime's paths. What is demanded of such an agent is not demanded of
+/// its group but of itself: see [`KeylimeTerms`].
+pub const KEYLIME_GROUP: &str = "keylime";
 
 /// What enrolment bound to an agent's id; only an operator changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +42,8 @@ pub struct AgentRecord {
     pub ak_epoch: u32,
     /// SHA-256 of the endorsement key's SubjectPublicKeyInfo: the machine's identity.
     pub ek_sha256: [u8; 32],
-    /// SHA-256 of the client certificate's SubjectPublicKeyInfo.
+    /// SHA-256 of the client certificate's SubjectPublicKeyInfo; of one of Keylime's agents, that of
+    /// `ak_public`.
     pub client_key_sha256: [u8; 32],
     /// SHA-256 of the public key of the relay that it speaks through, if through one. (Q16)
     pub relay_key_sha256: Option<[u8; 32]>,
@@ -105,6 +111,20 @@ pub struct Group {
     pub allow_sha1: bool,
     /// Whether a file whose signature does not verify fails, also when its digest is listed.
     pub require_valid_ima_sig: bool,
+    /// Set when this is what is demanded of one of Keylime's agents.
+    pub keylime: Option<KeylimeTerms>,
+}
+
+/// How one of Keylime's agents is asked, which is enrolled with policies of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeylimeTerms {
+    /// The PCRs that its quotes must cover. Some of them are boot PCRs: what they held in a boot is
+    /// pinned, as of every machine.
+    pub pcrs: PcrSet,
+    /// Whether its measurement list is asked for.
+    pub list: bool,
+    /// How long it may take to answer, in milliseconds.
+    pub answer_ms: u32,
 }
 
 /// All that a group demands before it trusts an agent; what was judged by other demands earns
@@ -120,6 +140,13 @@ pub struct Demands {
 }
 
 impl Group {
+    /// Whether evidence that passes without a runtime policy amounts to nothing. An operator who
+    /// skips it wants no more; nor does one who adds an agent over Keylime's API without one, whose
+    /// agent is `authentic` then.
+    pub fn needs_policy(&self) -> bool {
+        !self.bypass && self.keylime.is_none()
+    }
+
     /// What is demanded of its agents now.
     pub fn demands(&self) -> Demands {
         Demands {

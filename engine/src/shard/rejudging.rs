@@ -135,7 +135,7 @@ impl Shard {
         if agent.stored_list != StoredList::Queued {
             return None;
         }
-        let group = Arc::clone(self.groups.get(&agent.record.group)?);
+        let group = self.group_of_place(place)?;
         let is_wanted = wants_rejudging(&agent, &group);
         let is_idle = matches!(agent.phase, Phase::Idle);
         let denied = let_pass(&agent, &group).cloned();

@@ -100,10 +100,10 @@ impl Resting {
         Some(id)
     }
 
-    /// Its group.
-    pub(super) fn group(&self) -> Option<&str> {
-        let ((_, group), _) = postcard::take_from_bytes::<(&str, &str)>(&self.packed).ok()?;
-        Some(group)
+    /// Its id and its group.
+    pub(super) fn id_and_group(&self) -> Option<(&str, &str)> {
+        let (both, _) = postcard::take_from_bytes(&self.packed).ok()?;
+        Some(both)
     }
 }
 

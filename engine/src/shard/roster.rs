@@ -43,11 +43,11 @@ impl Entry {
         }
     }
 
-    fn group(&self) -> Option<&str> {
+    fn id_and_group(&self) -> Option<(&str, &str)> {
         match self {
             Self::Vacant => None,
-            Self::Awake(agent) => Some(&agent.record.group),
-            Self::Resting(resting) => resting.group(),
+            Self::Awake(agent) => Some((agent.record.id.as_str(), &agent.record.group)),
+            Self::Resting(resting) => resting.id_and_group(),
         }
     }
 
@@ -84,7 +84,12 @@ impl Roster {
 
     /// The group of the agent at this place.
     pub(super) fn group(&self, place: u32) -> Option<&str> {
-        self.entry(place)?.group()
+        self.id_and_group(place).map(|(_, group)| group)
+    }
+
+    /// The same, and who it is.
+    pub(super) fn id_and_group(&self, place: u32) -> Option<(&str, &str)> {
+        self.entry(place)?.id_and_group()
     }
 
     /// The agent at this place. One that rests goes on resting.

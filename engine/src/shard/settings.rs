@@ -2,6 +2,10 @@
 
 use super::record::Group;
 
+/// Keylime's `maximum_attestation_interval`: one of its agents that nothing was heard of for so many
+/// of its intervals is not trusted any more.
+const KEYLIME_INTERVALS: u64 = 5;
+
 /// Times in milliseconds, and counts. The same for every shard of a server; a group may have an
 /// interval of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +64,17 @@ impl Settings {
         let Some(interval_ms) = group.interval_ms else {
             return self;
         };
-        let own = Self::with_interval(interval_ms);
+        let mut own = Self::with_interval(interval_ms);
+        let mut answer_ms = self.challenge_deadline_ms;
+        if let Some(terms) = &group.keylime {
+            answer_ms = terms.answer_ms;
+            own.max_age_ms = interval_ms.saturating_mul(KEYLIME_INTERVALS);
+        }
         let deadline_ms_max = own.max_age_ms.saturating_sub(interval_ms);
         let deadline_ms_max = u32::try_from(deadline_ms_max).unwrap_or(u32::MAX);
         Self {
             interval_ms,
-            challenge_deadline_ms: self.challenge_deadline_ms.min(deadline_ms_max),
+            challenge_deadline_ms: answer_ms.min(deadline_ms_max),
             max_age_ms: own.max_age_ms,
             rejudge_ms_max: own.rejudge_ms_max,
             failed_interval_ms: own.failed_interval_ms,

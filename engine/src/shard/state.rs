@@ -11,7 +11,7 @@ use crate::pcr::PcrValues;
 use crate::verdict::Code;
 
 /// One boot of one machine: the TPM's counters. (T05)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct BootEpoch {
     /// resetCount.
     pub reset_count: u32,

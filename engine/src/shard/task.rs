@@ -13,7 +13,9 @@ use super::tick::KeptLog;
 use crate::agent_id::AgentId;
 use crate::appraisal::{Appraisal, Appraised, ImaState, Reference, Rules};
 use crate::crypto::{BatchItem, KeyMaterial, Verified, VerifyingKey, verify_batch};
-use crate::evidence::{Binding, Challenge, ImaUpload, SessionId, Submission, qualifying_data};
+use crate::evidence::{
+    Binding, Challenge, ImaUpload, SessionId, Submission, extra_data, qualifying_data,
+};
 use crate::hash::{Digest, HashAlg};
 use crate::ima::judge::Judge;
 use crate::ima::{
@@ -170,7 +172,7 @@ pub struct Task {
 struct Begun {
     appraisal: Appraisal,
     list: Option<List>,
-    /// What the quote's `extraData` has to be.
+    /// What the quote's `extraData` has to be made of.
     nonce: [u8; 32],
 }
 
@@ -339,7 +341,7 @@ fn begin(
     let reference = Reference {
         key: Arc::clone(&assignment.key),
         key_attributes: Some(Ok(())),
-        nonce: nonce.into(),
+        nonce: extra_data(&submission.binding, nonce),
         challenged: Some(assignment.challenge.selection),
         pcr_policy: assignment.pcr_policy.clone(),
         boot_pcrs: assignment.boot_pcrs,

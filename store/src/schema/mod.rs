@@ -45,6 +45,11 @@ const SQLITE: &[Step] = &[
         name: "relays",
         sql: include_str!("sqlite/006_relays.sql"),
     },
+    Step {
+        version: 8,
+        name: "keylime_verifier",
+        sql: include_str!("sqlite/008_keylime_verifier.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.

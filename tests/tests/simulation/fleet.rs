@@ -139,6 +139,7 @@ fn group(demanded: Demanded) -> Group {
         interval_ms: None,
         allow_sha1: false,
         require_valid_ima_sig: demanded.signatures,
+        keylime: None,
     }
 }
 

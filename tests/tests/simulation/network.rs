@@ -3,7 +3,7 @@
 use rat_engine::evidence::{Challenge, Hello, Refusal, SessionId, ToAgent};
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::LogFormat;
-use rat_engine::shard::Input;
+use rat_engine::shard::{AgentPath, Input};
 
 use crate::fleet::Body;
 use crate::world::{Happening, UNIX_MS, World};
@@ -17,6 +17,7 @@ impl World {
             return;
         }
         let hello = Hello {
+            path: AgentPath::Native,
             agent: body.agent.clone(),
             client_key_sha256: [1; 32],
             log_formats: vec![LogFormat::Ascii],

@@ -6,6 +6,7 @@ use std::time::Duration;
 use quinn::{Connection, SendStream};
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Busy, Hello, Intake, Refusal, SessionId, ToAgent};
+use rat_engine::shard::AgentPath;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -133,6 +134,7 @@ async fn greet(
         return Err(refuse_hello(&mut reply, refused).await);
     }
     let hello = Hello {
+        path: AgentPath::Native,
         agent: hello.agent,
         client_key_sha256: client.key_sha256,
         log_formats: hello.log_formats,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rat_engine::evidence::{
     Binding, Busy, ChallengeId, Hello, ImaUpload, Refusal, SessionId, Submission,
 };
+use rat_engine::shard::AgentPath;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, timeout};
 
@@ -119,6 +120,7 @@ impl<'s, 'a> Reading<'s, 'a> {
             return Err(End::refused(Reason::Malformed, 0));
         }
         let hello = Hello {
+            path: AgentPath::Native,
             agent: hello.agent,
             client_key_sha256,
             log_formats: hello.log_formats,

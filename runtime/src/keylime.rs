@@ -1,0 +1,235 @@
+//! What is demanded of each of Keylime's agents, made ready to judge.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::hash::{Digest, HashAlg};
+use rat_engine::ima::judge::Judge;
+use rat_engine::pcr::{PcrIndex, PcrSet};
+use rat_engine::pcr_policy::PcrPolicy;
+use rat_engine::shard::{Group, Input, KEYLIME_GROUP, KeylimeTerms, PolicyRef};
+use rat_store::{KeylimeKind, Store, StoreError, StoredKeylimeAgent};
+
+use crate::control::ControlError;
+use crate::groups::{GroupError, load_judge};
+use crate::runtime::{Runtime, lock};
+
+/// Agents that one query lists.
+const AGENTS_PER_PAGE: u32 = 1_000;
+
+/// What is the same for all of Keylime's agents: what Keylime has in its verifier's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeylimeSettings {
+    /// `quote_interval`, in milliseconds.
+    pub interval_ms: u64,
+    /// How long an agent has for its answer, in milliseconds.
+    pub answer_ms: u32,
+    /// `auto_recover_attestation_failures`.
+    pub auto_recover: bool,
+    /// Whether violations of the measurement list are accepted: the plain meaning of Keylime's
+    /// `ignore_tomtou_errors`.
+    pub accept_violations: bool,
+}
+
+impl Default for KeylimeSettings {
+    fn default() -> Self {
+        Self {
+            interval_ms: 10_000,
+            answer_ms: 30_000,
+            auto_recover: false,
+            accept_violations: false,
+        }
+    }
+}
+
+/// Policies that judge somebody, each compiled once however many agents it judges.
+#[derive(Default)]
+pub(crate) struct Judges(Mutex<HashMap<Digest, Weak<Judge>>>);
+
+impl Judges {
+    async fn get(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        seed: u64,
+    ) -> Result<Arc<Judge>, GroupError> {
+        let known = lock(&self.0).get(digest).and_then(Weak::upgrade);
+        if let Some(judge) = known {
+            return Ok(judge);
+        }
+        let judge = load_judge(store, digest, seed).await?;
+        let mut judges = lock(&self.0);
+        judges.retain(|_, judge| judge.strong_count() > 0);
+        judges.insert(*digest, Arc::downgrade(&judge));
+        Ok(judge)
+    }
+}
+
+/// What is demanded of an agent that is kept like this.
+///
+/// # Errors
+/// [`GroupError`] when one of its policies cannot be used.
+pub(crate) async fn terms(
+    store: &Store,
+    judges: &Judges,
+    agent: &StoredKeylimeAgent,
+    settings: &KeylimeSettings,
+    seed: u64,
+) -> Result<Group, GroupError> {
+    let pcr_policy = PcrPolicy::parse(agent.facts.tpm_policy.as_bytes())?;
+    let enforced = match &agent.runtime_policy.digest {
+        None => None,
+        Some(digest) => Some(PolicyRef {
+            version: agent.version,
+            judge: judges.get(store, digest, seed).await?,
+        }),
+    };
+    let demanded = pcr_policy.demanded();
+    let list = enforced.is_some();
+    Ok(Group {
+        pcr_policy: Some(Arc::new(pcr_policy)),
+        enforced,
+        bypass: false,
+        ..without_policies(agent, settings, demanded, list)
+    })
+}
+
+/// The same, trusting nobody: its policies cannot be used.
+fn refused(agent: &StoredKeylimeAgent, settings: &KeylimeSettings) -> Group {
+    Group {
+        block: true,
+        ..without_policies(agent, settings, PcrSet::EMPTY, false)
+    }
+}
+
+fn without_policies(
+    agent: &StoredKeylimeAgent,
+    settings: &KeylimeSettings,
+    demanded: PcrSet,
+    list: bool,
+) -> Group {
+    let accepted = &agent.facts.accept_tpm_hash_algs;
+    // Boot PCRs are always quoted: what they hold in a boot is pinned.
+    let mut pcrs = PcrSet::BOOT.union(demanded);
+    if list {
+        pcrs.insert(PcrIndex::IMA);
+    }
+    Group {
+        slug: KEYLIME_GROUP.to_owned(),
+        row_version: agent.version,
+        enforced: None,
+        pcr_policy: None,
+        bank: agent.facts.bank,
+        protected: true,
+        bypass: false,
+        block: false,
+        require_boot_log: agent.mb_policy.digest.is_some(),
+        accept_violations: settings.accept_violations,
+        auto_recover: settings.auto_recover,
+        interval_ms: Some(settings.interval_ms),
+        allow_sha1: accepted.iter().any(|name| name == HashAlg::Sha1.name()),
+        require_valid_ima_sig: false,
+        keylime: Some(KeylimeTerms {
+            pcrs,
+            list,
+            answer_ms: settings.answer_ms,
+        }),
+    }
+}
+
+impl Runtime {
+    /// What is demanded of one of Keylime's agents, as the store has it, from now on. Call it before
+    /// [`enrolled`](Self::enrolled), and when the agent or its policies changed. An agent whose
+    /// policies cannot be used is blocked.
+    ///
+    /// # Errors
+    /// [`ControlError`]; then what was demanded before is demanded still, and this is to be tried
+    /// again.
+    ///
+    /// # Cost
+    /// Compiles the runtime policy, unless it judges somebody already.
+    pub async fn keylime_changed(&self, agent: &StoredKeylimeAgent) -> Result<(), ControlError> {
+        let settings = &self.settings.keylime;
+        let made = terms(&self.store, &self.judges, agent, settings, self.seed).await;
+        let group = match made {
+            Ok(group) => group,
+            Err(error) if error.is_lasting() => {
+                tracing::error!(agent = %agent.id, %error, "the agent is blocked");
+                refused(agent, settings)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let input = Input::Terms {
+            agent: agent.id.clone(),
+            terms: Arc::new(group),
+        };
+        self.input(agent.id.shard(), input).await
+    }
+
+    /// The same for every agent that a policy judges. Agents are told one after the other.
+    ///
+    /// # Errors
+    /// [`ControlError`]; then some agents may be judged by what the policy was before.
+    pub async fn keylime_policy_changed(
+        &self,
+        kind: KeylimeKind,
+        name: &str,
+    ) -> Result<(), ControlError> {
+        let mut after = String::new();
+        loop {
+            let store = &self.store;
+            let ids = store.keylime_agents_judged_by(kind, name, &after, AGENTS_PER_PAGE);
+            let ids = ids.await.map_err(GroupError::from)?;
+            let Some(last) = ids.last() else {
+                return Ok(());
+            };
+            after.clone_from(last);
+            for id in ids {
+                let Ok(id) = AgentId::parse(&id) else {
+                    continue;
+                };
+                let agent = store.keylime_agent(&id).await.map_err(GroupError::from)?;
+                // It may have been removed meanwhile.
+                if let Some(agent) = agent {
+                    self.keylime_changed(&agent).await?;
+                }
+            }
+        }
+    }
+}
+
+/// What is demanded of every one of Keylime's agents that is stored, for the start.
+pub(crate) async fn all_terms(
+    store: &Store,
+    judges: &Judges,
+    settings: &KeylimeSettings,
+    seed: u64,
+) -> Result<Vec<(AgentId, Arc<Group>)>, StoreError> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.keylime_agents(after, AGENTS_PER_PAGE).await?;
+        for agent in page.agents {
+            let agent = match agent {
+                Ok(agent) => agent,
+                Err(error) => {
+                    tracing::error!(%error, "nothing is demanded of an agent, which is not trusted");
+                    continue;
+                }
+            };
+            let group = match terms(store, judges, &agent, settings, seed).await {
+                Ok(group) => group,
+                Err(error) => {
+                    tracing::error!(agent = %agent.id, %error, "the agent is blocked");
+                    refused(&agent, settings)
+                }
+            };
+            all.push((agent.id, Arc::new(group)));
+        }
+        after = page.end;
+        if after.is_none() {
+            return Ok(all);
+        }
+    }
+}
