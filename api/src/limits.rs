@@ -96,6 +96,27 @@ rat_engine::limits! {
         "Policies of requests that are kept compiled, found by their whole text.";
     COMPILED_POLICIES_BYTES_MAX = 64 * 1024 * 1024, "bytes",
         "All of these together, texts included.";
+    // Keylime's push mode
+    PUSH_CHALLENGE_MS = 60_000, "milliseconds",
+        "How long the challenge of a session may be answered.";
+    PUSH_CHALLENGES_MAX = 65_536, "challenges",
+        "Challenges of sessions that wait for an answer: a few hundred bytes each.";
+    PUSH_CHALLENGES_PER_AGENT_MAX = 4, "challenges",
+        "Of these, for one agent: anybody may ask for any, and the newest count.";
+    PUSH_SESSIONS_MAX = 1_000_000, "sessions",
+        "Open sessions, one for each agent: a few hundred bytes each.";
+    PUSH_SESSIONS_PER_ADDRESS_PER_MINUTE = 50, "sessions per minute",
+        "Keylime's `session_create_rate_limit_per_ip`.";
+    PUSH_SESSIONS_PER_AGENT_PER_MINUTE = 15, "sessions per minute",
+        "Keylime's `session_create_rate_limit_per_agent`, for each address: others keep no agent from its own.";
+    PUSH_AWAITED_MAX = 100_000, "attestations",
+        "Attestations that were begun and whose evidence is awaited: about a KiB each.";
+    PUSH_EVIDENCE_ITEMS_MAX = 16, "kinds",
+        "Kinds of evidence that an agent offers; there are three.";
+    PUSH_NAMES_MAX = 32, "names",
+        "Algorithms, schemes, banks, keys or formats in one list of what an agent offers.";
+    PUSH_BODY_BYTES_MAX = 64 * 1024, "bytes",
+        "What an agent offers, or its proof of a key; under 4 KiB each.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON

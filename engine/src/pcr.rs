@@ -15,6 +15,8 @@ pub struct PcrIndex(u8);
 impl PcrIndex {
     /// The PCR into which kernels measure files unless their policy says another.
     pub const IMA: Self = Self(10);
+    /// The PCR into which Keylime's agents measure their transport key. Software can reset it.
+    pub const DATA: Self = Self(16);
 
     /// The index, if it is below 24.
     pub fn new(index: u64) -> Option<Self> {
@@ -59,6 +61,8 @@ impl PcrSet {
     pub const FIRMWARE: Self = Self(0x00ff);
     /// PCR 0-9, over which newer kernels compute boot_aggregate.
     pub const BOOT: Self = Self(0x03ff);
+    /// PCR 0-9 and 11-15, into which firmware and boot loaders measure, as Keylime counts them.
+    pub const MEASURED_BOOT: Self = Self(0xfbff);
 
     /// The set whose bit `n` says whether PCR `n` is in it; `None` when a bit above 23 is set.
     pub const fn from_bits(bits: u32) -> Option<Self> {

@@ -110,10 +110,14 @@ fn without_policies(
     list: bool,
 ) -> Group {
     let accepted = &agent.facts.accept_tpm_hash_algs;
-    // Boot PCRs are always quoted: what they hold in a boot is pinned.
-    let mut pcrs = PcrSet::BOOT.union(demanded);
+    let mut pcrs = demanded;
     if list {
         pcrs.insert(PcrIndex::IMA);
+    }
+    // Keylime's agents quote it whatever they are asked for.
+    pcrs.insert(PcrIndex::DATA);
+    if agent.mb_policy.digest.is_some() {
+        pcrs = pcrs.union(PcrSet::MEASURED_BOOT);
     }
     Group {
         slug: KEYLIME_GROUP.to_owned(),
@@ -139,9 +143,9 @@ fn without_policies(
 }
 
 impl Runtime {
-    /// What is demanded of one of Keylime's agents, as the store has it, from now on. Call it before
-    /// [`enrolled`](Self::enrolled), and when the agent or its policies changed. An agent whose
-    /// policies cannot be used is blocked.
+    /// What is demanded of one of Keylime's agents, as the store has it, from now on; nothing, when it
+    /// has no such agent. Call it before [`enrolled`](Self::enrolled), and when the agent or its
+    /// policies changed. An agent whose policies cannot be used is blocked.
     ///
     /// # Errors
     /// [`ControlError`]; then what was demanded before is demanded still, and this is to be tried
@@ -149,7 +153,15 @@ impl Runtime {
     ///
     /// # Cost
     /// Compiles the runtime policy, unless it judges somebody already.
-    pub async fn keylime_changed(&self, agent: &StoredKeylimeAgent) -> Result<(), ControlError> {
+    pub async fn reload_keylime(&self, agent: &AgentId) -> Result<(), ControlError> {
+        let stored = self.store.keylime_agent(agent).await;
+        match stored.map_err(GroupError::from)? {
+            Some(agent) => self.keylime_changed(&agent).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn keylime_changed(&self, agent: &StoredKeylimeAgent) -> Result<(), ControlError> {
         let settings = &self.settings.keylime;
         let made = terms(&self.store, &self.judges, agent, settings, self.seed).await;
         let group = match made {
@@ -189,11 +201,7 @@ impl Runtime {
                 let Ok(id) = AgentId::parse(&id) else {
                     continue;
                 };
-                let agent = store.keylime_agent(&id).await.map_err(GroupError::from)?;
-                // It may have been removed meanwhile.
-                if let Some(agent) = agent {
-                    self.keylime_changed(&agent).await?;
-                }
+                self.reload_keylime(&id).await?;
             }
         }
     }

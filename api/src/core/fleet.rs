@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, Glance, StatusCounts};
-use rat_store::StoredAgent;
+use rat_store::{KeylimeKind, StoredAgent};
 use thiserror::Error;
 
 /// What the shards know of an agent.
@@ -47,6 +47,13 @@ pub trait Fleet: Send + Sync {
 
     /// Reads a group from the store again: its settings, or what is in its slots, changed.
     fn group_changed(&self, slug: String) -> Answer<'_, ()>;
+
+    /// Reads one of Keylime's agents from the store again: what is demanded of it changed, or will
+    /// be when it is [`enrolled`](Self::enrolled).
+    fn keylime_changed(&self, agent: AgentId) -> Answer<'_, ()>;
+
+    /// The same for every agent that a policy of Keylime's clients judges.
+    fn keylime_policy_changed(&self, kind: KeylimeKind, name: String) -> Answer<'_, ()>;
 
     /// Has an agent's failure taken back, as soon as nothing of it is being judged. It must pass
     /// from the first entry before it is trusted. (S09)

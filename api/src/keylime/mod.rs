@@ -8,6 +8,7 @@
 
 mod envelope;
 pub mod evidence;
+pub mod push;
 mod version;
 
 pub(crate) use envelope::refuse;

@@ -185,7 +185,7 @@ impl Shard {
             return Ok((Conclusion::NotTheAgents(said), follows));
         }
         agent.wrong_boot_rounds = 0;
-        if !judged.has_boot_pcrs() {
+        if !judged.has_proven_values(&judging.group) {
             // Without the values that were quoted nothing more can be said.
             let said = first.unwrap_or_else(|| Said::code(Code::PcrDigestMismatch));
             return Ok((self.weigh(place, judging.via, said), follows));
@@ -196,7 +196,7 @@ impl Shard {
             let said = Said::code(Code::UefiLogMissing);
             return Ok((self.weigh(place, judging.via, said), follows));
         }
-        if is_known && !judged.has_these_boot_pcrs(&agent.state.boot_pcrs) {
+        if is_known && judged.contradicts(&agent.state.boot_pcrs) {
             return failed(Code::PcrBootChanged, follows);
         }
         let conclusion = match first {

@@ -13,7 +13,7 @@ pub(super) const fn is_of_list(code: Code) -> bool {
 }
 
 /// Whether a code says that the policy does not allow something genuine.
-pub(super) const fn is_of_policy(code: Code) -> bool {
+pub const fn is_of_policy(code: Code) -> bool {
     matches!(
         code,
         Code::PcrValueNotAllowed

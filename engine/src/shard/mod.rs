@@ -31,6 +31,7 @@ mod turns;
 mod wheel;
 
 pub use counting::StatusCounts;
+pub use failing::is_of_policy;
 pub use input::{Abandon, Action, AgentView, Coverage, Event, Glance, Input, Operation};
 pub use kept::{KeptParts, Recheck, RecheckError, Tied};
 pub use machine::{Driver, Shard};

@@ -118,7 +118,7 @@ pub struct Group {
 /// How one of Keylime's agents is asked, which is enrolled with policies of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeylimeTerms {
-    /// The PCRs that its quotes must cover. Some of them are boot PCRs: what they held in a boot is
+    /// The PCRs that its quotes must cover. What those of them that are boot PCRs hold in a boot is
     /// pinned, as of every machine.
     pub pcrs: PcrSet,
     /// Whether its measurement list is asked for.

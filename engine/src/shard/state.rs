@@ -198,9 +198,12 @@ pub struct AgentState {
 }
 
 impl AgentState {
-    /// Whether boot PCRs and list were proven in this bank; another one has to be proven anew.
+    /// Whether boot PCRs or list were proven in this bank; another one has to be proven anew. Of our
+    /// agents' it is always both; of Keylime's it is what their policies ask for.
     pub fn knows_bank(&self, bank: HashAlg) -> bool {
+        let running = self.ima.iter().flat_map(|committed| committed.running());
         self.boot_pcrs.iter().any(|(known, ..)| known == bank)
+            || running.into_iter().any(|(_, digest)| digest.alg() == bank)
     }
 
     /// Whether the whole proven list passed under these rules. One with violations, or of which

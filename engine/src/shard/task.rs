@@ -8,6 +8,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::kept::{KeptParts, Tied};
+use super::record::Group;
 use super::state::{BootEpoch, VerdictKind};
 use super::tick::KeptLog;
 use crate::agent_id::AgentId;
@@ -133,12 +134,24 @@ impl Judged {
             .map_or_else(PcrValues::new, |bank| values.of_boot(bank))
     }
 
-    /// Whether there are any.
-    pub(super) fn has_boot_pcrs(&self) -> bool {
+    /// Whether the values that came along are the quoted ones, and those of boot PCRs are among them
+    /// where they must be.
+    pub(super) fn has_proven_values(&self, group: &Group) -> bool {
         let values = &self.evidence.pcr_values;
         let of_boot = |bank| values.pcrs(bank).intersection(PcrSet::BOOT);
         self.proven_bank
-            .is_some_and(|bank| !of_boot(bank).is_empty())
+            .is_some_and(|bank| group.keylime.is_some() || !of_boot(bank).is_empty())
+    }
+
+    /// Whether a boot PCR that is quoted, and was in this boot before, holds another value than
+    /// then.
+    pub(super) fn contradicts(&self, known: &PcrValues) -> bool {
+        let values = &self.evidence.pcr_values;
+        !self.has_these_boot_pcrs(known)
+            && known.iter().any(|(bank, pcr, value)| {
+                let quoted = values.get(bank, pcr);
+                self.proven_bank == Some(bank) && quoted.is_some_and(|quoted| quoted != value)
+            })
     }
 
     /// Whether they are these.

@@ -16,7 +16,7 @@ use rat_runtime::{
     ControlError, Drained, EventStream, ListsHealth, Reloaded, Runtime, Settings, StoreHealth,
     SystemClock, WorkerHealth,
 };
-use rat_store::{Store, StoredAgent};
+use rat_store::{KeylimeKind, Store, StoredAgent};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
@@ -204,6 +204,20 @@ impl Fleet for Shards {
                 }
                 Err(error) => Err(unavailable(&error)),
             }
+        })
+    }
+
+    fn keylime_changed(&self, agent: AgentId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = self.driven()?.reload_keylime(&agent).await;
+            told.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn keylime_policy_changed(&self, kind: KeylimeKind, name: String) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = self.driven()?.keylime_policy_changed(kind, &name).await;
+            told.map_err(|error| unavailable(&error))
         })
     }
 

@@ -110,6 +110,14 @@ impl Fleet for Double {
         Box::pin(async { Ok(()) })
     }
 
+    fn keylime_changed(&self, _: AgentId) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn keylime_policy_changed(&self, _: KeylimeKind, _: String) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn clear(&self, _: AgentId) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
     }
