@@ -138,11 +138,9 @@ struct Evaluating {
 /// A time as Keylime writes it: six digits of a second, and an offset.
 pub(super) fn keylime_time(unix_ms: u64) -> String {
     let text = rfc3339(unix_ms).unwrap_or_default();
-    let text = text.strip_suffix('Z').unwrap_or(&text);
-    match text.split_once('.') {
-        Some((seconds, fraction)) => format!("{seconds}.{fraction:0<6}+00:00"),
-        None => format!("{text}.000000+00:00"),
-    }
+    let seconds = text.split(['.', 'Z']).next().unwrap_or_default();
+    let ms = unix_ms % 1_000;
+    format!("{seconds}.{ms:03}000+00:00")
 }
 
 /// `POST /v3.0/agents/{agent_id}/attestations`.
