@@ -105,6 +105,12 @@ catalogue! {
     EVIDENCE_VERIFICATIONS = "attest_evidence_verifications_total", Counter, Count,
         ["result": "`valid`, `invalid` or `refused`", "code": "the first code that failed, or empty"],
         "Evidence that somebody sent to be verified, of machines that need not be enrolled.";
+    KEYLIME_REGISTRATIONS = "attest_keylime_registrations_total", Counter, Count,
+        ["result": "`done`, `warned` when nobody vouches for the TPM, or the refusal's code"],
+        "Registrations of agents of Keylime, and attempts.";
+    KEYLIME_ACTIVATIONS = "attest_keylime_activations_total", Counter, Count,
+        ["result": "`new`, `same`, `changed`, `proposed` when it waits for an operator, or the refusal's code"],
+        "Answers of agents of Keylime to what their TPMs were asked.";
     ENROLMENTS = "attest_enrolments_total", Counter, Count,
         ["step": "`enrol`, `baseline` or `activate`", "result": "`done` or the refusal's code"],
         "Enrolment steps ended.";

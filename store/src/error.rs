@@ -205,6 +205,8 @@ pub enum RowName {
     Audit(i64),
     /// A relay.
     Relay(String),
+    /// A registration of an agent of Keylime.
+    KeylimeRegistration(String),
     /// A webhook's queue, dead letters or standing.
     Webhook(String),
 }
@@ -231,6 +233,7 @@ impl fmt::Display for RowName {
             Self::PolicyText => f.write_str("a policy's text"),
             Self::Token(id) => write!(f, "token {id}"),
             Self::Relay(name) => write!(f, "relay {name}"),
+            Self::KeylimeRegistration(id) => write!(f, "the registration of agent {id}"),
             Self::User(name) => write!(f, "user {name}"),
             Self::Session(id) => write!(f, "session {id}"),
             Self::ApiToken(id) => write!(f, "API token {id}"),

@@ -29,6 +29,7 @@ mod logs;
 mod noted;
 mod packed;
 mod policies;
+mod registrations;
 mod relays;
 mod retention;
 mod rows;
@@ -63,6 +64,11 @@ pub use logs::{LogPiece, Staged};
 pub use noted::{NewMessage, Noted, StatusChange, StatusNote};
 pub use packed::Fault;
 pub use policies::{NewPolicy, PolicyStanding, Precondition, Slot, StoredPolicy};
+pub use registrations::{
+    KeylimeActivated, KeylimeChallenge, KeylimeConflict, KeylimeDetails, KeylimeDevice,
+    KeylimeMtlsCertificate, KeylimeRegistration, KeylimeStanding, KeylimeVouch,
+    NewKeylimeRegistration, Revision,
+};
 pub use relays::StoredRelay;
 pub use retention::{Dropped, RetentionPolicy};
 pub use sessions::{NewSession, StoredSession};

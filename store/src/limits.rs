@@ -66,6 +66,13 @@ pub const API_TOKEN_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// How exactly it is known when an API token was last used: not every request costs a write.
 pub const LAST_USED_EVERY_MS: u64 = 60 * 1000;
 
+/// Registrations of agents of Keylime that have proven nothing yet.
+pub const KEYLIME_PENDING_MAX: usize = 20_000;
+/// Of these, from one address: honest agents prove themselves within seconds.
+pub const KEYLIME_PENDING_PER_ADDRESS_MAX: usize = 256;
+/// Changes of Keylime registrations that wait for an operator, as they are listed.
+pub const KEYLIME_PROPOSALS_LISTED_MAX: u32 = 1_000;
+
 /// Relays that an operator may name.
 pub const RELAYS_MAX: usize = 1_000;
 

@@ -45,6 +45,11 @@ const SQLITE: &[Step] = &[
         name: "relays",
         sql: include_str!("sqlite/006_relays.sql"),
     },
+    Step {
+        version: 7,
+        name: "keylime_registrar",
+        sql: include_str!("sqlite/007_keylime_registrar.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.
