@@ -538,8 +538,8 @@ async fn read_one(
 fn read(row: &SqliteRow) -> Result<(KeylimeRegistration, Revision), StoreError> {
     let id: &str = row.try_get(0)?;
     let name = || RowName::KeylimeRegistration(id.to_owned());
-    let registration: KeylimeRegistration = packed::unpack(row.try_get(1)?)
-        .map_err(|fault| StoreError::unreadable(name(), fault))?;
+    let registration: KeylimeRegistration =
+        packed::unpack(row.try_get(1)?).map_err(|fault| StoreError::unreadable(name(), fault))?;
     if registration.id.as_str() != id {
         return Err(StoreError::unreadable(name(), packed::Fault::Content));
     }

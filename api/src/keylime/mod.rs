@@ -25,9 +25,7 @@ use evidence::{Policies, Verifications};
 
 use crate::auth::Permission;
 use crate::limits;
-use crate::surface::{
-    Aliases, AtOnceMax, BodyLimit, Joined, Route, Shared, Surface, join_with,
-};
+use crate::surface::{Aliases, AtOnceMax, BodyLimit, Joined, Route, Shared, Surface, join_with};
 
 /// What the routes of Keylime's verifier work with.
 #[derive(Debug)]

@@ -113,7 +113,11 @@ impl<'a> Params<'a> {
 
     fn pair(&self, name: &str) -> Option<&str> {
         let same = |(key, _): &&(String, String)| key == name;
-        self.pairs.iter().rev().find(same).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .rev()
+            .find(same)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -129,7 +133,9 @@ mod tests {
 
     #[test]
     fn json_comes_before_the_form_and_the_form_before_the_query() {
-        let uri: Uri = "/v2.6/agents?a=query&b=query&c=query&port=1".parse().unwrap();
+        let uri: Uri = "/v2.6/agents?a=query&b=query&c=query&port=1"
+            .parse()
+            .unwrap();
         let json = headers("application/json; charset=utf-8");
         let params = Params::read(&uri, &json, br#"{"a": "json", "b": null, "port": 9002}"#);
         let params = params.unwrap();
@@ -151,7 +157,10 @@ mod tests {
         let uri: Uri = "/v2.6/agents".parse().unwrap();
         let json = headers("application/json");
         for body in ["", "notjson", r#"{"a":1,"a":2}"#, "{", "\u{feff}{}"] {
-            assert!(Params::read(&uri, &json, body.as_bytes()).is_err(), "{body}");
+            assert!(
+                Params::read(&uri, &json, body.as_bytes()).is_err(),
+                "{body}"
+            );
         }
         for (kind, body) in [
             ("application/json", "[1]"),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::ca::file::{authority, private_text, replace, text};
-use crate::ca::{BACKDATE_MS, Authority, CaError, ROOT_LIFE_MS, check_valid, server_names};
+use crate::ca::{Authority, BACKDATE_MS, CaError, ROOT_LIFE_MS, check_valid, server_names};
 use crate::pem;
 use crate::x509::certificate::Certificate;
 use crate::x509::issue::{self, Purpose, ServerName, SigningKey, Validity};
@@ -125,11 +125,7 @@ impl KeylimeCa {
     ///
     /// # Errors
     /// [`KeylimeCaError::Exists`]; [`CaError::ServerName`].
-    pub fn make(
-        folder: &Path,
-        names: &[String],
-        now_unix_ms: u64,
-    ) -> Result<Self, KeylimeCaError> {
+    pub fn make(folder: &Path, names: &[String], now_unix_ms: u64) -> Result<Self, KeylimeCaError> {
         require_empty(folder)?;
         let names = server_names(names)?;
         let key = SigningKey::generate().map_err(CaError::from)?;
@@ -328,9 +324,10 @@ impl KeylimeCa {
         now_unix_ms: u64,
     ) -> Result<(), KeylimeCaError> {
         let authority = Authority {
-            key: self.key.clone().ok_or_else(|| {
-                KeylimeCaError::Missing(self.folder.join(CA_KEY))
-            })?,
+            key: self
+                .key
+                .clone()
+                .ok_or_else(|| KeylimeCaError::Missing(self.folder.join(CA_KEY)))?,
             certificate: self.certificate.clone(),
         };
         check_valid(&authority.certificate, now_unix_ms)?;
@@ -423,9 +420,7 @@ fn certificate(pem_text: &str) -> Result<Certificate, CaError> {
 
 fn signing_key(pem_text: &str) -> Result<SigningKey, CaError> {
     let blocks = pem::blocks(pem_text)?;
-    let mut keys = blocks
-        .iter()
-        .filter(|(label, _)| *label != "EC PARAMETERS");
+    let mut keys = blocks.iter().filter(|(label, _)| *label != "EC PARAMETERS");
     match (keys.next(), keys.next()) {
         (Some(("PRIVATE KEY" | "EC PRIVATE KEY" | "RSA PRIVATE KEY", der)), None) => {
             SigningKey::from_der(der).map_err(|_| CaError::Key)

@@ -47,12 +47,7 @@ pub fn challenge(
 ) -> Result<Challenge, CredentialError> {
     let secret = draw(random)?;
     let credential = make_credential(ek_public, ak_name, &secret, random)?;
-    let blob = [
-        &HEADER[..],
-        &credential.blob,
-        &credential.encrypted_secret,
-    ]
-    .concat();
+    let blob = [&HEADER[..], &credential.blob, &credential.encrypted_secret].concat();
     Ok(Challenge {
         blob,
         answer_sha256: sha256(answer(&secret, agent)?.as_bytes()),

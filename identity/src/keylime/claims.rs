@@ -274,9 +274,11 @@ fn check_device(
     agent: &str,
     now_unix_ms: u64,
 ) -> Result<(), RegistrationError> {
-    let iak = Public::parse(device.iak_public).map_err(|_| RegistrationError::DeviceKey("iak_tpm"))?;
+    let iak =
+        Public::parse(device.iak_public).map_err(|_| RegistrationError::DeviceKey("iak_tpm"))?;
     // Only a restricted key says nothing but what its TPM says.
-    check_attestation_key(&iak, false).map_err(|_| RegistrationError::DeviceAttributes("iak_tpm"))?;
+    check_attestation_key(&iak, false)
+        .map_err(|_| RegistrationError::DeviceAttributes("iak_tpm"))?;
     let idevid = Public::parse(device.idevid_public)
         .map_err(|_| RegistrationError::DeviceKey("idevid_tpm"))?;
     let needed = ObjectAttributes::FIXED_TPM
@@ -290,7 +292,8 @@ fn check_device(
         (&iak, device.iak_certificate, "iak_cert"),
         (&idevid, device.idevid_certificate, "idevid_cert"),
     ] {
-        let key = VerifyingKey::from_tpm(public).map_err(|_| RegistrationError::DeviceKey(which))?;
+        let key =
+            VerifyingKey::from_tpm(public).map_err(|_| RegistrationError::DeviceKey(which))?;
         let certificate = Certificate::parse(certificate)?;
         if certificate.key().ok().as_ref() != Some(&key) {
             return Err(RegistrationError::DeviceMismatch(which));

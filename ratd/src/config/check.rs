@@ -89,8 +89,7 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
 /// Who would be refused for want of anybody who vouches: everybody. That is said at once.
 fn registrar_fault(config: &Config) -> Option<String> {
     let registrar = &config.keylime.registrar;
-    let is_served =
-        registrar.listen != Listen::Nowhere || registrar.tls_listen != Listen::Nowhere;
+    let is_served = registrar.listen != Listen::Nowhere || registrar.tls_listen != Listen::Nowhere;
     let identity = &config.identity;
     let is_blind = identity.ek_ca.is_empty() && identity.ek_list.is_empty();
     (is_served && is_blind && registrar.ek_check == EkCheck::Enforce).then(|| {

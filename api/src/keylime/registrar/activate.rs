@@ -47,7 +47,10 @@ pub(super) async fn activate(
         Err(refusal) => return refusal,
     }
     let params = Params::read(&uri, &headers, &body);
-    let tag = match params.as_ref().map(|it| it.text("auth_tag", TAG_CHARACTERS_MAX)) {
+    let tag = match params
+        .as_ref()
+        .map(|it| it.text("auth_tag", TAG_CHARACTERS_MAX))
+    {
         Ok(Ok(Given::Value(tag))) => tag,
         _ => {
             count("request");
@@ -150,7 +153,10 @@ fn answer(outcome: &Outcome, text: &str, tag: &str) -> Response {
         }
         Outcome::Wrong(standing) => {
             count("wrong");
-            tracing::warn!(agent = shown(text), "a registrar's challenge was answered wrongly");
+            tracing::warn!(
+                agent = shown(text),
+                "a registrar's challenge was answered wrongly"
+            );
             envelope::bare(StatusCode::BAD_REQUEST, &refusal(*standing, text, tag))
         }
     }
@@ -158,7 +164,8 @@ fn answer(outcome: &Outcome, text: &str, tag: &str) -> Response {
 
 /// What a wrong answer is told: nothing of the right one. (CVE-2023-38201)
 fn refusal(standing: KeylimeStanding, text: &str, tag: &str) -> String {
-    let is_shown = tag.len() <= TAG_CHARACTERS_SHOWN && tag.bytes().all(|it| it.is_ascii_hexdigit());
+    let is_shown =
+        tag.len() <= TAG_CHARACTERS_SHOWN && tag.bytes().all(|it| it.is_ascii_hexdigit());
     let tag = if is_shown { tag } else { "(not shown)" };
     let what = match standing {
         KeylimeStanding::Pending { .. } => {

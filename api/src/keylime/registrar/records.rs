@@ -80,7 +80,10 @@ impl<'a> Shown<'a> {
         Self {
             agent_id: registration.id.as_str(),
             ek_tpm: BASE64.encode(&registration.ek_public),
-            ekcert: details.ek_certificate.as_ref().map(|der| BASE64.encode(der)),
+            ekcert: details
+                .ek_certificate
+                .as_ref()
+                .map(|der| BASE64.encode(der)),
             aik_tpm: BASE64.encode(&registration.ak_public),
             ip: details.ip.as_deref(),
             port: details.port,
@@ -136,7 +139,10 @@ pub(super) async fn remove(
     };
     let actor = Identity::of(&peer).actor();
     let store = &registrar.store;
-    match store.remove_keylime_registration(&id, &actor, unix_ms()).await {
+    match store
+        .remove_keylime_registration(&id, &actor, unix_ms())
+        .await
+    {
         Ok(true) => envelope::bare(StatusCode::OK, "Success"),
         Ok(false) => not_found(&text),
         Err(error) => failed(error),

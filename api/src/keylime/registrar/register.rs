@@ -243,7 +243,11 @@ impl Request {
             Refused::Identity(member) => {
                 count("identity");
                 let agent = self.agent.as_str();
-                tracing::warn!(agent, member, "a registration with another identity is refused");
+                tracing::warn!(
+                    agent,
+                    member,
+                    "a registration with another identity is refused"
+                );
                 envelope::bare(StatusCode::FORBIDDEN, IDENTITY)
             }
             Refused::Invalid(fault) => invalid(&self.text, fault),
@@ -301,7 +305,9 @@ fn conflicting(id: &str, conflict: &KeylimeConflict) -> Response {
             count("full");
             return envelope::refuse(&ApiError::limited(limit, 60));
         }
-        KeylimeConflict::EkTaken(_) => ("ek_taken", "This TPM is registered under another agent id"),
+        KeylimeConflict::EkTaken(_) => {
+            ("ek_taken", "This TPM is registered under another agent id")
+        }
         KeylimeConflict::OtherPath => ("other_path", "This agent is enrolled on another path"),
         KeylimeConflict::Changed => ("concurrent", "This agent is being registered"),
     };

@@ -95,10 +95,7 @@ fn lasting(
 }
 
 /// IAK and IDevID: both with their certificates, or nothing of it.
-fn device(
-    present: Option<KeylimeDevice>,
-    asked: &Asked,
-) -> Result<Option<KeylimeDevice>, Refused> {
+fn device(present: Option<KeylimeDevice>, asked: &Asked) -> Result<Option<KeylimeDevice>, Refused> {
     let given = [
         &asked.iak_public,
         &asked.iak_certificate,
@@ -110,7 +107,9 @@ fn device(
         return Ok(present.filter(|_| is_kept));
     }
     let part = |given: &Given<Vec<u8>>, old: fn(&KeylimeDevice) -> &Vec<u8>| {
-        let over = given.clone().over(present.as_ref().map(|it| old(it).clone()));
+        let over = given
+            .clone()
+            .over(present.as_ref().map(|it| old(it).clone()));
         let detail = "iak_tpm, iak_cert, idevid_tpm and idevid_cert belong together";
         over.ok_or_else(|| Fault::new("device.missing", detail))
     };
@@ -166,7 +165,8 @@ pub(super) fn registered(
             ..present.clone()
         };
     }
-    let identity = |details: &KeylimeDetails| (details.ek_certificate.clone(), details.device.clone());
+    let identity =
+        |details: &KeylimeDetails| (details.ek_certificate.clone(), details.device.clone());
     let is_anew = identity(&present.details) != identity(&new.details);
     KeylimeRegistration {
         regcount: present.regcount.saturating_add(u64::from(is_anew)),

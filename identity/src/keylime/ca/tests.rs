@@ -30,7 +30,10 @@ fn a07_every_file_of_keylimes_layout_is_there_and_keys_are_the_owners() {
     assert_eq!(server.server_names(), expected.into_iter().collect());
     assert_eq!(server.common_name().as_deref(), Some("server"));
     let client = certificate(&required(folder.path(), "client-cert.crt").unwrap()).unwrap();
-    assert_eq!(super::super::admin_name(client.der()).as_deref(), Some("client"));
+    assert_eq!(
+        super::super::admin_name(client.der()).as_deref(),
+        Some("client")
+    );
     // It is never made again over what is there.
     let again = KeylimeCa::make(folder.path(), &names(&["localhost"]), NOW);
     assert!(matches!(again, Err(KeylimeCaError::Exists(_))));
@@ -52,7 +55,10 @@ fn certificates_are_renewed_in_time_and_for_other_names_with_the_same_key() {
     let renamed = ca.server().unwrap();
     assert_eq!(renamed.key_pkcs8_der, before.key_pkcs8_der);
     assert_ne!(renamed.chain_der, before.chain_der);
-    assert!(ca.renew(&names(&["ratd.example"]), NOW + 300 * DAY).unwrap());
+    assert!(
+        ca.renew(&names(&["ratd.example"]), NOW + 300 * DAY)
+            .unwrap()
+    );
     assert!(ca.server().unwrap().not_after_unix_ms > renamed.not_after_unix_ms);
     let ends = ca.ends().unwrap();
     assert_eq!(ends[1].0, "client-cert.crt");
@@ -67,8 +73,15 @@ fn a_folder_is_imported_whole_or_not_at_all() {
     let to = tempfile::tempdir().unwrap();
     let imported = KeylimeCa::import(to.path(), from.path(), None, NOW).unwrap();
     assert!(!imported.renews());
-    assert!(!imported.renew(&names(&["elsewhere"]), NOW + 300 * DAY).unwrap());
-    assert_eq!(imported.server().unwrap().chain_der, ca.server().unwrap().chain_der);
+    assert!(
+        !imported
+            .renew(&names(&["elsewhere"]), NOW + 300 * DAY)
+            .unwrap()
+    );
+    assert_eq!(
+        imported.server().unwrap().chain_der,
+        ca.server().unwrap().chain_der
+    );
     assert!(KeylimeCa::import(to.path(), from.path(), None, NOW).is_err());
 
     let with_key = tempfile::tempdir().unwrap();
@@ -78,7 +91,11 @@ fn a_folder_is_imported_whole_or_not_at_all() {
 
     let (other, _) = made();
     let empty = tempfile::tempdir().unwrap();
-    fs::copy(other.path().join("client-cert.crt"), from.path().join("client-cert.crt")).unwrap();
+    fs::copy(
+        other.path().join("client-cert.crt"),
+        from.path().join("client-cert.crt"),
+    )
+    .unwrap();
     let refused = KeylimeCa::import(empty.path(), from.path(), None, NOW);
     assert!(matches!(refused, Err(KeylimeCaError::NotIssued(_))));
     fs::remove_file(from.path().join("client-cert.crt")).unwrap();

@@ -69,7 +69,9 @@ fn n06_what_identifies_a_machine_stays_once_it_is_set() {
         ("ek_tpm", |asked| asked.ek_public = Given::Null),
         ("aik_tpm", |asked| asked.ak_public = Given::Value(vec![9])),
         ("aik_tpm", |asked| asked.ak_public = Given::Null),
-        ("ekcert", |asked| asked.ek_certificate = Given::Value(vec![9])),
+        ("ekcert", |asked| {
+            asked.ek_certificate = Given::Value(vec![9])
+        }),
         ("ekcert", |asked| asked.ek_certificate = Given::Null),
     ];
     for (name, change) in changes {
@@ -79,10 +81,16 @@ fn n06_what_identifies_a_machine_stays_once_it_is_set() {
         assert_eq!(refused, Err(Refused::Identity(name)));
     }
     // What is not said, and what is said again, changes nothing; what was empty can be filled.
-    assert_eq!(merge(Some(&present), &nothing()).unwrap().details, present.details);
+    assert_eq!(
+        merge(Some(&present), &nothing()).unwrap().details,
+        present.details
+    );
     let mut asked = keys();
     asked.ek_certificate = Given::Value(vec![3]);
-    assert_eq!(merge(Some(&present), &asked).unwrap().details, present.details);
+    assert_eq!(
+        merge(Some(&present), &asked).unwrap().details,
+        present.details
+    );
     let filled = merge(Some(&active()), &asked).unwrap();
     assert_eq!(filled.details.ek_certificate, Some(vec![3]));
 }
@@ -113,7 +121,10 @@ fn keys_are_needed_and_initial_keys_come_with_their_certificates() {
     let mut without = keys();
     without.iak_certificate = Given::Null;
     without.idevid_certificate = Given::Null;
-    assert_eq!(merge(Some(&present), &without).unwrap().details.device, None);
+    assert_eq!(
+        merge(Some(&present), &without).unwrap().details.device,
+        None
+    );
 }
 
 #[test]
@@ -126,7 +137,13 @@ fn n10_of_an_active_registration_nothing_changes_but_the_question() {
     let after = registered(Some(&present), of(wanted.clone()), question(2));
     let challenge = after.challenge.clone().unwrap();
     assert_eq!(challenge.staged, Some(wanted.details));
-    assert_eq!(KeylimeRegistration { challenge: None, ..after }, present);
+    assert_eq!(
+        KeylimeRegistration {
+            challenge: None,
+            ..after
+        },
+        present
+    );
     // Its own registration stages nothing, and takes away what somebody else had staged.
     let same = merge(Some(&present), &keys()).unwrap();
     let mut details = same.details.clone();
@@ -145,5 +162,8 @@ fn what_was_never_active_takes_everything_and_counts_what_identifies() {
     let mut asked = keys();
     asked.ek_certificate = Given::Value(vec![3]);
     let filled = merge(Some(&again), &asked).unwrap();
-    assert_eq!(registered(Some(&again), of(filled), question(3)).regcount, 2);
+    assert_eq!(
+        registered(Some(&again), of(filled), question(3)).regcount,
+        2
+    );
 }
