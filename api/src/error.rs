@@ -52,6 +52,12 @@ pub enum ApiError {
     /// The session is good for nothing but a change of its user's password.
     #[error("the password must be changed first")]
     PasswordChangeRequired,
+    /// A route of Keylime's for administrators, over a connection that others can read.
+    #[error("this needs TLS")]
+    NeedsTls,
+    /// A route of Keylime's for administrators, asked for without a certificate of theirs.
+    #[error("Action {0} requires admin authentication (mTLS certificate)")]
+    NotKeylimeAdmin(&'static str),
     /// A valid credential that is no login.
     #[error("not permitted: this needs a login")]
     NeedsLogin,
@@ -311,9 +317,10 @@ impl ApiError {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Json(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::Json(_) | Self::BodyBroken | Self::NeedsTls => StatusCode::BAD_REQUEST,
             Self::NotAuthenticated | Self::WrongPassword => StatusCode::UNAUTHORIZED,
             Self::NotPermitted(_)
+            | Self::NotKeylimeAdmin(_)
             | Self::PasswordChangeRequired
             | Self::NeedsLogin
             | Self::BeyondCaller
@@ -360,6 +367,8 @@ impl ApiError {
             Self::Limited { .. } => "request.limited",
             Self::NotAuthenticated => "auth.not_authenticated",
             Self::NotPermitted(_) => "auth.not_permitted",
+            Self::NeedsTls => "request.needs_tls",
+            Self::NotKeylimeAdmin(_) => "auth.not_keylime_admin",
             Self::WrongPassword => "auth.wrong_password",
             Self::PasswordChangeRequired => "auth.password_change_required",
             Self::NeedsLogin => "auth.needs_login",

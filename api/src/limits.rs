@@ -117,6 +117,14 @@ rat_engine::limits! {
         "Algorithms, schemes, banks, keys or formats in one list of what an agent offers.";
     PUSH_BODY_BYTES_MAX = 64 * 1024, "bytes",
         "What an agent offers, or its proof of a key; under 4 KiB each.";
+    REGISTRATION_BODY_BYTES_MAX = 96 * 1024, "bytes",
+        "A registration with Keylime's registrar: chains of certificates and public areas in base64.";
+    REGISTRATION_KEY_BYTES_MAX = 2 * 1024, "bytes",
+        "A public area, an attestation or a signature of a registration.";
+    REGISTRATION_CERTIFICATE_CHARACTERS_MAX = 64 * 1024, "characters",
+        "A chain of certificates in PEM, of which the first counts.";
+    REGISTRATION_LISTS_AT_ONCE_MAX = 4, "requests",
+        "Lists of all registrations on their way: each may have a million ids.";
     BODY_BYTES_PER_SECOND_MIN = 512 * 1024, "bytes per second",
         "A long body has more time than REQUEST_MS_MAX: what came of it, divided by this.";
     // JSON

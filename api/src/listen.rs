@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::address::{Share, Shares};
-use crate::auth::Peer;
+use crate::auth::{Link, Peer};
 use crate::limits;
 use crate::metrics;
 use crate::tls::Acceptor;
@@ -41,6 +41,9 @@ pub enum Security {
     Tls(Arc<Acceptor>),
     /// Nothing; only on a loopback address.
     PlainOnLoopback,
+    /// Nothing, on whatever address. Only for routes that take nothing that is not proven, and tell
+    /// nothing that others may not read: those of Keylime's registrar for agents.
+    Plain,
 }
 
 /// Why a listener cannot be opened.
@@ -206,10 +209,12 @@ impl Shared {
         let mut peer = Peer {
             address: admitted.address,
             certificate: None,
+            link: Link::Plain,
         };
         let Security::Tls(acceptor) = &self.security else {
             return self.serve(stream, peer, Protocol::Http1).await;
         };
+        peer.link = acceptor.link();
         let handshake = TlsAcceptor::from(acceptor.config()).accept(stream);
         let time = limits::duration(limits::HANDSHAKE_MS_MAX);
         let ended = tokio::select! {

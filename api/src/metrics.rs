@@ -108,6 +108,12 @@ catalogue! {
     KEYLIME_PUSHES = "attest_keylime_pushes_total", Counter, Count,
         ["step": "`session`, `begin` or `answer`", "result": "`pass`, or why it was refused"],
         "Sessions that Keylime's pushing agents proved their keys for, and what of their attestations was refused.";
+    KEYLIME_REGISTRATIONS = "attest_keylime_registrations_total", Counter, Count,
+        ["result": "`done`, `warned` when nobody vouches for the TPM, or the refusal's code"],
+        "Registrations of agents of Keylime, and attempts.";
+    KEYLIME_ACTIVATIONS = "attest_keylime_activations_total", Counter, Count,
+        ["result": "`new`, `same`, `changed`, `proposed` when it waits for an operator, or the refusal's code"],
+        "Answers of agents of Keylime to what their TPMs were asked.";
     ENROLMENTS = "attest_enrolments_total", Counter, Count,
         ["step": "`enrol`, `baseline` or `activate`", "result": "`done` or the refusal's code"],
         "Enrolment steps ended.";

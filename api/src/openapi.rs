@@ -112,6 +112,8 @@ fn security(permission: Permission) -> Vec<SecurityRequirement> {
         // What they demand stands in the body.
         Permission::Public
         | Permission::KeylimePublic
+        // A certificate, which the document has no scheme for.
+        | Permission::KeylimeAdmin(_)
         | Permission::Password
         | Permission::EnrolmentToken
         | Permission::PendingActivation => Vec::new(),

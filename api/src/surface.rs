@@ -243,11 +243,20 @@ pub type Joined = Router;
 /// One router of several surfaces. Unknown paths and methods are answered in the one error shape,
 /// at the rate that an address has for all of its requests.
 pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> Joined {
+    join_with(shared, routers, refuse)
+}
+
+/// The same, with another shape for what no route takes.
+pub(crate) fn join_with(
+    shared: &Arc<Shared>,
+    routers: impl IntoIterator<Item = Router>,
+    refuse: fn(&str, ApiError) -> Response,
+) -> Joined {
     let joined = routers.into_iter().fold(Router::new(), Router::merge);
     let unrouted = |error: ApiError| {
         let shared = Arc::clone(shared);
         move |request: Request| {
-            let refusal = refuse_unrouted(&shared, &request, error.clone());
+            let refusal = refuse_unrouted(&shared, &request, error.clone(), refuse);
             async move { refusal }
         }
     };
@@ -257,7 +266,12 @@ pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> 
         .method_not_allowed_fallback(unrouted(ApiError::Method))
 }
 
-fn refuse_unrouted(shared: &Shared, request: &Request, error: ApiError) -> Response {
+fn refuse_unrouted(
+    shared: &Shared,
+    request: &Request,
+    error: ApiError,
+    refuse: fn(&str, ApiError) -> Response,
+) -> Response {
     let in_flight = InFlight::start(metrics::known_method(request.method()), metrics::NO_ROUTE);
     let peer = request.extensions().get::<Peer>();
     let within_rate = peer.map_or(Ok(()), |peer| shared.rate.take(peer.address.ip()));

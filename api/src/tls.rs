@@ -11,6 +11,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 
+use crate::auth::Link;
+
 /// A server certificate and its key, as the CA issues them.
 pub struct Material {
     /// The leaf first, DER.
@@ -134,6 +136,7 @@ impl ResolvesServerCert for ServerCertificate {
 pub struct Acceptor {
     certificate: Arc<dyn ResolvesServerCert>,
     config: ArcSwap<ServerConfig>,
+    link: Link,
 }
 
 impl Acceptor {
@@ -146,10 +149,35 @@ impl Acceptor {
         certificate: Arc<dyn ResolvesServerCert>,
         client_cas: &[Vec<u8>],
     ) -> Result<Self, TlsError> {
+        Self::of_link(certificate, client_cas, Link::Tls)
+    }
+
+    /// An acceptor that asks for certificates of the CA for Keylime's clients (DER), whose holders are
+    /// administrators to Keylime's routes.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    ///
+    /// # Security
+    /// The caller has made sure that nobody else gets certificates below this CA: no agent of ratd,
+    /// above all. (A02)
+    pub fn for_keylime(
+        certificate: Arc<dyn ResolvesServerCert>,
+        client_ca: Vec<u8>,
+    ) -> Result<Self, TlsError> {
+        Self::of_link(certificate, &[client_ca], Link::KeylimeTls)
+    }
+
+    fn of_link(
+        certificate: Arc<dyn ResolvesServerCert>,
+        client_cas: &[Vec<u8>],
+        link: Link,
+    ) -> Result<Self, TlsError> {
         let config = ArcSwap::new(config(Arc::clone(&certificate), client_cas)?);
         Ok(Self {
             certificate,
             config,
+            link,
         })
     }
 
@@ -161,6 +189,11 @@ impl Acceptor {
         let config = config(Arc::clone(&self.certificate), client_cas)?;
         self.config.store(config);
         Ok(())
+    }
+
+    /// What its connections are.
+    pub(crate) const fn link(&self) -> Link {
+        self.link
     }
 
     /// The present configuration.

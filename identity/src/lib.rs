@@ -20,6 +20,7 @@ pub mod credential;
 mod der;
 pub mod ek;
 pub mod enrolment;
+pub mod keylime;
 pub mod limits;
 pub mod pem;
 pub mod relay_certificate;

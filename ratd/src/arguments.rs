@@ -80,6 +80,10 @@ pub(crate) enum Command {
     /// Lets machines into groups with `approval = manual`
     #[command(subcommand)]
     Ek(EkCommand),
+    /// Shows, exports and imports the CA of Keylime's clients and servers, and settles what registered
+    /// agents of Keylime ask to be changed
+    #[command(subcommand)]
+    Keylime(KeylimeCommand),
     /// Copies records and CA into a new folder, while the server runs or not
     Backup {
         /// The folder, which must not exist
@@ -295,6 +299,44 @@ pub(crate) enum CaCommand {
     },
     /// Lets the next key issue from the next start of the server on
     Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeylimeCommand {
+    /// The CA of Keylime's clients and servers: `cv_ca` in the data directory
+    #[command(subcommand)]
+    Ca(KeylimeCaCommand),
+    /// Prints changes that agents' TPMs have proven and that wait for an operator
+    Proposals,
+    /// Puts a change in place
+    Approve {
+        /// The agent's id
+        agent: String,
+    },
+    /// Drops a change
+    Reject {
+        /// The agent's id
+        agent: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeylimeCaCommand {
+    /// Prints where it is, and when its certificates end
+    Show,
+    /// Copies what a tenant needs into a folder: cacert.crt, client-cert.crt, client-private.pem
+    Export {
+        /// The folder, which is made if it is not there
+        path: PathBuf,
+    },
+    /// Takes over a cv_ca folder of Keylime, while there is none here
+    Import {
+        /// The folder: /var/lib/keylime/cv_ca, say
+        path: PathBuf,
+        /// The CA's private key in PEM; without it, certificates are not renewed
+        #[arg(long, value_name = "FILE")]
+        ca_key: Option<PathBuf>,
+    },
 }
 
 /// A machine and the group that it may enrol into.

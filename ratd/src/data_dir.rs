@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use rat_api::clock::unix_ms;
 use rat_identity::ca::Ca;
+use rat_identity::keylime::{CA_FOLDER, KeylimeCa};
 use rat_store::{DirectoryError, Store, StoreError, give_to_owner_of};
 
 use crate::failure::{Exit, Failure, Means};
@@ -15,6 +16,11 @@ use crate::failure::{Exit, Failure, Means};
 /// The CA's folder.
 pub(crate) fn ca_in(directory: &Path) -> PathBuf {
     directory.join("ca")
+}
+
+/// The folder of the CA for Keylime's clients and servers.
+pub(crate) fn keylime_ca_in(directory: &Path) -> PathBuf {
+    directory.join(CA_FOLDER)
 }
 
 /// The CA's keys, in the data directory.
@@ -187,6 +193,23 @@ pub(crate) fn open_ca(directory: &Path) -> Result<Ca, Failure> {
     read_ca(directory)
 }
 
+/// The CA for Keylime's clients and servers, made if there is none.
+pub(crate) fn open_or_make_keylime_ca(
+    directory: &Path,
+    names: &[String],
+) -> Result<KeylimeCa, Failure> {
+    require_whole(directory)?;
+    let folder = keylime_ca_in(directory);
+    make_private(&folder).means(Exit::Unusable)?;
+    let opened = match KeylimeCa::open(&folder, unix_ms()) {
+        Ok(None) => KeylimeCa::make(&folder, names, unix_ms()).map(Some),
+        opened => opened,
+    };
+    let in_folder = || format!("the CA in {}", folder.display());
+    let opened = opened.with_context(in_folder).means(Exit::Unusable)?;
+    opened.with_context(in_folder).means(Exit::Unusable)
+}
+
 fn read_ca(directory: &Path) -> Result<Ca, Failure> {
     let folder = ca_in(directory);
     Ca::open(&folder, unix_ms())
@@ -211,6 +234,16 @@ pub(crate) async fn open_or_make(directory: &Path) -> Result<Store, Failure> {
     // Whoever meant another folder must learn that this one knows no server.
     eprintln!("ratd: {} is new", directory.display());
     Store::open(directory).await.means(Exit::Unusable)
+}
+
+/// Refuses a folder that no server has used: most often it is not the one that was meant.
+pub(crate) fn require_records(directory: &Path) -> Result<(), Failure> {
+    let is_there = Store::is_in(directory);
+    let is_there = is_there.with_context(|| directory.display().to_string());
+    match is_there.means(Exit::Unusable)? {
+        true => Ok(()),
+        false => Err(not_there(directory, "records", RECORDS)),
+    }
 }
 
 async fn opened(directory: &Path) -> Result<Option<Store>, Failure> {

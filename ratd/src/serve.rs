@@ -2,6 +2,8 @@
 
 mod evidence;
 mod keylime;
+mod keylime_tls;
+mod registrar;
 mod relays;
 mod shards;
 mod webhooks;

@@ -1,7 +1,7 @@
 //! Enrolment: pending activations, and the one transaction that makes an agent.
 
 use rat_engine::agent_id::{AgentId, ShardIndex};
-use rat_engine::shard::{AgentRecord, AgentState, Failure};
+use rat_engine::shard::{AgentPath, AgentRecord, AgentState, Failure};
 use sqlx::Row;
 use thiserror::Error;
 
@@ -17,6 +17,7 @@ use crate::groups;
 use crate::limits;
 use crate::load::{self, StateRow, StoredAgent};
 use crate::packed;
+use crate::registrations;
 
 /// An activation that a machine has yet to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,6 +332,15 @@ async fn bind(
     registration: &Registration,
 ) -> Result<Result<Activated, Conflict>, StoreError> {
     let now = registration.registered_unix_ms;
+    // What registered with Keylime's registrar stays there until an operator removes it. (S15)
+    if record.path == AgentPath::Native
+        && (registrations::is_active(tx, &record.id).await?
+            || registrations::machine_id(tx, &record.ek_sha256, &record.id)
+                .await?
+                .is_some())
+    {
+        return Ok(Err(Conflict::OtherPath));
+    }
     Ok(match enrolled(tx, &record.id).await? {
         None => match machine_id(tx, &record.ek_sha256).await? {
             Some(other) => Err(Conflict::EkEnrolled(other)),

@@ -207,6 +207,8 @@ pub enum RowName {
     Relay(String),
     /// A policy that Keylime's clients gave a name.
     KeylimePolicy(String),
+    /// A registration of an agent of Keylime.
+    KeylimeRegistration(String),
     /// A webhook's queue, dead letters or standing.
     Webhook(String),
 }
@@ -234,6 +236,7 @@ impl fmt::Display for RowName {
             Self::Token(id) => write!(f, "token {id}"),
             Self::Relay(name) => write!(f, "relay {name}"),
             Self::KeylimePolicy(name) => write!(f, "policy {name}"),
+            Self::KeylimeRegistration(id) => write!(f, "the registration of agent {id}"),
             Self::User(name) => write!(f, "user {name}"),
             Self::Session(id) => write!(f, "session {id}"),
             Self::ApiToken(id) => write!(f, "API token {id}"),

@@ -31,6 +31,7 @@ mod logs;
 mod noted;
 mod packed;
 mod policies;
+mod registrations;
 mod relays;
 mod retention;
 mod rows;
@@ -72,6 +73,11 @@ pub use logs::{LogPiece, Staged};
 pub use noted::{NewMessage, Noted, StatusChange, StatusNote};
 pub use packed::Fault;
 pub use policies::{NewPolicy, PolicyStanding, Precondition, Slot, StoredPolicy};
+pub use registrations::{
+    KeylimeActivated, KeylimeChallenge, KeylimeConflict, KeylimeDetails, KeylimeDevice,
+    KeylimeMtlsCertificate, KeylimeRegistration, KeylimeStanding, KeylimeVouch,
+    NewKeylimeRegistration, Revision,
+};
 pub use relays::StoredRelay;
 pub use retention::{Dropped, RetentionPolicy};
 pub use sessions::{NewSession, StoredSession};

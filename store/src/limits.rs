@@ -68,6 +68,12 @@ pub const LAST_USED_EVERY_MS: u64 = 60 * 1000;
 
 /// Bytes of what a tenant says of one of Keylime's agents, without its policies.
 pub const KEYLIME_FACTS_BYTES_MAX: usize = 1 << 20;
+/// Registrations of agents of Keylime that have proven nothing yet.
+pub const KEYLIME_PENDING_MAX: usize = 20_000;
+/// Of these, from one address: honest agents prove themselves within seconds.
+pub const KEYLIME_PENDING_PER_ADDRESS_MAX: usize = 256;
+/// Changes of Keylime registrations that wait for an operator, as they are listed.
+pub const KEYLIME_PROPOSALS_LISTED_MAX: u32 = 1_000;
 
 /// Relays that an operator may name.
 pub const RELAYS_MAX: usize = 1_000;

@@ -28,6 +28,7 @@ pub mod oracle;
 pub mod python;
 pub mod receiver;
 pub mod recording;
+pub mod registrar;
 pub mod sequences;
 pub mod software_tpm;
 pub mod stage;

@@ -39,13 +39,13 @@ mod requests;
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
 pub use evidence::verify_evidence;
 pub use lanes::{p256_lanes, rsa_lanes};
-pub use requests::core_json;
+pub use requests::{core_json, keylime_registration};
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 25] = [
+pub const ALL: [(&str, Target); 26] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
@@ -57,6 +57,7 @@ pub const ALL: [(&str, Target); 25] = [
     ("ima_ascii", ima_ascii),
     ("ima_binary", ima_binary),
     ("ima_splits", ima_splits),
+    ("keylime_registration", keylime_registration),
     ("keyring_buffer", keyring_buffer),
     ("p256_lanes", p256_lanes),
     ("pcr_blob", pcr_blob),

@@ -73,6 +73,8 @@ fn budget(target: &str) -> Budget {
         // Trees of 24 PCRs, and violations of each.
         "tpm_policy" => (32 << 10, 64),
         // Two trees of values, each a few dozen bytes for two of input, and both written again.
+        // Keys and certificates, decoded and checked, and the same twice.
+        "keylime_registration" => (256 << 10, 64),
         "core_json" => (8 << 10, 160),
         // What each step is answered with: evidence, its appraisal and a tick.
         "shard_sequences" => (64 << 10, 64 << 10),

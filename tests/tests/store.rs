@@ -32,6 +32,8 @@ mod migrations;
 mod model;
 #[path = "store/operations.rs"]
 mod operations;
+#[path = "store/registrations.rs"]
+mod registrations;
 #[path = "store/ticks.rs"]
 mod ticks;
 

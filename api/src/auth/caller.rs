@@ -15,6 +15,20 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its certificate, when it presented one that a trusted CA signed.
     pub certificate: Option<CertificateDer<'static>>,
+    /// What lies between it and us.
+    pub link: Link,
+}
+
+/// How a connection is secured, and whose certificates its clients may present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Link {
+    /// Anybody on the way can read and change what is sent.
+    Plain,
+    /// TLS; a client certificate is an agent's.
+    #[default]
+    Tls,
+    /// TLS; a client certificate is of the CA for Keylime's clients, and of no other.
+    KeylimeTls,
 }
 
 /// Who calls a route that demands a credential; the route's handler finds it among the request's

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 use rat_engine::crypto::constant_time_eq;
 use rat_store::{Standing, Store};
 
-use super::caller::{Caller, Peer};
+use super::caller::{Caller, Link, Peer};
 use super::credential::{Credential, CredentialKind, sha256};
 use super::password::Passwords;
 use super::permission::Permission;
@@ -14,6 +14,7 @@ use super::throttle::LoginRate;
 use crate::address::TokenGuard;
 use crate::clock::unix_ms;
 use crate::error::ApiError;
+use crate::keylime::Identity;
 use crate::metrics;
 
 /// Decides whether a caller has a permission.
@@ -114,6 +115,9 @@ impl Gate {
                 return Err(ApiError::NotAuthenticated);
             }
             Permission::KeylimePublic => return Ok(None),
+            Permission::KeylimeAdmin(action) => {
+                return admit_keylime_admin(action, peer, headers).map(|()| None);
+            }
             Permission::EnrolmentToken => {
                 self.guard.admit(peer.address.ip())?;
                 return Ok(None);
@@ -190,6 +194,25 @@ impl Gate {
                 }))
             }
         }
+    }
+}
+
+/// The order is Keylime's: what the connection lacks, then a credential that is not valid, then who
+/// calls. A credential never gives way to a certificate. (A02)
+fn admit_keylime_admin(
+    action: &'static str,
+    peer: &Peer,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
+    if peer.link == Link::Plain {
+        return Err(ApiError::NeedsTls);
+    }
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Err(ApiError::NotAuthenticated);
+    }
+    match Identity::of(peer) {
+        Identity::Admin(_) => Ok(()),
+        Identity::Anonymous => Err(ApiError::NotKeylimeAdmin(action)),
     }
 }
 

@@ -8,6 +8,9 @@ pub enum Permission {
     /// Nothing, as Keylime's public actions; but whoever presents a credential must have a session
     /// of a Keylime agent. There are none yet, so that every credential is refused.
     KeylimePublic,
+    /// A client certificate of Keylime's CA, over a connection that is encrypted; this is Keylime's name
+    /// of the action. Whoever presents another credential beside it has neither's permission.
+    KeylimeAdmin(&'static str),
     /// A username and its password in the body; the handler checks them.
     Password,
     /// A valid enrolment token in the body; the handler checks it, and what kind it is.

@@ -39,8 +39,8 @@ impl Claims {
         let (agent, hostname) = named(request)?;
         if !has_keys(request) {
             return Err(ApiError::NotSupported(
-                "enrolment without ek_public, ak_public and csr is for Keylime's agents, whose \
-                 registrar this server does not have yet",
+                "enrolment without ek_public, ak_public and csr is for Keylime's agents: they \
+                 register with Keylime's registrar, and are not attested here yet",
             ));
         }
         let bytes = |name, max| {

@@ -17,6 +17,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 
 use crate::error::{ApiError, json_body, json_response};
+use crate::metrics;
 
 /// The body of every answer of version 2.
 #[derive(Serialize)]
@@ -87,23 +88,29 @@ struct Errors {
 struct Refusal {
     status: String,
     title: &'static str,
-    detail: &'static str,
+    detail: String,
+}
+
+fn errors(status: StatusCode, title: &'static str, detail: String) -> Response {
+    let status_text = status.as_str().to_owned();
+    let refusal = Refusal {
+        status: status_text,
+        title,
+        detail,
+    };
+    json_response(status, &Errors { errors: [refusal] })
 }
 
 /// The refusal of a request that reached no handler.
 pub(crate) fn refuse(error: &ApiError) -> Response {
     let status = error.status();
     let mut response = match error {
-        ApiError::NotAuthenticated => json_response(
+        ApiError::NotAuthenticated => errors(
             status,
-            &Errors {
-                errors: [Refusal {
-                    status: status.as_str().to_owned(),
-                    title: "Unauthorized",
-                    detail: "Invalid authentication token",
-                }],
-            },
+            "Unauthorized",
+            "Invalid authentication token".to_owned(),
         ),
+        ApiError::NotKeylimeAdmin(_) => errors(status, "Forbidden", error.to_string()),
         // Its clients show the status of the envelope to people.
         ApiError::Limited { .. }
         | ApiError::Unavailable(_)
@@ -141,6 +148,14 @@ pub(super) async fn with_request_id(request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Refuses methods that nobody knows.
+pub(super) async fn known_method(request: Request, next: Next) -> Response {
+    match metrics::known_method(request.method()) {
+        "other" => without_body(StatusCode::NOT_IMPLEMENTED),
+        _ => next.run(request).await,
+    }
 }
 
 /// An id that nobody has given; none when the system has no random numbers.

@@ -1,16 +1,20 @@
-//! What Keylime's clients ask a verifier: paths, members and errors are Keylime's, misspellings
-//! included.
+//! What Keylime's clients ask a verifier and a registrar: paths, members and errors are Keylime's,
+//! misspellings included.
 //!
-//! A path begins with the version of the API that the client speaks ([`ApiVersion`]). Answers of
-//! version 2 stand in one `envelope`.
+//! A path begins with the version of the API that the client speaks. Answers of version 2 stand in one
+//! `envelope`. Who calls is an [`Identity`]; the routes' permissions say who may.
 //!
 //! Source: Keylime 7.14 `keylime/web`, `keylime/cloud_verifier_tornado.py`.
 
+mod caller;
 mod envelope;
 pub mod evidence;
+mod params;
 pub mod push;
+pub mod registrar;
 mod version;
 
+pub use caller::Identity;
 pub(crate) use envelope::refuse;
 pub use version::ApiVersion;
 
@@ -22,7 +26,7 @@ use evidence::{Policies, Verifications};
 
 use crate::auth::Permission;
 use crate::limits;
-use crate::surface::{Aliases, AtOnceMax, BodyLimit, Route, Shared, Surface};
+use crate::surface::{Aliases, AtOnceMax, BodyLimit, Joined, Route, Shared, Surface, join_with};
 
 /// What the routes of Keylime's verifier work with.
 #[derive(Debug)]
@@ -49,7 +53,17 @@ const VERSION: &str = "/{version}/";
 /// Whether a path, as it was sent or as a route declares it, is of this API.
 pub(crate) fn serves(path: &str) -> bool {
     let versioned = path.strip_prefix("/v").and_then(|rest| rest.bytes().next());
-    path.starts_with(VERSION) || versioned.is_some_and(|byte| byte.is_ascii_digit())
+    path.starts_with(VERSION)
+        || matches!(path, "/version" | "/{version}")
+        || versioned.is_some_and(|byte| byte.is_ascii_digit())
+}
+
+/// What a listener of Keylime's serves: these routers, and for everything else Keylime's errors. Each
+/// answer has a request id.
+pub fn join(shared: &Arc<Shared>, routers: impl IntoIterator<Item = Router>) -> Joined {
+    join_with(shared, routers, |_, error| refuse(&error))
+        .layer(from_fn(envelope::known_method))
+        .layer(from_fn(envelope::with_request_id))
 }
 
 /// Paths have the same meaning with a slash at the end.
@@ -94,10 +108,12 @@ mod tests {
             "/v2.6/verify/evidence",
             "/v2/",
             "/{version}/agents/{agent_id}",
+            "/version",
+            "/{version}",
         ] {
             assert!(serves(path), "{path}");
         }
-        for path in ["/", "/version", "/verify", "/agents/v2.6", "/api/v1/users"] {
+        for path in ["/", "/versions", "/verify", "/agents/v2.6", "/api/v1/users"] {
             assert!(!serves(path), "{path}");
         }
     }

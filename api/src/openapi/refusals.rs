@@ -102,6 +102,11 @@ fn of_permission(permission: Permission) -> Vec<ApiError> {
         Permission::Public | Permission::PendingActivation => Vec::new(),
         Permission::Password => vec![ApiError::WrongPassword],
         Permission::KeylimePublic | Permission::EnrolmentToken => vec![ApiError::NotAuthenticated],
+        Permission::KeylimeAdmin(action) => vec![
+            ApiError::NeedsTls,
+            ApiError::NotAuthenticated,
+            ApiError::NotKeylimeAdmin(action),
+        ],
         Permission::AnySession | Permission::Session => vec![
             ApiError::NotAuthenticated,
             ApiError::NeedsLogin,

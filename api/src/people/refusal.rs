@@ -85,5 +85,7 @@ const fn code(error: &ApiError) -> &'static str {
         ApiError::NotSupported(_) => "NOT_SUPPORTED",
         ApiError::Unavailable(_) => "UNAVAILABLE",
         ApiError::Unfinished => "UNFINISHED",
+        // No route of accounts is Keylime's.
+        ApiError::NeedsTls | ApiError::NotKeylimeAdmin(_) => "FORBIDDEN",
     }
 }

@@ -100,19 +100,40 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Contents>, CaError> {
         }
         Err(error) => return Err(failed(error)),
     };
+    Contents::parse(&private_text(&path, &file)?).map(Some)
+}
+
+/// The text of a file that only its owner can use. (A07)
+pub(crate) fn private_text(path: &Path, file: &File) -> Result<String, CaError> {
     // Of the open file, not of the path: nobody can swap it in between.
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(|source| CaError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
+        let path = path.to_owned();
         return Err(CaError::Mode { path, mode });
     }
+    text(path, file)
+}
+
+/// The text of a file of a CA.
+pub(crate) fn text(path: &Path, file: &File) -> Result<String, CaError> {
     let mut text = String::new();
     let limit = u64::try_from(limits::CA_FILE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut reader = file.take(limit.saturating_add(1));
-    reader.read_to_string(&mut text).map_err(failed)?;
+    reader
+        .read_to_string(&mut text)
+        .map_err(|source| CaError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
     if text.len() > limits::CA_FILE_BYTES_MAX {
+        let path = path.to_owned();
         return Err(CaError::TooLong { path });
     }
-    Contents::parse(&text).map(Some)
+    Ok(text)
 }
 
 /// Replaces the CA in a folder, whole or not at all.
@@ -133,7 +154,7 @@ pub(crate) fn export(folder: &Path, contents: &Contents) -> Result<(), CaError> 
 }
 
 /// Writes beside, syncs, renames, syncs the folder: after a crash the old or the new file is there.
-fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<(), CaError> {
+pub(crate) fn replace(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> Result<(), CaError> {
     let beside = folder.join(format!("{name}.new"));
     let write = || {
         match fs::remove_file(&beside) {

@@ -7,7 +7,7 @@
 //! are good until they expire.
 
 mod error;
-mod file;
+pub(crate) mod file;
 
 use std::path::{Path, PathBuf};
 
@@ -406,7 +406,7 @@ const fn renew_at(validity: Validity) -> u64 {
     )
 }
 
-fn check_valid(certificate: &Certificate, now_unix_ms: u64) -> Result<(), CaError> {
+pub(crate) fn check_valid(certificate: &Certificate, now_unix_ms: u64) -> Result<(), CaError> {
     match certificate.validity_unix_ms() {
         Some((start, end)) if (start..=end).contains(&now_unix_ms) => Ok(()),
         _ => Err(CaError::Validity),
@@ -463,7 +463,7 @@ fn make_authority(now_unix_ms: u64) -> Result<Authority, CaError> {
     Ok(Authority { key, certificate })
 }
 
-fn server_names(names: &[String]) -> Result<Vec<ServerName>, CaError> {
+pub(crate) fn server_names(names: &[String]) -> Result<Vec<ServerName>, CaError> {
     if names.is_empty() || names.len() > limits::SERVER_NAMES_MAX {
         return Err(CaError::ServerName);
     }

@@ -7,6 +7,7 @@
 //! What is *not* looked at: revocation. Vendors publish next to no lists of revoked EK
 //! certificates; an operator takes a TPM off by removing its agent.
 
+mod device;
 mod list;
 mod load;
 mod profile;
@@ -220,6 +221,19 @@ impl EkTrust {
             ek_sha256: key.sha256,
             by,
         })
+    }
+
+    /// Checks that a certificate of a device's initial key (IAK, IDevID) leads to a CA that the
+    /// operator named.
+    ///
+    /// Source: TCG TPM 2.0 Keys for Device Identity and Attestation 1.0, 8.
+    pub(crate) fn vouch_device(
+        &self,
+        certificate: &Certificate,
+        now_unix_ms: u64,
+    ) -> Result<(), ChainFault> {
+        device::check(certificate)?;
+        self.anchors.verify(certificate, now_unix_ms).map(drop)
     }
 
     /// Whether a machine that was known in this way still is: lists and CAs may have been changed

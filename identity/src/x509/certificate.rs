@@ -1,7 +1,11 @@
 //! Certificates as they are read.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
-use openssl::x509::X509;
+use openssl::nid::Nid;
+use openssl::x509::{GeneralNameRef, X509};
 use rat_engine::crypto::{KeyError, VerifyingKey};
 
 use crate::der::{self, Reader};
@@ -76,6 +80,43 @@ impl Certificate {
         Ok(self.library.public_key()?.public_key_to_der()?)
     }
 
+    /// The subject's common name, when there is exactly one.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        let subject = self.library.subject_name();
+        let mut names = subject.entries_by_nid(Nid::COMMONNAME);
+        let name = names.next()?.data().to_string().ok()?;
+        names.next().is_none().then_some(name)
+    }
+
+    /// DNS names and IP addresses among the subject's alternative names.
+    pub(crate) fn server_names(&self) -> BTreeSet<String> {
+        let names = self.library.subject_alt_names();
+        let text = |name: &GeneralNameRef| match (name.dnsname(), name.ipaddress()) {
+            (Some(dns), _) => Some(dns.to_owned()),
+            (None, Some(bytes)) => address(bytes).map(|address| address.to_string()),
+            (None, None) => None,
+        };
+        names.iter().flatten().filter_map(text).collect()
+    }
+
+    /// Whether the key of `issuer` made its signature, and its name is the issuer's.
+    pub(crate) fn is_issued_by(&self, issuer: &Self) -> bool {
+        let names = (self.library.issuer_name(), issuer.library.subject_name());
+        let is_named = names.0.to_der().ok() == names.1.to_der().ok();
+        let key = issuer.library.public_key();
+        let verified = key.and_then(|key| self.library.verify(&key));
+        is_named && verified.unwrap_or(false)
+    }
+
+    /// Whether an alternative name of the subject is a URI that begins like this.
+    pub(crate) fn has_uri_beginning(&self, prefix: &str) -> bool {
+        let names = self.library.subject_alt_names();
+        names.is_some_and(|names| {
+            let mut uris = names.iter().filter_map(|name| name.uri());
+            uris.any(|uri| uri.starts_with(prefix))
+        })
+    }
+
     /// First and last moment of validity, in milliseconds since 1970.
     pub(crate) fn validity_unix_ms(&self) -> Option<(u64, u64)> {
         Some((
@@ -83,6 +124,11 @@ impl Certificate {
             unix_ms(self.library.not_after())?,
         ))
     }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok();
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok())
 }
 
 /// Times before 1970 read as 1970.

@@ -76,6 +76,8 @@ pub(crate) enum Purpose<'a> {
     Server(&'a [ServerName]),
     /// A TLS client with this URI.
     Client(&'a str),
+    /// A TLS client of this name.
+    NamedClient(&'a str),
     /// A TLS client with this URI, which is a TLS server of this name, too.
     Both(&'a str, &'a str),
 }
@@ -140,6 +142,10 @@ pub(crate) fn leaf(
         Purpose::Client(uri) => {
             extended.client_auth();
             names.uri(uri);
+        }
+        Purpose::NamedClient(dns) => {
+            extended.client_auth();
+            names.dns(dns);
         }
         Purpose::Both(uri, dns) => {
             extended.client_auth().server_auth();

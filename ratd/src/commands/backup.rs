@@ -2,23 +2,30 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use rat_api::clock::unix_ms;
 use rat_identity::ca::Ca;
+use rat_identity::keylime::{CA_FILES, CA_FOLDER};
 use rat_store::{Restored, Store};
 
 use crate::config::Config;
 use crate::data_dir::{
-    CA_KEY, FIRST_PASSWORD, RestoreState, begin_restore, ca_in, end_restore, make_private,
-    require_whole, restore_state, write_private,
+    CA_KEY, FIRST_PASSWORD, RestoreState, begin_restore, ca_in, end_restore, keylime_ca_in,
+    make_private, require_whole, restore_state, write_private,
 };
 use crate::failure::{Exit, Failure, Means};
 
 /// What a backup holds beside the database, as paths in the data directory. Without the first
 /// nothing of the rest is of use: agents believe no other CA.
 const FILES: [&str; 3] = [CA_KEY, "ca/ca.pem", FIRST_PASSWORD];
+
+/// The same with what agents and tenants of Keylime believe, if there is any of it.
+fn files() -> impl Iterator<Item = PathBuf> {
+    let of_keylime = CA_FILES.iter().map(|file| Path::new(CA_FOLDER).join(file));
+    FILES.iter().map(PathBuf::from).chain(of_keylime)
+}
 /// The database in a backup.
 const DATABASE: &str = "database";
 
@@ -63,8 +70,8 @@ pub(super) async fn restore(config: &Config, path: &Path) -> Result<(), Failure>
             true
         }
         RestoreState::None => {
-            let has = |file: &str| directory.join(file).exists();
-            !FILES.iter().any(|file| has(file)) && !Store::is_in(directory)?
+            let has = |file: PathBuf| directory.join(file).exists();
+            !files().any(has) && !Store::is_in(directory)?
         }
     };
     let otherwise = "is in use; restore into an empty data directory";
@@ -97,7 +104,7 @@ async fn fill(directory: &Path, backup: &Path) -> Result<Restored, Failure> {
 /// Removes what a restore that did not come to its end has brought. The database is not among it:
 /// it comes last.
 fn forget(directory: &Path) -> anyhow::Result<()> {
-    for file in FILES {
+    for file in files() {
         let path = directory.join(file);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -108,6 +115,7 @@ fn forget(directory: &Path) -> anyhow::Result<()> {
     }
     // Should something else be in it, it stays, and the next restore says so.
     let _ = fs::remove_dir(ca_in(directory));
+    let _ = fs::remove_dir(keylime_ca_in(directory));
     Ok(())
 }
 
@@ -136,10 +144,13 @@ fn require(condition: bool, path: &Path, otherwise: &str) -> anyhow::Result<()> 
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for file in FILES {
-        let source = from.join(file);
+    for file in files() {
+        let source = from.join(&file);
         if !source.exists() {
             continue;
+        }
+        if file.starts_with(CA_FOLDER) {
+            make_private(&keylime_ca_in(to))?;
         }
         let contents = fs::read(&source).with_context(|| source.display().to_string())?;
         let target = to.join(file);

@@ -6,6 +6,7 @@ pub(crate) mod ca;
 pub(crate) mod configuration;
 pub(crate) mod ek;
 pub(crate) mod group;
+pub(crate) mod keylime;
 pub(crate) mod token;
 pub(crate) mod user;
 
@@ -26,6 +27,7 @@ pub(crate) async fn run(config: &Config, command: &Command) -> Result<(), Failur
         Command::ApiToken(command) => api_token::run(config, command).await,
         Command::Group(command) => group::run(config, command).await,
         Command::Ca(command) => ca::run(config, command).await,
+        Command::Keylime(command) => keylime::run(config, command).await,
         Command::Ek(command) => ek::run(config, command).await,
         Command::Backup { path } => backup::backup(config, path).await,
         Command::Restore { path } => backup::restore(config, path).await,

@@ -6,10 +6,11 @@ use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
 use rat_engine::shard::Settings;
 use rat_identity::ek::EkTrust;
+use rat_identity::keylime::EkCheck;
 use rat_runtime::{IMA_CACHE_AGENT_BYTES_MIN, IMA_CACHE_BYTES_MAX, IMA_CACHE_BYTES_MIN};
 use rat_store::limits::INTERVAL_MS_MIN;
 
-use super::{Config, Mode, Runtime, webhook};
+use super::{Config, Listen, Mode, Runtime, webhook};
 use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
@@ -26,6 +27,9 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     if config.core.plain_http && config.keylime_is_beside_core() {
         let text = "is never served over plain HTTP".to_owned();
         fault("keylime.listen", text);
+    }
+    if let Some(text) = registrar_fault(config) {
+        fault("keylime.registrar.ek_check", text);
     }
     if config.address.is_empty() {
         fault("address", "must not be empty".to_owned());
@@ -80,6 +84,18 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
         fault("log.level", "is no level".to_owned());
     }
     faults
+}
+
+/// Who would be refused for want of anybody who vouches: everybody. That is said at once.
+fn registrar_fault(config: &Config) -> Option<String> {
+    let registrar = &config.keylime.registrar;
+    let is_served = registrar.listen != Listen::Nowhere || registrar.tls_listen != Listen::Nowhere;
+    let identity = &config.identity;
+    let is_blind = identity.ek_ca.is_empty() && identity.ek_list.is_empty();
+    (is_served && is_blind && registrar.ek_check == EkCheck::Enforce).then(|| {
+        "enforce needs identity.ek_ca or identity.ek_list; warn and off let every TPM register"
+            .to_owned()
+    })
 }
 
 /// What is wrong with the caches' sizes.

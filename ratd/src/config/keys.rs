@@ -58,6 +58,18 @@ keys! {
         apart from that.";
     "keylime.verifications": "Evidence with logs or a runtime policy that is judged at once, beside \
         that of enrolled agents. 0: half as many as cores, one at least.";
+    "keylime.registrar.listen": "Where Keylime's registrar is served to agents over plain HTTP, which \
+        is how they speak by default: `127.0.0.1:8890`, say. Nothing that they send counts before \
+        their TPM has proven it. Empty: nowhere.";
+    "keylime.registrar.tls_listen": "Where it is served over TLS, to agents and, with a client \
+        certificate of the CA in `cv_ca`, to tenants: `127.0.0.1:8891`, say. Empty: nowhere.";
+    "keylime.registrar.ek_check": "What happens to a machine for whose endorsement key neither \
+        `identity.ek_ca` nor `identity.ek_list` vouches. `enforce`: it is refused, and one of the two \
+        must be there. `warn`: it registers, and log and metrics say so. `off`: nobody looks, as in \
+        Keylime, where tenants do.";
+    "keylime.registrar.tpm_identity": "What must identify a machine: `ek_cert_or_iak_idevid`, `ek_cert` \
+        or `iak_idevid`. IAK and IDevID need certificates below `identity.ek_ca`.";
+    "keylime.registrar.shared_ek": "`true` lets one TPM register under several ids.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use rat_engine::ima::CacheLimits;
+use rat_identity::keylime::{EkCheck, TpmIdentity};
 use serde::{Deserialize, Serialize};
 
 use webhook::Webhook;
@@ -59,6 +60,18 @@ pub(crate) struct Keylime {
     pub(crate) listen: Listen,
     pub(crate) requests_per_address_per_second: usize,
     pub(crate) verifications: usize,
+    pub(crate) registrar: Registrar,
+}
+
+/// Keylime's registrar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Registrar {
+    pub(crate) listen: Listen,
+    pub(crate) tls_listen: Listen,
+    pub(crate) ek_check: EkCheck,
+    pub(crate) tpm_identity: TpmIdentity,
+    pub(crate) shared_ek: bool,
 }
 
 /// Where a surface is served that need not be; nowhere is the empty text.
@@ -198,6 +211,7 @@ impl Default for Keylime {
             listen: Listen::Nowhere,
             requests_per_address_per_second: rat_api::limits::REQUESTS_PER_ADDRESS_PER_SECOND,
             verifications: 0,
+            registrar: Registrar::default(),
         }
     }
 }

@@ -23,10 +23,11 @@ use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::keylime_tls::KeylimeTls;
 use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
-use super::{evidence, keylime};
+use super::{evidence, keylime, registrar};
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
 use crate::{data_dir, first_start, health};
@@ -53,19 +54,17 @@ impl Parts {
         data_dir::require_whole(&config.data_dir)?;
         let store = Store::open(&config.data_dir).await.means(Exit::Unusable)?;
         let ca = Arc::new(data_dir::open_or_make_ca(&config.data_dir)?);
-        let trust = ek_trust(config)?;
+        let trust = Arc::new(ek_trust(config)?);
         let webhooks = check::webhooks(config)?;
         let prepared = first_start::prepare(&store, &config.data_dir).await;
         prepared.means(Exit::Unusable)?;
         let (certificate, issued) = server_certificate(config, &ca)?;
         let listener = bind(config, &certificate).await?;
         let keylime = keylime::Served::bind(config, &certificate, &store).await?;
+        let (keylime_tls, registrar) = registrar::bind(config, &ca, &store, &trust).await?;
         let shards = Shards::start(config, &store).await?;
         let webhooks = webhooks::start(webhooks, &store, &shards).await?;
-        let intake = shards
-            .intake()
-            .context("the shards ended")
-            .means(Exit::Failed)?;
+        let intake = alive(shards.intake())?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
         let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
         let evidence = Arc::new(evidence);
@@ -75,13 +74,13 @@ impl Parts {
         let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe());
         let evidence_port = evidence.local_addr()?.port();
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
-        announce(&listener, &keylime, &evidence, &ca)?;
+        announce(&listener, &keylime, &registrar, &evidence, &ca)?;
         let rate = config.core.requests_per_address_per_second;
         let shared = Shared::new(Gate::new(store.clone()), rate);
         let core = Core {
             store: store.clone(),
             ca: Arc::clone(&ca),
-            trust: Arc::new(trust),
+            trust,
             fleet: Arc::new(shards.clone()),
             relays,
             webhooks: Arc::new(Told(webhooks.webhooks())),
@@ -104,18 +103,20 @@ impl Parts {
             names: config.server_names(),
             ca,
             certificate,
+            keylime_tls,
             evidence: Arc::clone(&evidence),
         };
         tokio::spawn(upkeep.run(recorder, stop.clone()));
         let following = shards.clone();
         tokio::spawn(following.follow_groups(store.clone(), stop.drain.clone()));
+        let served = serve((listener, router), keylime, registrar, stop.clone());
         Ok(Self {
             store,
             readiness,
             shards,
             evidence,
             webhooks,
-            http: tokio::spawn(serve(listener, router, keylime, stop.clone())),
+            http: tokio::spawn(served),
         })
     }
 
@@ -185,9 +186,18 @@ fn surfaces(
     ]
 }
 
-/// Serves both listeners until they are told to stop.
-async fn serve(core: Listener, router: Joined, keylime: keylime::Served, stop: Stop) {
-    tokio::join!(core.serve(router, stop.clone()), keylime.serve(stop));
+/// Serves all listeners until they are told to stop.
+async fn serve(
+    (core, router): (Listener, Joined),
+    keylime: keylime::Served,
+    registrar: registrar::Served,
+    stop: Stop,
+) {
+    tokio::join!(
+        core.serve(router, stop.clone()),
+        keylime.serve(stop.clone()),
+        registrar.serve(stop)
+    );
 }
 
 /// What is held by nobody else, as soon as that is so.
@@ -200,6 +210,11 @@ pub(super) async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     None
+}
+
+/// A part of the shards, which are there until they are drained.
+fn alive<T>(part: Option<T>) -> Result<T, Failure> {
+    part.context("the shards ended").means(Exit::Failed)
 }
 
 fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
@@ -257,6 +272,7 @@ fn material(issued: &Issued) -> Material {
 fn announce(
     core: &Listener,
     keylime: &keylime::Served,
+    registrar: &registrar::Served,
     evidence: &Server,
     ca: &Ca,
 ) -> Result<(), Failure> {
@@ -264,6 +280,9 @@ fn announce(
     writeln!(out, "core {}", core.local_addr())?;
     if let Some(address) = keylime.local_addr() {
         writeln!(out, "keylime {address}")?;
+    }
+    for (name, address) in registrar.addresses() {
+        writeln!(out, "{name} {address}")?;
     }
     writeln!(out, "evidence {}", evidence.local_addr()?)?;
     writeln!(out, "ca sha256:{}", hex::encode(ca.fingerprint()))?;
@@ -276,6 +295,7 @@ struct Upkeep {
     names: Vec<String>,
     ca: Arc<Ca>,
     certificate: Arc<ServerCertificate>,
+    keylime_tls: Option<KeylimeTls>,
     evidence: Arc<Server>,
 }
 
@@ -298,6 +318,9 @@ impl Upkeep {
 
     /// A new certificate for all listeners, when the present one is due. Connections live on.
     fn renew(&self) -> anyhow::Result<()> {
+        if let Some(keylime_tls) = &self.keylime_tls {
+            keylime_tls.renew()?;
+        }
         let now = unix_ms();
         if !self.certificate.is_due(now) {
             return Ok(());

@@ -31,6 +31,7 @@ mod operating;
 mod operators;
 mod policies;
 mod process;
+mod registrar;
 mod relayed;
 mod requests;
 mod revoked;

@@ -85,7 +85,7 @@ fn a01_every_route_by_every_identity() {
                 // This client is on a loopback address.
                 (Permission::Public | Permission::LoopbackOrOperator(_), _) => &[200],
                 // No route of this listener has it.
-                (Permission::KeylimePublic, _) => &[],
+                (Permission::KeylimePublic | Permission::KeylimeAdmin(_), _) => &[],
                 // Without its credential in the body, whoever asks. Accounts have no 422.
                 (Permission::Password, _) => &[400],
                 (Permission::EnrolmentToken | Permission::PendingActivation, _) => &[422],

@@ -98,6 +98,9 @@ pub(crate) struct Ratd {
     pub(crate) evidence: SocketAddr,
     /// Where Keylime's API has a listener of its own.
     pub(crate) keylime: Option<SocketAddr>,
+    /// Where Keylime's registrar is, over plain HTTP and over TLS.
+    pub(crate) registrar: Option<SocketAddr>,
+    pub(crate) registrar_tls: Option<SocketAddr>,
 }
 
 impl Ratd {
@@ -110,6 +113,7 @@ impl Ratd {
         let mut child = child.unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let (mut core, mut evidence, mut keylime) = (None, None, None);
+        let (mut registrar, mut registrar_tls) = (None, None);
         loop {
             let mut line = String::new();
             if stdout.read_line(&mut line).unwrap() == 0 {
@@ -120,6 +124,10 @@ impl Ratd {
                 Some(("core", address)) => core = Some(address.parse().unwrap()),
                 Some(("evidence", address)) => evidence = Some(address.parse().unwrap()),
                 Some(("keylime", address)) => keylime = Some(address.parse().unwrap()),
+                Some(("registrar", address)) => registrar = Some(address.parse().unwrap()),
+                Some(("registrar-tls", address)) => {
+                    registrar_tls = Some(address.parse().unwrap());
+                }
                 Some(("ca", _)) => break,
                 _ => {}
             }
@@ -133,6 +141,8 @@ impl Ratd {
             core: core.unwrap(),
             evidence: evidence.unwrap(),
             keylime,
+            registrar,
+            registrar_tls,
         }
     }
 

@@ -46,6 +46,11 @@ const SQLITE: &[Step] = &[
         sql: include_str!("sqlite/006_relays.sql"),
     },
     Step {
+        version: 7,
+        name: "keylime_registrar",
+        sql: include_str!("sqlite/007_keylime_registrar.sql"),
+    },
+    Step {
         version: 8,
         name: "keylime_verifier",
         sql: include_str!("sqlite/008_keylime_verifier.sql"),

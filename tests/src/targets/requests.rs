@@ -197,3 +197,15 @@ fn written(claims: &Claims) -> Value {
     }
     request
 }
+
+/// A registration with Keylime's registrar, as a body in JSON. What fits together fits together again,
+/// with whatever stands between its members.
+pub fn keylime_registration(data: &[u8]) {
+    if !rat_api::keylime::registrar::check_body(data) {
+        return;
+    }
+    let value: Value = serde_json::from_slice(data).expect("it was read");
+    assert!(value["ek_tpm"].is_string() && value["aik_tpm"].is_string());
+    let spaced = serde_json::to_vec_pretty(&value).expect("a value is written");
+    assert!(rat_api::keylime::registrar::check_body(&spaced));
+}

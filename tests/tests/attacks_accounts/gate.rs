@@ -1,7 +1,7 @@
 //! A02: the gate itself, for connections that a test cannot make: from elsewhere than this machine.
 
 use axum::http::{HeaderMap, header};
-use rat_api::auth::{Caller, CallerCredential, Gate, Peer, Permission};
+use rat_api::auth::{Caller, CallerCredential, Gate, Link, Peer, Permission};
 use rat_api::clock::unix_ms;
 use rat_api::error::ApiError;
 use rustls::pki_types::CertificateDer;
@@ -12,6 +12,7 @@ fn peer(address: &str) -> Peer {
     Peer {
         address: address.parse().unwrap(),
         certificate: None,
+        link: Link::Tls,
     }
 }
 

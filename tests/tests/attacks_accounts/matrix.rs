@@ -83,6 +83,11 @@ fn expected(permission: Permission, identity: &Identity) -> Outcome {
             Has::Nothing => return Outcome::Reached,
             _ => return Outcome::Unauthenticated,
         },
+        // This listener's client certificates are agents'.
+        Permission::KeylimeAdmin(_) => match identity.has {
+            Has::Nothing => return Outcome::Forbidden,
+            _ => return Outcome::Unauthenticated,
+        },
         Permission::AnySession => matches!(identity.has, Has::Session(_) | Has::MustChange),
         Permission::Session => matches!(identity.has, Has::Session(_)),
         Permission::Operator(action) => match identity.has {

@@ -63,6 +63,9 @@ pub(crate) fn declared(shared: &Arc<Shared>) -> Vec<Route> {
         exposition::surface(Arc::clone(shared)).routes().to_vec(),
         docs::surface(Arc::clone(shared)).routes().to_vec(),
         keylime::surface(Arc::clone(shared)).routes().to_vec(),
+        keylime::registrar::surface(Arc::clone(shared))
+            .routes()
+            .to_vec(),
     ]
     .concat()
 }

@@ -4,13 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use rat_store::{DirectoryError, RestoreError, SchemaError, Store, StoreError};
+use rat_engine::agent_id::AgentId;
 use rat_tests::fleet;
 use sqlx::Connection;
 
-use super::{Fixture, connect, load};
+use super::{Fixture, connect, load, registrations};
 
 async fn lived_in() -> Fixture {
     let fixture = Fixture::with_agents(1..6).await;
+    registrations::activated(&fixture.store, "keylime").await;
     for attestation in 1..5 {
         for number in 1..6 {
             fixture
@@ -43,9 +45,14 @@ async fn a_backup_made_under_load_is_restored_whole() {
     let directory = elsewhere.path().join("new");
     let restored = Store::restore(&directory, &file).await.unwrap();
     assert!((20..=24).contains(&restored.outcomes));
-    // The group, and five enrolments.
-    assert_eq!(restored.audit_entries, 6);
+    // The group, five enrolments, and an agent of Keylime.
+    assert_eq!(restored.audit_entries, 7);
     let store = Store::open(&directory).await.unwrap();
+    let id = AgentId::parse("keylime").unwrap();
+    let registered = store.keylime_registration(&id, 9).await.unwrap();
+    let before = fixture.store.keylime_registration(&id, 9).await.unwrap();
+    assert!(registered.is_some());
+    assert_eq!(registered, before);
     let loaded = load(&store).await;
     assert_eq!(loaded.agents.len(), 5);
     for agent in &loaded.agents {

@@ -140,7 +140,7 @@ async fn what_was_enforced_before_the_history_was_kept_is_taken_into_it() {
         "DROP TABLE policy_activation; DROP TABLE waiting; DROP INDEX policy_version_by_age;
          DROP INDEX agent_by_hostname;
          DROP TABLE noted_status; DROP TABLE webhook_message; DROP TABLE dead_letter;
-         DROP TABLE webhook_standing; DROP TABLE relay;
+         DROP TABLE webhook_standing; DROP TABLE relay; DROP TABLE keylime_registration;
          ALTER TABLE policy_group DROP COLUMN interval_ms;
          ALTER TABLE policy_group DROP COLUMN allow_sha1;
          ALTER TABLE policy_group DROP COLUMN require_valid_ima_sig;
