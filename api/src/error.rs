@@ -58,6 +58,9 @@ pub enum ApiError {
     /// A route of Keylime's for administrators, asked for without a certificate of theirs.
     #[error("Action {0} requires admin authentication (mTLS certificate)")]
     NotKeylimeAdmin(&'static str),
+    /// A route of Keylime's for agents, asked for without a token of theirs.
+    #[error("Action {0} requires agent authentication (PoP token)")]
+    NotKeylimeAgent(&'static str),
     /// A valid credential that is no login.
     #[error("not permitted: this needs a login")]
     NeedsLogin,
@@ -321,6 +324,7 @@ impl ApiError {
             Self::NotAuthenticated | Self::WrongPassword => StatusCode::UNAUTHORIZED,
             Self::NotPermitted(_)
             | Self::NotKeylimeAdmin(_)
+            | Self::NotKeylimeAgent(_)
             | Self::PasswordChangeRequired
             | Self::NeedsLogin
             | Self::BeyondCaller
@@ -369,6 +373,7 @@ impl ApiError {
             Self::NotPermitted(_) => "auth.not_permitted",
             Self::NeedsTls => "request.needs_tls",
             Self::NotKeylimeAdmin(_) => "auth.not_keylime_admin",
+            Self::NotKeylimeAgent(_) => "auth.not_keylime_agent",
             Self::WrongPassword => "auth.wrong_password",
             Self::PasswordChangeRequired => "auth.password_change_required",
             Self::NeedsLogin => "auth.needs_login",

@@ -96,6 +96,13 @@ rat_engine::limits! {
         "Policies of requests that are kept compiled, found by their whole text.";
     COMPILED_POLICIES_BYTES_MAX = 64 * 1024 * 1024, "bytes",
         "All of these together, texts included.";
+    // Keylime's verifier
+    KEYLIME_BODY_BYTES_MAX = 100 * 1024 * 1024, "bytes",
+        "Keylime's `max_upload_size`: an agent or a policy with a runtime policy in base64.";
+    KEYLIME_BODIES_AT_ONCE_MAX = 4, "requests",
+        "Of each such route, requests in work at once: each may hold a policy several times.";
+    KEYLIME_TEXT_CHARACTERS_MAX = 256 * 1024, "characters",
+        "A text that a tenant says of an agent: certificates, keys, and policies of PCRs.";
     // Keylime's push mode
     PUSH_CHALLENGE_MS = 60_000, "milliseconds",
         "How long the challenge of a session may be answered.";

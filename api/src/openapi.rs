@@ -114,6 +114,10 @@ fn security(permission: Permission) -> Vec<SecurityRequirement> {
         | Permission::KeylimePublic
         // A certificate, which the document has no scheme for.
         | Permission::KeylimeAdmin(_)
+        | Permission::KeylimeAgentOrAdmin(_)
+        // A token of an agent, likewise.
+        | Permission::KeylimeAgent(_)
+        | Permission::KeylimeSession
         | Permission::Password
         | Permission::EnrolmentToken
         | Permission::PendingActivation => Vec::new(),

@@ -25,8 +25,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::address::{RequestRate, Share, Shares};
-use crate::auth::{Gate, Peer, Permission};
+use crate::auth::{Admitted, Gate, Peer, Permission};
 use crate::error::{ApiError, refuse};
+use crate::keylime::KeylimeCaller;
 use crate::limits;
 use crate::metrics::{self, InFlight};
 
@@ -104,6 +105,18 @@ impl Route {
     pub const fn put(path: &'static str, permission: Permission, body: BodyLimit) -> Self {
         Self {
             method: Method::PUT,
+            path,
+            permission,
+            body,
+            at_once: None,
+            alias_of: None,
+        }
+    }
+
+    /// A route that changes what its path names, as its body says.
+    pub const fn patch(path: &'static str, permission: Permission, body: BodyLimit) -> Self {
+        Self {
+            method: Method::PATCH,
             path,
             permission,
             body,
@@ -430,8 +443,8 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
     shared.rate.take(peer.address.ip())?;
     let (mut parts, body) = request.into_parts();
     let admitted = shared.gate.admit(route.permission, &peer, &parts.headers);
-    let caller = match admitted.await {
-        Ok(caller) => caller,
+    let admitted = match admitted.await {
+        Ok(admitted) => admitted,
         Err(error) => {
             discard(body).await;
             return Err(error);
@@ -441,8 +454,17 @@ async fn admit(entrance: &Entrance, request: Request) -> Result<(Request, Held),
         .as_ref()
         .map(|at_once| Place::take(at_once, peer.address.ip()));
     let mut place = place.transpose()?;
-    if let Some(caller) = caller {
-        parts.extensions.insert(caller);
+    match admitted {
+        Admitted::Anybody => {}
+        Admitted::Caller(caller) => {
+            parts.extensions.insert(caller);
+        }
+        Admitted::Keylime(caller) => {
+            if let KeylimeCaller::Agent(agent) = &caller {
+                parts.extensions.insert(agent.clone());
+            }
+            parts.extensions.insert(caller);
+        }
     }
     let body = match route.body {
         BodyLimit::None => Bytes::new(),

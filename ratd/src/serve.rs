@@ -6,6 +6,7 @@ mod keylime_tls;
 mod registrar;
 mod relays;
 mod shards;
+mod verifier;
 mod webhooks;
 mod wiring;
 

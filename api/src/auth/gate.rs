@@ -1,6 +1,7 @@
 //! The gate: whether a caller has what a route demands.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use rat_engine::crypto::constant_time_eq;
@@ -14,7 +15,9 @@ use super::throttle::LoginRate;
 use crate::address::TokenGuard;
 use crate::clock::unix_ms;
 use crate::error::ApiError;
-use crate::keylime::Identity;
+use crate::keylime::push::Push;
+use crate::keylime::push::sessions::{Proven, Sessions};
+use crate::keylime::{Identity, KeylimeCaller};
 use crate::metrics;
 
 /// Decides whether a caller has a permission.
@@ -23,6 +26,19 @@ pub struct Gate {
     guard: TokenGuard,
     logins: LoginRate,
     passwords: Passwords,
+    /// Sessions of Keylime's agents, where they are served.
+    keylime: Option<Arc<Sessions>>,
+}
+
+/// Whom a route lets in.
+#[derive(Debug, Clone)]
+pub enum Admitted {
+    /// Whoever calls.
+    Anybody,
+    /// Somebody with a credential of ours.
+    Caller(Caller),
+    /// Somebody whom Keylime's API knows.
+    Keylime(KeylimeCaller),
 }
 
 /// What is left of a permission when a credential is needed for it.
@@ -57,6 +73,16 @@ impl Gate {
             guard: TokenGuard::new(),
             logins: LoginRate::new(),
             passwords: Passwords::default(),
+            keylime: None,
+        }
+    }
+
+    /// The same, where Keylime's agents push.
+    #[must_use]
+    pub fn with_push(self, push: &Push) -> Self {
+        Self {
+            keylime: Some(push.sessions()),
+            ..self
         }
     }
 
@@ -106,23 +132,27 @@ impl Gate {
         permission: Permission,
         peer: &Peer,
         headers: &HeaderMap,
-    ) -> Result<Option<Caller>, ApiError> {
+    ) -> Result<Admitted, ApiError> {
         let demand = match permission {
-            Permission::Public | Permission::Password | Permission::PendingActivation => {
-                return Ok(None);
+            Permission::Public
+            | Permission::Password
+            | Permission::PendingActivation
+            | Permission::KeylimeSession => {
+                return Ok(Admitted::Anybody);
             }
-            Permission::KeylimePublic if headers.contains_key(header::AUTHORIZATION) => {
-                return Err(ApiError::NotAuthenticated);
-            }
-            Permission::KeylimePublic => return Ok(None),
-            Permission::KeylimeAdmin(action) => {
-                return admit_keylime_admin(action, peer, headers).map(|()| None);
+            Permission::KeylimePublic
+            | Permission::KeylimeAdmin(_)
+            | Permission::KeylimeAgent(_)
+            | Permission::KeylimeAgentOrAdmin(_) => {
+                return self.admit_keylime(permission, peer, headers);
             }
             Permission::EnrolmentToken => {
                 self.guard.admit(peer.address.ip())?;
-                return Ok(None);
+                return Ok(Admitted::Anybody);
             }
-            Permission::LoopbackOrOperator(_) if is_loopback(&peer.address) => return Ok(None),
+            Permission::LoopbackOrOperator(_) if is_loopback(&peer.address) => {
+                return Ok(Admitted::Anybody);
+            }
             Permission::AnySession => Demand::AnySession,
             Permission::Session => Demand::Session,
             Permission::LoopbackOrOperator(action) | Permission::Operator(action) => {
@@ -144,7 +174,52 @@ impl Gate {
         if peer.certificate.is_some() {
             return Err(demand.not_met());
         }
-        met(demand, authenticated).map(Some)
+        met(demand, authenticated).map(Admitted::Caller)
+    }
+
+    /// The order is Keylime's: what the connection lacks, then a credential that is not valid, then
+    /// who calls. A credential never gives way to a certificate. (A02)
+    fn admit_keylime(
+        &self,
+        permission: Permission,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<Admitted, ApiError> {
+        let is_public = permission == Permission::KeylimePublic;
+        if !is_public && peer.link == Link::Plain {
+            return Err(ApiError::NeedsTls);
+        }
+        let agent = self.keylime_agent(headers)?;
+        match (permission, agent, Identity::of(peer)) {
+            (Permission::KeylimeAgent(_) | Permission::KeylimeAgentOrAdmin(_), Some(agent), _) => {
+                Ok(Admitted::Keylime(KeylimeCaller::Agent(agent)))
+            }
+            (Permission::KeylimeAgent(action), None, _) => Err(ApiError::NotKeylimeAgent(action)),
+            (
+                Permission::KeylimeAdmin(_) | Permission::KeylimeAgentOrAdmin(_),
+                None,
+                Identity::Admin(_),
+            ) => Ok(Admitted::Keylime(KeylimeCaller::Admin)),
+            (Permission::KeylimeAdmin(action) | Permission::KeylimeAgentOrAdmin(action), ..) => {
+                Err(ApiError::NotKeylimeAdmin(action))
+            }
+            _ => Ok(Admitted::Anybody),
+        }
+    }
+
+    /// The agent whose token the request carries; `None` without one.
+    fn keylime_agent(&self, headers: &HeaderMap) -> Result<Option<Proven>, ApiError> {
+        let mut presented = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(first) = presented.next() else {
+            return Ok(None);
+        };
+        let is_alone = presented.next().is_none();
+        let token = first.to_str().ok().and_then(bearer).filter(|_| is_alone);
+        let (Some(token), Some(sessions)) = (token, &self.keylime) else {
+            return Err(ApiError::NotAuthenticated);
+        };
+        let proven = sessions.of_token(token);
+        proven.map(Some).map_err(|_| ApiError::NotAuthenticated)
     }
 
     /// Whose credential the request carries; `None` when it is not valid now.
@@ -194,25 +269,6 @@ impl Gate {
                 }))
             }
         }
-    }
-}
-
-/// The order is Keylime's: what the connection lacks, then a credential that is not valid, then who
-/// calls. A credential never gives way to a certificate. (A02)
-fn admit_keylime_admin(
-    action: &'static str,
-    peer: &Peer,
-    headers: &HeaderMap,
-) -> Result<(), ApiError> {
-    if peer.link == Link::Plain {
-        return Err(ApiError::NeedsTls);
-    }
-    if headers.contains_key(header::AUTHORIZATION) {
-        return Err(ApiError::NotAuthenticated);
-    }
-    match Identity::of(peer) {
-        Identity::Admin(_) => Ok(()),
-        Identity::Anonymous => Err(ApiError::NotKeylimeAdmin(action)),
     }
 }
 

@@ -15,6 +15,6 @@ pub mod roles;
 mod throttle;
 
 pub use caller::{Caller, CallerCredential, Link, Peer};
-pub use gate::Gate;
+pub use gate::{Admitted, Gate};
 pub use password::{NotHashed, Passwords, random_password};
 pub use permission::Permission;

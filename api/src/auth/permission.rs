@@ -6,11 +6,18 @@ pub enum Permission {
     /// Nothing: it tells nobody anything, and changes nothing.
     Public,
     /// Nothing, as Keylime's public actions; but whoever presents a credential must have a session
-    /// of a Keylime agent. There are none yet, so that every credential is refused.
+    /// of one of Keylime's agents.
     KeylimePublic,
+    /// Nothing, and no credential is looked at: this is how sessions begin.
+    KeylimeSession,
     /// A client certificate of Keylime's CA, over a connection that is encrypted; this is Keylime's name
     /// of the action. Whoever presents another credential beside it has neither's permission.
     KeylimeAdmin(&'static str),
+    /// A token that an agent earned by proving its attestation key; this is Keylime's name of the
+    /// action. That the agent acts for itself, the handler checks.
+    KeylimeAgent(&'static str),
+    /// One of both, in their order.
+    KeylimeAgentOrAdmin(&'static str),
     /// A username and its password in the body; the handler checks them.
     Password,
     /// A valid enrolment token in the body; the handler checks it, and what kind it is.

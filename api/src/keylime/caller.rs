@@ -1,7 +1,12 @@
 //! Who calls a route of Keylime's.
 
+use axum::http::StatusCode;
+use axum::response::Response;
+use rat_engine::agent_id::AgentId;
 use rat_identity::keylime::admin_name;
 
+use super::envelope;
+use super::push::sessions::Proven;
 use crate::auth::{Link, Peer};
 
 /// Who calls, as Keylime tells callers apart.
@@ -36,4 +41,30 @@ impl Identity {
             Self::Admin(name) => format!("keylime:{name}"),
         }
     }
+}
+
+/// Who has the permission of a route that Keylime's API has for agents or administrators.
+#[derive(Debug, Clone)]
+pub enum KeylimeCaller {
+    /// An administrator.
+    Admin,
+    /// An agent, which proved its attestation key.
+    Agent(Proven),
+}
+
+impl KeylimeCaller {
+    /// The answer to an agent that asks for another one.
+    pub(super) fn refuse_other_than(&self, agent: &AgentId) -> Option<Response> {
+        match self {
+            Self::Agent(proven) if proven.agent != *agent => {
+                Some(not_its_own(&proven.agent, agent))
+            }
+            Self::Admin | Self::Agent(_) => None,
+        }
+    }
+}
+
+fn not_its_own(own: &AgentId, other: &AgentId) -> Response {
+    let detail = format!("Agent {own} cannot access resource {other} (ownership required)");
+    envelope::titled(StatusCode::FORBIDDEN, "Forbidden", detail)
 }

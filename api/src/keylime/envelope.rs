@@ -91,7 +91,8 @@ struct Refusal {
     detail: String,
 }
 
-fn errors(status: StatusCode, title: &'static str, detail: String) -> Response {
+/// A refusal in the shape that sessions, and everything about who asks, have.
+pub(super) fn titled(status: StatusCode, title: &'static str, detail: String) -> Response {
     let status_text = status.as_str().to_owned();
     let refusal = Refusal {
         status: status_text,
@@ -105,12 +106,14 @@ fn errors(status: StatusCode, title: &'static str, detail: String) -> Response {
 pub(crate) fn refuse(error: &ApiError) -> Response {
     let status = error.status();
     let mut response = match error {
-        ApiError::NotAuthenticated => errors(
+        ApiError::NotAuthenticated => titled(
             status,
             "Unauthorized",
             "Invalid authentication token".to_owned(),
         ),
-        ApiError::NotKeylimeAdmin(_) => errors(status, "Forbidden", error.to_string()),
+        ApiError::NotKeylimeAdmin(_) | ApiError::NotKeylimeAgent(_) => {
+            titled(status, "Forbidden", error.to_string())
+        }
         // Its clients show the status of the envelope to people.
         ApiError::Limited { .. }
         | ApiError::Unavailable(_)

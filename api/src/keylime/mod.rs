@@ -12,9 +12,10 @@ pub mod evidence;
 mod params;
 pub mod push;
 pub mod registrar;
+pub mod verifier;
 mod version;
 
-pub use caller::Identity;
+pub use caller::{Identity, KeylimeCaller};
 pub(crate) use envelope::refuse;
 pub use version::ApiVersion;
 

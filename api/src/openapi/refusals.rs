@@ -99,13 +99,20 @@ fn of(operation: &Operation, route: &Route) -> Vec<ApiError> {
 
 fn of_permission(permission: Permission) -> Vec<ApiError> {
     match permission {
-        Permission::Public | Permission::PendingActivation => Vec::new(),
+        Permission::Public | Permission::PendingActivation | Permission::KeylimeSession => {
+            Vec::new()
+        }
         Permission::Password => vec![ApiError::WrongPassword],
         Permission::KeylimePublic | Permission::EnrolmentToken => vec![ApiError::NotAuthenticated],
-        Permission::KeylimeAdmin(action) => vec![
+        Permission::KeylimeAdmin(action) | Permission::KeylimeAgentOrAdmin(action) => vec![
             ApiError::NeedsTls,
             ApiError::NotAuthenticated,
             ApiError::NotKeylimeAdmin(action),
+        ],
+        Permission::KeylimeAgent(action) => vec![
+            ApiError::NeedsTls,
+            ApiError::NotAuthenticated,
+            ApiError::NotKeylimeAgent(action),
         ],
         Permission::AnySession | Permission::Session => vec![
             ApiError::NotAuthenticated,

@@ -86,6 +86,8 @@ const fn code(error: &ApiError) -> &'static str {
         ApiError::Unavailable(_) => "UNAVAILABLE",
         ApiError::Unfinished => "UNFINISHED",
         // No route of accounts is Keylime's.
-        ApiError::NeedsTls | ApiError::NotKeylimeAdmin(_) => "FORBIDDEN",
+        ApiError::NeedsTls | ApiError::NotKeylimeAdmin(_) | ApiError::NotKeylimeAgent(_) => {
+            "FORBIDDEN"
+        }
     }
 }

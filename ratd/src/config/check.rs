@@ -31,6 +31,9 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     if let Some(text) = registrar_fault(config) {
         fault("keylime.registrar.ek_check", text);
     }
+    for (key, text) in verifier_faults(config) {
+        fault(key, text);
+    }
     if config.address.is_empty() {
         fault("address", "must not be empty".to_owned());
     }
@@ -82,6 +85,33 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     }
     if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
         fault("log.level", "is no level".to_owned());
+    }
+    faults
+}
+
+fn verifier_faults(config: &Config) -> Vec<(&'static str, String)> {
+    let verifier = &config.keylime.verifier;
+    let mut faults = Vec::new();
+    for (key, seconds, max) in [
+        (
+            "keylime.verifier.quote_interval_seconds",
+            verifier.quote_interval_seconds,
+            86_400,
+        ),
+        (
+            "keylime.verifier.challenge_lifetime_seconds",
+            verifier.challenge_lifetime_seconds,
+            3_600,
+        ),
+        (
+            "keylime.verifier.session_lifetime_seconds",
+            verifier.session_lifetime_seconds,
+            86_400,
+        ),
+    ] {
+        if !(1..=max).contains(&seconds) {
+            faults.push((key, format!("must be 1 to {max}")));
+        }
     }
     faults
 }

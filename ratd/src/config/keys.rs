@@ -70,6 +70,23 @@ keys! {
     "keylime.registrar.tpm_identity": "What must identify a machine: `ek_cert_or_iak_idevid`, `ek_cert` \
         or `iak_idevid`. IAK and IDevID need certificates below `identity.ek_ca`.";
     "keylime.registrar.shared_ek": "`true` lets one TPM register under several ids.";
+    "keylime.verifier.listen": "Where Keylime's verifier is served over TLS, to tenants with a client \
+        certificate of the CA in `cv_ca` and to agents that push: `127.0.0.1:8881`, say. It verifies \
+        evidence for anybody, too. Empty: nowhere.";
+    "keylime.verifier.mode": "How evidence of agents comes that tenants add. `push`: all of them push. \
+        `auto`: an agent with an address and a certificate is polled, which is not built yet and \
+        refused; the others push.";
+    "keylime.verifier.uuid": "What `verifier_id` says, as Keylime's `uuid`.";
+    "keylime.verifier.quote_interval_seconds": "Seconds from one attestation of an agent to its next: it \
+        is told when to come. One that nothing was heard of for five of them is not trusted any more.";
+    "keylime.verifier.challenge_lifetime_seconds": "Seconds in which an agent must send what it was \
+        asked for; never more than four intervals.";
+    "keylime.verifier.session_lifetime_seconds": "Seconds that an agent's token lasts after it was \
+        granted, and after each attestation that passed.";
+    "keylime.verifier.auto_recover_attestation_failures": "`true` trusts an agent again that failed and \
+        passes. `false` waits for an operator, or for a change of the policy that it failed under.";
+    "keylime.verifier.accept_violations": "`true` accepts files of the measurement list that were open \
+        for writing when they were measured, as Keylime does by default.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -61,6 +61,21 @@ pub(crate) struct Keylime {
     pub(crate) requests_per_address_per_second: usize,
     pub(crate) verifications: usize,
     pub(crate) registrar: Registrar,
+    pub(crate) verifier: Verifier,
+}
+
+/// Keylime's verifier, for tenants and for agents that push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Verifier {
+    pub(crate) listen: Listen,
+    pub(crate) mode: rat_api::keylime::verifier::Mode,
+    pub(crate) uuid: String,
+    pub(crate) quote_interval_seconds: u64,
+    pub(crate) challenge_lifetime_seconds: u64,
+    pub(crate) session_lifetime_seconds: u64,
+    pub(crate) auto_recover_attestation_failures: bool,
+    pub(crate) accept_violations: bool,
 }
 
 /// Keylime's registrar.
@@ -212,6 +227,22 @@ impl Default for Keylime {
             requests_per_address_per_second: rat_api::limits::REQUESTS_PER_ADDRESS_PER_SECOND,
             verifications: 0,
             registrar: Registrar::default(),
+            verifier: Verifier::default(),
+        }
+    }
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Self {
+            listen: Listen::Nowhere,
+            mode: rat_api::keylime::verifier::Mode::Auto,
+            uuid: "default".to_owned(),
+            quote_interval_seconds: 10,
+            challenge_lifetime_seconds: 30,
+            session_lifetime_seconds: 180,
+            auto_recover_attestation_failures: false,
+            accept_violations: false,
         }
     }
 }

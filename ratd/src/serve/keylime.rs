@@ -73,7 +73,7 @@ impl Served {
 }
 
 /// How much evidence is judged at once: half of the processors are left to the fleet.
-fn verifications(config: &Config) -> usize {
+pub(super) fn verifications(config: &Config) -> usize {
     match config.keylime.verifications {
         0 => available_parallelism().map_or(1, |processors| processors.get().div_ceil(2)),
         given => given,

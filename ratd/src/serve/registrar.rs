@@ -102,9 +102,13 @@ pub(super) async fn bind(
     store: &Store,
     trust: &Arc<EkTrust>,
 ) -> Result<(Option<KeylimeTls>, Served), Failure> {
-    let tls = match config.keylime.registrar.tls_listen {
-        Listen::Nowhere => None,
-        Listen::At(_) => Some(KeylimeTls::open(config, own)?),
+    let listens = [
+        config.keylime.registrar.tls_listen,
+        config.keylime.verifier.listen,
+    ];
+    let tls = match listens {
+        [Listen::Nowhere, Listen::Nowhere] => None,
+        _ => Some(KeylimeTls::open(config, own)?),
     };
     let served = Served::bind(config, tls.as_ref(), store, trust).await?;
     Ok((tls, served))

@@ -13,8 +13,8 @@ use rat_engine::ima::CacheLimits;
 use rat_engine::shard::{self, AgentView, Coverage, Glance, Operation, StatusCounts};
 use rat_ops::webhook;
 use rat_runtime::{
-    ControlError, Drained, EventStream, ListsHealth, Reloaded, Runtime, Settings, StoreHealth,
-    SystemClock, WorkerHealth,
+    ControlError, Drained, EventStream, KeylimeSettings, ListsHealth, Reloaded, Runtime, Settings,
+    StoreHealth, SystemClock, WorkerHealth,
 };
 use rat_store::{KeylimeKind, Store, StoredAgent};
 use tokio::time::interval;
@@ -115,6 +115,8 @@ impl Shards {
 fn settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     let attestation = &config.attestation;
+    let verifier = &config.keylime.verifier;
+    let ms = |seconds: u64| seconds.saturating_mul(1_000);
     let given = |value: usize, default: usize| if value == 0 { default } else { value };
     Settings {
         workers: given(config.runtime.workers, defaults.workers),
@@ -122,6 +124,12 @@ fn settings(config: &Config) -> Settings {
         ima_caches: CacheLimits {
             bytes_max: config.runtime.ima_cache_bytes,
             agent_bytes_max: config.runtime.ima_cache_agent_bytes,
+        },
+        keylime: KeylimeSettings {
+            interval_ms: ms(verifier.quote_interval_seconds),
+            answer_ms: u32::try_from(ms(verifier.challenge_lifetime_seconds)).unwrap_or(u32::MAX),
+            auto_recover: verifier.auto_recover_attestation_failures,
+            accept_violations: verifier.accept_violations,
         },
         shard: shard::Settings {
             challenge_deadline_ms: attestation.challenge_deadline_ms,

@@ -27,7 +27,7 @@ use super::keylime_tls::KeylimeTls;
 use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
-use super::{evidence, keylime, registrar};
+use super::{evidence, keylime, registrar, verifier};
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
 use crate::{data_dir, first_start, health};
@@ -65,6 +65,9 @@ impl Parts {
         let shards = Shards::start(config, &store).await?;
         let webhooks = webhooks::start(webhooks, &store, &shards).await?;
         let intake = alive(shards.intake())?;
+        let tls = keylime_tls.as_ref();
+        let pushed = alive(shards.intake())?;
+        let verifier = verifier::Served::bind(config, tls, &store, &shards, pushed).await?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
         let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
         let evidence = Arc::new(evidence);
@@ -74,7 +77,7 @@ impl Parts {
         let readiness = health::readiness(watch, Arc::clone(&certificate), ca_end, shards.probe());
         let evidence_port = evidence.local_addr()?.port();
         let addresses = check::addresses(config, listener.local_addr().port(), evidence_port);
-        announce(&listener, &keylime, &registrar, &evidence, &ca)?;
+        announce(&listener, (&keylime, &registrar, &verifier), &evidence, &ca)?;
         let rate = config.core.requests_per_address_per_second;
         let shared = Shared::new(Gate::new(store.clone()), rate);
         let core = Core {
@@ -109,7 +112,13 @@ impl Parts {
         tokio::spawn(upkeep.run(recorder, stop.clone()));
         let following = shards.clone();
         tokio::spawn(following.follow_groups(store.clone(), stop.drain.clone()));
-        let served = serve((listener, router), keylime, registrar, stop.clone());
+        let served = serve(
+            (listener, router),
+            keylime,
+            registrar,
+            verifier,
+            stop.clone(),
+        );
         Ok(Self {
             store,
             readiness,
@@ -191,12 +200,14 @@ async fn serve(
     (core, router): (Listener, Joined),
     keylime: keylime::Served,
     registrar: registrar::Served,
+    verifier: verifier::Served,
     stop: Stop,
 ) {
     tokio::join!(
         core.serve(router, stop.clone()),
         keylime.serve(stop.clone()),
-        registrar.serve(stop)
+        registrar.serve(stop.clone()),
+        verifier.serve(stop)
     );
 }
 
@@ -271,8 +282,7 @@ fn material(issued: &Issued) -> Material {
 /// read it there.
 fn announce(
     core: &Listener,
-    keylime: &keylime::Served,
-    registrar: &registrar::Served,
+    (keylime, registrar, verifier): (&keylime::Served, &registrar::Served, &verifier::Served),
     evidence: &Server,
     ca: &Ca,
 ) -> Result<(), Failure> {
@@ -280,6 +290,9 @@ fn announce(
     writeln!(out, "core {}", core.local_addr())?;
     if let Some(address) = keylime.local_addr() {
         writeln!(out, "keylime {address}")?;
+    }
+    if let Some(address) = verifier.local_addr() {
+        writeln!(out, "verifier {address}")?;
     }
     for (name, address) in registrar.addresses() {
         writeln!(out, "{name} {address}")?;

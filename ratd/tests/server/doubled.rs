@@ -23,8 +23,8 @@ use rat_identity::ca::Ca;
 use rat_identity::ek::EkTrust;
 use rat_identity::relay_certificate::RelayName;
 use rat_store::{
-    Activated, Answered, GroupSettings, NewApiToken, NewGroup, NewPending, Registration, Store,
-    StoredAgent,
+    Activated, Answered, GroupSettings, KeylimeKind, NewApiToken, NewGroup, NewPending,
+    Registration, Store, StoredAgent,
 };
 use rat_tests::fleet;
 use rat_tests::http_client::{Answer as Response, Client};

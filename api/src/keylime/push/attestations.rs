@@ -21,7 +21,7 @@ use super::super::envelope;
 use super::capabilities::{Begun, Document, Offered};
 use super::choice::{self, Requested};
 use super::conversation::{Conversation, NotAsked};
-use super::errors::{JSON_API, JsonApi, Links, Refused, malformed, titled};
+use super::errors::{JSON_API, JsonApi, Links, Refused, malformed};
 use super::evidence::Collected;
 use super::sessions::Proven;
 use super::{Known, Push, is_version_3};
@@ -290,7 +290,7 @@ fn not_its_own(version: &str, agent: &str, proven: &Proven) -> Response {
         "Agent {} cannot access resource {shown} (ownership required)",
         proven.agent
     );
-    titled(StatusCode::FORBIDDEN, "Forbidden", &detail)
+    envelope::titled(StatusCode::FORBIDDEN, "Forbidden", detail)
 }
 
 fn check_kind(headers: &HeaderMap) -> Result<(), Response> {

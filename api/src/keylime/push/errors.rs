@@ -128,30 +128,3 @@ impl Refused {
 pub(super) fn malformed() -> Response {
     envelope::without_body(StatusCode::BAD_REQUEST)
 }
-
-#[derive(Serialize)]
-struct Titled<'a> {
-    status: &'a str,
-    title: &'a str,
-    detail: &'a str,
-}
-
-#[derive(Serialize)]
-struct TitledErrors<'a> {
-    errors: [Titled<'a>; 1],
-}
-
-/// A refusal in the shape that sessions have.
-pub(super) fn titled(status: StatusCode, title: &str, detail: &str) -> Response {
-    let status_text = status.as_str();
-    json_response(
-        status,
-        &TitledErrors {
-            errors: [Titled {
-                status: status_text,
-                title,
-                detail,
-            }],
-        },
-    )
-}

@@ -19,6 +19,8 @@ mod rate;
 mod results;
 pub(crate) mod sessions;
 
+pub use sessions::Proven;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,8 +31,10 @@ use rat_engine::hash::HashAlg;
 use rat_engine::shard::{AgentPath, AgentRecord, AgentState};
 use rat_store::{KeylimeFacts, Store};
 
+use crate::auth::Permission;
 use crate::core::fleet::Fleet;
-use crate::metrics;
+use crate::surface::{Aliases, AtOnceMax, BodyLimit, Route, Shared, Surface};
+use crate::{limits, metrics};
 use attestations::AllAwaited;
 use errors::Refused;
 use rate::SessionRate;
@@ -142,6 +146,46 @@ impl Inner {
         let labels = [("step", step), ("result", result)];
         ::metrics::counter!(metrics::KEYLIME_PUSHES, &labels).increment(1);
     }
+}
+
+const SESSIONS: &str = "/{version}/sessions";
+const SESSION: &str = "/{version}/sessions/{session}";
+const ATTESTATIONS: &str = "/{version}/agents/{name}/attestations";
+const ATTESTATION: &str = "/{version}/agents/{name}/attestations/{index}";
+
+/// Paths have the same meaning with a slash at the end.
+const ALIASES: Aliases = &[
+    (SESSIONS, &["/{version}/sessions/"]),
+    (ATTESTATIONS, &["/{version}/agents/{name}/attestations/"]),
+];
+
+/// The routes of push mode.
+pub fn surface(shared: Arc<Shared>) -> Surface<Push> {
+    let small = BodyLimit::Bytes("PUSH_BODY_BYTES_MAX", limits::PUSH_BODY_BYTES_MAX);
+    let evidence = BodyLimit::Bytes("EVIDENCE_BODY_BYTES_MAX", limits::EVIDENCE_BODY_BYTES_MAX);
+    let submit = Permission::KeylimeAgent("submit_attestation");
+    let read = Permission::KeylimeAdmin("read_attestation");
+    let answer = Route {
+        at_once: Some(AtOnceMax {
+            name: "EVIDENCE_PLACES_MAX",
+            max: limits::EVIDENCE_PLACES_MAX,
+            of_address: limits::EVIDENCE_PLACES_PER_ADDRESS_MAX,
+            bytes_each: limits::EVIDENCE_PLACE_BYTES,
+        }),
+        ..Route::patch(ATTESTATION, submit, evidence)
+    };
+    let session = Permission::KeylimeSession;
+    let list = Permission::KeylimeAdmin("list_attestations");
+    Surface::with_aliases(shared, ALIASES)
+        .route(Route::post(SESSIONS, session, small), proof::ask)
+        .route(Route::patch(SESSION, session, small), proof::prove)
+        .route(
+            Route::post(ATTESTATIONS, submit, small),
+            attestations::begin,
+        )
+        .route(answer, attestations::answer)
+        .route(Route::get(ATTESTATIONS, list), results::list)
+        .route(Route::get(ATTESTATION, read), results::one)
 }
 
 /// Whether a path begins with the third version, which has one minor.

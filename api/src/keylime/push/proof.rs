@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::super::envelope;
 use super::attestations::keylime_time;
 use super::capabilities::Document;
-use super::errors::{malformed, titled};
+use super::errors::malformed;
 use super::possession;
 use super::sessions::{Granted, Pending, Proven, draw_name, sha256};
 use super::{Known, Push, is_version_3};
@@ -120,7 +120,7 @@ struct Evaluated<'s> {
 }
 
 fn bad_request(detail: &str) -> Response {
-    titled(StatusCode::BAD_REQUEST, "Bad Request", detail)
+    envelope::titled(StatusCode::BAD_REQUEST, "Bad Request", detail.to_owned())
 }
 
 fn unavailable() -> Response {
@@ -147,7 +147,8 @@ pub(super) async fn ask(
     if let Err(limited) = push.rate.take(peer.address.ip(), &agent_id) {
         push.count("session", "limited");
         let detail = "Too many sessions were asked for.";
-        let mut response = titled(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests", detail);
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let mut response = envelope::titled(status, "Too Many Requests", detail.to_owned());
         limited.add_headers(&mut response);
         return response;
     }
@@ -222,7 +223,10 @@ pub(super) async fn prove(
     let Some(document) = Document::<Proves>::read(&body) else {
         return malformed();
     };
-    let not_found = || titled(StatusCode::NOT_FOUND, "Not Found", "Session not found");
+    let not_found = || {
+        let detail = "Session not found".to_owned();
+        envelope::titled(StatusCode::NOT_FOUND, "Not Found", detail)
+    };
     if document.data.id.as_ref().is_some_and(|id| *id != name) {
         return not_found();
     }

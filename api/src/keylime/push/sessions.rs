@@ -41,9 +41,9 @@ impl Pending {
 
 /// An agent that proved its attestation key.
 #[derive(Clone)]
-pub(crate) struct Proven {
+pub struct Proven {
     /// The agent.
-    pub(crate) agent: AgentId,
+    pub agent: AgentId,
     /// SHA-256 of the session's id.
     pub(super) session_sha256: [u8; 32],
     /// The Name of the key that it proved.

@@ -1,0 +1,207 @@
+//! A tenant adds an agent.
+
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+use rat_engine::agent_id::AgentId;
+use rat_engine::crypto::digest;
+use rat_engine::hash::HashAlg;
+use rat_engine::shard::{AgentRecord, KEYLIME_GROUP};
+use rat_engine::tpm::Public;
+use rat_store::{
+    Conflict, KeylimeKind, KeylimeStanding, NewKeylimeAgent, NewKeylimePolicy, PolicyOfAgent,
+    RowName, StoreError,
+};
+
+use super::asked::{Refused, RuntimeText, Wanted};
+use super::{Named, State, Verifier, agent, failed};
+use crate::auth::Peer;
+use crate::clock::unix_ms;
+use crate::error::ApiError;
+use crate::keylime::{Identity, envelope};
+
+/// The policy of an agent whose tenant gave none: it demands nothing, and says so.
+pub(super) const EMPTY_POLICY: &[u8] = br#"{"meta":{"version":1,"generator":1},"release":0,"digests":{},"excludes":[],"keyrings":{},"ima":{"ignored_keyrings":[],"log_hash_alg":"sha1","dm_policy":null},"ima-buf":{},"verification-keys":""}"#;
+
+/// Adds an agent, which attests from now on.
+pub(super) async fn add(
+    axum::extract::State(verifier): State,
+    Path(named): Path<Named>,
+    Extension(peer): Extension<Peer>,
+    body: Bytes,
+) -> Response {
+    let id = match agent(&named) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let actor = Identity::of(&peer).actor();
+    // Reading a policy takes its time.
+    let reading = {
+        let verifier = std::sync::Arc::clone(&verifier);
+        tokio::task::spawn_blocking(move || Wanted::read(&body, &verifier))
+    };
+    let wanted = match reading.await {
+        Ok(Ok(wanted)) => wanted,
+        Ok(Err(refused)) => return refused.answer(),
+        Err(_) => return failed(ApiError::Unavailable("the request could not be read")),
+    };
+    let _turn = verifier.turn().await;
+    match verifier.add(&id, &wanted, &actor).await {
+        Ok(()) => {
+            verifier.serve(&id).await;
+            envelope::bare(StatusCode::OK, "Success")
+        }
+        Err(NotAdded::Refused(refused)) => refused.answer(),
+        Err(NotAdded::Failed(error)) => failed(error),
+    }
+}
+
+enum NotAdded {
+    Refused(Refused),
+    Failed(ApiError),
+}
+
+impl From<Refused> for NotAdded {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StoreError> for NotAdded {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Exists(RowName::KeylimePolicy(name)) => {
+                let text = format!("Policy with name {} already exists", shown(name));
+                Self::Refused(Refused(StatusCode::CONFLICT, text))
+            }
+            StoreError::Missing(RowName::KeylimePolicy(name)) => {
+                let text = format!("Could not find policy with name {}!", shown(name));
+                Self::Refused(Refused(StatusCode::NOT_FOUND, text))
+            }
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+/// A name as texts show it. (X07)
+pub(super) fn shown(name: &str) -> String {
+    let name: String = name.chars().take(80).collect();
+    name.escape_debug().to_string()
+}
+
+impl Verifier {
+    async fn add(&self, id: &AgentId, wanted: &Wanted, actor: &str) -> Result<(), NotAdded> {
+        let ek_sha256 = self.machine(id, wanted).await?;
+        let now = unix_ms();
+        let record = AgentRecord {
+            id: id.clone(),
+            group: KEYLIME_GROUP.to_owned(),
+            path: wanted.path,
+            ak_public: wanted.ak_public.clone(),
+            ak_epoch: 1,
+            ek_sha256,
+            client_key_sha256: sha256(&wanted.ak_public),
+            relay_key_sha256: None,
+            baseline: None,
+            enrolled_unix_ms: now,
+        };
+        let added = self
+            .store
+            .add_keylime_agent(
+                NewKeylimeAgent {
+                    record: &record,
+                    facts: &wanted.facts,
+                    runtime_policy: runtime_policy(id, wanted),
+                    mb_policy: mb_policy(id, wanted),
+                    actor,
+                },
+                now,
+            )
+            .await?;
+        let conflict = match added {
+            Ok(_) => return Ok(()),
+            Err(conflict) => conflict,
+        };
+        let text = match conflict {
+            Conflict::IdTaken | Conflict::OtherPath => {
+                format!("Agent of uuid {id} already exists. Please use delete or update.")
+            }
+            other => format!("Agent of uuid {id} cannot be added: {other}"),
+        };
+        Err(Refused(StatusCode::CONFLICT, text).into())
+    }
+
+    /// The machine: its endorsement key where this server's registrar knows it, by which a failure
+    /// sticks to it; else its attestation key, whose tenant vouches for it.
+    ///
+    /// # Security
+    /// An agent that this registrar knows by another attestation key is not added: its tenant was
+    /// told of a key that its TPM never proved here.
+    async fn machine(&self, id: &AgentId, wanted: &Wanted) -> Result<[u8; 32], NotAdded> {
+        let found = self.store.keylime_registration(id, unix_ms()).await?;
+        let Some((registration, _)) = found else {
+            return Ok(sha256(&[b"keylime ak\0", &*wanted.ak_public].concat()));
+        };
+        let is_same = Public::parse(&registration.ak_public)
+            .ok()
+            .zip(Public::parse(&wanted.ak_public).ok())
+            .is_some_and(|(ours, theirs)| ours.name().to_bytes() == theirs.name().to_bytes());
+        if !is_same || registration.standing != KeylimeStanding::Active {
+            let text = "ak_tpm is not the key that is registered and activated under this id";
+            return Err(Refused::request(text).into());
+        }
+        Ok(registration.ek_sha256)
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    // SHA-256 has 32 bytes; the zeros are never reached.
+    digest(HashAlg::Sha256, bytes)
+        .as_bytes()
+        .try_into()
+        .unwrap_or([0; 32])
+}
+
+fn new<'a>(kind: KeylimeKind, name: &'a str, policy: &'a RuntimeText) -> NewKeylimePolicy<'a> {
+    NewKeylimePolicy {
+        kind,
+        name,
+        text: &policy.text,
+        judges: policy.judges.then_some(&*policy.text),
+    }
+}
+
+/// The pairing of name and policy: both make a new one, a name is of one that is kept, a policy is
+/// kept under the agent's id, and neither is the one that demands nothing.
+fn runtime_policy<'a>(id: &'a AgentId, wanted: &'a Wanted) -> PolicyOfAgent<'a> {
+    let kind = KeylimeKind::Runtime;
+    match (&wanted.runtime_policy_name, &wanted.runtime_policy) {
+        (Some(name), Some(policy)) => PolicyOfAgent::New(new(kind, name, policy)),
+        (Some(name), None) => PolicyOfAgent::Kept(name),
+        (None, Some(policy)) => PolicyOfAgent::NewUnlessKept(new(kind, id.as_str(), policy)),
+        (None, None) => PolicyOfAgent::NewUnlessKept(NewKeylimePolicy {
+            kind,
+            name: id.as_str(),
+            text: EMPTY_POLICY,
+            judges: None,
+        }),
+    }
+}
+
+fn mb_policy<'a>(id: &'a AgentId, wanted: &'a Wanted) -> PolicyOfAgent<'a> {
+    let kind = KeylimeKind::MeasuredBoot;
+    let new = |name: &'a str, text: &'a str| NewKeylimePolicy {
+        kind,
+        name,
+        text: text.as_bytes(),
+        judges: None,
+    };
+    match (&wanted.mb_policy_name, &wanted.mb_policy) {
+        (Some(name), Some(text)) => PolicyOfAgent::New(new(name, text)),
+        (Some(name), None) => PolicyOfAgent::Kept(name),
+        (None, Some(text)) => PolicyOfAgent::New(new(id.as_str(), text)),
+        (None, None) => PolicyOfAgent::NewUnlessKept(new(id.as_str(), "")),
+    }
+}

@@ -1,0 +1,231 @@
+//! Agents: read, removed, and taken up again.
+
+use std::collections::BTreeMap;
+
+use axum::Extension;
+use axum::extract::{Path, Query};
+use axum::http::StatusCode;
+use axum::response::Response;
+use rat_engine::agent_id::AgentId;
+use rat_engine::shard::AgentPath;
+use rat_store::{AgentFilter, OnRemoval, StoredRecord};
+use serde::{Deserialize, Serialize};
+
+use super::status::Shown;
+use super::{Named, State, Verifier, agent, check, failed, success};
+use crate::auth::Peer;
+use crate::clock::unix_ms;
+use crate::error::ApiError;
+use crate::keylime::{Identity, KeylimeCaller, envelope};
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Filter {
+    bulk: Option<String>,
+    verifier: Option<String>,
+}
+
+/// Each id stands in a list of its own, as Keylime writes rows of its database.
+#[derive(Serialize)]
+struct Ids {
+    uuids: Vec<[String; 1]>,
+}
+
+/// Agents that one query lists.
+const PAGE: u32 = 1_000;
+
+/// Lists the ids of all agents, or tells how each stands.
+pub(super) async fn list(
+    axum::extract::State(verifier): State,
+    Path(named): Path<Named>,
+    Query(filter): Query<Filter>,
+) -> Response {
+    if let Err(refusal) = check(&named) {
+        return refusal;
+    }
+    // Another verifier's agents are nobody's here.
+    let is_ours = filter
+        .verifier
+        .is_none_or(|id| id.is_empty() || id == verifier.id);
+    let listed = match is_ours {
+        true => verifier.listed().await,
+        false => Ok(Vec::new()),
+    };
+    let records = match listed {
+        Ok(records) => records,
+        Err(error) => return failed(error),
+    };
+    if filter.bulk.is_none() {
+        let uuids = records
+            .into_iter()
+            .map(|it| [it.record.id.as_str().to_owned()]);
+        return success(&Ids {
+            uuids: uuids.collect(),
+        });
+    }
+    let mut all = BTreeMap::new();
+    for record in records {
+        match verifier.shown(&record).await {
+            Ok(Some(shown)) => {
+                all.insert(record.record.id.as_str().to_owned(), shown);
+            }
+            Ok(None) => {}
+            Err(error) => return failed(error),
+        }
+    }
+    success(&all)
+}
+
+/// Tells how an agent stands.
+pub(super) async fn show(
+    axum::extract::State(verifier): State,
+    Path(named): Path<Named>,
+    Extension(caller): Extension<KeylimeCaller>,
+) -> Response {
+    let id = match agent(&named) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    if let Some(refusal) = caller.refuse_other_than(&id) {
+        return refusal;
+    }
+    match verifier.found(&id).await {
+        Ok(None) => not_found(),
+        Ok(Some(record)) => match verifier.shown(&record).await {
+            Ok(Some(shown)) => success(&shown),
+            Ok(None) => not_found(),
+            Err(error) => failed(error),
+        },
+        Err(error) => failed(error),
+    }
+}
+
+/// Removes an agent. An administrator who removes it and adds it again has looked at its failure.
+/// (S16)
+pub(super) async fn remove(
+    axum::extract::State(verifier): State,
+    Path(named): Path<Named>,
+    Extension(peer): Extension<Peer>,
+) -> Response {
+    let id = match agent(&named) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let actor = Identity::of(&peer).actor();
+    let _turn = verifier.turn().await;
+    match verifier.found(&id).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return not_found(),
+        Err(error) => return failed(error),
+    }
+    if let Err(error) = verifier.fleet.remove(id.clone()).await {
+        return failed(ApiError::from(error));
+    }
+    let store = &verifier.store;
+    let removed = store
+        .remove_agent(&id, OnRemoval::ClearFailure, &actor, unix_ms())
+        .await;
+    match removed {
+        Ok(Some(_)) => envelope::bare(StatusCode::OK, "Success"),
+        Ok(None) => not_found(),
+        Err(error) => {
+            // The store has it still: it is served on.
+            verifier.serve(&id).await;
+            failed(error)
+        }
+    }
+}
+
+/// Takes an agent up again: its failure is taken back, and it is asked from the beginning.
+pub(super) async fn reactivate(
+    axum::extract::State(verifier): State,
+    Path(named): Path<Named>,
+) -> Response {
+    let id = match agent(&named) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let _turn = verifier.turn().await;
+    match verifier.found(&id).await {
+        Ok(Some(_)) => {}
+        // Keylime's answer to one that is not there.
+        Ok(None) => return envelope::bare(StatusCode::BAD_REQUEST, "agent id not found"),
+        Err(error) => return failed(error),
+    }
+    match verifier.fleet.clear(id).await {
+        Ok(()) => envelope::bare(StatusCode::OK, "Success"),
+        Err(error) => failed(ApiError::from(error)),
+    }
+}
+
+/// An agent that pushes is not polled, so there is nothing to stop.
+pub(super) async fn stop(
+    axum::extract::State(verifier): State,
+    Path(named): Path<Named>,
+) -> Response {
+    let id = match agent(&named) {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    match verifier.found(&id).await {
+        Ok(Some(_)) => {
+            let text = "agents that push cannot be stopped: remove it";
+            envelope::bare(StatusCode::NOT_IMPLEMENTED, text)
+        }
+        Ok(None) => envelope::bare(StatusCode::BAD_REQUEST, "agent id not found"),
+        Err(error) => failed(error),
+    }
+}
+
+fn not_found() -> Response {
+    envelope::bare(StatusCode::NOT_FOUND, "agent id not found")
+}
+
+impl Verifier {
+    /// One of Keylime's agents; `None` for everybody else.
+    async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
+        let record = self.store.agent(id).await?;
+        Ok(record.filter(|it| it.record.path != AgentPath::Native))
+    }
+
+    /// All of them, by id. One that cannot be read is passed over, as it is not served.
+    async fn listed(&self) -> Result<Vec<StoredRecord>, ApiError> {
+        let mut all: Vec<StoredRecord> = Vec::new();
+        let filter = AgentFilter {
+            group: Some(rat_engine::shard::KEYLIME_GROUP),
+            hostname: None,
+        };
+        let mut after = String::new();
+        loop {
+            let page = self.store.agents_of(filter, &after, PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(all);
+            };
+            after = match last {
+                Ok(record) => record.record.id.as_str().to_owned(),
+                Err(unreadable) => unreadable.agent.clone(),
+            };
+            all.extend(page.into_iter().flatten());
+        }
+    }
+
+    async fn shown(&self, record: &StoredRecord) -> Result<Option<Shown>, ApiError> {
+        let id = &record.record.id;
+        let Some(agent) = self.store.keylime_agent(id).await? else {
+            return Ok(None);
+        };
+        let seen = self.fleet.seen(id.clone()).await?;
+        Ok(Some(Shown::of(self, record, agent, seen.as_ref())))
+    }
+
+    /// Has the shards serve an agent as the store has it; later, when they do not answer now.
+    pub(super) async fn serve(&self, id: &AgentId) {
+        let served = async {
+            self.fleet.keylime_changed(id.clone()).await.ok()?;
+            let stored = self.store.enrolled_agent(id).await.ok()??;
+            self.fleet.enrolled(stored).await.ok()
+        };
+        if served.await.is_none() {
+            tracing::error!(agent = %id, "an agent is not served before the next start");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What a tenant says of an agent that it adds.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rat_engine::hash::HashAlg;
+use rat_engine::limits::PUBLIC_BYTES_MAX;
+use rat_engine::pcr_policy::PcrPolicy;
+use rat_engine::policy::RuntimePolicy;
+use rat_engine::shard::AgentPath;
+use rat_engine::tpm::Public;
+use rat_engine::tpm::attributes::check_attestation_key;
+use rat_store::KeylimeFacts;
+
+use super::{Mode, Verifier};
+use crate::error::ApiError;
+use crate::json::Object;
+use crate::keylime::envelope;
+use crate::limits::{KEYLIME_TEXT_CHARACTERS_MAX, POLICY_BODY_BYTES_MAX};
+
+/// What is to be added.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) path: AgentPath,
+    /// `TPMT_PUBLIC`.
+    pub(super) ak_public: Vec<u8>,
+    pub(super) facts: KeylimeFacts,
+    pub(super) runtime_policy_name: Option<String>,
+    /// The text of the policy, when there is one, and whether it demands anything.
+    pub(super) runtime_policy: Option<RuntimeText>,
+    pub(super) mb_policy_name: Option<String>,
+    pub(super) mb_policy: Option<String>,
+}
+
+/// The text of a runtime policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RuntimeText {
+    pub(super) text: Vec<u8>,
+    /// Keylime's `generator` is above 1, which means that it demands something.
+    pub(super) judges: bool,
+}
+
+/// Why a request is refused: a status and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
+
+impl Refused {
+    pub(super) fn request(text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    /// Keylime's words for what its handlers stumble over.
+    fn exception(error: &ApiError) -> Self {
+        Self::request(format!("Exception error: {error}"))
+    }
+
+    pub(super) fn answer(&self) -> Response {
+        envelope::bare(self.0, &self.1)
+    }
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self::exception(&error)
+    }
+}
+
+/// Members that must be there.
+const NEEDED: [&str; 9] = [
+    "tpm_policy",
+    "metadata",
+    "ima_sign_verification_keys",
+    "revocation_key",
+    "accept_tpm_hash_algs",
+    "accept_tpm_encryption_algs",
+    "accept_tpm_signing_algs",
+    "ak_tpm",
+    "runtime_policy",
+];
+
+/// Algorithms that one list may name.
+const NAMES_MAX: usize = 32;
+const V_BYTES: usize = 32;
+
+impl Wanted {
+    /// Reads a body, whatever its media type is said to be: tenants say none.
+    pub(super) fn read(body: &[u8], verifier: &Verifier) -> Result<Self, Refused> {
+        if body.is_empty() {
+            return Err(Refused::request("Expected non zero content length"));
+        }
+        let object = Object::parse(body)?;
+        for name in NEEDED {
+            if !object.names(name) {
+                return Err(Refused::request(format!("Exception error: '{name}'")));
+            }
+        }
+        if !object.names("mb_policy") {
+            return Err(Refused::request("Exception error: 'mb_policy'"));
+        }
+        let text =
+            |name| Ok::<_, Refused>(object.optional_text(name, KEYLIME_TEXT_CHARACTERS_MAX)?);
+        let owned = |name| Ok::<_, Refused>(text(name)?.unwrap_or_default().to_owned());
+        let names = |name| {
+            let names = object.optional_texts(name, NAMES_MAX)?.unwrap_or_default();
+            Ok::<_, Refused>(
+                names
+                    .iter()
+                    .map(|name| name.to_string())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let mtls_cert = text("mtls_cert")?.map(str::to_owned);
+        let (ip, port) = (text("cloudagent_ip")?.map(str::to_owned), port(&object)?);
+        let path = path(verifier.mode, ip.as_deref(), port, mtls_cert.as_deref());
+        if path == AgentPath::KeylimePull {
+            let text = "agents that are polled are not served yet; one without cloudagent_ip and \
+                        cloudagent_port pushes";
+            return Err(Refused(StatusCode::NOT_IMPLEMENTED, text.to_owned()));
+        }
+        let accept_tpm_hash_algs = names("accept_tpm_hash_algs")?;
+        let facts = KeylimeFacts {
+            v: object.optional_bytes("v", V_BYTES)?,
+            bank: first_bank(&accept_tpm_hash_algs)?,
+            // As Keylime: an agent that pushes has no address.
+            ip: None,
+            port: None,
+            tpm_policy: owned("tpm_policy")?,
+            metadata: owned("metadata")?,
+            ima_sign_verification_keys: owned("ima_sign_verification_keys")?,
+            revocation_key: owned("revocation_key")?,
+            accept_tpm_hash_algs,
+            accept_tpm_encryption_algs: names("accept_tpm_encryption_algs")?,
+            accept_tpm_signing_algs: names("accept_tpm_signing_algs")?,
+            mtls_cert,
+            supported_version: owned("supported_version")?,
+            verifier_ip: text("verifier_ip")?.unwrap_or(&verifier.ip).to_owned(),
+            verifier_port: verifier.port,
+        };
+        if !facts.ima_sign_verification_keys.is_empty() {
+            let text = "ima_sign_verification_keys are taken as verification-keys of the runtime \
+                        policy only";
+            return Err(Refused::request(text));
+        }
+        PcrPolicy::parse(facts.tpm_policy.as_bytes())
+            .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))?;
+        let some = |text: Option<&str>| text.filter(|it| !it.is_empty()).map(str::to_owned);
+        let mb_policy = some(text("mb_policy")?);
+        Ok(Self {
+            path,
+            ak_public: ak_public(&object)?,
+            runtime_policy_name: some(text("runtime_policy_name")?),
+            runtime_policy: runtime_policy(&object)?,
+            mb_policy_name: some(text("mb_policy_name")?),
+            mb_policy: match mb_policy {
+                Some(text) if !is_empty_policy(&text) => {
+                    let refused = "mb_policy with content is not evaluated for agents yet";
+                    return Err(Refused(StatusCode::NOT_IMPLEMENTED, refused.to_owned()));
+                }
+                other => other,
+            },
+            facts,
+        })
+    }
+}
+
+/// Whether a measured boot policy demands nothing.
+pub(super) fn is_empty_policy(text: &str) -> bool {
+    let text = text.trim();
+    let inner = text
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'));
+    text.is_empty() || inner.is_some_and(|inner| inner.trim().is_empty())
+}
+
+/// The policy in base64, read and checked; an empty text is none.
+pub(super) fn runtime_policy(object: &Object<'_>) -> Result<Option<RuntimeText>, Refused> {
+    let bytes = object.optional_bytes("runtime_policy", POLICY_BODY_BYTES_MAX)?;
+    let Some(text) = bytes.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    check_policy(text).map(Some)
+}
+
+fn check_policy(text: Vec<u8>) -> Result<RuntimeText, Refused> {
+    let malformed = |error: &dyn std::fmt::Display| {
+        let error: String = error.to_string().chars().take(300).collect();
+        Refused::request(format!(
+            "Runtime policy is malformatted: {}",
+            error.escape_debug()
+        ))
+    };
+    let policy = RuntimePolicy::parse(&text).map_err(|error| malformed(&error))?;
+    // One that says of itself that it is none. Any other that lists nothing allows nothing.
+    let is_none = policy.is_empty() && policy.meta().generator.is_some_and(|it| it <= 1);
+    let judge = rat_engine::ima::judge::Judge::new(std::sync::Arc::new(policy));
+    judge.map_err(|error| malformed(&error))?;
+    Ok(RuntimeText {
+        judges: !is_none,
+        text,
+    })
+}
+
+fn port(object: &Object<'_>) -> Result<Option<u16>, Refused> {
+    if let Ok(port) = object.optional_number("cloudagent_port", 1..=65_535) {
+        return Ok(port.and_then(|port| u16::try_from(port).ok()));
+    }
+    let text = object.optional_text("cloudagent_port", 5)?;
+    let port = text.map(str::parse).transpose();
+    port.map_err(|_| Refused::request("Exception error: 'cloudagent_port' is no port number"))
+}
+
+fn path(mode: Mode, ip: Option<&str>, port: Option<u16>, mtls_cert: Option<&str>) -> AgentPath {
+    let has_address = ip.is_some_and(|ip| !ip.is_empty()) && port.is_some();
+    let has_certificate = mtls_cert.is_some_and(|it| !it.is_empty() && it != "disabled");
+    match mode {
+        Mode::Auto if has_address && has_certificate => AgentPath::KeylimePull,
+        Mode::Auto | Mode::Push => AgentPath::KeylimePush,
+    }
+}
+
+/// What is asked for until the agent says what it has: SHA-256 where it is accepted, as every TPM 2.0
+/// has it.
+fn first_bank(names: &[String]) -> Result<HashAlg, Refused> {
+    let known = names
+        .iter()
+        .filter_map(|name| HashAlg::from_name(name.as_bytes()));
+    let known: Vec<_> = known.collect();
+    match known.contains(&HashAlg::Sha256) {
+        true => Ok(HashAlg::Sha256),
+        false => known.first().copied().ok_or_else(|| {
+            Refused::request("accept_tpm_hash_algs names no algorithm that is known here")
+        }),
+    }
+}
+
+/// The attestation key, whose TPM signs with it nothing but what it attests. (N03)
+fn ak_public(object: &Object<'_>) -> Result<Vec<u8>, Refused> {
+    let text = object.text("ak_tpm", PUBLIC_BYTES_MAX.saturating_mul(2))?;
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|_| Refused::request("ak_tpm is no TPM2B_PUBLIC in base64"))?;
+    let public =
+        Public::parse(&bytes).map_err(|error| Refused::request(format!("ak_tpm: {error}")))?;
+    check_attestation_key(&public, false)
+        .map_err(|error| Refused::request(format!("ak_tpm: {error}")))?;
+    rat_engine::crypto::VerifyingKey::from_tpm(&public)
+        .map_err(|error| Refused::request(format!("ak_tpm: {error}")))?;
+    let area = match bytes.split_first_chunk::<2>() {
+        Some((size, area)) if usize::from(u16::from_be_bytes(*size)) == area.len() => area,
+        _ => &bytes,
+    };
+    Ok(area.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_an_address_and_a_certificate_is_polled_unless_all_push() {
+        let (ip, port, pem) = (Some("10.0.0.1"), Some(9_002), Some("-----BEGIN"));
+        assert_eq!(path(Mode::Auto, ip, port, pem), AgentPath::KeylimePull);
+        for (mode, ip, port, certificate) in [
+            (Mode::Push, ip, port, pem),
+            (Mode::Auto, None, port, pem),
+            (Mode::Auto, ip, None, pem),
+            (Mode::Auto, ip, port, Some("disabled")),
+            (Mode::Auto, ip, port, None),
+        ] {
+            assert_eq!(path(mode, ip, port, certificate), AgentPath::KeylimePush);
+        }
+    }
+
+    #[test]
+    fn sha256_is_asked_for_first_where_it_is_accepted() {
+        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let bank = |list: &[&str]| first_bank(&names(list));
+        assert_eq!(bank(&["sha512", "sha384", "sha256"]), Ok(HashAlg::Sha256));
+        assert_eq!(bank(&["sm3_256", "sha384"]), Ok(HashAlg::Sha384));
+        assert!(bank(&["md5"]).is_err() && bank(&[]).is_err());
+    }
+}
