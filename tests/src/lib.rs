@@ -21,6 +21,7 @@ pub mod evidence;
 pub mod fleet;
 pub mod http_client;
 pub mod keylime;
+pub mod keylime_verifier;
 pub mod lists;
 pub mod measured;
 pub mod measured_keys;
