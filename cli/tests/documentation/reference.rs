@@ -190,7 +190,7 @@ fn s06_an_older_program_refuses_newer_records_as_the_page_about_upgrades_says() 
         let output = ratd(arguments);
         assert_eq!(output.status.code(), Some(4), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
-        let shown = "the database has schema 7, and this program knows up to 6";
+        let shown = "the database has schema 8, and this program knows up to 7";
         assert!(text("docs/upgrade.md").contains(shown));
         assert!(said.contains(shown), "{said}");
     }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use rat_store::{DirectoryError, RestoreError, SchemaError, Store, StoreError};
 use rat_engine::agent_id::AgentId;
+use rat_store::{DirectoryError, RestoreError, SchemaError, Store, StoreError};
 use rat_tests::fleet;
 use sqlx::Connection;
 

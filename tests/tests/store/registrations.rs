@@ -20,7 +20,10 @@ fn id(text: &str) -> AgentId {
 fn registration(name: &str) -> KeylimeRegistration {
     KeylimeRegistration {
         id: id(name),
-        ek_sha256: hash("keylime ek", name.len() as u64 + u64::from(name.as_bytes()[0])),
+        ek_sha256: hash(
+            "keylime ek",
+            name.len() as u64 + u64::from(name.as_bytes()[0]),
+        ),
         ek_public: vec![1; 300],
         ak_public: vec![2; 300],
         details: KeylimeDetails {
@@ -78,7 +81,10 @@ async fn n07_what_was_decided_on_an_older_record_is_not_written() {
     let store = &fixture.store;
     let first = registration("a");
     put(store, &first, None).await.unwrap();
-    assert_eq!(put(store, &first, None).await, Err(KeylimeConflict::Changed));
+    assert_eq!(
+        put(store, &first, None).await,
+        Err(KeylimeConflict::Changed)
+    );
     let (kept, revision) = read(store, "a").await.unwrap();
     assert_eq!(kept, first);
     let mut second = first.clone();
@@ -99,7 +105,9 @@ async fn n05_a_registration_that_was_not_proven_ends_and_makes_room() {
     let fixture = Fixture::new().await;
     let store = &fixture.store;
     for number in 0..KEYLIME_PENDING_PER_ADDRESS_MAX {
-        put(store, &registration(&format!("a{number}")), None).await.unwrap();
+        put(store, &registration(&format!("a{number}")), None)
+            .await
+            .unwrap();
     }
     let full = put(store, &registration("b"), None).await;
     let limit = "KEYLIME_PENDING_PER_ADDRESS_MAX";
@@ -122,7 +130,12 @@ async fn n05_a_registration_that_was_not_proven_ends_and_makes_room() {
     assert_eq!(ids, ["b"]);
     let entries = store.audit_entries(1, 10).await.unwrap();
     assert!(entries.is_empty(), "anybody can do this: {entries:?}");
-    assert!(!store.remove_keylime_registration(&id("b"), "op", EXPIRES + 5).await.unwrap());
+    assert!(
+        !store
+            .remove_keylime_registration(&id("b"), "op", EXPIRES + 5)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -132,7 +145,10 @@ async fn n10_a_wrong_answer_ends_what_was_never_active_and_of_others_the_questio
     put(store, &registration("a"), None).await.unwrap();
     let (_, revision) = read(store, "a").await.unwrap();
     let refused = store.refuse_keylime_answer(&id("a"), revision, 6).await;
-    assert!(matches!(refused.unwrap(), Ok(KeylimeStanding::Pending { .. })));
+    assert!(matches!(
+        refused.unwrap(),
+        Ok(KeylimeStanding::Pending { .. })
+    ));
     assert_eq!(read(store, "a").await, None);
     activated(store, "a").await;
     let (active, revision) = read(store, "a").await.unwrap();
@@ -145,8 +161,18 @@ async fn n10_a_wrong_answer_ends_what_was_never_active_and_of_others_the_questio
     let refused = store.refuse_keylime_answer(&id("a"), revision, 6).await;
     assert_eq!(refused.unwrap(), Ok(KeylimeStanding::Active));
     assert_eq!(read(store, "a").await.unwrap().0, active);
-    assert!(store.remove_keylime_registration(&id("a"), "op", 7).await.unwrap());
-    assert!(!store.remove_keylime_registration(&id("a"), "op", 7).await.unwrap());
+    assert!(
+        store
+            .remove_keylime_registration(&id("a"), "op", 7)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store
+            .remove_keylime_registration(&id("a"), "op", 7)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -163,6 +189,11 @@ async fn s06_a_damaged_registration_is_refused_and_can_be_removed() {
     let refused = store.keylime_registration(&id("a"), 5).await;
     assert!(matches!(refused, Err(StoreError::Unreadable { .. })));
     assert!(read(store, "b").await.is_some());
-    assert!(store.remove_keylime_registration(&id("a"), "op", 7).await.unwrap());
+    assert!(
+        store
+            .remove_keylime_registration(&id("a"), "op", 7)
+            .await
+            .unwrap()
+    );
     activated(store, "a").await;
 }
