@@ -324,6 +324,10 @@ impl Upkeep {
                     if let Err(error) = self.renew() {
                         tracing::error!(error = %format!("{error:#}"), "the server's certificate");
                     }
+                    // One that fails does not keep the other from being renewed.
+                    if let Some(Err(error)) = self.keylime_tls.as_ref().map(KeylimeTls::renew) {
+                        tracing::error!(error = %format!("{error:#}"), "a certificate in cv_ca");
+                    }
                 }
             }
         }
@@ -331,9 +335,6 @@ impl Upkeep {
 
     /// A new certificate for all listeners, when the present one is due. Connections live on.
     fn renew(&self) -> anyhow::Result<()> {
-        if let Some(keylime_tls) = &self.keylime_tls {
-            keylime_tls.renew()?;
-        }
         let now = unix_ms();
         if !self.certificate.is_due(now) {
             return Ok(());

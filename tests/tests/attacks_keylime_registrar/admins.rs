@@ -7,7 +7,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::x509::{X509, X509Req};
+use openssl::x509::{X509, X509Name, X509Req};
 use rat_api::auth::{Link, Peer};
 use rat_api::clock::unix_ms;
 use rat_api::keylime::Identity;
@@ -145,7 +145,7 @@ fn a02_a_certificate_of_another_ca_is_refused_and_ratds_agents_are_no_administra
     for (uri, expected) in [("urn:ratd:agent:a", 403), ("urn:example:tenant", 200)] {
         let mut builder = X509::builder().unwrap();
         builder.set_version(2).unwrap();
-        let mut name = openssl::x509::X509Name::builder().unwrap();
+        let mut name = X509Name::builder().unwrap();
         name.append_entry_by_nid(Nid::COMMONNAME, "a").unwrap();
         builder.set_subject_name(&name.build()).unwrap();
         builder.set_issuer_name(root.subject_name()).unwrap();
@@ -192,6 +192,125 @@ fn a02_only_a_certificate_on_a_listener_for_keylimes_clients_is_an_administrator
     ] {
         assert_eq!(of(link, certificate), Identity::Anonymous);
     }
+}
+
+/// A name of as many parts as Keylime's have.
+fn subject(name: &str) -> X509Name {
+    let mut subject = X509Name::builder().unwrap();
+    for (nid, text) in [
+        (Nid::COUNTRYNAME, "US"),
+        (Nid::COMMONNAME, name),
+        (Nid::STATEORPROVINCENAME, "MA"),
+        (Nid::LOCALITYNAME, "Lexington"),
+        (Nid::ORGANIZATIONNAME, "MITLL"),
+        (Nid::ORGANIZATIONALUNITNAME, "53"),
+    ] {
+        subject.append_entry_by_nid(nid, text).unwrap();
+    }
+    subject.build()
+}
+
+/// A certificate as Keylime's own CA writes it: RSA, a name of several parts, a Netscape comment that is
+/// no DER, and no purpose.
+fn keylimes(name: &str, key: &PKey<Private>, ca: Option<(&X509, &PKey<Private>)>) -> X509 {
+    use openssl::asn1::{Asn1Integer, Asn1Object, Asn1OctetString, Asn1Time};
+    use openssl::bn::BigNum;
+    use openssl::x509::X509Extension;
+    use openssl::x509::extension::{
+        AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectAlternativeName,
+        SubjectKeyIdentifier,
+    };
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_subject_name(&subject(name)).unwrap();
+    let issuer = ca.map_or_else(
+        || subject(name),
+        |_| subject("Keylime Certificate Authority"),
+    );
+    builder.set_issuer_name(&issuer).unwrap();
+    let serial = BigNum::from_u32(name.len() as u32).unwrap();
+    let serial = Asn1Integer::from_bn(&serial).unwrap();
+    builder.set_serial_number(&serial).unwrap();
+    let days = |days| Asn1Time::days_from_now(days).unwrap();
+    builder.set_not_before(&days(0)).unwrap();
+    builder.set_not_after(&days(365)).unwrap();
+    builder.set_pubkey(key).unwrap();
+    let context = builder.x509v3_context(ca.map(|(certificate, _)| &**certificate), None);
+    let extensions = match ca {
+        None => vec![
+            BasicConstraints::new().critical().ca().build().unwrap(),
+            SubjectKeyIdentifier::new().build(&context).unwrap(),
+            KeyUsage::new()
+                .critical()
+                .key_cert_sign()
+                .crl_sign()
+                .build()
+                .unwrap(),
+        ],
+        Some(_) => vec![
+            X509Extension::new_from_der(
+                &Asn1Object::from_str("2.16.840.1.113730.1.13").unwrap(),
+                false,
+                &Asn1OctetString::new_from_bytes(b"SSL Server").unwrap(),
+            )
+            .unwrap(),
+            SubjectAlternativeName::new()
+                .dns(name)
+                .ip("127.0.0.1")
+                .build(&context)
+                .unwrap(),
+            AuthorityKeyIdentifier::new()
+                .keyid(true)
+                .build(&context)
+                .unwrap(),
+        ],
+    };
+    for extension in extensions {
+        builder.append_extension(extension).unwrap();
+    }
+    builder
+        .sign(ca.map_or(key, |(_, key)| key), MessageDigest::sha256())
+        .unwrap();
+    builder.build()
+}
+
+#[test]
+fn a_cv_ca_folder_of_keylimes_is_taken_over_and_its_tenants_go_on() {
+    let rsa = || {
+        let key = openssl::rsa::Rsa::generate(2048).unwrap();
+        PKey::from_rsa(key).unwrap()
+    };
+    let theirs = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: Vec<u8>| std::fs::write(theirs.path().join(file), text).unwrap();
+    let ca_key = rsa();
+    let ca = keylimes("Keylime Certificate Authority", &ca_key, None);
+    write("cacert.crt", ca.to_pem().unwrap());
+    for name in ["client", "server"] {
+        let key = rsa();
+        let certificate = keylimes(name, &key, Some((&ca, &ca_key)));
+        write(&format!("{name}-cert.crt"), certificate.to_pem().unwrap());
+        let key = key.private_key_to_pem_pkcs8().unwrap();
+        write(&format!("{name}-private.pem"), key);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("cv_ca");
+    std::fs::create_dir(&own).unwrap();
+    let ca_key = String::from_utf8(ca_key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    let imported = KeylimeCa::import(&own, theirs.path(), Some(&ca_key), unix_ms()).unwrap();
+    let served = Served::start_in(folder, Settings::open(), Default::default());
+    assert_eq!(status(&served.admin()), Some(200));
+    assert_eq!(status(&served.anonymous()), Some(403));
+    // What is renewed has our form, and counts as theirs did.
+    assert!(
+        imported
+            .renew(
+                &["ratd.example".to_owned(), "127.0.0.1".to_owned()],
+                unix_ms()
+            )
+            .unwrap()
+    );
+    let served = Served::start_in(served.end(), Settings::open(), Default::default());
+    assert_eq!(status(&served.admin()), Some(200));
 }
 
 #[test]

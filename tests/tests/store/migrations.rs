@@ -143,7 +143,6 @@ async fn s06_a_database_of_the_first_schema_is_brought_on_with_all_that_is_in_it
     assert_eq!(store.token("0123456789abcdef").await.unwrap(), token);
     assert_eq!(store.verify_audit().await.unwrap().unwrap(), audit);
     assert!(store.users().await.unwrap().is_empty());
-    super::registrations::activated(&store, "keylime").await;
     let groups = store.groups().await.unwrap();
     assert_eq!(groups, groups_before, "new settings are neutral");
     // What the next steps brought can be used, and the rest goes on.
@@ -158,6 +157,7 @@ async fn s06_a_database_of_the_first_schema_is_brought_on_with_all_that_is_in_it
     };
     assert!(store.put_first_user(&user, "ratd").await.unwrap());
     assert_eq!(store.verify_audit().await.unwrap().unwrap().0, audit.0 + 1);
+    super::registrations::activated(&store, "keylime").await;
     // What was enforced before anybody kept a history of that can be returned to.
     enforce(&store, 2).await;
     let rolled_back = store.roll_back_policy(fleet::GROUP, "test", 6).await;
