@@ -65,6 +65,16 @@ struct Authenticated {
     standing: Standing,
 }
 
+impl Admitted {
+    /// The caller, where the route demands a credential of ours.
+    pub fn caller(self) -> Option<Caller> {
+        match self {
+            Self::Caller(caller) => Some(caller),
+            Self::Anybody | Self::Keylime(_) => None,
+        }
+    }
+}
+
 impl Gate {
     /// A gate for the people and programs of this store.
     pub fn new(store: Store) -> Self {

@@ -85,7 +85,14 @@ fn a01_every_route_by_every_identity() {
                 // This client is on a loopback address.
                 (Permission::Public | Permission::LoopbackOrOperator(_), _) => &[200],
                 // No route of this listener has it.
-                (Permission::KeylimePublic | Permission::KeylimeAdmin(_), _) => &[],
+                (
+                    Permission::KeylimePublic
+                    | Permission::KeylimeSession
+                    | Permission::KeylimeAdmin(_)
+                    | Permission::KeylimeAgent(_)
+                    | Permission::KeylimeAgentOrAdmin(_),
+                    _,
+                ) => &[],
                 // Without its credential in the body, whoever asks. Accounts have no 422.
                 (Permission::Password, _) => &[400],
                 (Permission::EnrolmentToken | Permission::PendingActivation, _) => &[422],

@@ -1,7 +1,7 @@
 //! A02: the gate itself, for connections that a test cannot make: from elsewhere than this machine.
 
 use axum::http::{HeaderMap, header};
-use rat_api::auth::{Caller, CallerCredential, Gate, Link, Peer, Permission};
+use rat_api::auth::{Admitted, Caller, CallerCredential, Gate, Link, Peer, Permission};
 use rat_api::clock::unix_ms;
 use rat_api::error::ApiError;
 use rustls::pki_types::CertificateDer;
@@ -28,7 +28,10 @@ const METRICS: Permission = Permission::LoopbackOrOperator("metrics:view");
 fn a02_loopback_is_the_connections_address_not_a_headers() {
     let world = World::new(Served::Accounts);
     let gate = Gate::new(world.store.clone());
-    let admit = |peer: &Peer, headers: &HeaderMap| world.run(gate.admit(METRICS, peer, headers));
+    let admit = |peer: &Peer, headers: &HeaderMap| {
+        let admitted = world.run(gate.admit(METRICS, peer, headers));
+        admitted.map(Admitted::caller)
+    };
     let none = HeaderMap::new();
     for loopback in ["127.0.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
         assert_eq!(admit(&peer(loopback), &none), Ok(None), "{loopback}");
@@ -58,7 +61,10 @@ fn a02_the_schemes_name_has_no_case_and_a_certificate_takes_away() {
     let remote = peer("192.0.2.1:9");
     let user = world.user("Alice", &["viewer"]);
     let session = world.session(&user, unix_ms() + HOUR_MS);
-    let admit = |peer: &Peer, value: &str| world.run(gate.admit(view, peer, &with(value)));
+    let admit = |peer: &Peer, value: &str| {
+        let admitted = world.run(gate.admit(view, peer, &with(value)));
+        admitted.map(Admitted::caller)
+    };
     for scheme in ["Bearer", "bearer", "BEARER"] {
         let caller: Option<Caller> = admit(&remote, &format!("{scheme} {session}")).unwrap();
         assert_eq!(caller.unwrap().actor(), "Alice");

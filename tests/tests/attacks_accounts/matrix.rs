@@ -77,14 +77,17 @@ fn expected(permission: Permission, identity: &Identity) -> Outcome {
         | Permission::Password
         | Permission::EnrolmentToken
         | Permission::PendingActivation
+        | Permission::KeylimeSession
         | Permission::LoopbackOrOperator(_) => return Outcome::Reached,
         // Nobody has a session of Keylime's.
         Permission::KeylimePublic => match identity.has {
             Has::Nothing => return Outcome::Reached,
             _ => return Outcome::Unauthenticated,
         },
-        // This listener's client certificates are agents'.
-        Permission::KeylimeAdmin(_) => match identity.has {
+        // This listener's client certificates are agents', and nobody has a session here.
+        Permission::KeylimeAdmin(_)
+        | Permission::KeylimeAgent(_)
+        | Permission::KeylimeAgentOrAdmin(_) => match identity.has {
             Has::Nothing => return Outcome::Forbidden,
             _ => return Outcome::Unauthenticated,
         },
