@@ -94,6 +94,14 @@ impl Fleet for Shards {
     }
 }
 
+/// Agents may attest twice a second, and have two seconds to answer.
+pub fn often() -> KeylimeSettings {
+    KeylimeSettings {
+        interval_ms: 500,
+        ..KeylimeSettings::default()
+    }
+}
+
 /// A verifier that serves.
 pub struct Served {
     /// Its records.
@@ -107,13 +115,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// One whose agents may attest as often as they like.
+    /// One whose agents may attest twice a second.
     pub fn start() -> Self {
-        Self::start_with(KeylimeSettings {
-            // Less than what an agent that comes too soon waits for here.
-            interval_ms: 1,
-            ..KeylimeSettings::default()
-        })
+        Self::start_with(often())
     }
 
     /// One with these settings.
@@ -496,6 +500,18 @@ impl Pusher {
         self.send(served, "POST", &path, &self.offers())
     }
 
+    /// The same, as often as it is told to come later.
+    pub fn begin_when_due(&self, served: &Served) -> Answer {
+        loop {
+            let begun = self.begin(served);
+            if begun.status != 429 {
+                return begun;
+            }
+            let seconds = begun.header("retry-after").unwrap().parse().unwrap();
+            std::thread::sleep(Duration::from_secs(seconds));
+        }
+    }
+
     /// The evidence for what an attestation asks for.
     pub fn evidence(&self, begun: &Value) -> Value {
         let requested = begun["data"]["attributes"]["evidence_requested"].as_array();
@@ -555,7 +571,7 @@ impl Pusher {
     /// One attestation, from its begin to the answer to its evidence.
     #[track_caller]
     pub fn attest(&mut self, served: &Served) -> Answer {
-        let begun = self.begin(served);
+        let begun = self.begin_when_due(served);
         assert_eq!(begun.status, 201, "{}", shown(&begun));
         self.clock += 100;
         let location = begun.header("location").unwrap().to_owned();

@@ -9,7 +9,7 @@
 )]
 
 use rat_engine::hash::HashAlg;
-use rat_tests::keylime_verifier::{Pusher, Served, shown};
+use rat_tests::keylime_verifier::{Pusher, Served, often, shown};
 use rat_tests::measured::Measured;
 use rat_tests::software_tpm::{Scheme, SoftwareAk};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn an_agent_that_keeps_to_its_policy_passes_and_sends_what_is_new() {
     assert_eq!(pending["attestation_status"], "PENDING");
     assert_eq!(pending["operational_state"], Value::Null);
     agent.open(&served);
-    let begun = agent.begin(&served);
+    let begun = agent.begin_when_due(&served);
     assert_eq!(begun.status, 201, "{}", shown(&begun));
     let asked = &begun.json()["data"]["attributes"]["evidence_requested"];
     assert_eq!(
@@ -50,7 +50,7 @@ fn an_agent_that_keeps_to_its_policy_passes_and_sends_what_is_new() {
         .machine
         .list
         .push(Measured::file("/usr/bin/ls", b"ls"));
-    let begun = agent.begin(&served);
+    let begun = agent.begin_when_due(&served);
     let asked = &begun.json()["data"]["attributes"]["evidence_requested"];
     assert_eq!(
         asked[1]["chosen_parameters"]["starting_offset"],
@@ -194,7 +194,7 @@ fn t02_a_boot_is_noticed_and_the_list_asked_for_from_its_first_entry() {
     (agent.reset_count, agent.clock) = (8, 10);
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     assert_eq!(agent.attest(&served).status, 202);
-    let begun = agent.begin(&served);
+    let begun = agent.begin_when_due(&served);
     let asked = &begun.json()["data"]["attributes"]["evidence_requested"];
     assert_eq!(
         asked[1]["chosen_parameters"]["starting_offset"],
@@ -214,17 +214,11 @@ fn agents_and_their_states_are_there_after_a_restart() {
     agent.open(&served);
     assert_eq!(agent.attest(&served).status, 202);
     let folder = served.end();
-    let served = Served::start_in(
-        folder,
-        rat_runtime::KeylimeSettings {
-            interval_ms: 1,
-            ..rat_runtime::KeylimeSettings::default()
-        },
-    );
-    let begun = agent.begin(&served);
+    let served = Served::start_in(folder, often());
+    let begun = agent.begin_when_due(&served);
     assert_eq!(begun.status, 401, "its session is gone: {}", shown(&begun));
     agent.open(&served);
-    let begun = agent.begin(&served);
+    let begun = agent.begin_when_due(&served);
     let asked = &begun.json()["data"]["attributes"]["evidence_requested"];
     assert_eq!(
         asked[1]["chosen_parameters"]["starting_offset"],
@@ -294,9 +288,9 @@ fn a01_an_agent_acts_for_itself_and_no_administrator_for_it() {
     for (path, status) in [
         ("/v2.6/agents/machine-1", 200),
         ("/v2.6/agents/machine-2", 403),
-        ("/v2.6/agents", 401),
-        ("/v3.0/agents/machine-1/attestations", 401),
-        ("/v2.6/allowlists/machine-1", 401),
+        ("/v2.6/agents", 403),
+        ("/v3.0/agents/machine-1/attestations", 403),
+        ("/v2.6/allowlists/machine-1", 403),
     ] {
         let answer = served
             .anonymous()
@@ -311,10 +305,10 @@ fn q01_q03_evidence_answers_its_own_challenge_once() {
     let mut agent = Pusher::new("machine-1");
     served.add(&agent);
     agent.open(&served);
-    let first = agent.begin(&served);
+    let first = agent.begin_when_due(&served);
     let evidence = agent.evidence(&first.json());
     // Another attestation is begun: the first one's evidence is none of its.
-    let second = agent.begin(&served);
+    let second = agent.begin_when_due(&served);
     let location = second.header("location").unwrap().to_owned();
     let answer = agent.send(&served, "PATCH", &location, &evidence);
     assert_eq!(answer.status, 202, "{}", shown(&answer));

@@ -120,6 +120,7 @@ fn rules(bank: HashAlg, allow_sha1: bool) -> Rules {
         allow_sha1,
         strict: false,
         bank,
+        needs_boot_pcrs: true,
     }
 }
 

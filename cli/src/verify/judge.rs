@@ -62,6 +62,7 @@ pub(super) fn judge(
         allow_sha1: options.allow_sha1,
         strict: options.strict,
         bank: options.bank,
+        needs_boot_pcrs: true,
     };
     // Too many bytes are refused again, and then judged, by the parser.
     let quote = attest_bytes(&files.quote).unwrap_or(&files.quote);

@@ -267,7 +267,7 @@ impl Appraisal {
         if let Some(error) = not_passed {
             self.fail(Reason::Ima(error));
         }
-        if !missing.is_empty() {
+        if self.rules.needs_boot_pcrs && !missing.is_empty() {
             self.group_rule(Reason::BootNotQuoted(missing));
         }
         match appraiser {

@@ -19,6 +19,9 @@ pub struct Rules {
     pub strict: bool,
     /// The bank that a group would pin.
     pub bank: HashAlg,
+    /// Whether boot PCRs must be quoted beside those of the measurement list. Without them its
+    /// boot_aggregate needs a reference value.
+    pub needs_boot_pcrs: bool,
 }
 
 impl Default for Rules {
@@ -27,6 +30,7 @@ impl Default for Rules {
             allow_sha1: false,
             strict: false,
             bank: HashAlg::Sha256,
+            needs_boot_pcrs: true,
         }
     }
 }

@@ -441,6 +441,7 @@ const fn rules(group: &Group) -> Rules {
         allow_sha1: group.allow_sha1,
         strict: true,
         bank: group.bank,
+        needs_boot_pcrs: group.keylime.is_none(),
     }
 }
 

@@ -160,6 +160,7 @@ impl Evidence {
             allow_sha1: false,
             strict: false,
             bank: hash,
+            needs_boot_pcrs: true,
         };
         Appraisal::of_quote(reference, rules, &message, &signature, values)
     }
