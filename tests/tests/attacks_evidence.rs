@@ -10,7 +10,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rat_api::keylime::{ApiVersion, Keylime};
+use rat_api::keylime::{ApiVersion, Keylime, MeasuredBoot};
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::pcr::PcrSet;
 use rat_tests::evidence::{BOOT_AND_IMA, Machine, boot_log, pcr, policy_json};
@@ -522,7 +522,7 @@ fn x01_requests_that_name_too_little_are_answered_as_keylime_does() {
 
 #[test]
 fn x01_bodies_that_are_no_request_are_refused() {
-    let keylime = Keylime::new(1);
+    let keylime = Keylime::new(1, MeasuredBoot::default());
     let data = data(&Machine::valid());
     let deep = [vec![b'['; 2000], vec![b']'; 2000]].concat();
     let twice = br#"{"type":"tpm","data":{"nonce":"a","nonce":"b"}}"#;
@@ -568,7 +568,7 @@ fn x01_bodies_that_are_no_request_are_refused() {
 
 #[test]
 fn each_version_answers_in_its_own_shape() {
-    let keylime = Keylime::new(1);
+    let keylime = Keylime::new(1, MeasuredBoot::default());
     let good = data(&Machine::valid());
     let mut bad = good.clone();
     bad["nonce"] = "another".into();

@@ -8,9 +8,11 @@
 
 mod envelope;
 pub mod evidence;
+mod measured_boot;
 mod version;
 
 pub(crate) use envelope::refuse;
+pub use measured_boot::{Evaluate, MeasuredBoot, UnknownEvaluate};
 pub use version::ApiVersion;
 
 use std::sync::Arc;
@@ -28,14 +30,16 @@ use crate::surface::{Aliases, AtOnceMax, BodyLimit, Route, Shared, Surface};
 pub struct Keylime {
     verifications: Verifications,
     policies: Policies,
+    measured_boot: MeasuredBoot,
 }
 
 impl Keylime {
     /// A verifier that judges so much evidence at once, on threads of its own.
-    pub fn new(verifications: usize) -> Arc<Self> {
+    pub fn new(verifications: usize, measured_boot: MeasuredBoot) -> Arc<Self> {
         Arc::new(Self {
             verifications: Verifications::new(verifications),
             policies: Policies::default(),
+            measured_boot,
         })
     }
 }

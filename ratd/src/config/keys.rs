@@ -58,6 +58,11 @@ keys! {
         apart from that.";
     "keylime.verifications": "Evidence with logs or a runtime policy that is judged at once, beside \
         that of enrolled agents. 0: half as many as cores, one at least.";
+    "keylime.measured_boot_policy_name": "The policy by which the content of boot logs is judged, \
+        where there is a reference state: `accept-all`, `reject-all` or `example`. The log must \
+        replay to the quoted PCRs with each of them.";
+    "keylime.measured_boot_evaluate": "`always`: `example` judges every boot log. `once`: the first \
+        one of a machine only, and none that comes with `verify/evidence`, as in Keylime.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

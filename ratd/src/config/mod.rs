@@ -12,7 +12,9 @@ pub(crate) mod webhook;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use rat_api::keylime::{self, MeasuredBoot};
 use rat_engine::ima::CacheLimits;
+use rat_engine::uefi::policy::PolicyName;
 use serde::{Deserialize, Serialize};
 
 use webhook::Webhook;
@@ -59,6 +61,42 @@ pub(crate) struct Keylime {
     pub(crate) listen: Listen,
     pub(crate) requests_per_address_per_second: usize,
     pub(crate) verifications: usize,
+    pub(crate) measured_boot_policy_name: BootPolicy,
+    pub(crate) measured_boot_evaluate: Evaluate,
+}
+
+impl Keylime {
+    /// How the content of boot logs is judged.
+    pub(crate) const fn measured_boot(&self) -> MeasuredBoot {
+        MeasuredBoot {
+            policy_name: match self.measured_boot_policy_name {
+                BootPolicy::AcceptAll => PolicyName::AcceptAll,
+                BootPolicy::RejectAll => PolicyName::RejectAll,
+                BootPolicy::Example => PolicyName::Example,
+            },
+            evaluate: match self.measured_boot_evaluate {
+                Evaluate::Always => keylime::Evaluate::Always,
+                Evaluate::Once => keylime::Evaluate::Once,
+            },
+        }
+    }
+}
+
+/// Which policy judges what boot logs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum BootPolicy {
+    AcceptAll,
+    RejectAll,
+    Example,
+}
+
+/// When it judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Evaluate {
+    Always,
+    Once,
 }
 
 /// Where a surface is served that need not be; nowhere is the empty text.
@@ -198,6 +236,8 @@ impl Default for Keylime {
             listen: Listen::Nowhere,
             requests_per_address_per_second: rat_api::limits::REQUESTS_PER_ADDRESS_PER_SECOND,
             verifications: 0,
+            measured_boot_policy_name: BootPolicy::AcceptAll,
+            measured_boot_evaluate: Evaluate::Always,
         }
     }
 }
