@@ -124,5 +124,9 @@ pub fn answer(keylime: &Arc<Keylime>, version: ApiVersion, body: &[u8]) -> Answe
 /// The answer of version 2.6 to TPM evidence.
 pub fn verify(data: &Value) -> Answered {
     let body = json!({"type": "tpm", "data": data}).to_string();
-    answer(&Keylime::new(1, MeasuredBoot::default()), ApiVersion::V2_6, body.as_bytes())
+    answer(
+        &Keylime::new(1, MeasuredBoot::default()),
+        ApiVersion::V2_6,
+        body.as_bytes(),
+    )
 }

@@ -460,7 +460,7 @@ fn i12_boot_aggregate_is_of_this_boot() {
 }
 
 #[test]
-fn e01_a_boot_log_explains_the_quote_and_no_boot_policy_is_ignored() {
+fn e01_a_boot_log_explains_the_quote_and_a_boot_policy_wants_one() {
     let machine = Machine::valid();
     let made = |log: Vec<u8>| {
         let submission = machine.attest(NONCE.as_bytes());
@@ -483,12 +483,15 @@ fn e01_a_boot_log_explains_the_quote_and_no_boot_policy_is_ignored() {
         "measured_boot.parser.tpm2_eventlog.error"
     );
     refused(&with(&machine, "mb_log", "*"), 400, "mb_log");
-    for empty in ["{}", " { \n } "] {
+    for empty in ["{}", " { \n } ", "[]"] {
         assert!(verify(&with(&machine, "mb_policy", empty)).is_valid());
     }
-    for policy in [r#"{"has_secureboot": true}"#, "[]", "x", "{} {}"] {
-        refused(&with(&machine, "mb_policy", policy), 501, "mb_policy");
+    for policy in ["x", "{} {}", "null"] {
+        refused(&with(&machine, "mb_policy", policy), 400, "mb_policy");
     }
+    // One with content wants a log, whichever policy judges.
+    let answered = verify(&with(&machine, "mb_policy", r#"{"has_secureboot": true}"#));
+    assert_eq!(answered.failures()[0].1, "uefi.log_missing");
 }
 
 #[test]

@@ -7,9 +7,7 @@ use rat_engine::hash::HashAlg;
 use rat_engine::pcr::PcrSet;
 use rat_engine::uefi::policy::PolicyName;
 
-use super::values::{
-    Nonce, boot_policy_name, hash_alg, ima_pcr_list, log_size, nonce, pcr_list,
-};
+use super::values::{Nonce, boot_policy_name, hash_alg, ima_pcr_list, log_size, nonce, pcr_list};
 use crate::output::Format;
 
 pub(super) const VERIFY_HELP: &str = "\

@@ -20,12 +20,12 @@ use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
 use rat_engine::verdict::{Code, Finding, Reason, Verdict};
 use tokio::time::Instant;
 
+use super::super::{Evaluate, Keylime, MeasuredBoot};
 use super::Refused;
 use super::failure::{self, Failure};
 use super::policies::Policies;
 use super::quote::QuoteText;
 use super::request::Asked;
-use super::super::{Evaluate, Keylime, MeasuredBoot};
 use crate::metrics;
 
 /// Bytes of a list between two looks at the clock.
@@ -72,11 +72,7 @@ impl From<Refused> for Stop {
     }
 }
 
-fn judged(
-    asked: &Asked<'_>,
-    keylime: &Keylime,
-    until: Instant,
-) -> Result<Vec<Failure>, Stop> {
+fn judged(asked: &Asked<'_>, keylime: &Keylime, until: Instant) -> Result<Vec<Failure>, Stop> {
     let name = asked.needed("hash_alg")?;
     let pcr_policy = read_pcr_policy(asked)?;
     let measured_boot = read_boot_policy(asked, keylime.measured_boot)?;
@@ -153,12 +149,7 @@ impl Evidence {
         })
     }
 
-    fn appraise(
-        self,
-        nonce: &str,
-        held: Held,
-        hash: HashAlg,
-    ) -> Appraisal {
+    fn appraise(self, nonce: &str, held: Held, hash: HashAlg) -> Appraisal {
         let QuoteText {
             message,
             signature,

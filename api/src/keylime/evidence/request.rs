@@ -111,7 +111,12 @@ impl<'a> Asked<'a> {
 
     /// Whether there is more to judge than a quote.
     pub(super) fn takes_time(&self) -> bool {
-        let long = ["runtime_policy", "ima_measurement_list", "mb_log", "mb_policy"];
+        let long = [
+            "runtime_policy",
+            "ima_measurement_list",
+            "mb_log",
+            "mb_policy",
+        ];
         long.iter().any(|name| self.has(name))
     }
 

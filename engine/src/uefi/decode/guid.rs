@@ -93,7 +93,11 @@ mod tests {
         assert_eq!(Guid::from_text(&guid.to_string()), Some(guid));
         let swapped = "61dfe48b-ca93-d211-aa0d-00e098032b8c";
         assert_eq!(Guid::from_text(swapped).map(Guid::swapped), Some(guid));
-        for text in ["", "8be4df61-93ca-11d2-aa0d-00e098032b8", "+be4df61-93ca-11d2-aa0d-00e098032b8c"] {
+        for text in [
+            "",
+            "8be4df61-93ca-11d2-aa0d-00e098032b8",
+            "+be4df61-93ca-11d2-aa0d-00e098032b8c",
+        ] {
             assert_eq!(Guid::from_text(text), None);
         }
     }

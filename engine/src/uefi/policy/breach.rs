@@ -80,14 +80,22 @@ impl Breach {
     }
 
     pub(super) fn rejected() -> Self {
-        Self::new(BreachRule::Rejected, "a log", "none: the policy is reject-all")
+        Self::new(
+            BreachRule::Rejected,
+            "a log",
+            "none: the policy is reject-all",
+        )
     }
 
     pub(super) fn not_proven(pcrs: PcrSet) -> Self {
         let found = format!("PCR {pcrs} are not quoted");
         Self {
             pcrs,
-            ..Self::new(BreachRule::NotProven, &found, "every PCR that the policy judges, in one bank")
+            ..Self::new(
+                BreachRule::NotProven,
+                &found,
+                "every PCR that the policy judges, in one bank",
+            )
         }
     }
 
@@ -126,7 +134,11 @@ impl fmt::Display for Breach {
             }
             f.write_str(": ")?;
         }
-        write!(f, "found {}; the measured boot policy wants {}", self.found, self.expected)
+        write!(
+            f,
+            "found {}; the measured boot policy wants {}",
+            self.found, self.expected
+        )
     }
 }
 
@@ -143,6 +155,10 @@ impl Breaches {
 
     /// Nothing was broken, or what was.
     pub(super) fn into_result(self) -> Result<(), Vec<Breach>> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(self.0)
+        }
     }
 }

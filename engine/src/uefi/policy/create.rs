@@ -39,7 +39,9 @@ pub enum Incomplete {
     #[error("the log has no EV_S_CRTM_VERSION")]
     Crtm,
     /// Not as many images were started as shim, GRUB and the kernel.
-    #[error("{found} images were started, {wanted} are wanted (shim, GRUB and, with Secure Boot, the kernel)")]
+    #[error(
+        "{found} images were started, {wanted} are wanted (shim, GRUB and, with Secure Boot, the kernel)"
+    )]
     Images {
         /// How many were.
         found: usize,
@@ -238,10 +240,7 @@ fn key_members(owner: Guid, data: &[u8]) -> KeyMembers {
 }
 
 /// `EV_IPL` events with this label.
-fn labelled<'l, 'a>(
-    log: &'l EventLog<'a>,
-    label: &'l str,
-) -> impl Iterator<Item = &'l Event<'a>> {
+fn labelled<'l, 'a>(log: &'l EventLog<'a>, label: &'l str) -> impl Iterator<Item = &'l Event<'a>> {
     events(log, EventType::IPL).filter(move |event| text(event.unverified_data()) == Some(label))
 }
 
@@ -306,7 +305,10 @@ fn is_of_firmware(event: &Event<'_>) -> bool {
     else {
         return false;
     };
-    let mut nodes = image.device_path.iter().map(|node| (node.node_type, node.sub_type));
+    let mut nodes = image
+        .device_path
+        .iter()
+        .map(|node| (node.node_type, node.sub_type));
     (nodes.next(), nodes.next()) == (Some(VOLUME), Some(FILE))
 }
 

@@ -110,10 +110,9 @@ impl<'e> Example<'_, 'e> {
         match (pcr.get(), event.event_type) {
             (0, EventType::NO_ACTION) => self.at_most(1, Limited::NoAction, event),
             (0, EventType::S_CRTM_VERSION) => self.chain.crtm.push(event),
-            (
-                0,
-                EventType::EFI_PLATFORM_FIRMWARE_BLOB | EventType::EFI_PLATFORM_FIRMWARE_BLOB2,
-            ) => self.chain.firmware.push(event),
+            (0, EventType::EFI_PLATFORM_FIRMWARE_BLOB | EventType::EFI_PLATFORM_FIRMWARE_BLOB2) => {
+                self.chain.firmware.push(event)
+            }
             (1, EventType::CPU_MICROCODE) => self.at_most(1, Limited::Microcode, event),
             (1, EventType::EFI_HANDOFF_TABLES) => self.at_most(1, Limited::HandoffTables, event),
             (1, EventType::EFI_HANDOFF_TABLES2) => self.at_most(1, Limited::HandoffTables2, event),
@@ -227,16 +226,20 @@ impl<'e> Example<'_, 'e> {
         }
         let is_boot = |name: &str| {
             let number = name.strip_prefix("Boot");
-            let is_number = |rest: &str| {
-                !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
-            };
+            let is_number =
+                |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
             name == "BootOrder" || number.is_some_and(is_number)
         };
         match UefiVariable::parse(event.label) {
             Ok(it) if it.vendor == Guid::GLOBAL_VARIABLE && is_boot(&it.name) => {}
             Ok(it) => {
                 let found = format!("variable {}", it.name);
-                self.breach(BreachRule::Event, event, &found, "BootOrder or Boot and a number");
+                self.breach(
+                    BreachRule::Event,
+                    event,
+                    &found,
+                    "BootOrder or Boot and a number",
+                );
             }
             Err(error) => self.breach(BreachRule::Event, event, &error.to_string(), "a variable"),
         }

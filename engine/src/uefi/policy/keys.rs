@@ -50,7 +50,12 @@ impl Keys {
     pub(super) fn allow_single(&self, value: &[u8], event: &Seen<'_>, breaches: &mut Breaches) {
         let Some((owner, data)) = value.split_first_chunk::<16>() else {
             let wanted = "an owner and a certificate";
-            breaches.push(Breach::of_event(BreachRule::Keys, event, "too few bytes", wanted));
+            breaches.push(Breach::of_event(
+                BreachRule::Keys,
+                event,
+                "too few bytes",
+                wanted,
+            ));
             return;
         };
         let owner = Guid::from_bytes(*owner);
@@ -85,7 +90,12 @@ impl Keys {
         };
         let [list] = &*lists else {
             let found = format!("{} signature lists", lists.len());
-            breaches.push(Breach::of_event(rule, event, &found, "one list of SHA-256 digests"));
+            breaches.push(Breach::of_event(
+                rule,
+                event,
+                &found,
+                "one list of SHA-256 digests",
+            ));
             return;
         };
         if list.signature_type != signature_type {
@@ -93,9 +103,15 @@ impl Keys {
             breaches.push(Breach::of_event(rule, event, &found, "SHA-256 digests"));
             return;
         }
-        let held: BTreeSet<_> = list.signatures.iter().map(|it| (it.owner, it.data)).collect();
+        let held: BTreeSet<_> = list
+            .signatures
+            .iter()
+            .map(|it| (it.owner, it.data))
+            .collect();
         for (owner, data) in self.iter() {
-            let is_held = owner_forms(*owner).iter().any(|owner| held.contains(&(*owner, data)));
+            let is_held = owner_forms(*owner)
+                .iter()
+                .any(|owner| held.contains(&(*owner, data)));
             if !is_held {
                 let wanted = format!("{} in it", signature_text(*owner, data));
                 let found = "a dbx that lacks an entry";
@@ -116,7 +132,10 @@ fn lists<'a>(
     match parse(value) {
         Ok(lists) if !lists.is_empty() => Some(lists),
         read => {
-            let found = read.map_or_else(|error| error.to_string(), |_| "an empty variable".to_owned());
+            let found = read.map_or_else(
+                |error| error.to_string(),
+                |_| "an empty variable".to_owned(),
+            );
             breaches.push(Breach::of_event(rule, event, &found, "signature lists"));
             None
         }

@@ -391,7 +391,8 @@ impl Members for DigestMembers<'_> {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         let Some(alg) = HashAlg::from_name(name.as_bytes()) else {
             let (at, reason) = (self.reader.place.path(), NeverMatches::Algorithm);
-            self.reader.warn(Warning::DigestNeverMatches { at, reason })?;
+            self.reader
+                .warn(Warning::DigestNeverMatches { at, reason })?;
             return map.next_value_seed(Skip(&mut self.reader.place));
         };
         self.digests.push(self.reader.digest(alg, map)?);

@@ -25,7 +25,10 @@ pub(super) struct Seen<'a> {
 impl<'a> Seen<'a> {
     /// Every event of the log, those that were not extended too, in the log's order.
     pub(super) fn of_log(log: &EventLog<'a>, proofs: &[&BootProof<'a>]) -> Vec<Self> {
-        let mut rests: Vec<_> = proofs.iter().map(|it| it.measurements().iter().peekable()).collect();
+        let mut rests: Vec<_> = proofs
+            .iter()
+            .map(|it| it.measurements().iter().peekable())
+            .collect();
         let events = log.events().iter();
         events
             .map(|event| {
@@ -68,7 +71,10 @@ impl<'a> Seen<'a> {
     pub(super) fn is_one_of(&self, allowed: &[Digest]) -> bool {
         let mut compared = false;
         for digest in self.digests() {
-            let mut of_bank = allowed.iter().filter(|it| it.alg() == digest.alg()).peekable();
+            let mut of_bank = allowed
+                .iter()
+                .filter(|it| it.alg() == digest.alg())
+                .peekable();
             if of_bank.peek().is_none() {
                 continue;
             }
@@ -87,7 +93,10 @@ impl<'a> Seen<'a> {
 
     /// The proven digests for a person.
     pub(super) fn digests_text(&self) -> String {
-        let texts: Vec<_> = self.digests().map(|it| format!("{}:{}", it.alg(), it.to_hex())).collect();
+        let texts: Vec<_> = self
+            .digests()
+            .map(|it| format!("{}:{}", it.alg(), it.to_hex()))
+            .collect();
         if texts.is_empty() {
             return "no proven digest".to_owned();
         }
