@@ -131,11 +131,14 @@ fn difference(name: &str, ours: &str) -> Option<&'static str> {
         "Keys" | "Dbx" if starts("drop 7") || case.ends_with("type of an authority") => {
             "key databases must be measured"
         }
+        "SecureBoot" if case == "SecureBoot is '02'" => "the state of Secure Boot is 0 or 1",
         "Mok" if case.contains("MokListTrusted") => "MokListTrusted is 0 or 1",
         "policy.malformed" => "reference states are read strictly",
         // Not stricter: the same meaning in another form.
         "pass" if case.ends_with("owners in the old order") => "both orders of GUIDs",
         "pass" if case.contains("separator") && case.ends_with("ffffffff") => "both separators",
+        // The content cannot be printed by the tool that Keylime runs; any is accepted.
+        "pass" if case == "boot variable Boot0001" => "boot variables may hold anything",
         "pass" if starts("reference state: db") && case.ends_with("upper case") => "upper case",
         "pass" if starts("reference state: ") && case.ends_with("in upper case") => "upper case",
         _ => return None,
@@ -209,13 +212,9 @@ fn a_log_passes_by_its_own_reference_state_and_by_no_others() {
             let breaches = judge(&policy, &log(name), &[HashAlg::Sha256]).unwrap();
             assert_eq!(breaches.is_empty(), name == other, "{name} by {other}");
             if name != other {
-                let rules: BTreeSet<_> =
-                    breaches.iter().map(|it| format!("{:?}", it.rule)).collect();
-                for rule in ["Firmware", "Keys", "Dbx", "Mok", "Kernel"] {
-                    let known = rules.contains(rule)
-                        || (rule == "Dbx" && other == PASSING)
-                        || rule == "Keys";
-                    assert!(known, "{name} by {other}: {rules:?}");
+                let rules: BTreeSet<_> = breaches.iter().map(|it| it.rule).collect();
+                for rule in [BreachRule::Firmware, BreachRule::Mok, BreachRule::Kernel] {
+                    assert!(rules.contains(&rule), "{name} by {other}: {rules:?}");
                 }
             }
         }

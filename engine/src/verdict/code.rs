@@ -182,7 +182,7 @@ codes! {
     UefiPcrMismatch "uefi.pcr_mismatch" Channel
         "Replaying the boot log does not give the quoted PCR values."
         "Take log and quote from one boot; if they are, events were hidden or altered.";
-    UefiPolicyRejected "uefi.policy_rejected" Agent
+    UefiPolicyRejected "uefi.policy_rejected" Channel
         "The measured boot policy is reject-all."
         "Name another policy (keylime.measured_boot_policy_name).";
     UefiPolicyEvent "uefi.policy_event" Channel

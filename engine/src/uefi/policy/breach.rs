@@ -10,7 +10,7 @@ use crate::uefi::event::EventType;
 use super::seen::Seen;
 
 /// The rule that was broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum BreachRule {
     /// PCRs of which the policy judges the events are not proven in any bank.

@@ -32,48 +32,48 @@ impl Keys {
         let Some(lists) = lists(value, event, BreachRule::Keys, breaches) else {
             return;
         };
-        let listed = self.listed();
-        for list in &lists {
-            if !types.contains(&list.signature_type) {
-                let found = format!("a signature list of type {}", list.signature_type);
-                let wanted = "certificates, or digests where the variable may hold them";
-                breaches.push(Breach::of_event(BreachRule::Keys, event, &found, wanted));
-                continue;
-            }
-            for signature in &list.signatures {
-                self.allow_one(&listed, signature, event, breaches);
-            }
+        let other_type = lists
+            .iter()
+            .find(|list| !types.contains(&list.signature_type));
+        if let Some(list) = other_type {
+            let found = format!("a signature list of type {}", list.signature_type);
+            let wanted = "certificates, or digests where the variable may hold them";
+            breaches.push(Breach::of_event(BreachRule::Keys, event, &found, wanted));
         }
+        let signatures = lists
+            .iter()
+            .flat_map(|list| list.signatures.iter().copied());
+        self.allow_all(signatures, event, breaches);
     }
 
     /// One `EFI_SIGNATURE_DATA`, as shim measures the entry that verified an image.
     pub(super) fn allow_single(&self, value: &[u8], event: &Seen<'_>, breaches: &mut Breaches) {
         let Some((owner, data)) = value.split_first_chunk::<16>() else {
             let wanted = "an owner and a certificate";
-            breaches.push(Breach::of_event(
-                BreachRule::Keys,
-                event,
-                "too few bytes",
-                wanted,
-            ));
-            return;
+            let rule = BreachRule::Keys;
+            return breaches.push(Breach::of_event(rule, event, "too few bytes", wanted));
         };
         let owner = Guid::from_bytes(*owner);
-        self.allow_one(&self.listed(), &Signature { owner, data }, event, breaches);
+        self.allow_all([Signature { owner, data }], event, breaches);
     }
 
-    fn allow_one(
+    /// Tells the first one that is not listed, and counts the others.
+    fn allow_all<'a>(
         &self,
-        listed: &BTreeSet<(Guid, &[u8])>,
-        signature: &Signature<'_>,
+        signatures: impl IntoIterator<Item = Signature<'a>>,
         event: &Seen<'_>,
         breaches: &mut Breaches,
     ) {
-        if !listed.contains(&(signature.owner, signature.data)) {
-            let found = signature_text(signature.owner, signature.data);
-            let wanted = format!("one of {} keys that are listed", self.0.len());
-            breaches.push(Breach::of_event(BreachRule::Keys, event, &found, &wanted));
-        }
+        let listed = self.listed();
+        let mut others = signatures
+            .into_iter()
+            .filter(|it| !listed.contains(&(it.owner, it.data)));
+        let Some(first) = others.next() else {
+            return;
+        };
+        let found = signature_text(first.owner, first.data, others.count());
+        let wanted = format!("one of {} keys that are listed", self.0.len());
+        breaches.push(Breach::of_event(BreachRule::Keys, event, &found, &wanted));
     }
 
     /// There must be exactly one list, of this type, and everything that is listed must be in it.
@@ -90,34 +90,26 @@ impl Keys {
         };
         let [list] = &*lists else {
             let found = format!("{} signature lists", lists.len());
-            breaches.push(Breach::of_event(
-                rule,
-                event,
-                &found,
-                "one list of SHA-256 digests",
-            ));
-            return;
+            let wanted = "one list of SHA-256 digests";
+            return breaches.push(Breach::of_event(rule, event, &found, wanted));
         };
         if list.signature_type != signature_type {
             let found = format!("a signature list of type {}", list.signature_type);
-            breaches.push(Breach::of_event(rule, event, &found, "SHA-256 digests"));
+            return breaches.push(Breach::of_event(rule, event, &found, "SHA-256 digests"));
+        }
+        let signatures = list.signatures.iter();
+        let held: BTreeSet<_> = signatures.map(|it| (it.owner, it.data)).collect();
+        let is_held = |(owner, data): &&(Guid, Box<[u8]>)| {
+            let forms = owner_forms(*owner);
+            forms.iter().any(|owner| held.contains(&(*owner, data)))
+        };
+        let mut missing = self.iter().filter(|it| !is_held(it));
+        let Some((owner, data)) = missing.next() else {
             return;
-        }
-        let held: BTreeSet<_> = list
-            .signatures
-            .iter()
-            .map(|it| (it.owner, it.data))
-            .collect();
-        for (owner, data) in self.iter() {
-            let is_held = owner_forms(*owner)
-                .iter()
-                .any(|owner| held.contains(&(*owner, data)));
-            if !is_held {
-                let wanted = format!("{} in it", signature_text(*owner, data));
-                let found = "a dbx that lacks an entry";
-                breaches.push(Breach::of_event(rule, event, found, &wanted));
-            }
-        }
+        };
+        let wanted = signature_text(*owner, data, missing.count());
+        let found = "a dbx that lacks entries";
+        breaches.push(Breach::of_event(rule, event, found, &wanted));
     }
 }
 
@@ -143,13 +135,12 @@ fn lists<'a>(
 }
 
 /// Digests in full; of certificates, whose names are the sender's text, the beginning.
-fn signature_text(owner: Guid, data: &[u8]) -> String {
+fn signature_text(owner: Guid, data: &[u8], others: usize) -> String {
     let head = data.get(..data.len().min(32)).unwrap_or_default();
-    let rest = data.len().saturating_sub(head.len());
-    let more = if rest == 0 {
-        String::new()
-    } else {
-        format!(" and {rest} bytes more")
-    };
-    format!("{}{more} of owner {owner}", hex::encode(head))
+    let cut = if head.len() < data.len() { "…" } else { "" };
+    let mut text = format!("{}{cut} of owner {owner}", hex::encode(head));
+    if others > 0 {
+        text.push_str(&format!(" and {others} more"));
+    }
+    text
 }
