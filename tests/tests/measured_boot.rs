@@ -268,6 +268,13 @@ fn p03_every_pcr_of_the_policy_must_be_proven() {
     }
     let breaches = policy.judge(&log, &[]).unwrap_err();
     assert_eq!(breaches[0].pcrs, judged());
+    // Proofs of another log prove nothing of this one.
+    let other = self::log("keylime_binary_bios_measurements-secureboot");
+    let other = EventLog::parse(&other).unwrap();
+    let of_other = other.replay(HashAlg::Sha256).unwrap();
+    let proof = compare(&of_other, of_other.values(), judged()).unwrap();
+    let breaches = policy.judge(&log, &[proof]).unwrap_err();
+    assert_eq!(breaches[0].rule, BreachRule::NotProven);
 }
 
 #[test]

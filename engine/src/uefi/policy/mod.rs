@@ -196,16 +196,14 @@ impl MeasuredBootPolicy {
                 let relevant = self.relevant_pcrs();
                 let covering = |proof: &&BootProof<'_>| proof.pcrs().contains_all(relevant);
                 let judged: Vec<_> = proofs.iter().filter(covering).collect();
-                if judged.is_empty() {
-                    let proven = proofs.iter().map(BootProof::pcrs);
-                    let missing = proven
-                        .map(|pcrs| relevant.difference(pcrs))
-                        .min_by_key(|missing| missing.len())
-                        .unwrap_or(relevant);
-                    breaches.push(Breach::not_proven(missing));
+                let seen = if judged.is_empty() {
+                    None
                 } else {
-                    let events = Seen::of_log(log, &judged);
-                    example::judge(state, &events, &mut breaches);
+                    Seen::of_log(log, &judged)
+                };
+                match seen {
+                    Some(events) => example::judge(state, &events, &mut breaches),
+                    None => breaches.push(Breach::not_proven(unproven(relevant, proofs))),
                 }
             }
         }
@@ -213,6 +211,15 @@ impl MeasuredBootPolicy {
             policy: self.digest,
         })
     }
+}
+
+/// What the nearest of the proofs lacks of these PCRs.
+fn unproven(relevant: PcrSet, proofs: &[BootProof<'_>]) -> PcrSet {
+    let lacking = proofs.iter().map(|proof| relevant.difference(proof.pcrs()));
+    let nearest = lacking.min_by_key(|missing| missing.len());
+    nearest
+        .filter(|missing| !missing.is_empty())
+        .unwrap_or(relevant)
 }
 
 /// The proof that a policy allows what a log holds. Made by [`MeasuredBootPolicy::judge`] only.

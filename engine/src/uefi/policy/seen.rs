@@ -23,14 +23,15 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// Every event of the log, those that were not extended too, in the log's order.
-    pub(super) fn of_log(log: &EventLog<'a>, proofs: &[&BootProof<'a>]) -> Vec<Self> {
+    /// Every event of the log, those that were not extended too, in the log's order; `None` when
+    /// the proofs prove events that the log has not, and so are of another log.
+    pub(super) fn of_log(log: &EventLog<'a>, proofs: &[&BootProof<'a>]) -> Option<Vec<Self>> {
         let mut rests: Vec<_> = proofs
             .iter()
             .map(|it| it.measurements().iter().peekable())
             .collect();
         let events = log.events().iter();
-        events
+        let seen = events
             .map(|event| {
                 let place = event.place();
                 let mut seen = Self {
@@ -58,7 +59,9 @@ impl<'a> Seen<'a> {
                 }
                 seen
             })
-            .collect()
+            .collect();
+        let is_whole = rests.iter_mut().all(|rest| rest.peek().is_none());
+        is_whole.then_some(seen)
     }
 
     /// The digests that are proven.
