@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rat_api::keylime::{ApiVersion, Keylime};
+use rat_api::keylime::{ApiVersion, Keylime, MeasuredBoot};
 use rat_engine::agent_id::AgentId;
 use rat_engine::hash::HashAlg;
 use rat_engine::ima::boot_aggregate::BootAggregates;
@@ -183,7 +183,7 @@ fn judge(time: Duration) {
         units.insert(format!("list recurring, {form}"), recurring.into());
     }
     for (name, data) in [("quote", quote()), ("request with list", list(&machine))] {
-        let (keylime, body) = (Keylime::new(1), request(&data));
+        let (keylime, body) = (Keylime::new(1, MeasuredBoot::default()), request(&data));
         let body = axum::body::Bytes::from(body);
         let verify = || {
             let answer = keylime.answer(ApiVersion::V2_6, body.clone());

@@ -175,6 +175,16 @@ limits! {
         "All patterns of a policy together, as they are written.";
     EXCLUDES_PROGRAM_BYTES_MAX = 64 * 1024 * 1024, "bytes",
         "All patterns of a policy together, compiled: a second of work and twice the memory.";
+    MB_POLICY_BYTES_MAX = 8 * 1024 * 1024, "bytes",
+        "A measured boot reference state: keys of some KiB, a dbx of some hundred KiB in hexadecimal.";
+    MB_POLICY_ENTRIES_MAX = 65_536, "entries",
+        "One list of a measured boot reference state; the largest is dbx.";
+    MB_POLICY_KERNELS_MAX = 1024, "entries",
+        "Kernels that a reference state allows: each has a pattern that is compiled.";
+    MB_POLICY_FINDINGS_MAX = 64, "findings",
+        "What is told of one event log; a person needs the first few.";
+    MB_POLICY_SHOWN_MAX = 160, "characters",
+        "How much of an event's content a finding shows.";
     TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",

@@ -301,6 +301,7 @@ impl Expectation {
             challenged: self.challenged,
             pcr_policy,
             boot_pcrs: None,
+            measured_boot: None,
             judge,
         };
         let Submission {

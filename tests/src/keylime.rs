@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::to_bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rat_api::keylime::{ApiVersion, Keylime};
+use rat_api::keylime::{ApiVersion, Keylime, MeasuredBoot};
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr::{PcrSet, PcrValues};
 use serde_json::{Value, json};
@@ -124,5 +124,9 @@ pub fn answer(keylime: &Arc<Keylime>, version: ApiVersion, body: &[u8]) -> Answe
 /// The answer of version 2.6 to TPM evidence.
 pub fn verify(data: &Value) -> Answered {
     let body = json!({"type": "tpm", "data": data}).to_string();
-    answer(&Keylime::new(1), ApiVersion::V2_6, body.as_bytes())
+    answer(
+        &Keylime::new(1, MeasuredBoot::default()),
+        ApiVersion::V2_6,
+        body.as_bytes(),
+    )
 }

@@ -12,7 +12,7 @@ use rat_api::clock::unix_ms;
 use rat_api::core::fleet::{Answer as Later, Fleet, FleetUnavailable, Seen};
 use rat_api::keylime::push;
 use rat_api::keylime::verifier::{self, Mode, Verifier};
-use rat_api::keylime::{self, Keylime};
+use rat_api::keylime::{self, Keylime, MeasuredBoot};
 use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::Shared;
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
@@ -188,7 +188,8 @@ impl Served {
         let routers = [
             verifier::surface(Arc::clone(&shared)).into_router(state),
             push::surface(Arc::clone(&shared)).into_router(pushes),
-            keylime::surface(Arc::clone(&shared)).into_router(Keylime::new(1)),
+            keylime::surface(Arc::clone(&shared))
+                .into_router(Keylime::new(1, MeasuredBoot::default())),
         ];
         let router = keylime::join(&shared, routers);
         let any = "127.0.0.1:0".parse().unwrap();

@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod assignment;
+pub mod booted;
 pub mod crash;
 pub mod described;
 pub mod driven;

@@ -32,10 +32,12 @@ use rat_transport::quic::wire::{Frame, FrameType, PREAMBLE_BYTES};
 
 use crate::{sequences, vectors};
 
+mod boot;
 mod enrolment;
 mod evidence;
 mod lanes;
 mod requests;
+pub use boot::{boot_content, boot_policy};
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
 pub use evidence::verify_evidence;
 pub use lanes::{p256_lanes, rsa_lanes};
@@ -45,10 +47,12 @@ pub use requests::{core_json, keylime_registration};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 26] = [
+pub const ALL: [(&str, Target); 28] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
+    ("boot_content", boot_content),
+    ("boot_policy", boot_policy),
     ("certificate_request", certificate_request),
     ("core_json", core_json),
     ("ek_certificate", ek_certificate),
@@ -551,6 +555,7 @@ fn is_trusted(genuine: &Genuine, [quote, signature, values, log, nonce]: &[Vec<u
         challenged: None,
         pcr_policy: None,
         boot_pcrs: None,
+        measured_boot: None,
         judge: Some(Arc::clone(&genuine.judge)),
     };
     let mut appraisal = Appraisal::of_quote(reference, Rules::default(), quote, signature, values);

@@ -243,6 +243,7 @@ impl Inner {
             challenged: Some(challenge.selection),
             pcr_policy: None,
             boot_pcrs: submission.boot_log.is_some().then_some(PcrSet::BOOT),
+            measured_boot: None,
             judge: None,
         };
         let mut appraisal = Appraisal::of_quote(

@@ -10,7 +10,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rat_api::keylime::{ApiVersion, Keylime};
+use rat_api::keylime::{ApiVersion, Keylime, MeasuredBoot};
 use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::pcr::PcrSet;
 use rat_tests::evidence::{BOOT_AND_IMA, Machine, boot_log, pcr, policy_json};
@@ -460,7 +460,7 @@ fn i12_boot_aggregate_is_of_this_boot() {
 }
 
 #[test]
-fn e01_a_boot_log_explains_the_quote_and_no_boot_policy_is_ignored() {
+fn e01_a_boot_log_explains_the_quote_and_a_boot_policy_wants_one() {
     let machine = Machine::valid();
     let made = |log: Vec<u8>| {
         let submission = machine.attest(NONCE.as_bytes());
@@ -483,12 +483,15 @@ fn e01_a_boot_log_explains_the_quote_and_no_boot_policy_is_ignored() {
         "measured_boot.parser.tpm2_eventlog.error"
     );
     refused(&with(&machine, "mb_log", "*"), 400, "mb_log");
-    for empty in ["{}", " { \n } "] {
+    for empty in ["{}", " { \n } ", "[]"] {
         assert!(verify(&with(&machine, "mb_policy", empty)).is_valid());
     }
-    for policy in [r#"{"has_secureboot": true}"#, "[]", "x", "{} {}"] {
-        refused(&with(&machine, "mb_policy", policy), 501, "mb_policy");
+    for policy in ["x", "{} {}", "null"] {
+        refused(&with(&machine, "mb_policy", policy), 400, "mb_policy");
     }
+    // One with content wants a log, whichever policy judges.
+    let answered = verify(&with(&machine, "mb_policy", r#"{"has_secureboot": true}"#));
+    assert_eq!(answered.failures()[0].1, "uefi.log_missing");
 }
 
 #[test]
@@ -522,7 +525,7 @@ fn x01_requests_that_name_too_little_are_answered_as_keylime_does() {
 
 #[test]
 fn x01_bodies_that_are_no_request_are_refused() {
-    let keylime = Keylime::new(1);
+    let keylime = Keylime::new(1, MeasuredBoot::default());
     let data = data(&Machine::valid());
     let deep = [vec![b'['; 2000], vec![b']'; 2000]].concat();
     let twice = br#"{"type":"tpm","data":{"nonce":"a","nonce":"b"}}"#;
@@ -568,7 +571,7 @@ fn x01_bodies_that_are_no_request_are_refused() {
 
 #[test]
 fn each_version_answers_in_its_own_shape() {
-    let keylime = Keylime::new(1);
+    let keylime = Keylime::new(1, MeasuredBoot::default());
     let good = data(&Machine::valid());
     let mut bad = good.clone();
     bad["nonce"] = "another".into();

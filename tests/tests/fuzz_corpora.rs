@@ -58,6 +58,10 @@ fn budget(target: &str) -> Budget {
         "ima_splits" => (16 << 10, 32),
         // Events, measurements replayed in each bank, and texts of decoded data.
         "uefi_event_log" => (16 << 10, 64),
+        // The same for two policies, with up to four digests of each event; and a genuine policy.
+        "boot_content" => (8 << 20, 1 << 10),
+        // Compiled patterns, as in runtime policies, and a genuine log judged.
+        "boot_policy" => (64 << 20, 4 << 10),
         // Text is decoded from base64, and the key copied, for each of five readers.
         "keyring_buffer" => (8 << 10, 32),
         // Programs of regular expressions, bounded by EXCLUDE_PROGRAM_BYTES_MAX each: 30 MB are
@@ -115,7 +119,8 @@ fn fitting(file: &str) -> &'static [&'static str] {
         _ if file.starts_with("ek/certificates/") => &["ek_certificate"],
         _ if file.starts_with("ima/") && file.ends_with(".json") => &["runtime_policy"],
         _ if file.starts_with("ima/") => LIST,
-        _ if file.starts_with("eventlogs/") => &["uefi_event_log"],
+        _ if file.starts_with("eventlogs/") => &["uefi_event_log", "boot_content"],
+        _ if file.starts_with("measured_boot/refstates/") => &["boot_policy"],
         _ if file.ends_with(".json") => &["pcr_json", "runtime_policy", "tpm_policy"],
         _ => &[],
     }

@@ -16,6 +16,8 @@ use rat_engine::limits::ALL;
 
 #[path = "limits/ima.rs"]
 mod ima;
+#[path = "limits/measured_boot.rs"]
+mod measured_boot;
 #[path = "limits/names.rs"]
 mod names;
 #[path = "limits/policy.rs"]
@@ -75,6 +77,11 @@ const CASES: &[(&str, Case)] = &[
     ("EXCLUDE_LOOK_BEHIND_MAX", policy::exclude_look_behind),
     ("EXCLUDES_BYTES_MAX", policy::excludes_bytes),
     ("EXCLUDES_PROGRAM_BYTES_MAX", policy::excludes_program_bytes),
+    ("MB_POLICY_BYTES_MAX", measured_boot::bytes),
+    ("MB_POLICY_ENTRIES_MAX", measured_boot::entries),
+    ("MB_POLICY_KERNELS_MAX", measured_boot::kernels),
+    ("MB_POLICY_FINDINGS_MAX", measured_boot::findings),
+    ("MB_POLICY_SHOWN_MAX", measured_boot::shown),
     ("TPM_POLICY_BYTES_MAX", tpm::policy_bytes),
     ("TPM_POLICY_VALUES_MAX", tpm::policy_values),
 ];

@@ -82,6 +82,7 @@ impl Evidence {
             challenged: None,
             pcr_policy: None,
             boot_pcrs: None,
+            measured_boot: None,
             judge: None,
         };
         let mut appraisal = Appraisal::of_quote(

@@ -28,6 +28,7 @@ fn by_stages(it: &Assignment) -> String {
         challenged: Some(it.challenge.selection),
         pcr_policy: it.pcr_policy.clone(),
         boot_pcrs: it.boot_pcrs,
+        measured_boot: None,
         judge: it.judge.clone(),
     };
     let sent = &it.submission;

@@ -212,6 +212,7 @@ fn judge(quote: &RecordedQuote, nonce: &[u8], allow_sha1: bool) -> Vec<&'static 
         challenged: None,
         pcr_policy: None,
         boot_pcrs: None,
+        measured_boot: None,
         judge: None,
     };
     let rules = Rules {

@@ -41,6 +41,7 @@ Where these rules differ from Keylime's on purpose:
 - A malformed signature field fails always; a measured buffer must hash to its digest.
 - A key that an exclude pattern lets pass is not learned.
 - Entries after the cut (added since the quote) are not judged, and teach no key.
+- Measured boot policies judge what digests prove: [docs/keylime.md](keylime.md) has the list.
 - Values of PCR 16 and 23 are refused in a PCR policy: software can reset them.
 
 ";

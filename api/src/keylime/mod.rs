@@ -9,6 +9,7 @@
 mod caller;
 mod envelope;
 pub mod evidence;
+mod measured_boot;
 mod params;
 pub mod push;
 pub mod registrar;
@@ -17,6 +18,7 @@ mod version;
 
 pub use caller::{Identity, KeylimeCaller};
 pub(crate) use envelope::refuse;
+pub use measured_boot::{Evaluate, MeasuredBoot, UnknownEvaluate};
 pub use version::ApiVersion;
 
 use std::sync::Arc;
@@ -34,14 +36,16 @@ use crate::surface::{Aliases, AtOnceMax, BodyLimit, Joined, Route, Shared, Surfa
 pub struct Keylime {
     verifications: Verifications,
     policies: Policies,
+    measured_boot: MeasuredBoot,
 }
 
 impl Keylime {
     /// A verifier that judges so much evidence at once, on threads of its own.
-    pub fn new(verifications: usize) -> Arc<Self> {
+    pub fn new(verifications: usize, measured_boot: MeasuredBoot) -> Arc<Self> {
         Arc::new(Self {
             verifications: Verifications::new(verifications),
             policies: Policies::default(),
+            measured_boot,
         })
     }
 }

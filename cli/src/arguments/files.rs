@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr::PcrSet;
+use rat_engine::uefi::policy::PolicyName;
 
-use super::values::{Nonce, hash_alg, ima_pcr_list, log_size, nonce, pcr_list};
+use super::values::{Nonce, boot_policy_name, hash_alg, ima_pcr_list, log_size, nonce, pcr_list};
 use crate::output::Format;
 
 pub(super) const VERIFY_HELP: &str = "\
@@ -77,6 +78,13 @@ pub(crate) struct VerifyArguments {
     #[arg(long, value_name = "LIST", value_parser = pcr_list, requires = "boot_log",
           help_heading = "Reference values")]
     pub(crate) mb_pcrs: Option<PcrSet>,
+    /// Measured boot reference state, in Keylime's JSON
+    #[arg(long, value_name = "FILE", help_heading = "Reference values")]
+    pub(crate) mb_policy: Option<PathBuf>,
+    /// The policy that judges the boot log by it: accept-all, reject-all or example
+    #[arg(long, value_name = "NAME", default_value = "example", value_parser = boot_policy_name(),
+          requires = "mb_policy", help_heading = "Reference values")]
+    pub(crate) mb_policy_name: PolicyName,
 
     /// Accept signatures over SHA-1, and the SHA-1 bank
     #[arg(long, help_heading = "Rules")]

@@ -21,7 +21,9 @@ pub(crate) use groups::{EkCommand, GroupCommand, GroupSettings};
 pub(crate) use people::{
     AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserChange, UserCommand,
 };
-pub(crate) use policies::{CreateArguments, CreateCommand, PolicyArguments, PolicyCommand};
+pub(crate) use policies::{
+    CreateArguments, CreateBootArguments, CreateCommand, PolicyArguments, PolicyCommand,
+};
 pub(crate) use relays::RelayCommand;
 pub(crate) use remote::{Connect, Enroll, Login, RemoteArguments};
 pub(crate) use values::Fingerprint;

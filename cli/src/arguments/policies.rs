@@ -30,6 +30,18 @@ Example:
   rat policies create runtime --from-ima-log ascii_runtime_measurements \\
       --exclude '/usr/share/man/.*[.]gz$' --out policy.json";
 
+const CREATE_BOOT_HELP: &str = "\
+The log's digests become what `example` allows: make it on a machine that is known to be good.
+
+Exit codes:
+  0  the reference state was written, and the log passes by it
+  1  the log lacks something, or fails by its own reference state
+  2  wrong usage, a log that cannot be read, or one that says that Secure Boot is off
+
+Example:
+  rat policies create measured-boot -o mb_refstate.json \\
+      --eventlog /sys/kernel/security/tpm0/binary_bios_measurements";
+
 const LIST_HELP: &str = "\
 Status: active is enforced, shadow is kept beside it, superseded was enforced once, inactive never.
 
@@ -152,7 +164,7 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         remote: RemoteArguments,
     },
-    /// Look for mistakes in a runtime policy, without a server
+    /// Look for mistakes in a runtime policy or measured boot reference state, without a server
     #[command(after_help = LINT_HELP)]
     Lint {
         /// The policy, in Keylime's JSON
@@ -173,6 +185,25 @@ pub(crate) enum CreateCommand {
     /// Make a runtime policy that allows what a measurement list holds
     #[command(after_help = CREATE_HELP)]
     Runtime(CreateArguments),
+    /// Make a measured boot reference state of the event log of a machine that is as it should be
+    #[command(after_help = CREATE_BOOT_HELP)]
+    MeasuredBoot(CreateBootArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateBootArguments {
+    /// UEFI event log (/sys/kernel/security/tpm0/binary_bios_measurements)
+    #[arg(short = 'e', long, value_name = "FILE", alias = "eventlog-file")]
+    pub(crate) eventlog: PathBuf,
+    /// Accept a log that says that Secure Boot is off
+    #[arg(short = 'i', long)]
+    pub(crate) without_secureboot: bool,
+    /// Write the reference state though the log lacks something that the policy `example` needs
+    #[arg(long)]
+    pub(crate) allow_incomplete: bool,
+    /// Where to write the reference state [default: standard output]
+    #[arg(short = 'o', long, value_name = "FILE", alias = "output")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

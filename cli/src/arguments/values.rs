@@ -5,6 +5,7 @@ use std::str::FromStr;
 use rat_engine::hash::HashAlg;
 use rat_engine::limits;
 use rat_engine::pcr::{PcrIndex, PcrSet};
+use rat_engine::uefi::policy::PolicyName;
 use thiserror::Error;
 
 /// The expected extraData of a quote.
@@ -97,6 +98,13 @@ pub(super) fn hash_alg() -> impl clap::builder::TypedValueParser<Value = HashAlg
     PossibleValuesParser::new(names).try_map(|name| {
         HashAlg::from_name(name.as_bytes()).ok_or_else(|| format!("no algorithm `{name}`"))
     })
+}
+
+/// The names of the measured boot policies.
+pub(super) fn boot_policy_name() -> impl clap::builder::TypedValueParser<Value = PolicyName> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser};
+    let names = PolicyName::ALL.map(PolicyName::as_str);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<PolicyName>())
 }
 
 /// `1048576`, `1024K`, `1M`.

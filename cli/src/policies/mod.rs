@@ -1,7 +1,8 @@
-//! Runtime policies: reading, `rat policies lint` and `rat policies create`; the rest of
-//! `rat policies` asks the server.
+//! Policies: reading, `rat policies lint` and `rat policies create`; the rest of `rat policies` asks
+//! the server.
 
 mod create;
+mod create_boot;
 mod lint;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use rat_engine::ima::judge::Judge;
 use rat_engine::policy::RuntimePolicy;
+use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
 use rat_engine::verdict::Code;
 
 use crate::Outcome;
@@ -27,17 +29,34 @@ pub(crate) fn read(option: &'static str, path: &Path) -> Result<RuntimePolicy, I
     };
     let text = input::read(option, path, "POLICY_BYTES_MAX")?;
     let policy = RuntimePolicy::parse(&text).map_err(|error| fault(&error))?;
-    Judge::new(policy.clone().into()).map_err(|error| fault(&error))?;
+    check(&policy).map_err(|error| fault(&error))?;
     Ok(policy)
+}
+
+/// Whether a policy can be judged by.
+fn check(policy: &RuntimePolicy) -> Result<(), impl std::fmt::Display + use<>> {
+    Judge::new(policy.clone().into()).map(drop)
+}
+
+/// Reads a measured boot reference state for this policy; `None` when it is empty.
+pub(crate) fn read_boot(
+    option: &'static str,
+    path: &Path,
+    name: PolicyName,
+) -> Result<Option<MeasuredBootPolicy>, InputError> {
+    let text = input::read(option, path, "MB_POLICY_BYTES_MAX")?;
+    MeasuredBootPolicy::parse(name, &text)
+        .map_err(|error| InputError::new(option, path, &error).with_code(Code::PolicyMalformed))
 }
 
 /// Runs one of the commands on policies.
 pub(crate) fn run(options: &PolicyArguments, terminal: &mut Terminal) -> Result<Outcome> {
     match &options.command {
         PolicyCommand::Lint { file, output } => lint::run(file, *output, terminal),
-        PolicyCommand::Create {
-            policy: CreateCommand::Runtime(options),
-        } => create::run(options, terminal),
+        PolicyCommand::Create { policy } => match policy {
+            CreateCommand::Runtime(options) => create::run(options, terminal),
+            CreateCommand::MeasuredBoot(options) => create_boot::run(options, terminal),
+        },
         PolicyCommand::List {
             group,
             limit,

@@ -11,6 +11,7 @@ use rat_engine::pcr::PcrValues;
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::tpm::attributes::{KeyAttributeError, check_attestation_key};
+use rat_engine::uefi::policy::MeasuredBootPolicy;
 use rat_engine::verdict::Code;
 
 use crate::arguments::VerifyArguments;
@@ -29,6 +30,7 @@ pub(super) struct Files<'o> {
     pub(super) ima_log: Option<Input<'o>>,
     pub(super) policy: Option<Arc<RuntimePolicy>>,
     pub(super) pcr_policy: Option<Arc<PcrPolicy>>,
+    pub(super) boot_policy: Option<Arc<MeasuredBootPolicy>>,
 }
 
 /// The attestation key.
@@ -65,7 +67,26 @@ impl<'o> Files<'o> {
                 .transpose()?
                 .map(Arc::new),
             pcr_policy: pcr_policy.map(read_pcr_policy).transpose()?.map(Arc::new),
+            boot_policy: read_boot_policy(options)?,
         })
+    }
+}
+
+/// The measured boot policy. An empty reference state asks for nothing, and somebody who names one
+/// wants something.
+fn read_boot_policy(
+    options: &VerifyArguments,
+) -> Result<Option<Arc<MeasuredBootPolicy>>, InputError> {
+    const OPTION: &str = "--mb-policy";
+    let Some(path) = &options.mb_policy else {
+        return Ok(None);
+    };
+    match policies::read_boot(OPTION, path, options.mb_policy_name)? {
+        Some(policy) => Ok(Some(Arc::new(policy))),
+        None => {
+            let reason = "the reference state is empty: nothing would be judged";
+            Err(InputError::new(OPTION, path, &reason).with_code(Code::PolicyMissing))
+        }
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn judge(
         challenged: None,
         pcr_policy: files.pcr_policy.clone(),
         boot_pcrs: options.mb_pcrs,
+        measured_boot: files.boot_policy.clone(),
         judge,
     };
     let rules = Rules {

@@ -17,6 +17,7 @@ mod hostile;
 mod hostile_server;
 mod inspect;
 mod login;
+mod measured_boot;
 mod operator;
 mod people;
 mod policies;

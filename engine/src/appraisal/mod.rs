@@ -25,6 +25,7 @@
 //!     challenged: None,
 //!     pcr_policy: None,
 //!     boot_pcrs: None,
+//!     measured_boot: None,
 //!     judge: None,
 //! };
 //! let quote = b"not made by a TPM";
@@ -36,6 +37,7 @@
 //! # Ok::<(), rat_engine::crypto::KeyError>(())
 //! ```
 
+mod boot;
 mod rules;
 
 #[cfg(test)]
@@ -43,8 +45,10 @@ mod tests;
 
 pub use rules::{ExtraData, Reference, Rules};
 
+use boot::{BootStage, Judged, replay_boot_log};
+
 use crate::crypto::Verified;
-use crate::hash::{Digest, HashAlg};
+use crate::hash::Digest;
 use crate::ima::boot_aggregate::{BootAggregateFault, BootAggregates, Evidence};
 use crate::ima::judge::Judge;
 use crate::ima::{Committed, ImaAppraiser, ImaError, ImaOptions, ImaOutcome, ImaProof, Start};
@@ -53,9 +57,7 @@ use crate::pcr::{PcrIndex, PcrSet, PcrValues};
 use crate::pcr_policy::PcrPolicyProof;
 use crate::quote::{BoundQuote, PcrRules, Quote, QuoteError, QuotedPcrs};
 use crate::tpm::Signature;
-use crate::uefi::{
-    BootProof, EventLog, ExplainedBoot, Replay, UefiError, UefiPcrMismatch, compare,
-};
+use crate::uefi::policy::MeasuredBootProof;
 use crate::verdict::{Demand, Finding, Reason, Trusted, Verdict};
 
 /// An appraisal under way. It borrows nothing: it can wait for evidence that arrives in pieces,
@@ -78,13 +80,8 @@ struct Proven {
     pcrs: QuotedPcrs,
     pcr_policy: Option<Demand<PcrPolicyProof>>,
     boot: Option<BootStage>,
+    measured_boot: Option<MeasuredBootProof>,
     ima: Option<ImaStage>,
-}
-
-#[derive(Debug)]
-struct BootStage {
-    explained: ExplainedBoot,
-    replayed: PcrValues,
 }
 
 #[derive(Debug)]
@@ -201,14 +198,29 @@ impl Appraisal {
         self.proven.as_ref().map(|proven| &proven.quote)
     }
 
-    /// Checks a boot log: form, order, event digests, and replay against the quoted values.
+    /// Checks a boot log: form, order, event digests, replay against the quoted values and, where
+    /// those agree, its content against the measured boot policy.
     pub fn boot_log(&mut self, log: &[u8]) {
         let Some(proven) = &mut self.proven else {
             return;
         };
-        match replay_boot_log(log, &proven.pcrs, self.reference.boot_pcrs) {
-            Ok(stage) => proven.boot = Some(stage),
-            Err(reasons) => reasons.into_iter().for_each(|reason| self.fail(reason)),
+        let Reference {
+            boot_pcrs,
+            measured_boot: policy,
+            ..
+        } = &self.reference;
+        let Judged { stage, content } =
+            match replay_boot_log(log, &proven.pcrs, *boot_pcrs, policy.as_deref()) {
+                Ok(judged) => judged,
+                Err(reasons) => return reasons.into_iter().for_each(|reason| self.fail(reason)),
+            };
+        proven.boot = Some(stage);
+        match content {
+            None => {}
+            Some(Ok(proof)) => proven.measured_boot = Some(proof),
+            Some(Err(breaches)) => breaches
+                .into_iter()
+                .for_each(|breach| self.fail(Reason::MeasuredBoot(breach))),
         }
     }
 
@@ -327,7 +339,9 @@ impl Appraisal {
 
     /// Concludes. Trusted takes every proof; whatever is missing makes it untrusted.
     pub fn conclude(mut self) -> Appraised {
-        if self.reference.boot_pcrs.is_some()
+        let wants_log =
+            self.reference.boot_pcrs.is_some() || self.reference.measured_boot.is_some();
+        if wants_log
             && self.findings.is_empty()
             && self
                 .proven
@@ -416,6 +430,13 @@ impl Appraisal {
         if !self.findings.is_empty() {
             return Verdict::Untrusted;
         }
+        let measured_boot = match (&self.reference.measured_boot, proven.measured_boot) {
+            (None, _) => Demand::NotDemanded,
+            (Some(policy), Some(proof)) if proof.policy() == policy.digest() => {
+                Demand::Proven(proof)
+            }
+            (Some(_), _) => return Verdict::Untrusted,
+        };
         let Some(judge) = &self.reference.judge else {
             return Verdict::Authentic;
         };
@@ -432,6 +453,7 @@ impl Appraisal {
             &proven.pcrs,
             pcr_policy,
             boot,
+            measured_boot,
             &ima.proof,
             policy,
         )
@@ -484,6 +506,7 @@ impl Appraisal {
             pcrs,
             pcr_policy: None,
             boot: None,
+            measured_boot: None,
             ima: None,
         })
     }
@@ -555,99 +578,5 @@ fn not_passed_before(start: &Start, judge: Option<&Judge>) -> Option<ImaError> {
             expected: 0,
         }),
         _ => None,
-    }
-}
-
-/// PCRs that firmware and boot loaders measure into, as Keylime counts them.
-fn measured_boot_pcrs() -> PcrSet {
-    let others = PcrSet::from_bits(0b1111_1000_0000_0000).unwrap_or(PcrSet::EMPTY);
-    PcrSet::BOOT.union(others)
-}
-
-/// Replays every bank of the log, and compares those that are quoted.
-fn replay_boot_log(
-    log: &[u8],
-    pcrs: &QuotedPcrs,
-    wanted: Option<PcrSet>,
-) -> Result<BootStage, Vec<Reason>> {
-    let log = EventLog::parse(log).map_err(|error| vec![Reason::Uefi(error)])?;
-    let mut reasons = Vec::new();
-    let mut replays = Vec::new();
-    for bank in log.banks() {
-        match log.replay(bank) {
-            Ok(replay) => replays.push(replay),
-            // Also in a bank that nobody quoted: firmware writes all columns of an event at once.
-            Err(error) => reasons.push(Reason::Uefi(error)),
-        }
-    }
-    let mut proofs = Vec::new();
-    for (bank, quoted) in pcrs.selection().banks() {
-        // A bank may be listed without PCRs, or be quoted for the measurement list alone.
-        if wanted
-            .unwrap_or(measured_boot_pcrs())
-            .intersection(quoted)
-            .is_empty()
-        {
-            continue;
-        }
-        match compare_bank(&replays, bank, quoted, pcrs, wanted) {
-            Ok(proof) => proofs.extend(proof),
-            Err(reason) => reasons.push(reason),
-        }
-    }
-    let explained = proofs
-        .iter()
-        .map(BootProof::explained)
-        .reduce(ExplainedBoot::and);
-    match explained {
-        _ if !reasons.is_empty() => Err(reasons),
-        Some(explained) => {
-            let mut replayed = PcrValues::new();
-            for (_, pcr, value) in replays.iter().flat_map(|replay| replay.values().iter()) {
-                replayed.insert(pcr, value);
-            }
-            Ok(BootStage {
-                explained,
-                replayed,
-            })
-        }
-        None => Err(vec![nothing_compared(pcrs, wanted)]),
-    }
-}
-
-/// Compares one bank; `None` when none of its quoted PCRs is to be compared.
-fn compare_bank<'l>(
-    replays: &[Replay<'l>],
-    bank: HashAlg,
-    quoted: PcrSet,
-    pcrs: &QuotedPcrs,
-    wanted: Option<PcrSet>,
-) -> Result<Option<BootProof<'l>>, Reason> {
-    let replay = replays
-        .iter()
-        .find(|replay| replay.bank() == bank)
-        .ok_or(Reason::Uefi(UefiError::BankMissing { bank }))?;
-    let compared = wanted.unwrap_or_else(|| {
-        let with_events = PcrSet::BOOT.union(replay.measured());
-        measured_boot_pcrs()
-            .intersection(with_events)
-            .intersection(quoted)
-    });
-    if compared.is_empty() {
-        return Ok(None);
-    }
-    compare(replay, pcrs.values(), compared)
-        .map(Some)
-        .map_err(Reason::UefiCompare)
-}
-
-/// Why a boot log was compared with nothing: the quote has none of the PCRs.
-fn nothing_compared(pcrs: &QuotedPcrs, wanted: Option<PcrSet>) -> Reason {
-    let all = wanted.unwrap_or(measured_boot_pcrs());
-    match (wanted, all.iter().next(), pcrs.selection().banks().next()) {
-        (Some(_), Some(pcr), Some((bank, _))) => {
-            Reason::UefiCompare(UefiPcrMismatch::NotQuoted { pcr, bank, all })
-        }
-        _ => Reason::BootNotQuoted(all),
     }
 }

@@ -9,6 +9,7 @@ use crate::pcr::PcrSet;
 use crate::pcr_policy::PcrPolicy;
 use crate::tpm::PcrSelection;
 use crate::tpm::attributes::KeyAttributeError;
+use crate::uefi::policy::MeasuredBootPolicy;
 
 /// Rules that do not depend on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct Reference {
     /// The PCRs that the boot log must explain; `None` for those of PCR 0-9 and 11-15 that are
     /// quoted and, above 9, occur in the log.
     pub boot_pcrs: Option<PcrSet>,
+    /// The measured boot policy: it judges what the boot log holds.
+    pub measured_boot: Option<Arc<MeasuredBootPolicy>>,
     /// The runtime policy.
     pub judge: Option<Arc<Judge>>,
 }

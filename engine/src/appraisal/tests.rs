@@ -60,6 +60,7 @@ impl Recorded {
             challenged: None,
             pcr_policy: Some(pcr_policy.into()),
             boot_pcrs: None,
+            measured_boot: None,
             judge: Some(judge.into()),
         };
         let rules = Rules {

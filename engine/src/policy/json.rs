@@ -19,14 +19,14 @@ enum Segment {
 
 /// Where the reader is, and the typed error when it has met one.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(crate) struct Place {
     segments: Vec<Segment>,
     fault: Option<Fault>,
 }
 
 impl Place {
     /// The place as `digests["/usr/bin/dd"][0]`.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         let mut path = String::new();
         for segment in &self.segments {
             match segment {
@@ -52,12 +52,12 @@ impl Place {
     }
 
     /// The typed error met last, if any.
-    pub(super) fn fault(&mut self) -> Option<Fault> {
+    pub(crate) fn fault(&mut self) -> Option<Fault> {
         self.fault.take()
     }
 
     /// Records `fault` at the present place and returns what stops the JSON reader.
-    pub(super) fn refuse<E: Error>(&mut self, fault: Fault) -> E {
+    pub(crate) fn refuse<E: Error>(&mut self, fault: Fault) -> E {
         self.fault = Some(fault);
         E::custom("refused")
     }
@@ -71,7 +71,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// Text, borrowed from the document where it holds no escapes.
-pub(super) struct TextSeed;
+pub(crate) struct TextSeed;
 
 impl<'de> DeserializeSeed<'de> for TextSeed {
     type Value = Cow<'de, str>;
@@ -98,7 +98,7 @@ impl<'de> Visitor<'de> for TextSeed {
 }
 
 /// Something that reads the members of one kind of object.
-pub(super) trait Members {
+pub(crate) trait Members {
     /// What the object is, for error messages.
     const EXPECTED: &'static str;
     /// Whether the reader itself refuses duplicates; otherwise the names are kept to do so.
@@ -112,7 +112,7 @@ pub(super) trait Members {
 }
 
 /// Reads one object with a reader of its members.
-pub(super) struct Object<'a, M>(pub(super) &'a mut M);
+pub(crate) struct Object<'a, M>(pub(crate) &'a mut M);
 
 impl<'de, M: Members> DeserializeSeed<'de> for Object<'_, M> {
     type Value = ();
@@ -147,7 +147,7 @@ impl<'de, M: Members> Visitor<'de> for Object<'_, M> {
 }
 
 /// Something that reads the elements of one kind of array.
-pub(super) trait Elements {
+pub(crate) trait Elements {
     /// What the array is, for error messages.
     const EXPECTED: &'static str;
 
@@ -159,7 +159,7 @@ pub(super) trait Elements {
 }
 
 /// Reads one array with a reader of its elements.
-pub(super) struct Array<'a, R>(pub(super) &'a mut R);
+pub(crate) struct Array<'a, R>(pub(crate) &'a mut R);
 
 impl<'de, R: Elements> DeserializeSeed<'de> for Array<'_, R> {
     type Value = usize;
@@ -193,7 +193,7 @@ impl<'de, R: Elements> Visitor<'de> for Array<'_, R> {
 
 /// Reads and drops a value of an unknown member. Duplicate members are refused in it too; the
 /// JSON reader bounds its depth.
-pub(super) struct Skip<'a>(pub(super) &'a mut Place);
+pub(crate) struct Skip<'a>(pub(crate) &'a mut Place);
 
 impl<'de> DeserializeSeed<'de> for Skip<'_> {
     type Value = ();

@@ -3,7 +3,7 @@
 mod compiled;
 pub mod exclude;
 mod generate;
-mod json;
+pub(crate) mod json;
 mod lint;
 mod runtime;
 mod table;

@@ -169,6 +169,18 @@ pub enum Fault {
     /// A digest with an algorithm's name but not its length.
     #[error("the digest has not the length of its algorithm")]
     DigestLength,
+    /// Not `0x` and hexadecimal digits of whole bytes.
+    #[error("not 0x and hexadecimal digits of whole bytes")]
+    NotHex,
+    /// An object lacks members.
+    #[error("one of {members} is missing")]
+    Incomplete {
+        /// Their names.
+        members: &'static str,
+    },
+    /// Not a GUID in text form.
+    #[error("not a GUID")]
+    NotGuid,
     /// More items than a limit allows.
     #[error("more than {max} ({limit})")]
     Limit {

@@ -261,6 +261,7 @@ impl KeptEvidence {
             challenged: None,
             pcr_policy: against.pcr_policy,
             boot_pcrs: against.boot_pcrs,
+            measured_boot: None,
             judge: against.judge,
         };
         let (quote, signature) = (&self.quote, &self.signature);

@@ -358,6 +358,7 @@ fn begin(
         challenged: Some(assignment.challenge.selection),
         pcr_policy: assignment.pcr_policy.clone(),
         boot_pcrs: assignment.boot_pcrs,
+        measured_boot: None,
         judge: assignment.judge.clone(),
     };
     let mut appraisal = if assignment.is_bound_elsewhere(&nonce) {

@@ -30,6 +30,7 @@ mod error;
 mod event;
 mod log;
 mod order;
+pub mod policy;
 mod replay;
 mod spec_id;
 

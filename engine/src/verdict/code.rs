@@ -182,6 +182,33 @@ codes! {
     UefiPcrMismatch "uefi.pcr_mismatch" Channel
         "Replaying the boot log does not give the quoted PCR values."
         "Take log and quote from one boot; if they are, events were hidden or altered.";
+    UefiPolicyRejected "uefi.policy_rejected" Channel
+        "The measured boot policy is reject-all."
+        "Name another policy (keylime.measured_boot_policy_name).";
+    UefiPolicyEvent "uefi.policy_event" Channel
+        "The boot log has an event that the measured boot policy does not allow there, or not so often."
+        "Find what measured it; the policy `example` knows shim, GRUB and Linux only.";
+    UefiPolicyUnbound "uefi.policy_unbound" Channel
+        "The digest of an event is not that of the content by which the measured boot policy judges it."
+        "Treat the log as altered, unless the boot loader is one that measures otherwise.";
+    UefiPolicySecureBoot "uefi.policy_secure_boot" Channel
+        "Secure Boot is not as the measured boot policy wants it, or was not measured."
+        "Switch Secure Boot on (or off) in the firmware's setup.";
+    UefiPolicyKeys "uefi.policy_keys" Channel
+        "PK, KEK, db or vendor_db holds a key that the measured boot policy does not list, or was not measured."
+        "List the key if an update brought it; otherwise find who enrolled it.";
+    UefiPolicyDbx "uefi.policy_dbx" Channel
+        "dbx lacks an entry that the measured boot policy requires, or was not measured."
+        "Update dbx (fwupdmgr update).";
+    UefiPolicyFirmware "uefi.policy_firmware" Channel
+        "The firmware's measurements are not those of one firmware that the measured boot policy lists."
+        "If the firmware was updated, add its digests under scrtm_and_bios.";
+    UefiPolicyMok "uefi.policy_mok" Channel
+        "MokList, MokListX or MokListTrusted is none that the measured boot policy lists."
+        "If a machine owner's key was enrolled on purpose, add the digest under mokdig.";
+    UefiPolicyKernel "uefi.policy_kernel" Channel
+        "Shim, GRUB, kernel, initial RAM disk and command line are not those of one kernel that the measured boot policy lists."
+        "If they were updated, add an element to kernels; otherwise investigate the machine.";
 
     ImaMalformed "ima.malformed" Channel
         "An entry of the measurement list cannot be read."

@@ -13,6 +13,7 @@ use crate::pcr_policy::PcrPolicyViolation;
 use crate::quote::{PcrError, QuoteError};
 use crate::tpm::attributes::KeyAttributeError;
 use crate::tpm::{AttestError, SignatureFormatError};
+use crate::uefi::policy::{Breach, BreachRule};
 use crate::uefi::{UefiError, UefiPcrMismatch};
 
 /// The typed reason behind a finding. Its text carries no evidence, key or nonce.
@@ -43,6 +44,8 @@ pub enum Reason {
     Uefi(UefiError),
     /// The boot log against the quote.
     UefiCompare(UefiPcrMismatch),
+    /// What the boot log holds.
+    MeasuredBoot(Breach),
     /// The measurement list.
     Ima(ImaError),
     /// boot_aggregate could not be checked.
@@ -95,6 +98,9 @@ impl Finding {
             Reason::Uefi(error) => error
                 .place()
                 .and_then(|place| u64::try_from(place.index).ok()),
+            Reason::MeasuredBoot(breach) => breach
+                .place
+                .and_then(|place| u64::try_from(place.index).ok()),
             _ => None,
         }
     }
@@ -131,6 +137,7 @@ impl Finding {
             ) => Some(*pcr),
             Reason::Pcrs(PcrError::Missing(missing)) => Some(missing.pcr),
             Reason::UefiCompare(error) => error.pcr(),
+            Reason::MeasuredBoot(breach) => breach.pcr(),
             _ => None,
         }
     }
@@ -151,6 +158,7 @@ impl Reason {
             Self::BootNotQuoted(_) => Code::PcrBootNotQuoted,
             Self::Uefi(error) => uefi_code(error),
             Self::UefiCompare(error) => compare_code(error),
+            Self::MeasuredBoot(breach) => breach_code(breach.rule),
             Self::Ima(error) => ima_code(error),
             Self::BootAggregate(fault) => aggregate_code(*fault),
             Self::BootAggregateReplayed => Code::ImaBootAggregateUnverifiable,
@@ -220,6 +228,21 @@ const fn compare_code(error: &UefiPcrMismatch) -> Code {
     match error {
         UefiPcrMismatch::Differs { .. } => Code::UefiPcrMismatch,
         UefiPcrMismatch::NotQuoted { .. } | UefiPcrMismatch::NoPcr => Code::PcrNotAttested,
+    }
+}
+
+const fn breach_code(rule: BreachRule) -> Code {
+    match rule {
+        BreachRule::NotProven => Code::PcrNotAttested,
+        BreachRule::Rejected => Code::UefiPolicyRejected,
+        BreachRule::Event => Code::UefiPolicyEvent,
+        BreachRule::Unbound => Code::UefiPolicyUnbound,
+        BreachRule::Firmware => Code::UefiPolicyFirmware,
+        BreachRule::SecureBoot => Code::UefiPolicySecureBoot,
+        BreachRule::Keys => Code::UefiPolicyKeys,
+        BreachRule::Dbx => Code::UefiPolicyDbx,
+        BreachRule::Mok => Code::UefiPolicyMok,
+        BreachRule::Kernel => Code::UefiPolicyKernel,
     }
 }
 
@@ -295,6 +318,7 @@ impl fmt::Display for Reason {
             Self::BootNotQuoted(pcrs) => write!(f, "PCR {pcrs} are not in the quote"),
             Self::Uefi(error) => error.fmt(f),
             Self::UefiCompare(error) => error.fmt(f),
+            Self::MeasuredBoot(breach) => breach.fmt(f),
             Self::Ima(error) => error.fmt(f),
             Self::BootAggregate(fault) => fault.fmt(f),
             Self::BootAggregateReplayed => f.write_str(

@@ -15,6 +15,7 @@ use crate::ima::ImaProof;
 use crate::pcr_policy::PcrPolicyProof;
 use crate::quote::{BoundQuote, QuotedPcrs};
 use crate::uefi::ExplainedBoot;
+use crate::uefi::policy::MeasuredBootProof;
 
 /// A stage whose reference values may be absent: then there is nothing to prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,7 @@ impl Trusted {
         _pcrs: &QuotedPcrs,
         _pcr_policy: Demand<PcrPolicyProof>,
         _boot: Demand<ExplainedBoot>,
+        _measured_boot: Demand<MeasuredBootProof>,
         ima: &ImaProof,
         policy: Digest,
     ) -> Option<Self> {

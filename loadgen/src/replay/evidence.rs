@@ -108,6 +108,7 @@ fn read_evidence(directory: &Path) -> Result<Evidence> {
             challenged: None,
             pcr_policy: None,
             boot_pcrs: None,
+            measured_boot: None,
             judge: judge(policy)?,
         },
         rules: Rules::default(),
@@ -188,6 +189,7 @@ pub(super) fn made_up(machines: usize, kind: KeyKind, entries: usize) -> Result<
                 challenged: Some(selection),
                 pcr_policy: None,
                 boot_pcrs: Some(PcrSet::FIRMWARE),
+                measured_boot: None,
                 judge: judge.clone(),
             },
             rules: Rules {

@@ -87,6 +87,11 @@ keys! {
         passes. `false` waits for an operator, or for a change of the policy that it failed under.";
     "keylime.verifier.accept_violations": "`true` accepts files of the measurement list that were open \
         for writing when they were measured, as Keylime does by default.";
+    "keylime.measured_boot_policy_name": "The policy by which the content of boot logs is judged, \
+        where there is a reference state: `accept-all`, `reject-all` or `example`. The log must \
+        replay to the quoted PCRs with each of them.";
+    "keylime.measured_boot_evaluate": "`always`: `example` judges every boot log. `once`: the first \
+        one of a machine only, and none that comes with `verify/evidence`, as in Keylime.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -12,7 +12,9 @@ pub(crate) mod webhook;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use rat_api::keylime::{self, MeasuredBoot};
 use rat_engine::ima::CacheLimits;
+use rat_engine::uefi::policy::PolicyName;
 use rat_identity::keylime::{EkCheck, TpmIdentity};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +64,42 @@ pub(crate) struct Keylime {
     pub(crate) verifications: usize,
     pub(crate) registrar: Registrar,
     pub(crate) verifier: Verifier,
+    pub(crate) measured_boot_policy_name: BootPolicy,
+    pub(crate) measured_boot_evaluate: Evaluate,
+}
+
+impl Keylime {
+    /// How the content of boot logs is judged.
+    pub(crate) const fn measured_boot(&self) -> MeasuredBoot {
+        MeasuredBoot {
+            policy_name: match self.measured_boot_policy_name {
+                BootPolicy::AcceptAll => PolicyName::AcceptAll,
+                BootPolicy::RejectAll => PolicyName::RejectAll,
+                BootPolicy::Example => PolicyName::Example,
+            },
+            evaluate: match self.measured_boot_evaluate {
+                Evaluate::Always => keylime::Evaluate::Always,
+                Evaluate::Once => keylime::Evaluate::Once,
+            },
+        }
+    }
+}
+
+/// Which policy judges what boot logs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum BootPolicy {
+    AcceptAll,
+    RejectAll,
+    Example,
+}
+
+/// When it judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Evaluate {
+    Always,
+    Once,
 }
 
 /// Keylime's verifier, for tenants and for agents that push.
@@ -228,6 +266,8 @@ impl Default for Keylime {
             verifications: 0,
             registrar: Registrar::default(),
             verifier: Verifier::default(),
+            measured_boot_policy_name: BootPolicy::AcceptAll,
+            measured_boot_evaluate: Evaluate::Always,
         }
     }
 }

@@ -37,7 +37,8 @@ impl Served {
         let rate = config.keylime.requests_per_address_per_second;
         let shared = Shared::new(Gate::new(store.clone()), rate);
         let surface = keylime::surface(Arc::clone(&shared));
-        let router = keylime::router(surface, Keylime::new(verifications(config)));
+        let keylime = Keylime::new(verifications(config), config.keylime.measured_boot());
+        let router = keylime::router(surface, keylime);
         if config.keylime_is_beside_core() {
             return Ok(Self::BesideCore(router));
         }

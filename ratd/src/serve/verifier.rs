@@ -64,7 +64,10 @@ impl Served {
             turn: tokio::sync::Mutex::default(),
         });
         let evidence = keylime::surface(Arc::clone(&shared));
-        let judged = keylime::Keylime::new(super::keylime::verifications(config));
+        let judged = keylime::Keylime::new(
+            super::keylime::verifications(config),
+            config.keylime.measured_boot(),
+        );
         let routers = [
             verifier::surface(Arc::clone(&shared)).into_router(state),
             push::surface(Arc::clone(&shared)).into_router(pushes),

@@ -1,6 +1,7 @@
 //! A target of evidence that somebody sends to be verified.
 
-use rat_api::keylime::{ApiVersion, Keylime};
+use rat_api::keylime::{ApiVersion, Evaluate, Keylime, MeasuredBoot};
+use rat_engine::uefi::policy::PolicyName;
 use serde_json::{Value, json};
 
 use crate::keylime::{Answered, answer};
@@ -8,7 +9,11 @@ use crate::keylime::{Answered, answer};
 /// The body of `POST /v2.6/verify/evidence`, and everything in it: whatever it is, the answer is one
 /// of the API's, every version says the same of it, and what is valid is what was sent.
 pub fn verify_evidence(data: &[u8]) {
-    let keylime = Keylime::new(1);
+    let settings = MeasuredBoot {
+        policy_name: PolicyName::Example,
+        evaluate: Evaluate::Always,
+    };
+    let keylime = Keylime::new(1, settings);
     let newest = answer(&keylime, ApiVersion::V2_6, data);
     is_an_answer(&newest);
     let before = answer(&keylime, ApiVersion::V2_5, data);

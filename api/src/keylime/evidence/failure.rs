@@ -15,6 +15,7 @@ use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_engine::pcr_policy::PcrPolicyViolation;
 use rat_engine::quote::QuoteError;
 use rat_engine::uefi::UefiPcrMismatch;
+use rat_engine::uefi::policy::{Breach, BreachRule};
 use rat_engine::verdict::{Code, Finding, Reason};
 use serde::Serialize;
 
@@ -191,6 +192,7 @@ fn of_reason(finding: &Finding, reason: &Reason) -> Failure {
             Failure::missing_pcrs(code, all.iter())
         }
         Reason::UefiCompare(_) => Failure::missing_pcrs(code, []),
+        Reason::MeasuredBoot(breach) => of_breach(breach, finding),
         Reason::Unextended(..) => plain("pcr_validation.bank_unextended"),
         Reason::BankNotPinned(_) => plain("pcr_validation.bank_not_quoted"),
         Reason::Uefi(_) | Reason::BootLogMissing => {
@@ -209,6 +211,32 @@ fn of_reason(finding: &Finding, reason: &Reason) -> Failure {
         // A reason of a newer engine: a failure all the same.
         _ => plain("internal.verifier.untrusted"),
     }
+}
+
+/// Keylime stops at the first breach, and names all of them after the policy.
+fn of_breach(breach: &Breach, finding: &Finding) -> Failure {
+    let (kind, message) = match breach.rule {
+        BreachRule::NotProven => (
+            "measured_boot.missing_pcrs",
+            "PCRs are missing in quote".to_owned(),
+        ),
+        BreachRule::Rejected => (
+            "measured_boot.policy_reject-all",
+            "Boot attestation failed".to_owned(),
+        ),
+        _ => (
+            "measured_boot.policy_example",
+            format!("Boot attestation failed: {breach}"),
+        ),
+    };
+    let mut failure = Failure::new(kind, finding.code.as_str(), message);
+    let context = &mut failure.context;
+    context.entry = finding.entry();
+    if !breach.pcrs.is_empty() {
+        let pcrs = breach.pcrs.iter().map(PcrIndex::get).collect();
+        context.data = Some(Data::Pcrs(pcrs));
+    }
+    failure
 }
 
 fn of_list(error: &ImaError, code: Code, detail: String) -> Failure {

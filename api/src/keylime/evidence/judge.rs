@@ -16,9 +16,11 @@ use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::quote::Quote;
 use rat_engine::tpm::attributes::{KeyAttributeError, check_attestation_key};
 use rat_engine::tpm::{Public, PublicError, Signature};
+use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
 use rat_engine::verdict::{Code, Finding, Reason, Verdict};
 use tokio::time::Instant;
 
+use super::super::{Evaluate, Keylime, MeasuredBoot};
 use super::Refused;
 use super::failure::{self, Failure};
 use super::policies::Policies;
@@ -41,10 +43,10 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// PCR wants both.
 pub(super) fn judge(
     asked: &Asked<'_>,
-    policies: &Policies,
+    keylime: &Keylime,
     until: Instant,
 ) -> Result<Vec<Failure>, Refused> {
-    match judged(asked, policies, until) {
+    match judged(asked, keylime, until) {
         Ok(failures) => Ok(failures),
         Err(Stop::Failed(failure)) => Ok(vec![failure]),
         Err(Stop::Refused(refused)) => Err(refused),
@@ -70,13 +72,13 @@ impl From<Refused> for Stop {
     }
 }
 
-fn judged(asked: &Asked<'_>, policies: &Policies, until: Instant) -> Result<Vec<Failure>, Stop> {
+fn judged(asked: &Asked<'_>, keylime: &Keylime, until: Instant) -> Result<Vec<Failure>, Stop> {
     let name = asked.needed("hash_alg")?;
     let pcr_policy = read_pcr_policy(asked)?;
-    refuse_boot_policy(asked)?;
+    let measured_boot = read_boot_policy(asked, keylime.measured_boot)?;
     let list = asked.optional("ima_measurement_list")?;
     let judge = match (asked.runtime_policy(), &list) {
-        (Some(policy), _) => Some(policies.judge(policy)?),
+        (Some(policy), _) => Some(keylime.policies.judge(policy)?),
         (None, Some(_)) => Some(Policies::none()?),
         (None, None) => None,
     };
@@ -87,7 +89,12 @@ fn judged(asked: &Asked<'_>, policies: &Policies, until: Instant) -> Result<Vec<
     let log_hash = judge
         .as_ref()
         .map(|judge| judge.policy().compiled().log_hash_alg());
-    let mut appraisal = evidence.appraise(&asked.needed("nonce")?, judge, pcr_policy, hash);
+    let held = Held {
+        judge,
+        pcr_policy,
+        measured_boot: measured_boot.map(Arc::new),
+    };
+    let mut appraisal = evidence.appraise(&asked.needed("nonce")?, held, hash);
     if let Some(log) = boot_log {
         appraisal.boot_log(&log);
     }
@@ -95,6 +102,13 @@ fn judged(asked: &Asked<'_>, policies: &Policies, until: Instant) -> Result<Vec<
         replay(&mut appraisal, list.as_bytes(), log_hash, until)?;
     }
     Ok(failures(appraisal.conclude(), list.is_some()))
+}
+
+/// The policies of a request.
+struct Held {
+    judge: Option<Arc<Judge>>,
+    pcr_policy: Option<PcrPolicy>,
+    measured_boot: Option<Arc<MeasuredBootPolicy>>,
 }
 
 /// Key and quote.
@@ -135,13 +149,7 @@ impl Evidence {
         })
     }
 
-    fn appraise(
-        self,
-        nonce: &str,
-        judge: Option<Arc<Judge>>,
-        pcr_policy: Option<PcrPolicy>,
-        hash: HashAlg,
-    ) -> Appraisal {
+    fn appraise(self, nonce: &str, held: Held, hash: HashAlg) -> Appraisal {
         let QuoteText {
             message,
             signature,
@@ -152,9 +160,10 @@ impl Evidence {
             key_attributes: Some(self.key_attributes),
             nonce: ExtraData::Given(expected_nonce(nonce, &message)),
             challenged: None,
-            pcr_policy: pcr_policy.map(Arc::new),
+            pcr_policy: held.pcr_policy.map(Arc::new),
             boot_pcrs: None,
-            judge,
+            measured_boot: held.measured_boot,
+            judge: held.judge,
         };
         let rules = Rules {
             allow_sha1: false,
@@ -197,19 +206,24 @@ fn read_pcr_policy(asked: &Asked<'_>) -> Result<Option<PcrPolicy>, Refused> {
         .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))
 }
 
-/// A measured boot policy with content wants events judged that nothing here judges yet. An empty
+/// The policy that the server is configured for, with the reference state of the request. An empty
 /// one asks for nothing, as in Keylime.
-fn refuse_boot_policy(asked: &Asked<'_>) -> Result<(), Refused> {
-    let Some(policy) = asked.optional("mb_policy")? else {
-        return Ok(());
+///
+/// `once` has `example` judge a machine's log with its first attestation. Here is no machine that is
+/// known from before, and Keylime judges none: replay alone remains.
+fn read_boot_policy(
+    asked: &Asked<'_>,
+    settings: MeasuredBoot,
+) -> Result<Option<MeasuredBootPolicy>, Refused> {
+    let Some(text) = asked.optional("mb_policy")? else {
+        return Ok(None);
     };
-    let inner = policy.trim().strip_prefix('{');
-    let inner = inner.and_then(|rest| rest.strip_suffix('}'));
-    if inner.is_some_and(|inner| inner.trim().is_empty()) {
-        return Ok(());
-    }
-    let text = "mb_policy with content is not evaluated by this server";
-    Err(Refused::not_supported(text))
+    let name = match (settings.policy_name, settings.evaluate) {
+        (PolicyName::Example, Evaluate::Once) => PolicyName::AcceptAll,
+        (name, _) => name,
+    };
+    MeasuredBootPolicy::parse(name, text.as_bytes())
+        .map_err(|error| Refused::request(format!("mb_policy is malformatted: {error}")))
 }
 
 fn read_boot_log(asked: &Asked<'_>) -> Result<Option<Vec<u8>>, Refused> {

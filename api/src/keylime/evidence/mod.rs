@@ -161,7 +161,7 @@ impl Work {
             Err(Fault::Incomplete(failure)) => return Outcome::Incomplete(failure),
             Err(Fault::Refused(refused)) => return Outcome::Refused(refused),
         };
-        match judge::judge(&asked, &self.keylime.policies, self.until) {
+        match judge::judge(&asked, &self.keylime, self.until) {
             Ok(failures) if failures.is_empty() => Outcome::Valid(asked.claims(&self.body)),
             Ok(failures) => Outcome::Invalid(failures),
             Err(refused) => Outcome::Refused(refused),

@@ -111,9 +111,13 @@ impl<'a> Asked<'a> {
 
     /// Whether there is more to judge than a quote.
     pub(super) fn takes_time(&self) -> bool {
-        ["runtime_policy", "ima_measurement_list", "mb_log"]
-            .iter()
-            .any(|name| self.has(name))
+        let long = [
+            "runtime_policy",
+            "ima_measurement_list",
+            "mb_log",
+            "mb_policy",
+        ];
+        long.iter().any(|name| self.has(name))
     }
 
     /// What was sent, in pieces of its own text. `body` is the one that was read.

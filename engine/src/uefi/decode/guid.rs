@@ -36,6 +36,33 @@ impl Guid {
         Self(bytes)
     }
 
+    /// The GUID of this text; upper-case digits are read too.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let mut joined = String::with_capacity(32);
+        let mut parts = text.split('-');
+        for length in [8, 4, 4, 4, 12] {
+            let part = parts.next()?;
+            if part.len() != length || !digits(part) {
+                return None;
+            }
+            joined.push_str(part);
+        }
+        if parts.next().is_some() {
+            return None;
+        }
+        u128::from_str_radix(&joined, 16).ok().map(Self::new)
+    }
+
+    /// The GUID whose text has the bytes of this one's memory in their order.
+    ///
+    /// tpm2-tools before 5.2 wrote GUIDs so (keylime#1003), and reference states made with them
+    /// hold such texts.
+    #[must_use]
+    pub const fn swapped(self) -> Self {
+        Self::new(u128::from_be_bytes(self.0))
+    }
+
     pub(super) fn read(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, Malformed> {
         reader.array(field).map(Self)
     }
@@ -63,5 +90,15 @@ mod tests {
         let guid = Guid::GLOBAL_VARIABLE;
         assert_eq!(guid.to_string(), "8be4df61-93ca-11d2-aa0d-00e098032b8c");
         assert_eq!(guid.0[..4], [0x61, 0xdf, 0xe4, 0x8b]);
+        assert_eq!(Guid::from_text(&guid.to_string()), Some(guid));
+        let swapped = "61dfe48b-ca93-d211-aa0d-00e098032b8c";
+        assert_eq!(Guid::from_text(swapped).map(Guid::swapped), Some(guid));
+        for text in [
+            "",
+            "8be4df61-93ca-11d2-aa0d-00e098032b8",
+            "+be4df61-93ca-11d2-aa0d-00e098032b8c",
+        ] {
+            assert_eq!(Guid::from_text(text), None);
+        }
     }
 }
