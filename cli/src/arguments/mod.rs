@@ -5,6 +5,7 @@ mod files;
 mod groups;
 mod people;
 mod policies;
+mod policy_files;
 mod relays;
 mod remote;
 mod values;
@@ -21,7 +22,11 @@ pub(crate) use groups::{EkCommand, GroupCommand, GroupSettings};
 pub(crate) use people::{
     AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserChange, UserCommand,
 };
-pub(crate) use policies::{CreateArguments, CreateCommand, PolicyArguments, PolicyCommand};
+pub(crate) use policies::{PolicyArguments, PolicyCommand};
+pub(crate) use policy_files::{
+    Backend, ConvertArguments, CreateArguments, CreateCommand, MergeArguments, SignArguments,
+    VerifySignatureArguments,
+};
 pub(crate) use relays::RelayCommand;
 pub(crate) use remote::{Connect, Enroll, Login, RemoteArguments};
 pub(crate) use values::Fingerprint;

@@ -13,7 +13,7 @@ use super::read;
 
 /// Reads a policy and prints what is doubtful about it.
 pub(super) fn run(path: &Path, format: Format, terminal: &mut Terminal) -> Result<Outcome> {
-    let policy = read("FILE", path)?;
+    let policy = read("FILE", path, None)?;
     let findings = lint(&policy);
     match format {
         Format::Table => {

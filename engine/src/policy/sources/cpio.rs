@@ -435,6 +435,11 @@ impl Archives {
         }
     }
 
+    /// Whether no archive was met yet.
+    pub fn is_untouched(&self) -> bool {
+        self.members == 0 && matches!(&self.state, State::Between { magic } if magic.is_empty())
+    }
+
     /// Checks that a stream within the image does not end within an archive.
     ///
     /// # Errors
