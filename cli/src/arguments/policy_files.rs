@@ -63,22 +63,50 @@ pub(crate) enum CreateCommand {
     .args(["from_ima_log", "from_directory", "from_initramfs", "from_rpms", "from_allowlist", "base"]))]
 pub(crate) struct CreateArguments {
     /// IMA measurement list, ascii or binary; may be repeated
-    #[arg(long, value_name = "FILE", alias = "ima-measurement-list", help_heading = "Sources")]
+    #[arg(
+        long,
+        short = 'm',
+        value_name = "FILE",
+        alias = "ima-measurement-list",
+        help_heading = "Sources"
+    )]
     pub(crate) from_ima_log: Vec<PathBuf>,
     /// Folder whose files are hashed, as the root of a machine; may be repeated
     #[arg(long, value_name = "DIR", alias = "rootfs", help_heading = "Sources")]
     pub(crate) from_directory: Vec<PathBuf>,
     /// Initramfs, or a folder of files that begin with initr; may be repeated
-    #[arg(long, value_name = "PATH", alias = "ramdisk-dir", help_heading = "Sources")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        alias = "ramdisk-dir",
+        help_heading = "Sources"
+    )]
     pub(crate) from_initramfs: Vec<PathBuf>,
     /// RPM package, or a folder of them such as a repository; may be repeated
-    #[arg(long, value_name = "PATH", alias = "local-rpm-repo", help_heading = "Sources")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        alias = "local-rpm-repo",
+        help_heading = "Sources"
+    )]
     pub(crate) from_rpms: Vec<PathBuf>,
     /// Allowlist: output of sha256sum, or one of older Keylime; may be repeated
-    #[arg(long, value_name = "FILE", alias = "allowlist", help_heading = "Sources")]
+    #[arg(
+        long,
+        short = 'a',
+        value_name = "FILE",
+        alias = "allowlist",
+        help_heading = "Sources"
+    )]
     pub(crate) from_allowlist: Vec<PathBuf>,
     /// Runtime policy that is extended
-    #[arg(long, value_name = "FILE", alias = "base-policy", help_heading = "Sources")]
+    #[arg(
+        long,
+        short = 'p',
+        value_name = "FILE",
+        alias = "base-policy",
+        help_heading = "Sources"
+    )]
     pub(crate) base: Option<PathBuf>,
 
     /// Algorithm of the digests of files [default: that of the lists given, or sha256]

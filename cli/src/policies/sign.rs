@@ -89,7 +89,10 @@ fn given_certificate(path: &Path, public: &[u8]) -> Result<Vec<u8>> {
     let pem = input::read("--cert", path, "KEY_FILE_BYTES_MAX")?;
     let fault = |reason: &dyn std::fmt::Display| InputError::new("--cert", path, reason);
     let of_certificate = DocumentKey::from_pem(&pem).map_err(|error| fault(&error))?;
-    if !pem.trim_ascii_start().starts_with(b"-----BEGIN CERTIFICATE-----") {
+    if !pem
+        .trim_ascii_start()
+        .starts_with(b"-----BEGIN CERTIFICATE-----")
+    {
         return Err(fault(&"not a certificate in PEM").into());
     }
     match of_certificate == DocumentKey::from_pem(public)? {

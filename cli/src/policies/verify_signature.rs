@@ -40,10 +40,7 @@ pub(super) fn run(options: &VerifySignatureArguments, terminal: &mut Terminal) -
     let record = Record::new()
         .with("signed", true)
         .with("key_id", key.id().to_owned())
-        .with(
-            "policy_sha256",
-            digest(HashAlg::Sha256, payload).to_hex(),
-        )
+        .with("policy_sha256", digest(HashAlg::Sha256, payload).to_hex())
         .with("paths", policy.compiled().path_count())
         .with("signatures", signed.unverified_signatures().len());
     match options.output {

@@ -53,7 +53,7 @@ pub(super) fn say(draft: &PolicyDraft) -> io::Result<()> {
         draft.count(Listing::Digests),
         draft.count(Listing::Keyrings),
         draft.count(Listing::Buffers),
-        draft.exclude_count(),
+        draft.excludes().len(),
         draft.key_count(),
     )
 }

@@ -45,7 +45,10 @@ impl<'o> Files<'o> {
     /// Reads what the options name.
     pub(super) fn read(options: &'o VerifyArguments) -> Result<Self, InputError> {
         let policy = options.policy.as_deref();
-        let policy_key = options.policy_key.as_deref().map(|key| ("--policy-key", key));
+        let policy_key = options
+            .policy_key
+            .as_deref()
+            .map(|key| ("--policy-key", key));
         let pcr_policy = options.tpm_policy.as_deref();
         let boot_log = options.boot_log.as_deref();
         let ima_log = options.ima_log.as_deref();

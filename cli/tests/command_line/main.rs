@@ -20,6 +20,8 @@ mod login;
 mod operator;
 mod people;
 mod policies;
+mod policy_signatures;
+mod policy_sources;
 mod ratd;
 mod run;
 mod swtpm;

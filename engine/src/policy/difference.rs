@@ -8,9 +8,6 @@ use super::compiled::{BOOT_AGGREGATE, CompiledPolicy};
 use super::runtime::{PolicyError, RuntimePolicy};
 use crate::hash::HashAlg;
 
-#[cfg(test)]
-mod tests;
-
 type Digests<'a> = BTreeSet<(HashAlg, &'a [u8])>;
 
 /// Items, of which only the first are kept, and how many there are.

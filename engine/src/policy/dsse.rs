@@ -3,9 +3,6 @@
 //! Source: DSSE v1.0.2, `protocol.md` and `envelope.md`; Keylime, `keylime/dsse/`.
 
 mod admit;
-#[cfg(test)]
-mod tests;
-
 use std::borrow::Cow;
 
 use base64::Engine as _;

@@ -103,9 +103,7 @@ impl Collecting<'_> {
         let listing = listing_of(&event);
         let left_out = match listing {
             Listing::Digests => self.sieve.leaves_out(event.name),
-            Listing::Keyrings => {
-                self.options.no_keyrings || self.draft.ignores_keyring(event.name)
-            }
+            Listing::Keyrings => self.options.no_keyrings || self.draft.ignores_keyring(event.name),
             Listing::Buffers => self.options.no_ima_buf,
         };
         if left_out {

@@ -10,7 +10,7 @@ use rat_engine::policy::sources::rpm::{PackagedFile, RpmError, package_files};
 use super::super::progress;
 use super::sieve::Sieve;
 use crate::input::{Input, InputError};
-use crate::output::name_text;
+use crate::output::{counted, name_text};
 
 const OPTION: &str = "--from-rpms";
 
@@ -36,8 +36,9 @@ pub(super) fn read(path: &Path, draft: &mut PolicyDraft, sieve: &mut Sieve) -> R
     bar.finish_and_clear();
     writeln!(
         io::stderr(),
-        "rat: {}: {length} packages\n     their signatures were not verified: rpm -K does",
-        path.display()
+        "rat: {}: {}\n     signatures of packages were not verified: rpm -K does",
+        path.display(),
+        counted(length, "package", "packages"),
     )?;
     Ok(())
 }

@@ -25,7 +25,11 @@ impl Sieve {
         let fault = |error: &dyn std::fmt::Display| {
             InputError::new("--exclude", Path::new("(text)"), error)
         };
-        let text = draft.write("").map_err(|error| fault(&error))?;
+        let mut patterns = PolicyDraft::new();
+        for pattern in draft.excludes() {
+            patterns.exclude(pattern);
+        }
+        let text = patterns.write("").map_err(|error| fault(&error))?;
         let excludes = RuntimePolicy::parse(text.as_bytes()).map_err(|error| fault(&error))?;
         Ok(Self {
             excludes,

@@ -250,7 +250,10 @@ fn hash_all(
     };
     let hashed: Vec<_> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        workers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect()
     });
     if let Ok(Some(error)) = failed.into_inner() {
         return Err(error);
@@ -296,5 +299,7 @@ fn hash(path: &Path, alg: HashAlg, piece: &mut [u8]) -> io::Result<Option<Digest
 fn is_gone(error: &io::Error) -> bool {
     let replaced = [rustix::io::Errno::LOOP, rustix::io::Errno::NXIO];
     error.kind() == ErrorKind::NotFound
-        || replaced.iter().any(|it| error.raw_os_error() == Some(it.raw_os_error()))
+        || replaced
+            .iter()
+            .any(|it| error.raw_os_error() == Some(it.raw_os_error()))
 }

@@ -198,9 +198,7 @@ fn read_json(text: &[u8], draft: &mut PolicyDraft) -> Result<usize, AllowlistErr
                 Listing::Keyrings | Listing::Buffers => name.as_bytes().into(),
             };
             for digest in digests {
-                draft
-                    .allow_hex(listing, &measured, digest)
-                    .map_err(fault)?;
+                draft.allow_hex(listing, &measured, digest).map_err(fault)?;
                 entries = entries.saturating_add(1);
             }
         }
@@ -242,6 +240,3 @@ pub fn read_exclude_list(text: &[u8]) -> Result<Vec<&str>, AllowlistError> {
     let patterns = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(patterns.collect())
 }
-
-#[cfg(test)]
-mod tests;

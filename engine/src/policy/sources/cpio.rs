@@ -6,9 +6,6 @@
 //! Source: Linux, `Documentation/driver-api/early-userspace/buffer-format.rst`; `init/initramfs.c`.
 
 mod names;
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 
 use thiserror::Error;
@@ -115,11 +112,21 @@ struct Linked {
 #[derive(Debug)]
 enum State {
     /// Between archives: zeros, a magic, or something else.
-    Between { magic: Vec<u8> },
-    Header { bytes: Vec<u8> },
-    Name { header: Header, bytes: Vec<u8> },
+    Between {
+        magic: Vec<u8>,
+    },
+    Header {
+        bytes: Vec<u8>,
+    },
+    Name {
+        header: Header,
+        bytes: Vec<u8>,
+    },
     File(File),
-    Padding { left: usize, ends: bool },
+    Padding {
+        left: usize,
+        ends: bool,
+    },
 }
 
 #[derive(Debug)]

@@ -2,14 +2,11 @@
 //!
 //! Source: rpm 4.20, `docs/manual/format_v4.md`, `format_header.md` and `tags.md`.
 
-#[cfg(test)]
-mod tests;
-
 use thiserror::Error;
 
 use crate::bytes::Reader;
 use crate::hash::{Digest, HashAlg};
-use crate::limits::{RPM_FILES_MAX, RPM_HEADER_BYTES_MAX, RPM_TAGS_MAX};
+use crate::limits::{IMA_NAME_BYTES_MAX, RPM_FILES_MAX, RPM_HEADER_BYTES_MAX, RPM_TAGS_MAX};
 use crate::malformed::Malformed;
 
 const LEAD_BYTES: usize = 96;
@@ -76,7 +73,7 @@ pub enum RpmError {
         /// The algorithm.
         alg: HashAlg,
     },
-    /// A name that is not absolute, or has a `..` in it.
+    /// A name that is not absolute, has a `..` in it or is longer than [`IMA_NAME_BYTES_MAX`].
     #[error("the name of file {file} is no absolute path")]
     Name {
         /// The file's number, from 0.
@@ -242,6 +239,7 @@ impl<'p> Header<'p> {
             }
         }
         let mut files = Vec::new();
+        let mut path_bytes = 0_usize;
         let of_files = names.iter().zip(indexes).zip(modes.iter().zip(digests));
         for (file, ((name, index), (mode, digest))) in of_files.enumerate() {
             let index = usize::try_from(u32::from_be_bytes(*index)).unwrap_or(usize::MAX);
@@ -251,6 +249,16 @@ impl<'p> Header<'p> {
             let zeros = digest.iter().all(|byte| *byte == b'0');
             if !regular || zeros {
                 continue;
+            }
+            // Many files may share a folder with a long name: their paths together are bounded.
+            let length = directory.len().saturating_add(name.len());
+            path_bytes = path_bytes.saturating_add(length);
+            if path_bytes > RPM_HEADER_BYTES_MAX {
+                let (limit, max) = ("RPM_HEADER_BYTES_MAX", RPM_HEADER_BYTES_MAX);
+                return Err(RpmError::Limit { limit, max });
+            }
+            if length > IMA_NAME_BYTES_MAX {
+                return Err(RpmError::Name { file });
             }
             let path = [*directory, *name].concat();
             let mut parts = path.split(|byte| *byte == b'/');
