@@ -88,7 +88,10 @@ fn l06_keylimes_own_signed_policies() {
     ));
     let bad = vectors::read("policy/keylime_runtime-policy-test-signed-bad.json");
     let index = 0;
-    assert_eq!(SignedPolicy::parse(&bad), Err(DsseError::Signature { index }));
+    assert_eq!(
+        SignedPolicy::parse(&bad),
+        Err(DsseError::Signature { index })
+    );
     let (_, stranger) = signer();
     assert_eq!(
         state(&text, Some(&stranger), false),

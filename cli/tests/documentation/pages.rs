@@ -95,7 +95,10 @@ fn make_runtime_policies() {
     };
     session.write("golden/usr/bin/service", "release 1");
     let images = "keylime-policy/images";
-    session.write("initrd.img", recorded(&format!("{images}/initrd-early-zst")));
+    session.write(
+        "initrd.img",
+        recorded(&format!("{images}/initrd-early-zst")),
+    );
     let package = recorded("keylime-policy/vector-1-1.noarch.rpm");
     session.write("packages/vector-1-1.noarch.rpm", package);
     let list = "sets/hpe-rsa-sha256-ima780-uefi/ima_log.ascii";

@@ -25,6 +25,9 @@ const IMAGE_PREFIX: &str = "initr";
 /// Bytes of a stream that are decompressed at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Streams of one image: a few that boot loaders appended, besides its own.
+const STREAMS_MAX: usize = 64;
+
 /// The largest window of a stream. Kernels take no larger ones of zstd; xz -9 has 64 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
 const XZ_MEMORY_KIB_MAX: u32 = 192 * 1024;
@@ -46,6 +49,8 @@ enum ImageError {
     Format { at: usize, found: &'static str },
     #[error("there is no archive in it")]
     Empty,
+    #[error("more than {STREAMS_MAX} compressed streams")]
+    Streams,
 }
 
 /// Lists the files of an image, or of each image in a folder.
@@ -109,8 +114,11 @@ fn unpack(image: &[u8], alg: HashAlg) -> Result<BTreeMap<Vec<u8>, Digest>, Image
             Fed::Foreign(taken) => rest = rest.get(taken..).unwrap_or_default(),
         }
         let at = image.len().saturating_sub(rest.len());
-        rest = decompress(rest, at, &mut archives)?;
         streams = streams.saturating_add(1);
+        if streams > STREAMS_MAX {
+            return Err(ImageError::Streams);
+        }
+        rest = decompress(rest, at, &mut archives)?;
     }
     if archives.is_untouched() && streams == 0 {
         return Err(ImageError::Empty);

@@ -26,11 +26,12 @@ pub(super) fn run(options: &CreateArguments, terminal: &mut Terminal) -> Result<
     let mut sieve = Sieve::new(&draft)?;
     for path in &options.from_allowlist {
         let text = input::read("--from-allowlist", path, "ALLOWLIST_BYTES_MAX")?;
+        let fault =
+            |error: &dyn std::fmt::Display| InputError::new("--from-allowlist", path, error);
+        // By itself first, so that what it is refused for is its own.
         let mut listed = PolicyDraft::new();
-        read_allowlist(&text, &mut listed)
-            .and_then(|_| Ok(draft.merge(&listed)))
-            .map_err(|error| InputError::new("--from-allowlist", path, &error))?
-            .map_err(|error| InputError::new("--from-allowlist", path, &error))?;
+        read_allowlist(&text, &mut listed).map_err(|error| fault(&error))?;
+        draft.merge(&listed).map_err(|error| fault(&error))?;
     }
     for path in &options.from_ima_log {
         if !list::read(path, options, &mut draft, &mut sieve)? {
