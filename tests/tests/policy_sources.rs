@@ -354,3 +354,35 @@ fn merged_policies_allow_what_either_allowed() {
     let refused = merged.merge(&differs);
     assert_eq!(refused, Err(DraftError::LogHashesDiffer { ours, theirs }));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(300))]
+
+    /// What the fuzz targets assert holds near the recorded inputs, too.
+    #[test]
+    fn recorded_inputs_with_other_bytes_in_them(
+        changes in proptest::collection::vec((0_usize..8000, 0_u8..=255), 1..6),
+        cut in 0_usize..8000,
+    ) {
+        let targets: [(&str, fn(&[u8])); 5] = [
+            ("images/initrd-plain", rat_tests::targets::initramfs),
+            ("images/initrd-crc", rat_tests::targets::initramfs),
+            ("vector-1-1.noarch.rpm", rat_tests::targets::rpm_header),
+            ("flat.txt", rat_tests::targets::allowlist),
+            ("signed/p384.signed.json", rat_tests::targets::dsse),
+        ];
+        for (name, target) in targets {
+            let mut input = vectors::read(&format!("keylime-policy/{name}"));
+            if name.starts_with("images/") {
+                input.insert(0, 5);
+            }
+            for (at, byte) in &changes {
+                let at = at % input.len();
+                input[at] = *byte;
+            }
+            target(&input);
+            input.truncate(cut % input.len() + 1);
+            target(&input);
+        }
+    }
+}

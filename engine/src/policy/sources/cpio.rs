@@ -301,7 +301,7 @@ impl Archives {
                     let header = Header::read(bytes).ok_or(CpioError::Header { member })?;
                     let bytes = header.name_bytes;
                     let size = usize::try_from(bytes).unwrap_or(usize::MAX);
-                    if size < 2 || size > INITRAMFS_NAME_BYTES_MAX {
+                    if !(2..=INITRAMFS_NAME_BYTES_MAX).contains(&size) {
                         return Err(CpioError::Name { member, bytes });
                     }
                     let bytes = Vec::new();
