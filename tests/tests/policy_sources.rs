@@ -19,6 +19,7 @@ use rat_engine::policy::{DraftError, Listing, PolicyDraft, PolicyError, RuntimeP
 use rat_tests::archives::{
     Member, newc, rpm, rpm_files, rpm_header, rpm_numbers, rpm_short_numbers, rpm_strings,
 };
+use rat_tests::targets::Target;
 use rat_tests::vectors;
 use serde_json::{Value, json};
 
@@ -113,7 +114,7 @@ fn l03_names_that_leave_their_folder_or_are_no_paths_are_refused() {
 #[test]
 fn archives_that_are_cut_or_altered_are_refused() {
     let member = Member::file("file", b"contents");
-    let image = newc(&[member.clone()]);
+    let image = newc(std::slice::from_ref(&member));
     for length in 1..image.len() {
         let cut = unpack(&image[..length]);
         assert!(matches!(cut, Err(CpioError::Truncated { .. })), "{length}");
@@ -364,7 +365,7 @@ proptest::proptest! {
         changes in proptest::collection::vec((0_usize..8000, 0_u8..=255), 1..6),
         cut in 0_usize..8000,
     ) {
-        let targets: [(&str, fn(&[u8])); 5] = [
+        let targets: [(&str, Target); 5] = [
             ("images/initrd-plain", rat_tests::targets::initramfs),
             ("images/initrd-crc", rat_tests::targets::initramfs),
             ("vector-1-1.noarch.rpm", rat_tests::targets::rpm_header),

@@ -122,7 +122,9 @@ fn lists_give_what_keylime_policy_gives() {
             &list,
             &"--with-boot-aggregate",
         ];
-        arguments.extend(options.iter().map(|it| it as &dyn AsRef<std::ffi::OsStr>));
+        for option in options.iter() {
+            arguments.push(option);
+        }
         assert_eq!(made(&policies(&arguments)), keylime(expected), "{expected}");
     }
     let list = recorded("list-keyrings.txt");
@@ -191,7 +193,9 @@ fn trees_with_names_and_files_that_no_policy_can_hold() {
             &"--from-directory",
             &path,
         ];
-        arguments.extend(options.iter().map(|it| it as &dyn AsRef<std::ffi::OsStr>));
+        for option in options.iter() {
+            arguments.push(option);
+        }
         policies(&arguments)
     };
     // A pattern is about text, so that none leaves this name alone.
@@ -211,7 +215,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     std::fs::write(&path, "x").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o0)).unwrap();
     let run = policies(&[
         &"create",
         &"runtime",
