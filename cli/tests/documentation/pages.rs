@@ -105,7 +105,10 @@ fn make_runtime_policies() {
     session.write("ima_log", recorded(list));
     let digest = "ab".repeat(32);
     session.write("allowlist.txt", format!("{digest}  /usr/bin/older\n"));
-    session.write("excludes.txt", "# what people write\n/home/.*$\n");
+    session.write(
+        "excludes.txt",
+        "# what no program reads\n/usr/share/doc/.*$\n",
+    );
     session.follow("how-to/make-runtime-policies.md");
 }
 
