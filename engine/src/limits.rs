@@ -185,6 +185,29 @@ limits! {
         "What is told of one event log; a person needs the first few.";
     MB_POLICY_SHOWN_MAX = 160, "characters",
         "How much of an event's content a finding shows.";
+    DSSE_BYTES_MAX = 384 * 1024 * 1024, "bytes",
+        "An envelope: the largest policy in base64, and signatures.";
+    DSSE_SIGNATURES_MAX = 16, "signatures",
+        "Each costs a verification over the whole payload; Keylime's tool makes one.";
+    DSSE_SIGNATURE_BYTES_MAX = 256, "bytes",
+        "ECDSA on P-521 in DER takes 139.";
+    // What policies are made of
+    ALLOWLIST_BYTES_MAX = 512 * 1024 * 1024, "bytes",
+        "A line for each path of the largest policy, 128 bytes on average.";
+    INITRAMFS_BYTES_MAX = 1 << 30, "bytes",
+        "Compressed images are 20 to 500 MB; one is held in memory.";
+    INITRAMFS_UNPACKED_BYTES_MAX = 2 << 30, "bytes",
+        "What one image may decompress to, all its archives together; it is hashed and not kept.";
+    INITRAMFS_MEMBERS_MAX = 1_000_000, "members",
+        "Real images have some thousands of files.";
+    INITRAMFS_NAME_BYTES_MAX = 4096, "bytes",
+        "PATH_MAX with its NUL: the kernel passes over longer names.";
+    RPM_HEADER_BYTES_MAX = 256 * 1024 * 1024, "bytes",
+        "The data of one header; rpm's own limit (header.c, headerMaxbytes).";
+    RPM_TAGS_MAX = 65_535, "tags",
+        "The index of one header; rpm's own limit (header.c, hdrchkTags).";
+    RPM_FILES_MAX = 1_000_000, "files",
+        "The largest package, kernel sources, has under 100,000.";
     TPM_POLICY_BYTES_MAX = 64 * 1024, "bytes",
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",

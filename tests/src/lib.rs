@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod archives;
 pub mod assignment;
 pub mod booted;
 pub mod crash;

@@ -36,31 +36,36 @@ mod boot;
 mod enrolment;
 mod evidence;
 mod lanes;
+mod policy_sources;
 mod requests;
 pub use boot::{boot_content, boot_policy};
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
 pub use evidence::verify_evidence;
 pub use lanes::{p256_lanes, rsa_lanes};
+pub use policy_sources::{allowlist, dsse, initramfs, rpm_header};
 pub use requests::{core_json, keylime_registration};
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 28] = [
+pub const ALL: [(&str, Target); 32] = [
     ("agent_certificate", agent_certificate),
+    ("allowlist", allowlist),
     ("appraisal", appraisal),
     ("attest", attest),
     ("boot_content", boot_content),
     ("boot_policy", boot_policy),
     ("certificate_request", certificate_request),
     ("core_json", core_json),
+    ("dsse", dsse),
     ("ek_certificate", ek_certificate),
     ("exclude_pattern", exclude_pattern),
     ("file_signature", file_signature),
     ("ima_ascii", ima_ascii),
     ("ima_binary", ima_binary),
     ("ima_splits", ima_splits),
+    ("initramfs", initramfs),
     ("keylime_registration", keylime_registration),
     ("keyring_buffer", keyring_buffer),
     ("p256_lanes", p256_lanes),
@@ -68,6 +73,7 @@ pub const ALL: [(&str, Target); 28] = [
     ("pcr_json", pcr_json),
     ("pcr_selection", pcr_selection),
     ("public", public),
+    ("rpm_header", rpm_header),
     ("rsa_lanes", rsa_lanes),
     ("runtime_policy", runtime_policy),
     ("shard_sequences", shard_sequences),

@@ -68,6 +68,12 @@ fn budget(target: &str) -> Budget {
         // requested, most of them freed, before the largest is given up or kept.
         "exclude_pattern" => (64 << 20, 4 << 10),
         "runtime_policy" => (64 << 20, 4 << 10),
+        // The same, of a policy that was made or signed.
+        "allowlist" | "dsse" => (64 << 20, 4 << 10),
+        // Names and digests, twice, and a buffer of a name.
+        "initramfs" => (64 << 10, 64),
+        // Names and digests where they stand, and a path of at most 4 KiB for each file.
+        "rpm_header" => (16 << 10, 512),
         // A policy among other things.
         "verify_evidence" => (64 << 20, 4 << 10),
         // Copies of the certificate or request, its extensions, and a public area.
@@ -119,6 +125,11 @@ fn fitting(file: &str) -> &'static [&'static str] {
         _ if file.starts_with("ek/certificates/") => &["ek_certificate"],
         _ if file.starts_with("ima/") && file.ends_with(".json") => &["runtime_policy"],
         _ if file.starts_with("ima/") => LIST,
+        _ if file.ends_with(".signed.json") => &["dsse", "runtime_policy"],
+        _ if file.starts_with("keylime-policy/images/") => &["initramfs"],
+        _ if file.ends_with(".rpm") => &["rpm_header"],
+        "keylime-policy/list-keyrings.txt" => LIST,
+        _ if file.starts_with("keylime-policy/") && file.ends_with(".txt") => &["allowlist"],
         _ if file.starts_with("eventlogs/") => &["uefi_event_log", "boot_content"],
         _ if file.starts_with("measured_boot/refstates/") => &["boot_policy"],
         _ if file.ends_with(".json") => &["pcr_json", "runtime_policy", "tpm_policy"],

@@ -24,6 +24,8 @@ mod names;
 mod policy;
 #[path = "limits/refused.rs"]
 mod refused;
+#[path = "limits/sources.rs"]
+mod sources;
 #[path = "limits/tpm.rs"]
 mod tpm;
 #[path = "limits/uefi.rs"]
@@ -82,15 +84,34 @@ const CASES: &[(&str, Case)] = &[
     ("MB_POLICY_KERNELS_MAX", measured_boot::kernels),
     ("MB_POLICY_FINDINGS_MAX", measured_boot::findings),
     ("MB_POLICY_SHOWN_MAX", measured_boot::shown),
+    ("DSSE_BYTES_MAX", sources::dsse_bytes),
+    ("DSSE_SIGNATURES_MAX", sources::dsse_signatures),
+    ("DSSE_SIGNATURE_BYTES_MAX", sources::dsse_signature_bytes),
+    ("ALLOWLIST_BYTES_MAX", sources::allowlist_bytes),
+    (
+        "INITRAMFS_UNPACKED_BYTES_MAX",
+        sources::initramfs_unpacked_bytes,
+    ),
+    ("INITRAMFS_MEMBERS_MAX", sources::initramfs_members),
+    ("INITRAMFS_NAME_BYTES_MAX", sources::initramfs_name_bytes),
+    ("RPM_HEADER_BYTES_MAX", sources::rpm_header_bytes),
+    ("RPM_TAGS_MAX", sources::rpm_tags),
+    ("RPM_FILES_MAX", sources::rpm_files),
     ("TPM_POLICY_BYTES_MAX", tpm::policy_bytes),
     ("TPM_POLICY_VALUES_MAX", tpm::policy_values),
 ];
 
 /// Limits that are not hit at n and n + 1, and why.
-const NOT_HIT: &[(&str, &str)] = &[(
-    "EXCLUDE_AUTOMATON_BYTES_MAX",
-    "it refuses nothing: `a_full_cache_of_the_linear_engine_changes_no_meaning`",
-)];
+const NOT_HIT: &[(&str, &str)] = &[
+    (
+        "EXCLUDE_AUTOMATON_BYTES_MAX",
+        "it refuses nothing: `a_full_cache_of_the_linear_engine_changes_no_meaning`",
+    ),
+    (
+        "INITRAMFS_BYTES_MAX",
+        "`rat` reads the file: `images_that_are_too_large_are_not_read`",
+    ),
+];
 
 #[test]
 fn every_limit_has_a_case_or_a_reason() {

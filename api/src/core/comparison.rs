@@ -1,16 +1,10 @@
 //! What one version of a policy has that another has not.
 
-use std::collections::{BTreeSet, HashMap};
-
-use rat_engine::hash::HashAlg;
-use rat_engine::policy::{BOOT_AGGREGATE, CompiledPolicy, RuntimePolicy};
-use serde_json::value::RawValue;
+use rat_engine::policy;
 
 use super::wire::policy as wire;
 use crate::error::ApiError;
 use crate::limits::DIFF_ITEMS_MAX;
-
-type Digests<'a> = BTreeSet<(HashAlg, &'a [u8])>;
 
 /// Compares two versions, each with its text.
 ///
@@ -18,118 +12,42 @@ type Digests<'a> = BTreeSet<(HashAlg, &'a [u8])>;
 /// [`ApiError::Unavailable`] when what is stored cannot be read.
 ///
 /// # Cost
-/// Both policies compiled in memory; a few hundred nanoseconds for each path.
+/// As [`policy::compare`].
 pub(super) fn compare(
     from: (wire::Policy, &[u8]),
     to: (wire::Policy, &[u8]),
 ) -> Result<wire::PolicyDiff, ApiError> {
-    let unreadable = ApiError::Unavailable("the policy cannot be read");
-    let parse = |text| RuntimePolicy::parse(text).map_err(|_| unreadable.clone());
-    let (old, new) = (parse(from.1)?, parse(to.1)?);
-    let other_members = other_members(from.1, to.1).ok_or(unreadable)?;
-    let (old, new) = (old.compiled(), new.compiled());
-    let mut known = listed(old);
-    let mut diff = wire::PolicyDiff {
+    let difference = policy::compare(from.1, to.1, DIFF_ITEMS_MAX)
+        .map_err(|_| ApiError::Unavailable("the policy cannot be read"))?;
+    let changed = difference.changed.items.into_iter();
+    Ok(wire::PolicyDiff {
         from: from.0,
         to: to.0,
-        added_paths: Vec::new(),
-        added_paths_count: 0,
-        removed_paths: Vec::new(),
-        removed_paths_count: 0,
-        changed: Vec::new(),
-        changed_count: 0,
-        excludes_added: excludes_without(new, old),
-        excludes_removed: excludes_without(old, new),
-        other_members,
+        added_paths: paths(difference.added.items),
+        added_paths_count: difference.added.count,
+        removed_paths: paths(difference.removed.items),
+        removed_paths_count: difference.removed.count,
+        changed: changed
+            .map(|changed| wire::ChangedPath {
+                path: changed.path,
+                digests_added: changed.digests_added,
+                digests_removed: changed.digests_removed,
+            })
+            .collect(),
+        changed_count: difference.changed.count,
+        excludes_added: difference.excludes_added,
+        excludes_removed: difference.excludes_removed,
+        other_members: difference.other_members,
+    })
+}
+
+fn paths(items: Vec<policy::PathDigests>) -> Vec<wire::PathDigests> {
+    let items = items.into_iter();
+    let item = |item: policy::PathDigests| wire::PathDigests {
+        path: item.path,
+        digests: item.digests,
     };
-    let mut in_order: Vec<_> = listed(new).into_iter().collect();
-    in_order.sort_unstable_by_key(|(path, _)| *path);
-    for (path, digests) in in_order {
-        match known.remove(path) {
-            None => {
-                let item = || path_digests(path, &digests);
-                push(&mut diff.added_paths, &mut diff.added_paths_count, item);
-            }
-            Some(before) if before != digests => {
-                let item = || wire::ChangedPath {
-                    path: text(path),
-                    digests_added: digests.difference(&before).map(digest).collect(),
-                    digests_removed: before.difference(&digests).map(digest).collect(),
-                };
-                push(&mut diff.changed, &mut diff.changed_count, item);
-            }
-            Some(_) => {}
-        }
-    }
-    let mut removed: Vec<_> = known.into_iter().collect();
-    removed.sort_unstable_by_key(|(path, _)| *path);
-    for (path, digests) in removed {
-        let item = || path_digests(path, &digests);
-        push(&mut diff.removed_paths, &mut diff.removed_paths_count, item);
-    }
-    Ok(diff)
-}
-
-/// Counts an item, and keeps it while there is room.
-fn push<T>(items: &mut Vec<T>, count: &mut usize, item: impl FnOnce() -> T) {
-    *count = count.saturating_add(1);
-    if items.len() < DIFF_ITEMS_MAX {
-        items.push(item());
-    }
-}
-
-/// Every path with its digests, the boot aggregate among them.
-fn listed(policy: &CompiledPolicy) -> HashMap<&[u8], Digests<'_>> {
-    let mut listed: HashMap<_, _> = policy
-        .paths()
-        .map(|(path, digests)| (path, digests.collect()))
-        .collect();
-    let aggregates = policy.reference_boot_aggregates();
-    if !aggregates.is_empty() {
-        let digests = aggregates.iter().map(|it| (it.alg(), it.as_bytes()));
-        listed.insert(BOOT_AGGREGATE, digests.collect());
-    }
-    listed
-}
-
-fn excludes_without(policy: &CompiledPolicy, other: &CompiledPolicy) -> Vec<String> {
-    let others: BTreeSet<&str> = other.excludes().iter().map(|it| it.source()).collect();
-    let own = policy.excludes().iter().map(|it| it.source());
-    own.filter(|source| !others.contains(source))
-        .take(DIFF_ITEMS_MAX)
-        .map(str::to_owned)
-        .collect()
-}
-
-/// Members other than paths and excludes whose values differ.
-fn other_members(from: &[u8], to: &[u8]) -> Option<Vec<String>> {
-    type Members<'a> = HashMap<String, &'a RawValue>;
-    let from: Members<'_> = serde_json::from_slice(from).ok()?;
-    let to: Members<'_> = serde_json::from_slice(to).ok()?;
-    let value = |members: &Members<'_>, name: &str| -> Option<serde_json::Value> {
-        serde_json::from_str(members.get(name)?.get()).ok()
-    };
-    let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-    let differ = names.into_iter().filter(|name| {
-        let is_listed = matches!(name.as_str(), "digests" | "excludes");
-        !is_listed && value(&from, name) != value(&to, name)
-    });
-    Some(differ.take(DIFF_ITEMS_MAX).cloned().collect())
-}
-
-fn path_digests(path: &[u8], digests: &Digests<'_>) -> wire::PathDigests {
-    wire::PathDigests {
-        path: text(path),
-        digests: digests.iter().map(digest).collect(),
-    }
-}
-
-fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
-fn digest((alg, bytes): &(HashAlg, &[u8])) -> String {
-    format!("{}:{}", alg.name(), hex::encode(bytes))
+    items.map(item).collect()
 }
 
 #[cfg(test)]

@@ -70,6 +70,9 @@ pub(crate) struct VerifyArguments {
     /// Runtime policy, in Keylime's JSON
     #[arg(long, value_name = "FILE", help_heading = "Reference values")]
     pub(crate) policy: Option<PathBuf>,
+    /// Public key or certificate that must have signed the runtime policy, in PEM
+    #[arg(long, value_name = "FILE", requires = "policy", help_heading = "Rules")]
+    pub(crate) policy_key: Option<PathBuf>,
     /// PCR policy: {"15":["hex"],"mask":"0x8000"}, or @FILE
     #[arg(long, value_name = "JSON", help_heading = "Reference values")]
     pub(crate) tpm_policy: Option<String>,

@@ -5,6 +5,7 @@ mod files;
 mod groups;
 mod people;
 mod policies;
+mod policy_files;
 mod relays;
 mod remote;
 mod values;
@@ -21,8 +22,10 @@ pub(crate) use groups::{EkCommand, GroupCommand, GroupSettings};
 pub(crate) use people::{
     AccountCommand, ApiTokenCommand, PasswordArguments, TokenCommand, UserChange, UserCommand,
 };
-pub(crate) use policies::{
-    CreateArguments, CreateBootArguments, CreateCommand, PolicyArguments, PolicyCommand,
+pub(crate) use policies::{PolicyArguments, PolicyCommand};
+pub(crate) use policy_files::{
+    Backend, ConvertArguments, CreateArguments, CreateBootArguments, CreateCommand, MergeArguments,
+    SignArguments, VerifySignatureArguments,
 };
 pub(crate) use relays::RelayCommand;
 pub(crate) use remote::{Connect, Enroll, Login, RemoteArguments};

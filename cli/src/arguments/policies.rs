@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use rat_engine::hash::HashAlg;
 
+use super::policy_files::{
+    CONVERT_HELP, ConvertArguments, CreateCommand, MERGE_HELP, MergeArguments, SIGN_HELP,
+    SignArguments, VERIFY_SIGNATURE_HELP, VerifySignatureArguments,
+};
 use super::remote::RemoteArguments;
-use super::values::hash_alg;
 use crate::output::Format;
 
 const LINT_HELP: &str = "\
@@ -17,30 +19,6 @@ Exit codes:
 
 Example:
   rat policies lint policy.json";
-
-const CREATE_HELP: &str = "\
-Everything that the log measured becomes allowed: verify the log first.
-
-Exit codes:
-  0  the policy was written
-  1  the log has violations, and --allow-violations was not given
-  2  wrong usage, or a log that cannot be read
-
-Example:
-  rat policies create runtime --from-ima-log ascii_runtime_measurements \\
-      --exclude '/usr/share/man/.*[.]gz$' --out policy.json";
-
-const CREATE_BOOT_HELP: &str = "\
-The log's digests become what `example` allows: make it on a machine that is known to be good.
-
-Exit codes:
-  0  the reference state was written, and the log passes by it
-  1  the log lacks something, or fails by its own reference state
-  2  wrong usage, a log that cannot be read, or one that says that Secure Boot is off
-
-Example:
-  rat policies create measured-boot -o mb_refstate.json \\
-      --eventlog /sys/kernel/security/tpm0/binary_bios_measurements";
 
 const LIST_HELP: &str = "\
 Status: active is enforced, shadow is kept beside it, superseded was enforced once, inactive never.
@@ -69,7 +47,8 @@ const DIFF_HELP: &str = "\
 Lines begin with + where NEW has more, - where it has less, ~ where digests differ.
 
 Example:
-  rat policies diff p-prod-fleet-003 p-prod-fleet-004";
+  rat policies diff p-prod-fleet-003 p-prod-fleet-004
+  rat policies diff --files old.json new.json";
 
 const ACTIVATE_HELP: &str = "\
 Agents are trusted again once their whole list was judged under the new version; how many were is
@@ -124,8 +103,11 @@ pub(crate) enum PolicyCommand {
     /// Add a version to a group's policy
     #[command(after_help = ADD_HELP)]
     Add {
-        /// The runtime policy, in Keylime's JSON
+        /// The runtime policy, in Keylime's JSON, or with --key a signed one
         file: PathBuf,
+        /// Public key or certificate that must have signed it, in PEM
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
         /// The group
         #[arg(long, value_name = "GROUP")]
         group: String,
@@ -142,6 +124,9 @@ pub(crate) enum PolicyCommand {
         old: String,
         /// The version that is looked at
         new: String,
+        /// OLD and NEW are files, and no server is asked
+        #[arg(long)]
+        files: bool,
         #[command(flatten)]
         remote: RemoteArguments,
     },
@@ -178,49 +163,16 @@ pub(crate) enum PolicyCommand {
         #[command(subcommand)]
         policy: CreateCommand,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CreateCommand {
-    /// Make a runtime policy that allows what a measurement list holds
-    #[command(after_help = CREATE_HELP)]
-    Runtime(CreateArguments),
-    /// Make a measured boot reference state of the event log of a machine that is as it should be
-    #[command(after_help = CREATE_BOOT_HELP)]
-    MeasuredBoot(CreateBootArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CreateBootArguments {
-    /// UEFI event log (/sys/kernel/security/tpm0/binary_bios_measurements)
-    #[arg(short = 'e', long, value_name = "FILE", alias = "eventlog-file")]
-    pub(crate) eventlog: PathBuf,
-    /// Accept a log that says that Secure Boot is off
-    #[arg(short = 'i', long)]
-    pub(crate) without_secureboot: bool,
-    /// Write the reference state though the log lacks something that the policy `example` needs
-    #[arg(long)]
-    pub(crate) allow_incomplete: bool,
-    /// Where to write the reference state [default: standard output]
-    #[arg(short = 'o', long, value_name = "FILE", alias = "output")]
-    pub(crate) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CreateArguments {
-    /// IMA measurement list, ascii or binary
-    #[arg(long, value_name = "FILE")]
-    pub(crate) from_ima_log: PathBuf,
-    /// Python pattern of paths that the policy leaves alone; may be repeated
-    #[arg(long, value_name = "REGEX")]
-    pub(crate) exclude: Vec<String>,
-    /// Where to write the policy [default: standard output]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    /// Leave violations out, rather than refuse the list
-    #[arg(long)]
-    pub(crate) allow_violations: bool,
-    /// Algorithm of the template hashes in the list
-    #[arg(long, value_name = "ALG", default_value = "sha1", value_parser = hash_alg())]
-    pub(crate) ima_log_hash: HashAlg,
+    /// Make one policy of several, without a server
+    #[command(after_help = MERGE_HELP)]
+    Merge(MergeArguments),
+    /// Make a policy of an older list, without a server
+    #[command(after_help = CONVERT_HELP)]
+    Convert(ConvertArguments),
+    /// Sign a policy, without a server
+    #[command(after_help = SIGN_HELP)]
+    Sign(SignArguments),
+    /// Verify a policy's signature, without a server
+    #[command(after_help = VERIFY_SIGNATURE_HELP)]
+    VerifySignature(VerifySignatureArguments),
 }

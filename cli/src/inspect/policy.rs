@@ -12,7 +12,7 @@ use super::FILE;
 
 /// Reads a policy, and counts what it holds.
 pub(super) fn read(path: &Path) -> Result<Record, InputError> {
-    let runtime = policies::read(FILE, path)?;
+    let runtime = policies::read(FILE, path, None)?;
     let compiled = runtime.compiled();
     let digests: usize = compiled.paths().map(|(_, digests)| digests.count()).sum();
     let patterns = compiled.excludes().iter();

@@ -1,9 +1,11 @@
 //! `rat policies`, as far as the server is asked.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
+use rat_engine::policy::dsse::is_envelope;
 use rat_engine::verdict::Code;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,6 +17,7 @@ use crate::arguments::RemoteArguments;
 use crate::client::{Address, AddressError};
 use crate::input::{self, InputError};
 use crate::output::{Column, Format, Item, Look, Terminal, printable};
+use crate::policies;
 
 const COLUMNS: [Column; 7] = [
     Column("ID", "id"),
@@ -101,18 +104,38 @@ struct NewPolicy<'a> {
     content: &'a RawValue,
 }
 
-/// Adds a version.
+/// What becomes a version.
+pub(crate) struct New<'a> {
+    /// The policy.
+    pub(crate) file: &'a Path,
+    /// Who must have signed it.
+    pub(crate) key: Option<&'a Path>,
+    /// Its group.
+    pub(crate) group: &'a str,
+    /// What people call it.
+    pub(crate) name: Option<&'a str>,
+}
+
+/// Adds a version. Of a signed policy it is the policy itself that the server gets, after its
+/// signature was found to be good here.
 pub(crate) fn run_add(
-    file: &Path,
-    group: &str,
-    name: Option<&str>,
+    new: &New<'_>,
     remote: &RemoteArguments,
     terminal: &mut Terminal,
 ) -> Result<Outcome> {
+    let New {
+        file, group, name, ..
+    } = *new;
     let malformed = |reason: &dyn std::fmt::Display| {
         InputError::new("FILE", file, reason).with_code(Code::PolicyMalformed)
     };
-    let text = input::read("FILE", file, "POLICY_BYTES_MAX")?;
+    let limit = new.key.map_or("POLICY_BYTES_MAX", |_| "DSSE_BYTES_MAX");
+    let text = input::read("FILE", file, limit)?;
+    // The server says best what is wrong with a plain policy.
+    let text = match new.key {
+        None if !is_envelope(&text) => Cow::Borrowed(text.as_slice()),
+        key => policies::read_signed("FILE", file, &text, key.map(|key| ("--key", key)))?.text,
+    };
     let content: &RawValue = serde_json::from_slice(&text).map_err(|error| malformed(&error))?;
     let stem = file.file_stem().map(|stem| stem.to_string_lossy());
     let name = name.map_or_else(|| stem.unwrap_or_default(), Into::into);
@@ -205,6 +228,11 @@ fn write_diff(diff: &Item, terminal: &mut Terminal) -> io::Result<()> {
         let (by, at) = (said("created_by"), said("created_at"));
         writeln!(terminal, "{sign} {id}  {name}  by {by} at {at}")?;
     }
+    write_changes(diff, terminal)
+}
+
+/// The lines below the heading, of any two policies.
+pub(crate) fn write_changes(diff: &Item, terminal: &mut Terminal) -> io::Result<()> {
     let digests = |item: &Item, member| joined(item.list(member));
     for (sign, look, member) in [
         ('+', Look::Green, "added_paths"),

@@ -47,6 +47,10 @@ impl<'o> Files<'o> {
     /// Reads what the options name.
     pub(super) fn read(options: &'o VerifyArguments) -> Result<Self, InputError> {
         let policy = options.policy.as_deref();
+        let policy_key = options
+            .policy_key
+            .as_deref()
+            .map(|key| ("--policy-key", key));
         let pcr_policy = options.tpm_policy.as_deref();
         let boot_log = options.boot_log.as_deref();
         let ima_log = options.ima_log.as_deref();
@@ -63,7 +67,7 @@ impl<'o> Files<'o> {
                 .map(|path| Input::open("--ima-log", path))
                 .transpose()?,
             policy: policy
-                .map(|path| policies::read("--policy", path))
+                .map(|path| policies::read("--policy", path, policy_key))
                 .transpose()?
                 .map(Arc::new),
             pcr_policy: pcr_policy.map(read_pcr_policy).transpose()?.map(Arc::new),

@@ -21,6 +21,8 @@ mod measured_boot;
 mod operator;
 mod people;
 mod policies;
+mod policy_signatures;
+mod policy_sources;
 mod ratd;
 mod run;
 mod swtpm;

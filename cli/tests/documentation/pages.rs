@@ -9,10 +9,11 @@ use crate::page::{Kind, blocks};
 use crate::session::Session;
 
 /// The pages, each of which a test below follows.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "how-to/back-up-and-restore.md",
     "how-to/enrol-a-fleet.md",
     "how-to/install-the-server.md",
+    "how-to/make-runtime-policies.md",
     "how-to/read-a-failure.md",
     "how-to/roll-a-policy.md",
     "how-to/users-and-tokens.md",
@@ -83,6 +84,32 @@ fn enrol_a_fleet() {
     session.follow_from("how-to/enrol-a-fleet.md", ARRIVAL);
     // The token is gone from the machine.
     assert!(!folder.join("run/rat-enroll").exists());
+}
+
+#[test]
+fn make_runtime_policies() {
+    let mut session = Session::with_two_machines();
+    let recorded = |name: &str| {
+        let path = workspace_root().join("tests/vectors").join(name);
+        std::fs::read(path).unwrap()
+    };
+    session.write("golden/usr/bin/service", "release 1");
+    let images = "keylime-policy/images";
+    session.write(
+        "initrd.img",
+        recorded(&format!("{images}/initrd-early-zst")),
+    );
+    let package = recorded("keylime-policy/vector-1-1.noarch.rpm");
+    session.write("packages/vector-1-1.noarch.rpm", package);
+    let list = "sets/hpe-rsa-sha256-ima780-uefi/ima_log.ascii";
+    session.write("ima_log", recorded(list));
+    let digest = "ab".repeat(32);
+    session.write("allowlist.txt", format!("{digest}  /usr/bin/older\n"));
+    session.write(
+        "excludes.txt",
+        "# what no program reads\n/usr/share/doc/.*$\n",
+    );
+    session.follow("how-to/make-runtime-policies.md");
 }
 
 #[test]

@@ -172,6 +172,15 @@ impl FileKey {
         self.0.id
     }
 
+    /// The canonical DER `SubjectPublicKeyInfo`, as keyrings of policies hold it.
+    ///
+    /// # Errors
+    /// [`KeyError::Library`].
+    pub fn spki_der(&self) -> Result<Vec<u8>, KeyError> {
+        let der = self.0.key.public_key_to_der();
+        der.map_err(|_| KeyError::Library)
+    }
+
     /// Verifies that this key signed the digest: PKCS #1 v1.5, or ECDSA in DER.
     ///
     /// `hash` is the kernel's name of the algorithm that made the digest.

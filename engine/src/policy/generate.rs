@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
 use thiserror::Error;
 
 use super::compiled::BOOT_AGGREGATE;
+use super::document::{Document, DocumentIma, DocumentMeta};
 use crate::hash::{Digest, HashAlg};
 use crate::limits::POLICY_PATHS_MAX;
 
@@ -212,22 +212,14 @@ impl Collected {
         timestamp: &str,
         options: &GenerateOptions<'_>,
     ) -> Result<Generated, GenerateError> {
-        let policy = Policy {
-            meta: PolicyMeta {
-                version: 1,
-                generator: 3,
-                timestamp,
-            },
+        let policy = Document {
+            meta: DocumentMeta::new(timestamp),
             release: 0,
             digests: hexadecimal(&self.files),
             excludes: options.excludes,
             keyrings: hexadecimal(&self.keys),
-            ima: PolicyIma {
-                ignored_keyrings: [],
-                log_hash_alg: options.log_hash_alg.name(),
-                dm_policy: None,
-            },
-            ima_buf: hexadecimal(&self.buffers),
+            ima: DocumentIma::new(options.log_hash_alg.name(), Vec::new()),
+            buffers: hexadecimal(&self.buffers),
             verification_keys: "",
         };
         let text = serde_json::to_string_pretty(&policy).map_err(|_| GenerateError::Unwritable)?;
@@ -247,33 +239,4 @@ fn hexadecimal(table: &Table) -> BTreeMap<&str, Vec<String>> {
         .iter()
         .map(|(name, digests)| (name.as_str(), digests.iter().map(Digest::to_hex).collect()))
         .collect()
-}
-
-/// The shape that Keylime's schema demands: all eight members.
-#[derive(Serialize)]
-struct Policy<'a> {
-    meta: PolicyMeta<'a>,
-    release: u64,
-    digests: BTreeMap<&'a str, Vec<String>>,
-    excludes: &'a [String],
-    keyrings: BTreeMap<&'a str, Vec<String>>,
-    ima: PolicyIma<'a>,
-    #[serde(rename = "ima-buf")]
-    ima_buf: BTreeMap<&'a str, Vec<String>>,
-    #[serde(rename = "verification-keys")]
-    verification_keys: &'a str,
-}
-
-#[derive(Serialize)]
-struct PolicyMeta<'a> {
-    version: u64,
-    generator: u64,
-    timestamp: &'a str,
-}
-
-#[derive(Serialize)]
-struct PolicyIma<'a> {
-    ignored_keyrings: [&'a str; 0],
-    log_hash_alg: &'a str,
-    dm_policy: Option<()>,
 }

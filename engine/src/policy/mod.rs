@@ -1,15 +1,22 @@
-//! Keylime's runtime policy: read, compiled, judged by lint, and generated.
+//! Keylime's runtime policy: read, compiled, judged by lint, generated, drafted and signed.
 
 mod compiled;
+mod difference;
+mod document;
+mod draft;
+pub mod dsse;
 pub mod exclude;
 mod generate;
 pub(crate) mod json;
 mod lint;
 mod runtime;
+pub mod sources;
 mod table;
 mod verification_keys;
 
 pub use compiled::{BOOT_AGGREGATE, CompiledPolicy, Exclusion, PathRule};
+pub use difference::{ChangedPath, Counted, PathDigests, PolicyDifference, compare};
+pub use draft::{DraftError, Listing, PolicyDraft};
 pub use exclude::PatternError;
 pub use generate::{
     GenerateError, GenerateOptions, Generated, Measured, MeasuredKind, OnObstacle, generate,
