@@ -36,6 +36,7 @@ mod streams;
 pub mod wire;
 
 pub use reason::{Advice, Reason, RenewRefused};
+pub(crate) use roots::provider;
 pub use roots::RootsError;
 
 /// The ALPN protocol.

@@ -20,7 +20,6 @@
 mod admission;
 mod end;
 mod exchange;
-mod memory;
 mod options;
 mod outbox;
 mod relay;
@@ -53,7 +52,7 @@ pub use tls::TlsError;
 
 use admission::Admission;
 use end::End;
-use memory::Memory;
+use crate::memory::Memory;
 use relays::Relays;
 use renewed::Renewed;
 

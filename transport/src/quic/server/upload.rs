@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::end::End;
-use super::memory::Held;
+use crate::memory::Held;
 use super::session::Session;
 use crate::limits;
 use crate::measures;

@@ -18,7 +18,7 @@ use crate::limits;
 use crate::measures;
 use crate::quic::parcels::{ITSELF, Parcels};
 use crate::quic::server::end::End;
-use crate::quic::server::memory::Held;
+use crate::memory::Held;
 use crate::quic::server::renewal;
 use crate::quic::wire::{AgentHello, Evidence, Frame, Refused, WireError};
 use crate::quic::{Reason, RenewRefused};
