@@ -23,6 +23,7 @@ pub mod enrolment;
 pub mod limits;
 pub mod pem;
 pub mod relay_certificate;
+pub mod v_key;
 mod x509;
 
 pub use der::DerError;

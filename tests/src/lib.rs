@@ -25,6 +25,8 @@ pub mod lists;
 pub mod measured;
 pub mod measured_keys;
 pub mod oracle;
+pub mod pull_agent;
+pub mod pull_tpm;
 pub mod python;
 pub mod receiver;
 pub mod recording;
