@@ -27,6 +27,7 @@ pub mod measured_keys;
 pub mod oracle;
 pub mod pull_agent;
 pub mod pull_tpm;
+pub mod pulled;
 pub mod python;
 pub mod receiver;
 pub mod recording;

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -61,8 +61,7 @@ impl Device {
                     PcrIndex::KEYLIME_DATA,
                     data_pcr(HashAlg::Sha256, shown.as_bytes()),
                 );
-                let mut attest =
-                    Attest::quote(HashAlg::Sha256, nonce.as_bytes(), &banks, &values);
+                let mut attest = Attest::quote(HashAlg::Sha256, nonce.as_bytes(), &banks, &values);
                 attest.reset_count = *boot;
                 let message = attest.to_bytes();
                 let signature = machine.ak.sign(&message);
@@ -122,6 +121,9 @@ impl Reply {
         self
     }
 }
+
+/// Requests that are remembered.
+const REQUESTS_MAX: usize = 10_000;
 
 /// Changes the answer to a path and query.
 pub type Bend = dyn Fn(&str, Reply) -> Reply + Send + Sync;
@@ -191,7 +193,9 @@ impl PullAgent {
     }
 
     async fn with(device: Device, tls: Option<(Vec<u8>, TlsAcceptor)>) -> Self {
-        let key = Rsa::generate(2048).unwrap();
+        // One for all of a process: nobody tells agents apart by it, and making one takes long.
+        static KEY: LazyLock<Rsa<Private>> = LazyLock::new(|| Rsa::generate(2048).unwrap());
+        let key = KEY.clone();
         let shown = String::from_utf8(key.public_key_to_pem().unwrap()).unwrap();
         let shared = Shared {
             device: Mutex::new(device),
@@ -337,7 +341,12 @@ async fn converse(shared: &Shared, mut stream: impl AsyncRead + AsyncWrite + Unp
         }
         let body: Vec<u8> = read.drain(..length).collect();
         let target = head.split(' ').nth(1).unwrap().to_owned();
-        shared.asked.lock().unwrap().push(target.clone());
+        {
+            let mut asked = shared.asked.lock().unwrap();
+            if asked.len() < REQUESTS_MAX {
+                asked.push(target.clone());
+            }
+        }
         let reply = answer(shared, &target, &body);
         let bend = Arc::clone(&shared.bend.lock().unwrap());
         let reply = bend(&target, reply);

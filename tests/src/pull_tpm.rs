@@ -35,7 +35,11 @@ impl TpmMachine {
                 Ok(oracle::extend(HashAlg::Sha256, &[0; 32], &event))
             })
             .collect::<Result<_>>()?;
-        assert_ne!(boot[0], boot_value(HashAlg::Sha256, 0), "a machine of its own");
+        assert_ne!(
+            boot[0],
+            boot_value(HashAlg::Sha256, 0),
+            "a machine of its own"
+        );
         let mut machine = Self {
             tpm,
             list: Vec::new(),

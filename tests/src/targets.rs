@@ -35,17 +35,19 @@ use crate::{sequences, vectors};
 mod enrolment;
 mod evidence;
 mod lanes;
+mod polled;
 mod requests;
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
 pub use evidence::verify_evidence;
 pub use lanes::{p256_lanes, rsa_lanes};
+pub use polled::pull_answer;
 pub use requests::core_json;
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 25] = [
+pub const ALL: [(&str, Target); 26] = [
     ("agent_certificate", agent_certificate),
     ("appraisal", appraisal),
     ("attest", attest),
@@ -63,6 +65,7 @@ pub const ALL: [(&str, Target); 25] = [
     ("pcr_json", pcr_json),
     ("pcr_selection", pcr_selection),
     ("public", public),
+    ("pull_answer", pull_answer),
     ("rsa_lanes", rsa_lanes),
     ("runtime_policy", runtime_policy),
     ("shard_sequences", shard_sequences),

@@ -74,6 +74,8 @@ fn budget(target: &str) -> Budget {
         "tpm_policy" => (32 << 10, 64),
         // Two trees of values, each a few dozen bytes for two of input, and both written again.
         "core_json" => (8 << 10, 160),
+        // The body's strings, what base64 holds, and up to four copies of the list.
+        "pull_answer" => (16 << 10, 32),
         // What each step is answered with: evidence, its appraisal and a tick.
         "shard_sequences" => (64 << 10, 64 << 10),
         // Eighteen copies with a preamble; for those that decode, the values and their encodings.

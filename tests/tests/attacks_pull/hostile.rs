@@ -1,8 +1,8 @@
 //! Agents that answer anything but evidence: silent each time, untrusted never, and bounded.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::EffectiveStatus;
@@ -10,6 +10,7 @@ use rat_tests::evidence::Machine;
 use rat_tests::pull_agent::{Device, How, PullAgent, Reply};
 use rat_transport::pull::{self, Standing};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::world::{World, polling};
 
@@ -68,7 +69,10 @@ fn cases() -> Vec<(&'static str, Change)> {
         ),
         ("malformed", results(|it| *it = json!({}))),
         ("quote", results(|it| it["quote"] = "d:::".into())),
-        ("quote", results(|it| it["quote"] = "rAAAA:AAAA:AAAA".into())),
+        (
+            "quote",
+            results(|it| it["quote"] = "rAAAA:AAAA:AAAA".into()),
+        ),
         ("algorithm", results(|it| it["hash_alg"] = "md5".into())),
         ("algorithm", results(|it| it["hash_alg"] = "sha1".into())),
         ("algorithm", results(|it| it["enc_alg"] = "sm2".into())),
@@ -106,10 +110,8 @@ async fn x01_x02_s13_what_is_no_evidence_makes_an_agent_silent_and_never_untrust
             }
         });
         let is_so = |standing| matches!(standing, Standing::Silent { failure, .. } if failure.as_str() == why);
-        let silent = tokio::time::timeout(
-            Duration::from_secs(20),
-            world.until_standing(&id, is_so),
-        );
+        let silent =
+            tokio::time::timeout(Duration::from_secs(20), world.until_standing(&id, is_so));
         let is_silent = silent.await.is_ok();
         assert!(is_silent, "case {nth}: {why}: {:?}", world.news(&id));
         assert!(fired.load(Ordering::SeqCst));
@@ -192,5 +194,9 @@ async fn x04_agents_that_never_answer_keep_nobody_else_waiting() {
     let (_, id, _agent) = world.machine("honest").await;
     world.until(&id, EffectiveStatus::Trusted).await;
     // The first round of silence takes its time; after that they have a share of their own.
-    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(45),
+        "{:?}",
+        begun.elapsed()
+    );
 }

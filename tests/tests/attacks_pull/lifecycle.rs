@@ -4,12 +4,11 @@ use rat_engine::shard::EffectiveStatus;
 use rat_tests::driven::Driven;
 use rat_tests::evidence::Machine;
 use rat_tests::pull_agent::{Device, PullAgent};
-use rat_transport::pull::{
-    AgentVersion, ClientIdentity, ContactError, News, Settings, Standing,
-};
+use rat_tests::pulled::enrol;
+use rat_transport::pull::{AgentVersion, ClientIdentity, ContactError, News, Settings, Standing};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use super::world::{World, contact, enrol, polling, settings, start};
+use super::world::{World, contact_of, polling, settings, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_common_version_is_spoken_and_asked_again_when_it_is_gone() {
@@ -20,12 +19,16 @@ async fn the_newest_common_version_is_spoken_and_asked_again_when_it_is_gone() {
     let (ak, policy) = (machine.ak.public(), machine.policy());
     let id = world.add("versions", &agent, &ak, &policy).await;
     let spoken = AgentVersion::V2_3;
-    world.until_told(&id, |news| *news == News::Attested(spoken)).await;
+    world
+        .until_told(&id, |news| *news == News::Attested(spoken))
+        .await;
     world.until(&id, EffectiveStatus::Trusted).await;
     // The agent was updated.
     agent.serve_versions(&["2.6"]);
     let newer = AgentVersion::V2_6;
-    world.until_told(&id, |news| *news == News::Speaks(newer)).await;
+    world
+        .until_told(&id, |news| *news == News::Speaks(newer))
+        .await;
     let silent = |news: &News| matches!(news, News::Silent { .. });
     assert!(!world.news(&id).iter().any(silent), "{:?}", world.news(&id));
     world.more_quotes(&agent, 2).await;
@@ -110,10 +113,17 @@ async fn s08_every_agent_is_polled_again_after_a_restart() {
         ..
     } = world;
     poller.shutdown(std::time::Duration::from_secs(5)).await;
-    let asked: Vec<usize> = agents.iter().map(|(_, it)| it.quotes_asked().len()).collect();
+    let asked: Vec<usize> = agents
+        .iter()
+        .map(|(_, it)| it.quotes_asked().len())
+        .collect();
     let driven: Driven = driven.restart(settings()).await;
     for ((_, agent), asked) in agents.iter().zip(&asked) {
-        assert_eq!(agent.quotes_asked().len(), *asked, "nobody asks after the end");
+        assert_eq!(
+            agent.quotes_asked().len(),
+            *asked,
+            "nobody asks after the end"
+        );
     }
     let (poller, _told) = start(&driven, polling(), None);
     for contact in contacts.into_inner().unwrap() {
@@ -138,7 +148,10 @@ async fn an_agent_that_was_stopped_is_not_polled_until_it_is_put_back() {
     assert!(world.poller.remove(&id));
     assert!(!world.poller.remove(&id));
     assert_eq!(world.poller.standing(&id), None);
-    world.driven.until_view(&id, |view| !view.is_connected).await;
+    world
+        .driven
+        .until_view(&id, |view| !view.is_connected)
+        .await;
     let asked = agent.asked().len();
     world.until(&id, EffectiveStatus::Overdue).await;
     assert!(agent.asked().len() <= asked + 1);
@@ -147,7 +160,9 @@ async fn an_agent_that_was_stopped_is_not_polled_until_it_is_put_back() {
     world.until(&id, EffectiveStatus::Trusted).await;
     // Putting it twice leaves one.
     world.poller.put(contact).unwrap();
-    world.until_standing(&id, |it| it == Standing::Answers).await;
+    world
+        .until_standing(&id, |it| it == Standing::Answers)
+        .await;
     world.more_quotes(&agent, 2).await;
 }
 
@@ -160,11 +175,11 @@ async fn an_agent_that_is_not_enrolled_or_on_another_path_is_asked_for_no_eviden
     let ak = machine.ak.public();
     world
         .poller
-        .put(contact(&stranger, &agent, &ak))
+        .put(contact_of(&stranger, &agent, &ak))
         .unwrap();
     let native = rat_engine::agent_id::AgentId::parse("native").unwrap();
     world.driven.enrol(&machine, &native).await;
-    world.poller.put(contact(&native, &agent, &ak)).unwrap();
+    world.poller.put(contact_of(&native, &agent, &ak)).unwrap();
     let (_, honest, other) = world.machine("honest").await;
     world.until(&honest, EffectiveStatus::Trusted).await;
     world.more_quotes(&other, 2).await;
@@ -172,8 +187,14 @@ async fn an_agent_that_is_not_enrolled_or_on_another_path_is_asked_for_no_eviden
     // Enrolled with another attestation key than the one it is polled by.
     let policy = machine.policy();
     let another = rat_engine::agent_id::AgentId::parse("another-key").unwrap();
-    enrol(&world.driven, &another, &Machine::valid().ak.public(), &policy).await;
-    world.poller.put(contact(&another, &agent, &ak)).unwrap();
+    enrol(
+        &world.driven,
+        &another,
+        &Machine::valid().ak.public(),
+        &policy,
+    )
+    .await;
+    world.poller.put(contact_of(&another, &agent, &ak)).unwrap();
     world.more_quotes(&other, 2).await;
     assert!(agent.quotes_asked().is_empty(), "{:?}", agent.asked());
 }

@@ -4,10 +4,11 @@ use rat_engine::shard::EffectiveStatus;
 use rat_tests::driven::until;
 use rat_tests::evidence::{Machine, policy_json};
 use rat_tests::pull_agent::{Device, PullAgent};
+use rat_tests::pulled::v_key;
 use rat_transport::pull::{Contact, News};
 use serde_json::json;
 
-use super::world::{World, v_key};
+use super::world::World;
 
 fn with_v_key(contact: &mut Contact) {
     contact.v_key = Some(v_key());
@@ -48,7 +49,9 @@ async fn q11_an_agent_that_failed_is_given_no_v_key() {
         .add_with("fails", &agent, &ak, &nothing, with_v_key)
         .await;
     world.until(&id, EffectiveStatus::Untrusted).await;
-    world.until_told(&id, |news| matches!(news, News::Speaks(_))).await;
+    world
+        .until_told(&id, |news| matches!(news, News::Speaks(_)))
+        .await;
     tokio::time::sleep(super::world::INTERVAL).await;
     assert!(agent.v_keys().is_empty());
     assert!(!agent.asked().iter().any(|it| it.contains("/keys/")));
@@ -71,7 +74,9 @@ async fn q11_a_key_that_the_tpm_does_not_show_is_given_no_v_key() {
         .await;
     // What the machine runs is as it was, so that it is trusted; the key is not its own.
     world.until(&id, EffectiveStatus::Trusted).await;
-    world.until_told(&id, |news| *news == News::KeyNotBound).await;
+    world
+        .until_told(&id, |news| *news == News::KeyNotBound)
+        .await;
     world.more_quotes(&agent, 2).await;
     assert!(!agent.asked().iter().any(|it| it.contains("/keys/")));
     agent.straighten();

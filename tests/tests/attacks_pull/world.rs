@@ -4,18 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::hash::HashAlg;
-use rat_engine::shard::{AgentPath, AgentRecord, AgentView, EffectiveStatus, KEYLIME_GROUP};
+use rat_engine::shard::{AgentView, EffectiveStatus, Event};
+use rat_engine::verdict::Code;
 use rat_identity::v_key::seal_v_key;
-use rat_runtime::{KeylimeSettings, Settings};
-use rat_store::{
-    GroupSettings, KeylimeFacts, KeylimeKind, NewGroup, NewKeylimeAgent, NewKeylimePolicy,
-    PolicyOfAgent, Store,
-};
+use rat_runtime::{EventStream, KeylimeSettings, Settings};
 use rat_tests::driven::{self, Driven, PATIENCE};
 use rat_tests::evidence::Machine;
 use rat_tests::pull_agent::{Device, PullAgent};
-use rat_transport::pull::{self, Contact, News, Options, Poller, Standing, VKey, Watcher};
+use rat_tests::pulled::{contact, enrol, make_group};
+use rat_transport::pull::{self, Contact, News, Options, Poller, Standing, Watcher};
 
 /// From one poll to the next.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(400);
@@ -36,6 +33,7 @@ pub(crate) struct World {
     pub(crate) poller: Poller,
     pub(crate) told: Arc<Told>,
     pub(crate) contacts: Mutex<Vec<Contact>>,
+    pub(crate) events: tokio::sync::Mutex<EventStream>,
 }
 
 pub(crate) fn settings() -> Settings {
@@ -85,14 +83,11 @@ impl World {
         identity: Option<pull::ClientIdentity>,
     ) -> Self {
         let driven = Driven::without_policy(settings()).await;
-        let group = NewGroup {
-            slug: KEYLIME_GROUP.to_owned(),
-            hex_id: "0a0a".to_owned(),
-            settings: GroupSettings::default(),
-        };
-        driven.store.create_group(&group, "test", 1).await.unwrap();
+        make_group(&driven.store).await;
         let (poller, told) = start(&driven, polling, identity);
+        let events = tokio::sync::Mutex::new(driven.runtime.events());
         Self {
+            events,
             driven,
             poller,
             told,
@@ -104,7 +99,9 @@ impl World {
     pub(crate) async fn machine(&self, id: &str) -> (Machine, AgentId, PullAgent) {
         let machine = Machine::valid();
         let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
-        let id = self.add(id, &agent, &machine.ak.public(), &machine.policy()).await;
+        let id = self
+            .add(id, &agent, &machine.ak.public(), &machine.policy())
+            .await;
         (machine, id, agent)
     }
 
@@ -130,7 +127,7 @@ impl World {
     ) -> AgentId {
         let id = AgentId::parse(id).unwrap();
         enrol(&self.driven, &id, ak_public, policy).await;
-        let mut contact = contact(&id, agent, ak_public);
+        let mut contact = contact_of(&id, agent, ak_public);
         change(&mut contact);
         self.contacts.lock().unwrap().push(contact.clone());
         self.poller.put(contact).unwrap();
@@ -143,7 +140,9 @@ impl World {
 
     /// Waits until an agent has this status.
     pub(crate) async fn until(&self, id: &AgentId, status: EffectiveStatus) -> AgentView {
-        self.driven.until_view(id, |view| view.status == status).await;
+        self.driven
+            .until_view(id, |view| view.status == status)
+            .await;
         self.driven.view(id).await
     }
 
@@ -188,6 +187,13 @@ impl World {
         driven::until(|| agent.quotes_asked().len() >= wanted).await;
     }
 
+    /// Waits until evidence of an agent was turned away for this.
+    pub(crate) async fn until_turned_away(&self, id: &AgentId, why: Code) {
+        let mut events = self.events.lock().await;
+        let is_it = |event: &Event| matches!(event, Event::TurnedAway { agent, code, .. } if agent == id && *code == why);
+        driven::event(&mut events, is_it).await;
+    }
+
     /// The code of the last verdict, if it says one.
     pub(crate) async fn last_code(&self, id: &AgentId) -> Option<&'static str> {
         let view = self.driven.view(id).await;
@@ -197,88 +203,7 @@ impl World {
 }
 
 /// Where an agent is, and what is accepted of it.
-pub(crate) fn contact(id: &AgentId, agent: &PullAgent, ak_public: &[u8]) -> Contact {
-    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    Contact {
-        agent: id.clone(),
-        ak_public: ak_public.to_vec(),
-        host: agent.address.ip().to_string(),
-        port: agent.address.port(),
-        certificate: Some(agent.certificate.clone()).filter(|it| !it.is_empty()),
-        attested_by: None,
-        accept_hash_algs: names(&["sha512", "sha384", "sha256"]),
-        accept_encryption_algs: names(&["ecc", "rsa"]),
-        accept_signing_algs: names(&["ecschnorr", "rsassa", "ecdsa"]),
-        v_key: None,
-    }
-}
-
-/// The V key of tests.
-pub(crate) fn v_key() -> VKey {
-    VKey([0x56; 32])
-}
-
-fn facts(bank: HashAlg) -> KeylimeFacts {
-    KeylimeFacts {
-        v: None,
-        ip: Some("127.0.0.1".to_owned()),
-        port: Some(9002),
-        tpm_policy: r#"{"mask": "0x400"}"#.to_owned(),
-        metadata: "{}".to_owned(),
-        ima_sign_verification_keys: String::new(),
-        revocation_key: String::new(),
-        accept_tpm_hash_algs: vec!["sha256".to_owned()],
-        accept_tpm_encryption_algs: vec!["rsa".to_owned()],
-        accept_tpm_signing_algs: vec!["rsassa".to_owned()],
-        mtls_cert: None,
-        supported_version: "2.6".to_owned(),
-        verifier_ip: "127.0.0.1".to_owned(),
-        verifier_port: 8881,
-        bank,
-    }
-}
-
-/// What enrolment over Keylime's API binds to an agent.
-pub(crate) fn record(id: &AgentId, ak_public: &[u8]) -> AgentRecord {
-    let sha256 = |bytes: &[u8]| -> [u8; 32] {
-        let digest = rat_engine::crypto::digest(HashAlg::Sha256, bytes);
-        digest.as_bytes().try_into().unwrap()
-    };
-    AgentRecord {
-        id: id.clone(),
-        group: KEYLIME_GROUP.to_owned(),
-        path: AgentPath::KeylimePull,
-        ak_public: ak_public.to_vec(),
-        ak_epoch: 1,
-        ek_sha256: sha256(format!("ek {id}").as_bytes()),
-        client_key_sha256: sha256(ak_public),
-        relay_key_sha256: None,
-        baseline: None,
-        enrolled_unix_ms: 1_800_000_000_000,
-    }
-}
-
-/// Adds an agent in the store, and tells the runtime.
-pub(crate) async fn enrol(driven: &Driven, id: &AgentId, ak_public: &[u8], policy: &str) {
-    let store: &Store = &driven.store;
-    let (record, facts) = (record(id, ak_public), facts(HashAlg::Sha256));
-    let of = |kind, text, judges| NewKeylimePolicy {
-        kind,
-        name: id.as_str(),
-        text,
-        judges,
-    };
-    let policy = policy.as_bytes();
-    let new = NewKeylimeAgent {
-        record: &record,
-        facts: &facts,
-        runtime_policy: PolicyOfAgent::New(of(KeylimeKind::Runtime, policy, Some(policy))),
-        mb_policy: PolicyOfAgent::New(of(KeylimeKind::MeasuredBoot, b"", None)),
-        actor: "test",
-    };
-    let added = store.add_keylime_agent(new, 1).await.unwrap().unwrap();
-    let stored = store.keylime_agent(id).await.unwrap().unwrap();
-    driven.runtime.keylime_changed(&stored).await.unwrap();
-    let enrolled = driven.runtime.enrolled(added.record, added.state);
-    enrolled.await.unwrap();
+pub(crate) fn contact_of(id: &AgentId, agent: &PullAgent, ak_public: &[u8]) -> Contact {
+    let certificate = Some(agent.certificate.clone()).filter(|it| !it.is_empty());
+    contact(id, agent.address, certificate, ak_public)
 }

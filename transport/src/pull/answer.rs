@@ -94,7 +94,14 @@ impl Answer {
         let bank = asked_bank(challenge);
         let data_pcr = bank.and_then(|bank| values.get(bank, PcrIndex::KEYLIME_DATA));
         Ok(Self {
-            submission: submission(challenge, binding, (message, signature), values, boot_log, ima),
+            submission: submission(
+                challenge,
+                binding,
+                (message, signature),
+                values,
+                boot_log,
+                ima,
+            ),
             long_list,
             entries,
             public_key: said

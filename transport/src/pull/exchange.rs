@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rat_engine::evidence::{Busy, Challenge, PULL_NONCE_BYTES, SessionId, pull_nonce, qualifying_data};
+use rat_engine::evidence::{
+    Busy, Challenge, PULL_NONCE_BYTES, SessionId, pull_nonce, qualifying_data,
+};
 use rat_engine::pcr::PcrIndex;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -117,7 +119,9 @@ impl Exchange {
             }
         }
         let mut line = polled.open_line(shared).await?;
-        let answered = line.ask(asked(), &polled.known, &shared.memory, most).await?;
+        let answered = line
+            .ask(asked(), &polled.known, &shared.memory, most)
+            .await?;
         Ok((line, answered))
     }
 
@@ -184,7 +188,10 @@ impl Exchange {
         intake.evidence(session, agent, submission).map_err(busy)?;
         measures::count(measures::EVIDENCE, 1);
         count_bytes(log_bytes);
-        for piece in long_list.iter().flat_map(|list| list.chunks(limits::PIECE_BYTES_MAX)) {
+        for piece in long_list
+            .iter()
+            .flat_map(|list| list.chunks(limits::PIECE_BYTES_MAX))
+        {
             let within = Duration::from_millis(limits::PULL_PIECE_MS_MAX);
             match timeout(within, more.acquire()).await {
                 Ok(Ok(permit)) => permit.forget(),
@@ -201,7 +208,10 @@ impl Exchange {
 }
 
 fn count_bytes(bytes: usize) {
-    measures::count(measures::LOG_BYTES, u64::try_from(bytes).unwrap_or(u64::MAX));
+    measures::count(
+        measures::LOG_BYTES,
+        u64::try_from(bytes).unwrap_or(u64::MAX),
+    );
 }
 
 /// The PCRs that the agent is asked for. PCR 16 comes by itself. The agent sends its boot log with

@@ -36,7 +36,7 @@ pub use failure::Failure;
 pub use poller::{News, Options, Poller, Seal, Settings, Standing, StartError, Watcher};
 pub use tls::ClientIdentity;
 pub use v_key::VKeyFailure;
-pub use version::AgentVersion;
+pub use version::{AgentVersion, common_version};
 
 #[allow(unused_imports, reason = "named by the documentation")]
 use crate::limits;

@@ -17,7 +17,7 @@ use super::contact::Known;
 use super::failure::Failure;
 use super::poller::{News, Shared, Standing, lock};
 use super::v_key;
-use super::version::{AgentVersion, negotiate};
+use super::version::{AgentVersion, common_version};
 use crate::limits;
 use crate::measures;
 
@@ -185,7 +185,7 @@ impl Polled {
         let answered = line.ask(asked, &self.known, &shared.memory, most).await?;
         let least = lock(&self.state).attested_by;
         match answered.status {
-            200 => negotiate(&answered.body, least),
+            200 => common_version(&answered.body, least),
             status @ 300..=399 => Err(Failure::Redirect(status)),
             status => Err(Failure::Status(status)),
         }
@@ -366,7 +366,11 @@ impl Polled {
             }
             state.has_answered = true;
             state.entries = answer.entries.or(state.entries);
-            if state.key.taken_under.is_some_and(|under| Some(under) != answer.data_pcr) {
+            if state
+                .key
+                .taken_under
+                .is_some_and(|under| Some(under) != answer.data_pcr)
+            {
                 state.key.taken_under = None;
             }
             state.key.shown = bound.map(|(public_key, data_pcr)| Shown {

@@ -353,9 +353,13 @@ impl Shared {
 
     /// The delay and up to a quarter more, so that those that fail together come back apart. (S08)
     pub(super) fn jittered(&self, delay: Duration, agent: &AgentId) -> Duration {
-        let random = self.jitter.hash_one((agent, self.sessions.load(Ordering::Relaxed)));
+        let random = self
+            .jitter
+            .hash_one((agent, self.sessions.load(Ordering::Relaxed)));
         let quarter_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) / 4;
-        let extra_ms = random.checked_rem(quarter_ms.saturating_add(1)).unwrap_or(0);
+        let extra_ms = random
+            .checked_rem(quarter_ms.saturating_add(1))
+            .unwrap_or(0);
         delay.saturating_add(Duration::from_millis(extra_ms))
     }
 

@@ -82,7 +82,7 @@ struct Results {
 /// # Security
 /// `body` is the sender's word; `least` is what keeps it from talking an agent that attested down
 /// to an older version.
-pub(super) fn negotiate(body: &[u8], least: Option<AgentVersion>) -> Result<AgentVersion, Failure> {
+pub fn common_version(body: &[u8], least: Option<AgentVersion>) -> Result<AgentVersion, Failure> {
     let said: Envelope =
         serde_json::from_slice(body).map_err(|_| Failure::Malformed("its versions"))?;
     let Results {
@@ -109,7 +109,7 @@ mod tests {
 
     fn said(results: &str, least: Option<AgentVersion>) -> Result<AgentVersion, Failure> {
         let body = format!(r#"{{"code":200,"status":"Success","results":{results}}}"#);
-        negotiate(body.as_bytes(), least)
+        common_version(body.as_bytes(), least)
     }
 
     #[test]
@@ -133,13 +133,10 @@ mod tests {
             assert_eq!(said(none, None), Err(Failure::Version));
         }
         let old = r#"{"supported_version":"2.2"}"#;
-        assert_eq!(
-            said(old, Some(AgentVersion::V2_3)),
-            Err(Failure::Downgrade)
-        );
+        assert_eq!(said(old, Some(AgentVersion::V2_3)), Err(Failure::Downgrade));
         assert_eq!(said(old, Some(AgentVersion::V2_2)), Ok(AgentVersion::V2_2));
         for no_json in ["", "[]", r#"{"results":7}"#] {
-            let refused = negotiate(no_json.as_bytes(), None);
+            let refused = common_version(no_json.as_bytes(), None);
             assert_eq!(refused, Err(Failure::Malformed("its versions")));
         }
     }

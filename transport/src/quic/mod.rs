@@ -36,8 +36,8 @@ mod streams;
 pub mod wire;
 
 pub use reason::{Advice, Reason, RenewRefused};
-pub(crate) use roots::provider;
 pub use roots::RootsError;
+pub(crate) use roots::provider;
 
 /// The ALPN protocol.
 pub const ALPN: &[u8] = b"rat-evidence";

@@ -50,9 +50,9 @@ pub use options::{
 };
 pub use tls::TlsError;
 
+use crate::memory::Memory;
 use admission::Admission;
 use end::End;
-use crate::memory::Memory;
 use relays::Relays;
 use renewed::Renewed;
 
