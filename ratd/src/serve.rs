@@ -2,6 +2,7 @@
 
 mod evidence;
 mod keylime;
+mod polled;
 mod relays;
 mod shards;
 mod webhooks;

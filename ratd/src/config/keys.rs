@@ -58,6 +58,17 @@ keys! {
         apart from that.";
     "keylime.verifications": "Evidence with logs or a runtime policy that is judged at once, beside \
         that of enrolled agents. 0: half as many as cores, one at least.";
+    "keylime.pull.certificate": "A file with the certificate (PEM) that Keylime's agents are shown \
+        when they are polled: one that their `trusted_client_ca` vouches for, such as Keylime's \
+        `cv_ca/client-cert.crt`. Empty: none, which they refuse.";
+    "keylime.pull.key": "A file with its private key (PEM), not encrypted.";
+    "keylime.pull.plain_http": "`true` polls agents that have no certificate (`mtls_cert` \
+        `disabled`) over plain HTTP. Without, they are not polled.";
+    "keylime.pull.retry_interval_seconds": "An agent that gives no evidence is asked again after so \
+        many seconds, to the power of its failures in a row; the longest pause is a minute, or its \
+        interval.";
+    "keylime.pull.exponential_backoff": "`false` leaves that pause the same.";
+    "keylime.pull.exchanges": "Polls that may be under way at once.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

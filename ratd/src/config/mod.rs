@@ -7,6 +7,7 @@
 pub(crate) mod check;
 pub(crate) mod keys;
 pub(crate) mod load;
+pub(crate) mod pull;
 pub(crate) mod webhook;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use rat_engine::ima::CacheLimits;
 use serde::{Deserialize, Serialize};
 
+use pull::Pull;
 use webhook::Webhook;
 
 /// Everything that can be configured.
@@ -59,6 +61,7 @@ pub(crate) struct Keylime {
     pub(crate) listen: Listen,
     pub(crate) requests_per_address_per_second: usize,
     pub(crate) verifications: usize,
+    pub(crate) pull: Pull,
 }
 
 /// Where a surface is served that need not be; nowhere is the empty text.
@@ -198,6 +201,7 @@ impl Default for Keylime {
             listen: Listen::Nowhere,
             requests_per_address_per_second: rat_api::limits::REQUESTS_PER_ADDRESS_PER_SECOND,
             verifications: 0,
+            pull: Pull::default(),
         }
     }
 }

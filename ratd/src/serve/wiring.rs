@@ -23,6 +23,7 @@ use rat_transport::quic::server::Server;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::polled::Polled;
 use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     readiness: Arc<Readiness>,
     shards: Shards,
     evidence: Arc<Server>,
+    polled: Polled,
     webhooks: Delivery,
     http: JoinHandle<()>,
 }
@@ -67,6 +69,7 @@ impl Parts {
             .context("the shards ended")
             .means(Exit::Failed)?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
+        let polled = Polled::start(config, &store, &shards, Arc::clone(&intake)).await?;
         let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
         let evidence = Arc::new(evidence);
         relays.serve(&evidence);
@@ -114,6 +117,7 @@ impl Parts {
             readiness,
             shards,
             evidence,
+            polled,
             webhooks,
             http: tokio::spawn(serve(listener, router, keylime, stop.clone())),
         })
@@ -135,7 +139,8 @@ impl Parts {
                 evidence.shutdown(for_listeners).await;
             }
         };
-        let ((), http) = tokio::join!(evidence, timeout(for_listeners, self.http));
+        let polled = self.polled.shutdown(for_listeners);
+        let ((), (), http) = tokio::join!(evidence, polled, timeout(for_listeners, self.http));
         let requests_ended = match http {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {

@@ -66,10 +66,8 @@ fn clients() -> (Vec<u8>, ClientIdentity) {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["client".to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    let identity = ClientIdentity {
-        chain: vec![leaf.der().to_vec()],
-        key_pkcs8: key.serialize_der(),
-    };
+    let identity = ClientIdentity::of_pem(leaf.pem().as_bytes(), key.serialize_pem().as_bytes());
+    let identity = identity.unwrap();
     (ca_certificate.der().to_vec(), identity)
 }
 
@@ -87,10 +85,7 @@ async fn agents_are_shown_the_certificate_that_they_demand() {
     assert!(agent.asked().is_empty());
     world.poller.set_identity(Some(ours)).unwrap();
     world.until(&id, EffectiveStatus::Trusted).await;
-    let useless = ClientIdentity {
-        chain: vec![vec![0x30]],
-        key_pkcs8: vec![0x30],
-    };
+    let useless = ClientIdentity::new(vec![vec![0x30]], vec![0x30]);
     world.poller.set_identity(Some(useless)).unwrap_err();
     world.more_quotes(&agent, 2).await;
 }

@@ -34,7 +34,7 @@ pub use answer::{Answer, data_pcr};
 pub use contact::{Contact, ContactError, V_KEY_BYTES, VKey};
 pub use failure::Failure;
 pub use poller::{News, Options, Poller, Seal, Settings, Standing, StartError, Watcher};
-pub use tls::ClientIdentity;
+pub use tls::{ClientIdentity, PemError, certificate_of_pem};
 pub use v_key::VKeyFailure;
 pub use version::{AgentVersion, common_version};
 

@@ -317,6 +317,9 @@ impl Polled {
         if times > 0 {
             shared.watcher.told(agent, News::Silent { failure, times });
         }
+        if let Failure::Bank(bank) = failure {
+            shared.watcher.told(agent, News::Quotes(bank));
+        }
         shared.retries.put(self, shared.jittered(pause, agent));
     }
 

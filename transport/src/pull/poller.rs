@@ -302,7 +302,7 @@ impl Poller {
     /// Asks nobody any more, and waits for answers that are on their way.
     ///
     /// When it returns, the intake hears no more of any agent.
-    pub async fn shutdown(self, deadline: Duration) {
+    pub async fn shutdown(&self, deadline: Duration) {
         self.shared.is_stopping.store(true, Ordering::Release);
         self.shared.tasks.close();
         let _ = tokio::time::timeout(deadline, self.shared.tasks.wait()).await;

@@ -5,19 +5,63 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use thiserror::Error;
 
 use super::contact::sha256;
 use crate::quic::provider;
 
 /// What we show to agents: they refuse whoever has no certificate of the CA that they trust.
-#[derive(Clone)]
 pub struct ClientIdentity {
-    /// The certificate and those of its issuers, DER.
-    pub chain: Vec<Vec<u8>>,
-    /// Its private key, PKCS #8 in DER.
-    pub key_pkcs8: Vec<u8>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+/// Why a PEM text is not what it is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PemError {
+    /// It holds no certificate that can be read.
+    #[error("holds no certificate in PEM")]
+    Certificate,
+    /// It holds no private key, or one that is encrypted.
+    #[error("holds no private key in PEM that is not encrypted")]
+    Key,
+}
+
+impl ClientIdentity {
+    /// The certificate and those of its issuers (DER), and its private key (PKCS #8 in DER).
+    pub fn new(chain: Vec<Vec<u8>>, key_pkcs8: Vec<u8>) -> Self {
+        Self {
+            chain: chain.into_iter().map(CertificateDer::from).collect(),
+            key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key_pkcs8)),
+        }
+    }
+
+    /// The same in PEM, as Keylime has them in `client-cert.crt` and `client-private.pem`.
+    ///
+    /// # Errors
+    /// [`PemError`].
+    pub fn of_pem(chain: &[u8], key: &[u8]) -> Result<Self, PemError> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+        let chain = chain.map_err(|_| PemError::Certificate)?;
+        if chain.is_empty() {
+            return Err(PemError::Certificate);
+        }
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| PemError::Key)?;
+        Ok(Self { chain, key })
+    }
+}
+
+/// The certificate (DER) of an agent, as tenants name it in PEM.
+///
+/// # Errors
+/// [`PemError::Certificate`].
+pub fn certificate_of_pem(pem: &[u8]) -> Result<Vec<u8>, PemError> {
+    let certificate = CertificateDer::from_pem_slice(pem);
+    let certificate = certificate.map_err(|_| PemError::Certificate)?;
+    Ok(certificate.to_vec())
 }
 
 impl std::fmt::Debug for ClientIdentity {
@@ -45,11 +89,7 @@ pub(super) fn client(identity: Option<ClientIdentity>) -> Result<Arc<ClientConfi
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let chain = identity.chain.into_iter().map(CertificateDer::from);
-            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(identity.key_pkcs8));
-            builder.with_client_auth_cert(chain.collect(), key)?
-        }
+        Some(ClientIdentity { chain, key }) => builder.with_client_auth_cert(chain, key)?,
     };
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
