@@ -15,6 +15,7 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::people::{self, People};
 use rat_api::surface::{self, Joined, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
+use rat_engine::evidence::Intake;
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
 use rat_ops::webhook::Delivery;
@@ -64,10 +65,7 @@ impl Parts {
         let keylime = keylime::Served::bind(config, &certificate, &store).await?;
         let shards = Shards::start(config, &store).await?;
         let webhooks = webhooks::start(webhooks, &store, &shards).await?;
-        let intake = shards
-            .intake()
-            .context("the shards ended")
-            .means(Exit::Failed)?;
+        let intake = intake(&shards)?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
         let polled = Polled::start(config, &store, &shards, Arc::clone(&intake)).await?;
         let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
@@ -193,6 +191,12 @@ fn surfaces(
 /// Serves both listeners until they are told to stop.
 async fn serve(core: Listener, router: Joined, keylime: keylime::Served, stop: Stop) {
     tokio::join!(core.serve(router, stop.clone()), keylime.serve(stop));
+}
+
+/// Where evidence is delivered.
+fn intake(shards: &Shards) -> Result<Arc<dyn Intake>, Failure> {
+    let intake = shards.intake().context("the shards ended");
+    intake.means(Exit::Failed)
 }
 
 /// What is held by nobody else, as soon as that is so.
