@@ -5,9 +5,10 @@ use rat_engine::hash::HashAlg;
 use rat_engine::shard::{AgentPath, AgentRecord, KEYLIME_GROUP};
 use rat_store::{
     GroupSettings, KeylimeFacts, KeylimeKind, NewGroup, NewKeylimeAgent, NewKeylimePolicy,
-    PolicyOfAgent, Store,
+    PolicyOfAgent, Store, StoredAgent,
 };
 use rat_transport::pull::{Contact, VKey};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::net::SocketAddr;
 
 use crate::driven::Driven;
@@ -79,10 +80,17 @@ pub fn record(id: &AgentId, ak_public: &[u8]) -> AgentRecord {
     }
 }
 
-/// Adds an agent in the store, and tells the runtime.
-pub async fn enrol(driven: &Driven, id: &AgentId, ak_public: &[u8], policy: &str) {
-    let store: &Store = &driven.store;
-    let (record, facts) = (record(id, ak_public), facts(HashAlg::Sha256));
+/// Adds an agent in the store, after a change to what the tenant says of it.
+pub async fn add(
+    store: &Store,
+    id: &AgentId,
+    ak_public: &[u8],
+    policy: &str,
+    change: impl FnOnce(&mut KeylimeFacts),
+) -> StoredAgent {
+    let record = record(id, ak_public);
+    let mut facts = facts(HashAlg::Sha256);
+    change(&mut facts);
     let of = |kind, text, judges| NewKeylimePolicy {
         kind,
         name: id.as_str(),
@@ -97,11 +105,34 @@ pub async fn enrol(driven: &Driven, id: &AgentId, ak_public: &[u8], policy: &str
         mb_policy: PolicyOfAgent::New(of(KeylimeKind::MeasuredBoot, b"", None)),
         actor: "test",
     };
-    let added = store.add_keylime_agent(new, 1).await.unwrap().unwrap();
+    store.add_keylime_agent(new, 1).await.unwrap().unwrap()
+}
+
+/// Adds an agent in the store, and tells the runtime.
+pub async fn enrol(driven: &Driven, id: &AgentId, ak_public: &[u8], policy: &str) {
+    let store: &Store = &driven.store;
+    let added = add(store, id, ak_public, policy, |_| {}).await;
     let stored = store.keylime_agent(id).await.unwrap().unwrap();
     driven.runtime.keylime_changed(&stored).await.unwrap();
     let enrolled = driven.runtime.enrolled(added.record, added.state);
     enrolled.await.unwrap();
+}
+
+/// A CA of clients (DER), and the certificate and key of a client of it (PEM).
+pub fn clients() -> (Vec<u8>, String, String) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::from_params(&ca, &ca_key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    (
+        ca_certificate.der().to_vec(),
+        leaf.pem(),
+        key.serialize_pem(),
+    )
 }
 
 /// Makes the group of Keylime's agents.

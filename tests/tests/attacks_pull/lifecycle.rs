@@ -4,9 +4,8 @@ use rat_engine::shard::EffectiveStatus;
 use rat_tests::driven::Driven;
 use rat_tests::evidence::Machine;
 use rat_tests::pull_agent::{Device, PullAgent};
-use rat_tests::pulled::enrol;
+use rat_tests::pulled::{self, enrol};
 use rat_transport::pull::{AgentVersion, ClientIdentity, ContactError, News, Settings, Standing};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::world::{World, contact_of, polling, settings, start};
 
@@ -58,17 +57,9 @@ async fn a_version_by_which_an_agent_attested_is_remembered_over_a_restart() {
 
 /// A CA of clients, and a client of it.
 fn clients() -> (Vec<u8>, ClientIdentity) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_certificate = ca.self_signed(&ca_key).unwrap();
-    let issuer = Issuer::from_params(&ca, &ca_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["client".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    let identity = ClientIdentity::of_pem(leaf.pem().as_bytes(), key.serialize_pem().as_bytes());
-    let identity = identity.unwrap();
-    (ca_certificate.der().to_vec(), identity)
+    let (ca, certificate, key) = pulled::clients();
+    let identity = ClientIdentity::of_pem(certificate.as_bytes(), key.as_bytes());
+    (ca, identity.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
