@@ -112,7 +112,7 @@ rat_engine::limits! {
     PULL_EXCHANGES_MAX: usize = 1_024, "exchanges",
         "Connections at work at once: 20,000 agents a second that answer in 50 ms.";
     PULL_SUSPECTS_MAX: usize = 256, "exchanges",
-        "Of these, with agents that did not answer last: they keep nobody else waiting.";
+        "Of these, with agents that gave no evidence twice: they keep nobody else waiting.";
     PULL_KEPT_MAX: usize = 16_384, "connections",
         "Connections that are kept from one poll to the next, about 40 KiB each.";
     PULL_KEPT_MS_MAX: u64 = 4_000, "milliseconds",

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::answer::Answer;
 use super::connection::{Answered, Asked, Line};
 use super::failure::Failure;
-use super::polled::Polled;
+use super::polled::{Permits, Polled};
 use super::poller::Shared;
 use super::version::AgentVersion;
 use crate::limits;
@@ -56,8 +56,7 @@ struct Exchange {
 impl Exchange {
     async fn run(&self, more: &Semaphore) {
         let begun = Instant::now();
-        let evidence = timeout(self.limit(), self.evidence()).await;
-        let evidence = evidence.unwrap_or(Err(Failure::Timeout));
+        let evidence = self.evidence_in_time(begun).await;
         let failure = evidence.as_ref().err();
         let result = failure.map_or("evidence", |failure| failure.as_str());
         measures::poll(result, begun.elapsed());
@@ -79,9 +78,22 @@ impl Exchange {
         Duration::from_millis(self.shared.settings.answer_ms.min(of_challenge))
     }
 
-    async fn evidence(&self) -> Result<(Answer, Vec<Held>), Failure> {
+    /// The agent is not blamed for the time in which it waits for its turn here.
+    async fn evidence_in_time(&self, begun: Instant) -> Result<(Answer, Vec<Held>), Failure> {
+        let limit = self.limit();
+        let waits_max = limit / 2;
+        let permits = timeout(waits_max, self.polled.permits(&self.shared)).await;
+        let Ok(permits) = permits else {
+            measures::limit("PULL_EXCHANGES_MAX");
+            return Err(Failure::Busy);
+        };
+        let left = limit.saturating_sub(begun.elapsed());
+        let evidence = timeout(left, self.evidence(permits?)).await;
+        evidence.unwrap_or(Err(Failure::Timeout))
+    }
+
+    async fn evidence(&self, permits: Permits) -> Result<(Answer, Vec<Held>), Failure> {
         let (shared, polled) = (&self.shared, &self.polled);
-        let permits = polled.permits(shared).await?;
         let version = polled.version().ok_or(Failure::Version)?;
         let (mut line, mut answered) = self.ask(version).await?;
         if is_unknown_version(&answered) {

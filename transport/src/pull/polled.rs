@@ -109,10 +109,11 @@ impl Polled {
         }
     }
 
-    /// Waits for its turn. Those that did not answer last have turns of their own, so that the time
+    /// Waits for its turn. Those that gave no evidence twice have turns of their own, so that the time
     /// that they take is not taken from others.
     pub(super) async fn permits(&self, shared: &Shared) -> Result<Permits, Failure> {
-        let is_suspect = lock(&self.state).silent.is_some();
+        let silent = lock(&self.state).silent;
+        let is_suspect = silent.is_some_and(|(_, times)| times > 1);
         let acquire = |from: &Arc<Semaphore>| Arc::clone(from).acquire_owned();
         let suspect = match is_suspect {
             true => Some(acquire(&shared.suspects).await.map_err(|_| Failure::Busy)?),
@@ -139,7 +140,8 @@ impl Polled {
         let (polled, of) = (Arc::clone(self), Arc::clone(shared));
         shared.spawn(async move {
             let permits = polled.permits(&of).await;
-            let within = Duration::from_millis(limits::PULL_REACH_MS_MAX);
+            let within = limits::PULL_REACH_MS_MAX.min(of.settings.answer_ms);
+            let within = Duration::from_millis(within);
             let begun = Instant::now();
             let reached = match permits {
                 Ok(_) => timeout(within, polled.greet(&of)).await,

@@ -40,7 +40,8 @@ pub struct Settings {
     /// From one poll of an agent to the next, as its shard has it: it decides whether connections
     /// are worth keeping.
     pub interval_ms: u64,
-    /// How long an agent has for its answer, unless its challenge ends earlier.
+    /// How long an agent has for its answer, unless its challenge ends earlier; half of it may pass in
+    /// waiting for its turn.
     pub answer_ms: u64,
     /// Keylime's `retry_interval`: an agent is asked again after this many seconds to the power of
     /// its failures in a row.
@@ -176,7 +177,7 @@ pub(super) struct Shared {
     pub(super) memory: Memory,
     /// One permit for each exchange.
     pub(super) exchanges: Arc<Semaphore>,
-    /// One more for each with an agent that did not answer last.
+    /// One more for each with an agent that gave no evidence twice.
     pub(super) suspects: Arc<Semaphore>,
     /// One for each connection that is kept.
     pub(super) kept: Arc<Semaphore>,
