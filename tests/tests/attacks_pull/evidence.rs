@@ -6,7 +6,7 @@ use rat_engine::shard::EffectiveStatus;
 use rat_engine::verdict::Code;
 use rat_tests::evidence::{Machine, policy_json};
 use rat_tests::measured::Measured;
-use rat_tests::pull_agent::{Device, PullAgent};
+use rat_tests::pull_agent::{Device, PullAgent, Reply};
 use rat_tests::pull_tpm::TpmMachine;
 use serde_json::{Value, json};
 
@@ -68,15 +68,14 @@ async fn a_file_that_the_policy_does_not_list_fails_the_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i02_a_list_that_was_tampered_with_fails_the_agent() {
     let world = World::new().await;
-    let (_, id, agent) = world.machine("tampered").await;
-    agent.bend(|target, reply| match target.contains("/quotes/") {
-        false => reply,
-        true => reply.changed(|results| {
+    let tampered = |_: &Machine, _: &str, reply: Reply| {
+        reply.changed(|results| {
             let list = results["ima_measurement_list"].as_str().unwrap();
             let lines: Vec<_> = list.lines().filter(|it| !it.contains("bash")).collect();
             results["ima_measurement_list"] = format!("{}\n", lines.join("\n")).into();
-        }),
-    });
+        })
+    };
+    let (id, _agent) = world.bent("tampered", tampered).await;
     world.until(&id, EffectiveStatus::Untrusted).await;
     assert_eq!(world.last_code(&id).await, Some("ima.pcr_mismatch"));
 }
@@ -135,27 +134,19 @@ async fn t01_a_boot_that_is_over_fails_the_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn q01_a_quote_of_another_nonce_is_never_trust() {
     let world = World::new().await;
-    let (machine, id, agent) = world.machine("other-nonce").await;
-    agent.bend(move |target, reply| match target.contains("/quotes/") {
-        false => reply,
-        true => {
-            let other = Quoted::of(&machine, "AAAAAAAAAAAAAAAAAAAA");
-            reply.changed(|results| results["quote"] = other.0.into())
-        }
-    });
+    let other_nonce = |machine: &Machine, _: &str, reply: Reply| {
+        let quote = quoted(machine, "AAAAAAAAAAAAAAAAAAAA", 0x7ff);
+        reply.changed(|results| results["quote"] = quote.into())
+    };
+    let (id, agent) = world.bent("other-nonce", other_nonce).await;
     world.until_turned_away(&id, Code::QuoteNonceMismatch).await;
     world.more_quotes(&agent, 4).await;
     assert_eq!(world.status(&id).await, EffectiveStatus::Pending);
 }
 
-/// A quote of a machine in software, over PCR 0-10 and 16.
-struct Quoted(String);
-
-impl Quoted {
-    fn of(machine: &Machine, nonce: &str) -> Self {
-        let device = Device::Software(Box::new(machine.clone()), 7);
-        Self(device.quote(nonce, 0x7ff, "no key"))
-    }
+/// A quote of a machine in software, over the PCRs of this mask and 16.
+fn quoted(machine: &Machine, nonce: &str, mask: u32) -> String {
+    Device::Software(Box::new(machine.clone()), 7).quote(nonce, mask, "no key")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,16 +184,12 @@ async fn q05_evidence_of_another_agent_is_never_trust() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p01_a_quote_without_the_pcrs_that_were_asked_for_is_never_trust() {
     let world = World::new().await;
-    let (machine, id, agent) = world.machine("fewer-pcrs").await;
-    agent.bend(move |target, reply| match target.contains("/quotes/") {
-        false => reply,
-        true => {
-            let nonce = target.split(['=', '&']).nth(1).unwrap();
-            let device = Device::Software(Box::new(machine.clone()), 7);
-            let quote = device.quote(nonce, 0x400, "no key");
-            reply.changed(|results| results["quote"] = quote.into())
-        }
-    });
+    let fewer_pcrs = |machine: &Machine, target: &str, reply: Reply| {
+        let nonce = target.split(['=', '&']).nth(1).unwrap();
+        let quote = quoted(machine, nonce, 0x400);
+        reply.changed(|results| results["quote"] = quote.into())
+    };
+    let (id, _agent) = world.bent("fewer-pcrs", fewer_pcrs).await;
     world
         .until_turned_away(&id, Code::PcrSelectionMismatch)
         .await;

@@ -10,7 +10,7 @@ use rat_identity::v_key::seal_v_key;
 use rat_runtime::{EventStream, KeylimeSettings, Settings};
 use rat_tests::driven::{self, Driven, PATIENCE};
 use rat_tests::evidence::Machine;
-use rat_tests::pull_agent::{Device, PullAgent};
+use rat_tests::pull_agent::{Device, PullAgent, Reply};
 use rat_tests::pulled::{contact, enrol, make_group};
 use rat_transport::pull::{self, Contact, News, Options, Poller, Standing, Watcher};
 
@@ -103,6 +103,22 @@ impl World {
             .add(id, &agent, &machine.ak.public(), &machine.policy())
             .await;
         (machine, id, agent)
+    }
+
+    /// The same, with what it answers to requests for evidence changed from the first on.
+    pub(crate) async fn bent(
+        &self,
+        id: &str,
+        bend: impl Fn(&Machine, &str, Reply) -> Reply + Send + Sync + 'static,
+    ) -> (AgentId, PullAgent) {
+        let machine = Machine::valid();
+        let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
+        let (ak, policy) = (machine.ak.public(), machine.policy());
+        agent.bend(move |target, reply| match target.contains("/quotes/") {
+            false => reply,
+            true => bend(&machine, target, reply),
+        });
+        (self.add(id, &agent, &ak, &policy).await, agent)
     }
 
     /// Adds an agent as a tenant does, and polls it.
