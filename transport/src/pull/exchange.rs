@@ -81,7 +81,7 @@ impl Exchange {
     /// The agent is not blamed for the time in which it waits for its turn here.
     async fn evidence_in_time(&self, begun: Instant) -> Result<(Answer, Vec<Held>), Failure> {
         let limit = self.limit();
-        let waits_max = limit / 2;
+        let waits_max = limit.checked_div(2).unwrap_or_default();
         let permits = timeout(waits_max, self.polled.permits(&self.shared)).await;
         let Ok(permits) = permits else {
             measures::limit("PULL_EXCHANGES_MAX");
