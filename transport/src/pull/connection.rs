@@ -26,7 +26,7 @@ use crate::limits;
 use crate::measures;
 use crate::memory::{Held, Memory};
 
-const AGENT: &str = concat!("ratd/", env!("CARGO_PKG_VERSION"));
+const AGENT: &str = "ratd";
 /// How long a connection whose answer was read is given to say that it can be used again.
 const READY: Duration = Duration::from_millis(100);
 
