@@ -213,6 +213,20 @@ catalogue! {
         "What relays sent for agents that were not asked for it, or are not connected.";
     TRANSPORT_BUFFERED = "attest_transport_buffered_bytes", Gauge, Bytes, [],
         "Bytes of logs that are held until they are handed over.";
+    PULL_POLLS = "attest_pull_polls_total", Counter, Count,
+        ["result": "`evidence`, or why there is none: `connect`, `timeout`, `status` and so on"],
+        "Polls of Keylime's agents ended, and attempts to reach them that failed.";
+    PULL_DURATION = "attest_pull_duration_seconds", Histogram, Seconds, [],
+        "Time from a challenge to the end of its agent's answer, or of an attempt to reach one.";
+    PULL_AGENTS = "attest_pull_agents", Gauge, Count, [],
+        "Keylime's agents that are polled.";
+    PULL_UNREACHABLE = "attest_pull_unreachable_agents", Gauge, Count, [],
+        "Of these, those that gave no evidence when they were asked last.";
+    PULL_CONNECTIONS = "attest_pull_connections_total", Counter, Count, [],
+        "Connections opened to polled agents.";
+    PULL_V_KEYS = "attest_pull_v_keys_total", Counter, Count,
+        ["result": "`taken` or `failed`"],
+        "V keys sent to polled agents.";
 }
 
 /// Installs the recorder for this process, and describes every metric to it.

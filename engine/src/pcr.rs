@@ -15,8 +15,9 @@ pub struct PcrIndex(u8);
 impl PcrIndex {
     /// The PCR into which kernels measure files unless their policy says another.
     pub const IMA: Self = Self(10);
-    /// The PCR into which Keylime's agents measure their transport key. Software can reset it.
-    pub const DATA: Self = Self(16);
+    /// The PCR in which Keylime's agents show the key that secrets are encrypted for: they reset it,
+    /// extend it and add it to each quote, asked or not.
+    pub const KEYLIME_DATA: Self = Self(16);
 
     /// The index, if it is below 24.
     pub fn new(index: u64) -> Option<Self> {

@@ -4,6 +4,7 @@ mod evidence;
 mod keylime;
 mod keylime_tls;
 mod registrar;
+mod polled;
 mod relays;
 mod shards;
 mod verifier;

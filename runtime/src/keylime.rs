@@ -115,7 +115,7 @@ fn without_policies(
         pcrs.insert(PcrIndex::IMA);
     }
     // Keylime's agents quote it whatever they are asked for.
-    pcrs.insert(PcrIndex::DATA);
+    pcrs.insert(PcrIndex::KEYLIME_DATA);
     if agent.mb_policy.digest.is_some() {
         pcrs = pcrs.union(PcrSet::MEASURED_BOOT);
     }

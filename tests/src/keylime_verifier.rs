@@ -178,6 +178,7 @@ impl Served {
         let state = Arc::new(Verifier {
             store: store.clone(),
             fleet,
+            polls: None,
             mode: Mode::Auto,
             id: "default".into(),
             ip: "127.0.0.1".into(),
@@ -544,7 +545,7 @@ impl Pusher {
             .iter()
             .map(|pcr| PcrIndex::new(pcr.as_u64().unwrap()).unwrap());
         // Keylime's agents quote it whatever they are asked for.
-        let pcrs: PcrSet = pcrs.chain([PcrIndex::DATA]).collect();
+        let pcrs: PcrSet = pcrs.chain([PcrIndex::KEYLIME_DATA]).collect();
         let machine = Machine {
             banks: vec![(bank, pcrs)],
             ..self.machine.clone()

@@ -37,19 +37,22 @@ mod enrolment;
 mod evidence;
 mod lanes;
 mod policy_sources;
+mod polled;
 mod requests;
 pub use boot::{boot_content, boot_policy};
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
 pub use evidence::verify_evidence;
 pub use lanes::{p256_lanes, rsa_lanes};
 pub use policy_sources::{allowlist, dsse, initramfs, rpm_header};
+pub use polled::pull_answer;
 pub use requests::{core_json, keylime_registration};
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 32] = [
+pub const ALL: [(&str, Target); 33] = [
+pub const ALL: [(&str, Target); 33] = [
     ("agent_certificate", agent_certificate),
     ("allowlist", allowlist),
     ("appraisal", appraisal),
@@ -74,6 +77,7 @@ pub const ALL: [(&str, Target); 32] = [
     ("pcr_selection", pcr_selection),
     ("public", public),
     ("rpm_header", rpm_header),
+    ("pull_answer", pull_answer),
     ("rsa_lanes", rsa_lanes),
     ("runtime_policy", runtime_policy),
     ("shard_sequences", shard_sequences),

@@ -86,6 +86,8 @@ fn budget(target: &str) -> Budget {
         // Keys and certificates, decoded and checked, and the same twice.
         "keylime_registration" => (256 << 10, 64),
         "core_json" => (8 << 10, 160),
+        // The body's strings, what base64 holds, and up to four copies of the list.
+        "pull_answer" => (16 << 10, 32),
         // What each step is answered with: evidence, its appraisal and a tick.
         "shard_sequences" => (64 << 10, 64 << 10),
         // Eighteen copies with a preamble; for those that decode, the values and their encodings.

@@ -106,6 +106,37 @@ rat_engine::limits! {
         "Each holds a thread while the CA signs.";
     RENEW_MS_MAX: u64 = 10_000, "milliseconds",
         "From a stream's opening to the whole request for a certificate.";
+    // Keylime's agents that are polled
+    PULL_AGENTS_MAX: usize = 131_072, "agents",
+        "About 2 KiB each here, beside the connection of one that is polled often.";
+    PULL_EXCHANGES_MAX: usize = 1_024, "exchanges",
+        "Connections at work at once: 20,000 agents a second that answer in 50 ms.";
+    PULL_SUSPECTS_MAX: usize = 256, "exchanges",
+        "Of these, with agents that gave no evidence twice: they keep nobody else waiting.";
+    PULL_KEPT_MAX: usize = 16_384, "connections",
+        "Connections that are kept from one poll to the next, about 40 KiB each.";
+    PULL_KEPT_MS_MAX: u64 = 4_000, "milliseconds",
+        "Keylime's agent closes a connection that was idle for 5 seconds.";
+    PULL_CONNECT_MS_MAX: u64 = 5_000, "milliseconds",
+        "From the name of an agent to the end of its handshake.";
+    PULL_REACH_MS_MAX: u64 = 10_000, "milliseconds",
+        "From the name of an agent to what it says of its versions.";
+    PULL_ADDRESSES_MAX: usize = 4, "addresses",
+        "Of one name, tried one after the other.";
+    PULL_HEAD_BYTES_MAX: usize = 16 * 1024, "bytes",
+        "The head of an answer; Keylime's agent sends 150 bytes.";
+    PULL_HEADERS_MAX: usize = 64, "headers",
+        "Of an answer; Keylime's agent sends four.";
+    PULL_ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024, "bytes",
+        "A list of 400,000 entries. Agents cannot be asked for a part of it.";
+    PULL_VERSION_BYTES_MAX: u64 = 4 * 1024, "bytes",
+        "What an agent says of its versions, and its answers that nobody reads.";
+    PULL_PUBLIC_KEY_BYTES_MAX: usize = 4 * 1024, "bytes",
+        "An RSA-4096 key in PEM has 800.";
+    PULL_BUFFERED_BYTES_MAX: usize = 256 * 1024 * 1024, "bytes",
+        "Answers of all agents, until they are handed over: each counts twice.";
+    PULL_PIECE_MS_MAX: u64 = 60_000, "milliseconds",
+        "How long the shard may take to ask for the next piece of a list.";
     // Agents
     ANSWER_MS_MAX: u64 = 120_000, "milliseconds",
         "How long an agent waits for what it asked; then it connects again.";

@@ -1,6 +1,10 @@
 //! The metrics of the transports: names, units, and the one place that counts.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::quic::Reason;
 
@@ -28,6 +32,18 @@ pub const RELAYS: &str = "attest_transport_relays";
 pub const RELAYED_AGENTS: &str = "attest_transport_relayed_agents";
 /// What relays sent for agents that were not asked for it, or that are not connected.
 pub const RELAY_UNASKED: &str = "attest_transport_relay_unasked_total";
+/// Polls of Keylime's agents by how they ended.
+pub const POLLS: &str = "attest_pull_polls_total";
+/// How long a poll took, to the end of the agent's answer.
+pub const POLL_DURATION: &str = "attest_pull_duration_seconds";
+/// Agents that are polled.
+pub const POLLED_AGENTS: &str = "attest_pull_agents";
+/// Of these, those that did not answer last.
+pub const UNREACHABLE_AGENTS: &str = "attest_pull_unreachable_agents";
+/// Connections that were opened to agents.
+pub const POLL_CONNECTIONS: &str = "attest_pull_connections_total";
+/// V keys sent, by result.
+pub const V_KEYS: &str = "attest_pull_v_keys_total";
 /// What a named limit turned away.
 pub const LIMIT_REJECTIONS: &str = "attest_limit_rejections_total";
 
@@ -69,11 +85,58 @@ pub fn describe() {
         Unit::Count,
         "What relays sent for agents that were not asked for it, or are not connected."
     );
+    describe_pull();
     describe_counter!(
         LIMIT_REJECTIONS,
         Unit::Count,
         "What a named limit turned away."
     );
+}
+
+fn describe_pull() {
+    describe_counter!(
+        POLLS,
+        Unit::Count,
+        "Polls of Keylime's agents by result: evidence, or why there is none."
+    );
+    describe_histogram!(
+        POLL_DURATION,
+        Unit::Seconds,
+        "Time from a challenge to the end of its agent's answer."
+    );
+    describe_gauge!(POLLED_AGENTS, Unit::Count, "Agents that are polled.");
+    describe_gauge!(
+        UNREACHABLE_AGENTS,
+        Unit::Count,
+        "Polled agents that did not answer last."
+    );
+    describe_counter!(
+        POLL_CONNECTIONS,
+        Unit::Count,
+        "Connections opened to polled agents."
+    );
+    describe_counter!(
+        V_KEYS,
+        Unit::Count,
+        "V keys sent to polled agents, by result."
+    );
+}
+
+pub(crate) fn poll(result: &'static str, took: Duration) {
+    counter!(POLLS, "result" => result).increment(1);
+    histogram!(POLL_DURATION).record(took.as_secs_f64());
+}
+
+pub(crate) fn v_key(result: &'static str) {
+    counter!(V_KEYS, "result" => result).increment(1);
+}
+
+pub(crate) fn polled_agents(change: f64) {
+    gauge!(POLLED_AGENTS).increment(change);
+}
+
+pub(crate) fn unreachable_agents(change: f64) {
+    gauge!(UNREACHABLE_AGENTS).increment(change);
 }
 
 pub(crate) fn handshake(result: &'static str) {

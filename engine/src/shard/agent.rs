@@ -426,12 +426,14 @@ impl Agent {
             return (Via::Itself, Over::default());
         };
         live.heard_ms = now_ms;
+        // Nothing connects one of Keylime's agents between two answers: it may boot in between.
+        let is_connected = self.record.path == AgentPath::Native;
         let over = match live.via {
-            Via::Relay => Over::default(),
-            Via::Itself => Over {
+            Via::Itself if is_connected => Over {
                 proved: live.proved,
                 gap_ms: live.gap_ms,
             },
+            Via::Itself | Via::Relay => Over::default(),
         };
         (live.via, over)
     }

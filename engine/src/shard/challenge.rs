@@ -128,6 +128,8 @@ fn selection(group: &Group) -> Option<PcrSelection> {
     pcrs.insert(PcrIndex::IMA);
     if let Some(terms) = &group.keylime {
         pcrs = terms.pcrs;
+        // Their agents quote it with whatever is asked for. Nothing is judged by what it holds.
+        pcrs.insert(PcrIndex::KEYLIME_DATA);
     }
     if let Some(policy) = &group.pcr_policy {
         pcrs = pcrs.union(policy.demanded());

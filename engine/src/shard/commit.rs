@@ -8,7 +8,7 @@ use super::failing::is_of_policy;
 use super::input::{Action, Event};
 use super::kept::Passed;
 use super::machine::Shard;
-use super::record::Group;
+use super::record::{AgentPath, Group};
 use super::state::BootEpoch;
 use super::tick::{ChainHash, Outcome, Tick};
 use crate::evidence::{Answer, ChallengeId, Refusal, SessionId, ToAgent};
@@ -171,8 +171,13 @@ impl Shard {
         let is_cleared = before.had_failed && agent.state.failure.is_none();
         match provisional.cause {
             Cause::Evidence(session, challenge) => {
+                let says_its_boot = agent.record.path == AgentPath::Native;
                 if let Some(live) = agent.session.as_mut().filter(|live| live.id == session) {
                     live.proved = provisional.proved.or(live.proved);
+                    // Keylime's agents do not say in which boot they are: their quotes do.
+                    if let Some(boot) = provisional.proved.filter(|_| !says_its_boot) {
+                        live.claimed = boot;
+                    }
                 }
                 let last_passed_unix_ms = before.last_passed_unix_ms;
                 self.answer(&provisional, session, challenge, last_passed_unix_ms, now);

@@ -10,6 +10,7 @@ pub mod attest;
 pub mod attributes;
 pub mod pcr_values;
 pub mod public;
+pub mod quote_text;
 pub mod selection;
 pub mod signature;
 
@@ -17,5 +18,6 @@ pub use attest::{Attest, AttestError, Attested, ClockInfo};
 pub use attributes::ObjectAttributes;
 pub use pcr_values::{MissingPcr, pcr_digest};
 pub use public::{Name, Public, PublicError};
+pub use quote_text::{QuoteText, QuoteTextError};
 pub use selection::PcrSelection;
 pub use signature::{Signature, SignatureFormatError};

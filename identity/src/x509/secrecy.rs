@@ -87,3 +87,25 @@ pub(crate) fn hmac(hash: HashAlg, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>
     }
     Ok(signer.sign_to_vec()?)
 }
+
+/// RSAES-OAEP with SHA-1 and no label; `None` when `public_key_pem` is no RSA key of 2,048 to 8,192
+/// bits.
+pub(crate) fn rsa_oaep_sha1(
+    public_key_pem: &[u8],
+    secret: &[u8],
+) -> Result<Option<Vec<u8>>, LibraryError> {
+    let Some(rsa) = PKey::public_key_from_pem(public_key_pem)
+        .and_then(|key| key.rsa())
+        .ok()
+    else {
+        return Ok(None);
+    };
+    let bytes = usize::try_from(rsa.size()).map_err(|_| LibraryError)?;
+    if !(256..=1_024).contains(&bytes) {
+        return Ok(None);
+    }
+    let mut sealed = vec![0; bytes];
+    let written = rsa.public_encrypt(secret, &mut sealed, Padding::PKCS1_OAEP)?;
+    sealed.truncate(written);
+    Ok(Some(sealed))
+}

@@ -63,6 +63,9 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     for (key, _) in places(config).iter().filter(|(_, places)| *places == 0) {
         fault(key, "must be 1 or more".to_owned());
     }
+    for (key, text) in config.keylime.pull.faults() {
+        fault(key, text);
+    }
     for (key, text) in cache_faults(&config.runtime) {
         fault(key, text);
     }

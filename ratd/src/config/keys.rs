@@ -74,8 +74,7 @@ keys! {
         certificate of the CA in `cv_ca` and to agents that push: `127.0.0.1:8881`, say. It verifies \
         evidence for anybody, too. Empty: nowhere.";
     "keylime.verifier.mode": "How evidence of agents comes that tenants add. `push`: all of them push. \
-        `auto`: an agent with an address and a certificate is polled, which is not built yet and \
-        refused; the others push.";
+        `auto`: an agent with an address and a certificate is polled, the others push.";
     "keylime.verifier.uuid": "What `verifier_id` says, as Keylime's `uuid`.";
     "keylime.verifier.quote_interval_seconds": "Seconds from one attestation of an agent to its next: it \
         is told when to come. One that nothing was heard of for five of them is not trusted any more.";
@@ -92,6 +91,17 @@ keys! {
         replay to the quoted PCRs with each of them.";
     "keylime.measured_boot_evaluate": "`always`: `example` judges every boot log. `once`: the first \
         one of a machine only, and none that comes with `verify/evidence`, as in Keylime.";
+    "keylime.pull.certificate": "A file with the certificate (PEM) that Keylime's agents are shown \
+        when they are polled: one that their `trusted_client_ca` vouches for, such as Keylime's \
+        `cv_ca/client-cert.crt`. Empty: none, which they refuse.";
+    "keylime.pull.key": "A file with its private key (PEM), not encrypted.";
+    "keylime.pull.plain_http": "`true` polls agents that have no certificate (`mtls_cert` \
+        `disabled`) over plain HTTP. Without, they are not polled.";
+    "keylime.pull.retry_interval_seconds": "An agent that gives no evidence is asked again after so \
+        many seconds, to the power of its failures in a row; the longest pause is a minute, or its \
+        interval.";
+    "keylime.pull.exponential_backoff": "`false` leaves that pause the same.";
+    "keylime.pull.exchanges": "Polls that may be under way at once.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \

@@ -7,6 +7,7 @@
 pub(crate) mod check;
 pub(crate) mod keys;
 pub(crate) mod load;
+pub(crate) mod pull;
 pub(crate) mod webhook;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +19,7 @@ use rat_engine::uefi::policy::PolicyName;
 use rat_identity::keylime::{EkCheck, TpmIdentity};
 use serde::{Deserialize, Serialize};
 
+use pull::Pull;
 use webhook::Webhook;
 
 /// Everything that can be configured.
@@ -64,6 +66,7 @@ pub(crate) struct Keylime {
     pub(crate) verifications: usize,
     pub(crate) registrar: Registrar,
     pub(crate) verifier: Verifier,
+    pub(crate) pull: Pull,
     pub(crate) measured_boot_policy_name: BootPolicy,
     pub(crate) measured_boot_evaluate: Evaluate,
 }
@@ -266,6 +269,7 @@ impl Default for Keylime {
             verifications: 0,
             registrar: Registrar::default(),
             verifier: Verifier::default(),
+            pull: Pull::default(),
             measured_boot_policy_name: BootPolicy::AcceptAll,
             measured_boot_evaluate: Evaluate::Always,
         }

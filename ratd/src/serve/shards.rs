@@ -16,7 +16,7 @@ use rat_runtime::{
     ControlError, Drained, EventStream, KeylimeSettings, ListsHealth, Reloaded, Runtime, Settings,
     StoreHealth, SystemClock, WorkerHealth,
 };
-use rat_store::{KeylimeKind, Store, StoredAgent};
+use rat_store::{KeylimeKind, Store, StoredAgent, StoredKeylimeAgent};
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +100,12 @@ impl Shards {
         Ok(())
     }
 
+    /// What is demanded of one of Keylime's agents, as the store has it, from now on.
+    pub(super) async fn keylime_changed(&self, agent: &StoredKeylimeAgent) -> anyhow::Result<()> {
+        let runtime = self.0.load_full().context("the shards are drained")?;
+        Ok(runtime.keylime_changed(agent).await?)
+    }
+
     /// Ends the shards: what was begun is committed, unless the deadline comes first.
     pub(super) async fn drain(&self, deadline: Duration) -> bool {
         let Some(runtime) = self.0.swap(None) else {
@@ -112,7 +118,7 @@ impl Shards {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+pub(super) fn settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     let attestation = &config.attestation;
     let verifier = &config.keylime.verifier;

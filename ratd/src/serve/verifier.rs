@@ -16,6 +16,7 @@ use rat_engine::shard::KEYLIME_GROUP;
 use rat_store::{Approval, GroupSettings, NewGroup, Store, StoreError};
 
 use super::keylime_tls::KeylimeTls;
+use super::polled::Polled;
 use super::shards::Shards;
 use crate::config::{Config, Listen};
 use crate::failure::{Exit, Failure, Means};
@@ -30,7 +31,7 @@ impl Served {
         tls: Option<&KeylimeTls>,
         store: &Store,
         shards: &Shards,
-        intake: Arc<dyn Intake>,
+        (intake, polled): (Arc<dyn Intake>, Polled),
     ) -> Result<Self, Failure> {
         let settings = &config.keylime.verifier;
         let (Listen::At(address), Some(tls)) = (settings.listen, tls) else {
@@ -56,6 +57,7 @@ impl Served {
         let state = Arc::new(Verifier {
             store: store.clone(),
             fleet,
+            polls: Some(Arc::new(polled)),
             mode: settings.mode,
             id: settings.uuid.clone(),
             ip: listener.local_addr().ip().to_string(),

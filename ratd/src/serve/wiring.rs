@@ -15,6 +15,7 @@ use rat_api::listen::{Listener, Security, Stop};
 use rat_api::people::{self, People};
 use rat_api::surface::{self, Joined, Shared};
 use rat_api::tls::{Acceptor, Material, ServerCertificate};
+use rat_engine::evidence::Intake;
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
 use rat_ops::webhook::Delivery;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::keylime_tls::KeylimeTls;
+use super::polled::Polled;
 use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
@@ -43,6 +45,7 @@ pub(super) struct Parts {
     readiness: Arc<Readiness>,
     shards: Shards,
     evidence: Arc<Server>,
+    polled: Polled,
     webhooks: Delivery,
     http: JoinHandle<()>,
 }
@@ -64,11 +67,12 @@ impl Parts {
         let (keylime_tls, registrar) = registrar::bind(config, &ca, &store, &trust).await?;
         let shards = Shards::start(config, &store).await?;
         let webhooks = webhooks::start(webhooks, &store, &shards).await?;
-        let intake = alive(shards.intake())?;
-        let tls = keylime_tls.as_ref();
-        let pushed = alive(shards.intake())?;
-        let verifier = verifier::Served::bind(config, tls, &store, &shards, pushed).await?;
+        let intake = intake(&shards)?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
+        let polled = Polled::start(config, &store, &shards, Arc::clone(&intake)).await?;
+        let tls = keylime_tls.as_ref();
+        let asked = (Arc::clone(&intake), polled.clone());
+        let verifier = verifier::Served::bind(config, tls, &store, &shards, asked).await?;
         let evidence = evidence::bind(config, &ca, &issued, &store, &relays, intake)?;
         let evidence = Arc::new(evidence);
         relays.serve(&evidence);
@@ -124,6 +128,7 @@ impl Parts {
             readiness,
             shards,
             evidence,
+            polled,
             webhooks,
             http: tokio::spawn(served),
         })
@@ -145,7 +150,8 @@ impl Parts {
                 evidence.shutdown(for_listeners).await;
             }
         };
-        let ((), http) = tokio::join!(evidence, timeout(for_listeners, self.http));
+        let polled = self.polled.shutdown(for_listeners);
+        let ((), (), http) = tokio::join!(evidence, polled, timeout(for_listeners, self.http));
         let requests_ended = match http {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
@@ -209,6 +215,12 @@ async fn serve(
         registrar.serve(stop.clone()),
         verifier.serve(stop)
     );
+}
+
+/// Where evidence is delivered.
+fn intake(shards: &Shards) -> Result<Arc<dyn Intake>, Failure> {
+    let intake = shards.intake().context("the shards ended");
+    intake.means(Exit::Failed)
 }
 
 /// What is held by nobody else, as soon as that is so.

@@ -30,6 +30,7 @@ mod machine;
 mod operating;
 mod operators;
 mod policies;
+mod polled;
 mod process;
 mod registrar;
 mod relayed;

@@ -37,6 +37,7 @@ pub mod wire;
 
 pub use reason::{Advice, Reason, RenewRefused};
 pub use roots::RootsError;
+pub(crate) use roots::provider;
 
 /// The ALPN protocol.
 pub const ALPN: &[u8] = b"rat-evidence";

@@ -27,7 +27,7 @@ pub enum RootsError {
 ///
 /// AES-128 with SHA-256 is preferred: it is as strong as the keys that are certified here, and
 /// processors hash SHA-256 in hardware, which counts in handshakes and in every channel binding.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     // One for all: a process may have as many clients as there are agents.
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();

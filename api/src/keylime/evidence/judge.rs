@@ -15,7 +15,7 @@ use rat_engine::pcr::PcrIndex;
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::quote::Quote;
 use rat_engine::tpm::attributes::{KeyAttributeError, check_attestation_key};
-use rat_engine::tpm::{Public, PublicError, Signature};
+use rat_engine::tpm::{Public, PublicError, QuoteText, Signature};
 use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
 use rat_engine::verdict::{Code, Finding, Reason, Verdict};
 use tokio::time::Instant;
@@ -24,7 +24,6 @@ use super::super::{Evaluate, Keylime, MeasuredBoot};
 use super::Refused;
 use super::failure::{self, Failure};
 use super::policies::Policies;
-use super::quote::QuoteText;
 use super::request::Asked;
 use crate::metrics;
 

@@ -13,7 +13,6 @@
 mod failure;
 mod judge;
 mod policies;
-mod quote;
 mod request;
 mod verifications;
 

@@ -51,7 +51,14 @@ pub(super) async fn add(
     match verifier.add(&id, &wanted, &actor).await {
         Ok(()) => {
             verifier.serve(&id).await;
-            envelope::bare(StatusCode::OK, "Success")
+            match verifier.poll(&id).await {
+                Ok(()) => envelope::bare(StatusCode::OK, "Success"),
+                Err(error) => {
+                    // What cannot be asked is not there.
+                    verifier.forget(&id, &actor).await;
+                    Refused::request(error.to_string()).answer()
+                }
+            }
         }
         Err(NotAdded::Refused(refused)) => refused.answer(),
         Err(NotAdded::Failed(error)) => failed(error),

@@ -12,7 +12,7 @@ use rat_store::{AgentFilter, OnRemoval, StoredRecord};
 use serde::{Deserialize, Serialize};
 
 use super::status::Shown;
-use super::{Named, State, Verifier, agent, check, failed, success};
+use super::{Named, NotPolled, State, Verifier, agent, check, failed, success};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
 use crate::error::ApiError;
@@ -117,6 +117,9 @@ pub(super) async fn remove(
         Ok(None) => return not_found(),
         Err(error) => return failed(error),
     }
+    if let Some(polls) = &verifier.polls {
+        polls.remove(&id);
+    }
     if let Err(error) = verifier.fleet.remove(id.clone()).await {
         return failed(ApiError::from(error));
     }
@@ -130,6 +133,9 @@ pub(super) async fn remove(
         Err(error) => {
             // The store has it still: it is served on.
             verifier.serve(&id).await;
+            if let Err(error) = verifier.poll(&id).await {
+                tracing::error!(agent = %id, %error, "an agent is not polled before the next start");
+            }
             failed(error)
         }
     }
@@ -151,13 +157,17 @@ pub(super) async fn reactivate(
         Ok(None) => return envelope::bare(StatusCode::BAD_REQUEST, "agent id not found"),
         Err(error) => return failed(error),
     }
-    match verifier.fleet.clear(id).await {
+    if let Err(error) = verifier.fleet.clear(id.clone()).await {
+        return failed(ApiError::from(error));
+    }
+    match verifier.poll(&id).await {
         Ok(()) => envelope::bare(StatusCode::OK, "Success"),
-        Err(error) => failed(ApiError::from(error)),
+        Err(error) => envelope::bare(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 
-/// An agent that pushes is not polled, so there is nothing to stop.
+/// Polls an agent no more, until it is reactivated or the server starts again. One that pushes is
+/// not polled, so there is nothing to stop.
 pub(super) async fn stop(
     axum::extract::State(verifier): State,
     Path(named): Path<Named>,
@@ -167,6 +177,12 @@ pub(super) async fn stop(
         Err(refusal) => return refusal,
     };
     match verifier.found(&id).await {
+        Ok(Some(record)) if record.record.path == AgentPath::KeylimePull => {
+            if let Some(polls) = &verifier.polls {
+                polls.remove(&id);
+            }
+            envelope::bare(StatusCode::OK, "Success")
+        }
         Ok(Some(_)) => {
             let text = "agents that push cannot be stopped: remove it";
             envelope::bare(StatusCode::NOT_IMPLEMENTED, text)
@@ -215,6 +231,26 @@ impl Verifier {
         };
         let seen = self.fleet.seen(id.clone()).await?;
         Ok(Some(Shown::of(self, record, agent, seen.as_ref())))
+    }
+
+    /// Has an agent polled that has an address.
+    pub(super) async fn poll(&self, id: &AgentId) -> Result<(), NotPolled> {
+        match &self.polls {
+            Some(polls) => polls.put(id.clone()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back what was just added.
+    pub(super) async fn forget(&self, id: &AgentId, actor: &str) {
+        let forgotten = async {
+            self.fleet.remove(id.clone()).await.ok()?;
+            let kept = OnRemoval::KeepFailure;
+            self.store.remove_agent(id, kept, actor, unix_ms()).await.ok()
+        };
+        if forgotten.await.is_none() {
+            tracing::error!(agent = %id, "an agent that cannot be polled stays until it is removed");
+        }
     }
 
     /// Has the shards serve an agent as the store has it; later, when they do not answer now.

@@ -113,18 +113,20 @@ impl Wanted {
         let mtls_cert = text("mtls_cert")?.map(str::to_owned);
         let (ip, port) = (text("cloudagent_ip")?.map(str::to_owned), port(&object)?);
         let path = path(verifier.mode, ip.as_deref(), port, mtls_cert.as_deref());
-        if path == AgentPath::KeylimePull {
-            let text = "agents that are polled are not served yet; one without cloudagent_ip and \
-                        cloudagent_port pushes";
+        if path == AgentPath::KeylimePull && verifier.polls.is_none() {
+            let text = "nobody polls agents here; one without cloudagent_ip and cloudagent_port \
+                        pushes";
             return Err(Refused(StatusCode::NOT_IMPLEMENTED, text.to_owned()));
         }
+        // As Keylime: an agent that pushes has no address.
+        let is_polled = path == AgentPath::KeylimePull;
+        let (ip, port) = (ip.filter(|_| is_polled), port.filter(|_| is_polled));
         let accept_tpm_hash_algs = names("accept_tpm_hash_algs")?;
         let facts = KeylimeFacts {
             v: object.optional_bytes("v", V_BYTES)?,
             bank: first_bank(&accept_tpm_hash_algs)?,
-            // As Keylime: an agent that pushes has no address.
-            ip: None,
-            port: None,
+            ip,
+            port,
             tpm_policy: owned("tpm_policy")?,
             metadata: owned("metadata")?,
             ima_sign_verification_keys: owned("ima_sign_verification_keys")?,

@@ -13,6 +13,8 @@ mod policies;
 mod status;
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
@@ -21,6 +23,7 @@ use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_store::Store;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::envelope;
@@ -42,12 +45,29 @@ pub enum Mode {
     Push,
 }
 
+/// Whoever polls agents that have an address.
+pub trait Polls: Send + Sync {
+    /// Polls this agent from now on, as it is stored; nothing for one that pushes. The shards know
+    /// it already.
+    fn put(&self, agent: AgentId) -> Pin<Box<dyn Future<Output = Result<(), NotPolled>> + Send + '_>>;
+
+    /// Polls it no more.
+    fn remove(&self, agent: &AgentId);
+}
+
+/// An agent cannot be polled as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the agent cannot be polled: {0}")]
+pub struct NotPolled(pub String);
+
 /// What the routes of the verifier work with.
 pub struct Verifier {
     /// The records.
     pub store: Store,
     /// The shards.
     pub fleet: Arc<dyn Fleet>,
+    /// Who polls; `None` where nobody does.
+    pub polls: Option<Arc<dyn Polls>>,
     /// By which way evidence comes.
     pub mode: Mode,
     /// What `verifier_id` says.

@@ -20,7 +20,6 @@
 mod admission;
 mod end;
 mod exchange;
-mod memory;
 mod options;
 mod outbox;
 mod relay;
@@ -51,9 +50,9 @@ pub use options::{
 };
 pub use tls::TlsError;
 
+use crate::memory::Memory;
 use admission::Admission;
 use end::End;
-use memory::Memory;
 use relays::Relays;
 use renewed::Renewed;
 

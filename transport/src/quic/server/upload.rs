@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::end::End;
-use super::memory::Held;
 use super::session::Session;
 use crate::limits;
 use crate::measures;
+use crate::memory::Held;
 use crate::quic::Reason;
 use crate::quic::streams::{StreamFault, read_bytes, read_end, read_frame};
 use crate::quic::wire::{Evidence, Frame, FrameType, ListHead, Refused, WireError};

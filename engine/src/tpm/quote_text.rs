@@ -3,26 +3,27 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rat_engine::limits::{ATTEST_BYTES_MAX, PCR_BLOB_BYTES_MAX, SIGNATURE_BYTES_MAX};
-use rat_engine::malformed::Malformed;
-use rat_engine::pcr::PcrValues;
-use rat_engine::tpm::pcr_values::parse_pcr_blob;
 use thiserror::Error;
 
+use crate::limits::{ATTEST_BYTES_MAX, PCR_BLOB_BYTES_MAX, SIGNATURE_BYTES_MAX};
+use crate::malformed::Malformed;
+use crate::pcr::PcrValues;
+use crate::tpm::pcr_values::parse_pcr_blob;
+
 /// A quote, as it was sent.
-#[derive(Debug)]
-pub(super) struct QuoteText {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuoteText {
     /// `TPMS_ATTEST`.
-    pub(super) message: Vec<u8>,
+    pub message: Vec<u8>,
     /// `TPMT_SIGNATURE`.
-    pub(super) signature: Vec<u8>,
+    pub signature: Vec<u8>,
     /// What the sender says that the values are.
-    pub(super) values: PcrValues,
+    pub values: PcrValues,
 }
 
 /// Why a text is no quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(super) enum QuoteTextError {
+pub enum QuoteTextError {
     /// It is not of this form.
     #[error("the quote must be `r` and three texts in base64, with `:` between them")]
     Form,
@@ -50,7 +51,10 @@ impl QuoteText {
     ///
     /// # Security
     /// Nothing is authenticated.
-    pub(super) fn parse(text: &str) -> Result<Self, QuoteTextError> {
+    ///
+    /// Source: Keylime, `tpm2_objects` and `tpm_util`: the texts between the colons are `TPMS_ATTEST`
+    /// without its size, `TPMT_SIGNATURE`, and what [`parse_pcr_blob`] reads.
+    pub fn parse(text: &str) -> Result<Self, QuoteTextError> {
         let mut parts = text
             .strip_prefix('r')
             .ok_or(QuoteTextError::Form)?

@@ -11,20 +11,20 @@ const UNIT_BYTES: usize = 1024;
 
 /// The budget.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     units: Arc<Semaphore>,
     all: usize,
 }
 
 /// Bytes taken from the budget, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     _permit: OwnedSemaphorePermit,
     units: u32,
 }
 
 impl Memory {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         let all = bytes_max.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         Self {
             units: Arc::new(Semaphore::new(all)),
@@ -33,7 +33,7 @@ impl Memory {
     }
 
     /// Waits until there is room for this many bytes; `None` when there never is.
-    pub(super) async fn hold(&self, bytes: usize) -> Option<Held> {
+    pub(crate) async fn hold(&self, bytes: usize) -> Option<Held> {
         let units = bytes.div_ceil(UNIT_BYTES);
         if units > self.all {
             return None;
