@@ -3,8 +3,8 @@
 mod evidence;
 mod keylime;
 mod keylime_tls;
-mod registrar;
 mod polled;
+mod registrar;
 mod relays;
 mod shards;
 mod verifier;

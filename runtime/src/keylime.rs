@@ -161,7 +161,11 @@ impl Runtime {
         }
     }
 
-    async fn keylime_changed(&self, agent: &StoredKeylimeAgent) -> Result<(), ControlError> {
+    /// The same of an agent that was read already.
+    ///
+    /// # Errors
+    /// As [`reload_keylime`](Self::reload_keylime).
+    pub async fn keylime_changed(&self, agent: &StoredKeylimeAgent) -> Result<(), ControlError> {
         let settings = &self.settings.keylime;
         let made = terms(&self.store, &self.judges, agent, settings, self.seed).await;
         let group = match made {

@@ -52,7 +52,6 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
 pub const ALL: [(&str, Target); 33] = [
-pub const ALL: [(&str, Target); 33] = [
     ("agent_certificate", agent_certificate),
     ("allowlist", allowlist),
     ("appraisal", appraisal),
@@ -76,8 +75,8 @@ pub const ALL: [(&str, Target); 33] = [
     ("pcr_json", pcr_json),
     ("pcr_selection", pcr_selection),
     ("public", public),
-    ("rpm_header", rpm_header),
     ("pull_answer", pull_answer),
+    ("rpm_header", rpm_header),
     ("rsa_lanes", rsa_lanes),
     ("runtime_policy", runtime_policy),
     ("shard_sequences", shard_sequences),

@@ -124,7 +124,8 @@ impl Polls for Polled {
                 return Ok(());
             };
             let put = Self::put(self, &stored).await;
-            put.map(drop).map_err(|error| NotPolled(format!("{error:#}")))
+            put.map(drop)
+                .map_err(|error| NotPolled(format!("{error:#}")))
         })
     }
 

@@ -235,11 +235,6 @@ pub(super) async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
     None
 }
 
-/// A part of the shards, which are there until they are drained.
-fn alive<T>(part: Option<T>) -> Result<T, Failure> {
-    part.context("the shards ended").means(Exit::Failed)
-}
-
 fn ek_trust(config: &Config) -> Result<EkTrust, Failure> {
     let trust = check::ek_trust(config)?;
     let (certificates, listed) = trust.counts();

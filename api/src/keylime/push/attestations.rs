@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -16,6 +16,7 @@ use rat_engine::evidence::{Answer, Binding, Challenge, Refusal, push_challenge, 
 use rat_engine::shard::EffectiveStatus;
 use serde::Serialize;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::super::envelope;
 use super::capabilities::{Begun, Document, Offered};
@@ -25,6 +26,7 @@ use super::errors::{JSON_API, JsonApi, Links, Refused, malformed};
 use super::evidence::Collected;
 use super::sessions::Proven;
 use super::{Known, Push, is_version_3};
+
 use crate::clock::unix_ms;
 use crate::error::json_response;
 use crate::limits::PUSH_AWAITED_MAX;

@@ -6,13 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rat_engine::agent_id::AgentId;
 use rat_engine::crypto::{constant_time_eq, digest};
 use rat_engine::hash::HashAlg;
+use tokio::time::Instant;
 
 use crate::limits::{
     PUSH_CHALLENGE_MS, PUSH_CHALLENGES_MAX, PUSH_CHALLENGES_PER_AGENT_MAX, PUSH_SESSIONS_MAX,

@@ -246,7 +246,10 @@ impl Verifier {
         let forgotten = async {
             self.fleet.remove(id.clone()).await.ok()?;
             let kept = OnRemoval::KeepFailure;
-            self.store.remove_agent(id, kept, actor, unix_ms()).await.ok()
+            self.store
+                .remove_agent(id, kept, actor, unix_ms())
+                .await
+                .ok()
         };
         if forgotten.await.is_none() {
             tracing::error!(agent = %id, "an agent that cannot be polled stays until it is removed");

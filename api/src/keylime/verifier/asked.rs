@@ -90,14 +90,7 @@ impl Wanted {
             return Err(Refused::request("Expected non zero content length"));
         }
         let object = Object::parse(body)?;
-        for name in NEEDED {
-            if !object.names(name) {
-                return Err(Refused::request(format!("Exception error: '{name}'")));
-            }
-        }
-        if !object.names("mb_policy") {
-            return Err(Refused::request("Exception error: 'mb_policy'"));
-        }
+        needs(&object)?;
         let text =
             |name| Ok::<_, Refused>(object.optional_text(name, KEYLIME_TEXT_CHARACTERS_MAX)?);
         let owned = |name| Ok::<_, Refused>(text(name)?.unwrap_or_default().to_owned());
@@ -139,13 +132,7 @@ impl Wanted {
             verifier_ip: text("verifier_ip")?.unwrap_or(&verifier.ip).to_owned(),
             verifier_port: verifier.port,
         };
-        if !facts.ima_sign_verification_keys.is_empty() {
-            let text = "ima_sign_verification_keys are taken as verification-keys of the runtime \
-                        policy only";
-            return Err(Refused::request(text));
-        }
-        PcrPolicy::parse(facts.tpm_policy.as_bytes())
-            .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))?;
+        are_admitted(&facts)?;
         let some = |text: Option<&str>| text.filter(|it| !it.is_empty()).map(str::to_owned);
         let mb_policy = some(text("mb_policy")?);
         Ok(Self {
@@ -164,6 +151,28 @@ impl Wanted {
             facts,
         })
     }
+}
+
+/// Whether everything stands there that Keylime reads without asking whether it does.
+fn needs(object: &Object<'_>) -> Result<(), Refused> {
+    for name in NEEDED.iter().chain(&["mb_policy"]) {
+        if !object.names(name) {
+            return Err(Refused::request(format!("Exception error: '{name}'")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether what is asked of an agent is what is verified here.
+fn are_admitted(facts: &KeylimeFacts) -> Result<(), Refused> {
+    if !facts.ima_sign_verification_keys.is_empty() {
+        let text = "ima_sign_verification_keys are taken as verification-keys of the runtime \
+                    policy only";
+        return Err(Refused::request(text));
+    }
+    PcrPolicy::parse(facts.tpm_policy.as_bytes())
+        .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))?;
+    Ok(())
 }
 
 /// Whether a measured boot policy demands nothing.

@@ -49,7 +49,10 @@ pub enum Mode {
 pub trait Polls: Send + Sync {
     /// Polls this agent from now on, as it is stored; nothing for one that pushes. The shards know
     /// it already.
-    fn put(&self, agent: AgentId) -> Pin<Box<dyn Future<Output = Result<(), NotPolled>> + Send + '_>>;
+    fn put(
+        &self,
+        agent: AgentId,
+    ) -> Pin<Box<dyn Future<Output = Result<(), NotPolled>> + Send + '_>>;
 
     /// Polls it no more.
     fn remove(&self, agent: &AgentId);
@@ -135,30 +138,26 @@ const ALIASES: Aliases = &[
 /// The routes of the verifier.
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let public = Permission::KeylimePublic;
-    let admin = Permission::KeylimeAdmin;
-    let name = "KEYLIME_BODY_BYTES_MAX";
-    let body = BodyLimit::Bytes(name, limits::KEYLIME_BODY_BYTES_MAX);
-    let large = |route: Route| Route {
-        at_once: Some(AtOnceMax {
-            name: "KEYLIME_BODIES_AT_ONCE_MAX",
-            max: limits::KEYLIME_BODIES_AT_ONCE_MAX,
-            of_address: limits::KEYLIME_BODIES_AT_ONCE_MAX,
-            bytes_each: 0,
-        }),
-        ..route
-    };
-    let listing = |path, action| large(Route::get(path, admin(action)));
-    let writing = |route| large(route);
-    Surface::with_aliases(shared, ALIASES)
+    let surface = Surface::with_aliases(shared, ALIASES)
         .route(Route::get(VERSIONS, public), versions)
-        .route(Route::get(ROOT, public), root)
-        .route(listing(AGENTS, "list_agents"), agents::list)
+        .route(Route::get(ROOT, public), root);
+    of_policies(of_agents(surface))
+}
+
+/// Adds the routes of the agents.
+fn of_agents(surface: Surface<Arc<Verifier>>) -> Surface<Arc<Verifier>> {
+    let admin = Permission::KeylimeAdmin;
+    surface
+        .route(
+            large(Route::get(AGENTS, admin("list_agents"))),
+            agents::list,
+        )
         .route(
             Route::get(AGENT, Permission::KeylimeAgentOrAdmin("read_agent")),
             agents::show,
         )
         .route(
-            writing(Route::post(AGENT, admin("create_agent"), body)),
+            large(Route::post(AGENT, admin("create_agent"), BODY)),
             add::add,
         )
         .route(Route::delete(AGENT, admin("delete_agent")), agents::remove)
@@ -170,6 +169,15 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
             Route::put(STOP, admin("stop_agent"), BodyLimit::None),
             agents::stop,
         )
+}
+
+/// Adds the routes of the runtime and the measured boot policies.
+fn of_policies(surface: Surface<Arc<Verifier>>) -> Surface<Arc<Verifier>> {
+    let listing = |path, action| large(Route::get(path, Permission::KeylimeAdmin(action)));
+    let creating = |path, action| large(Route::post(path, Permission::KeylimeAdmin(action), BODY));
+    let replacing = |path, action| large(Route::put(path, Permission::KeylimeAdmin(action), BODY));
+    let removing = |path, action| Route::delete(path, Permission::KeylimeAdmin(action));
+    surface
         .route(
             listing(RUNTIME, "list_runtime_policies"),
             policies::list_runtime,
@@ -179,39 +187,47 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
             policies::show_runtime,
         )
         .route(
-            writing(Route::post(
-                RUNTIME_ONE,
-                admin("create_runtime_policy"),
-                body,
-            )),
+            creating(RUNTIME_ONE, "create_runtime_policy"),
             policies::create_runtime,
         )
         .route(
-            writing(Route::put(
-                RUNTIME_ONE,
-                admin("update_runtime_policy"),
-                body,
-            )),
+            replacing(RUNTIME_ONE, "update_runtime_policy"),
             policies::replace_runtime,
         )
         .route(
-            Route::delete(RUNTIME_ONE, admin("delete_runtime_policy")),
+            removing(RUNTIME_ONE, "delete_runtime_policy"),
             policies::remove_runtime,
         )
         .route(listing(BOOT, "list_mb_policies"), policies::list_boot)
         .route(listing(BOOT_ONE, "read_mb_policy"), policies::show_boot)
         .route(
-            writing(Route::post(BOOT_ONE, admin("create_mb_policy"), body)),
+            creating(BOOT_ONE, "create_mb_policy"),
             policies::create_boot,
         )
         .route(
-            writing(Route::put(BOOT_ONE, admin("update_mb_policy"), body)),
+            replacing(BOOT_ONE, "update_mb_policy"),
             policies::replace_boot,
         )
         .route(
-            Route::delete(BOOT_ONE, admin("delete_mb_policy")),
+            removing(BOOT_ONE, "delete_mb_policy"),
             policies::remove_boot,
         )
+}
+
+/// The longest body of a request.
+const BODY: BodyLimit = BodyLimit::Bytes("KEYLIME_BODY_BYTES_MAX", limits::KEYLIME_BODY_BYTES_MAX);
+
+/// A route whose requests or answers are large, of which few are worked on at once.
+fn large(route: Route) -> Route {
+    Route {
+        at_once: Some(AtOnceMax {
+            name: "KEYLIME_BODIES_AT_ONCE_MAX",
+            max: limits::KEYLIME_BODIES_AT_ONCE_MAX,
+            of_address: limits::KEYLIME_BODIES_AT_ONCE_MAX,
+            bytes_each: 0,
+        }),
+        ..route
+    }
 }
 
 #[derive(Serialize)]
