@@ -80,8 +80,8 @@ pub(crate) enum Command {
     /// Lets machines into groups with `approval = manual`
     #[command(subcommand)]
     Ek(EkCommand),
-    /// Shows, exports and imports the CA of Keylime's clients and servers, and settles what registered
-    /// agents of Keylime ask to be changed
+    /// Takes over a Keylime: its configuration, records and CA; settles what its registered agents
+    /// ask to be changed
     #[command(subcommand)]
     Keylime(KeylimeCommand),
     /// Copies records and CA into a new folder, while the server runs or not
@@ -306,6 +306,12 @@ pub(crate) enum KeylimeCommand {
     /// The CA of Keylime's clients and servers: `cv_ca` in the data directory
     #[command(subcommand)]
     Ca(KeylimeCaCommand),
+    /// Prints the configuration of ratd that a Keylime's configuration comes to, and what became of
+    /// each of its options on standard error. Nothing is changed
+    ImportConfig(ImportConfigOptions),
+    /// Takes over policies, registrations and agents from Keylime's databases, while no server runs.
+    /// Nobody is trusted before an attestation from the beginning; who had failed stays failed
+    Migrate(MigrateOptions),
     /// Prints changes that agents' TPMs have proven and that wait for an operator
     Proposals,
     /// Puts a change in place
@@ -318,6 +324,40 @@ pub(crate) enum KeylimeCommand {
         /// The agent's id
         agent: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportConfigOptions {
+    /// A folder with Keylime's files, in order of preference; can be repeated [default: /etc/keylime,
+    /// then /usr/etc/keylime]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Vec<PathBuf>,
+    /// Where Keylime keeps its state; `KEYLIME_DIR` names it too
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keylime_dir: Option<PathBuf>,
+    /// Prints one JSON document in place of both
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateOptions {
+    /// The verifier's database, as `database_url` says it: `sqlite`, sqlite:///PATH,
+    /// postgresql://USER@HOST/NAME
+    #[arg(long, value_name = "URL", required_unless_present = "registrar_db")]
+    pub(crate) verifier_db: Option<String>,
+    /// The registrar's database, in the same way
+    #[arg(long, value_name = "URL")]
+    pub(crate) registrar_db: Option<String>,
+    /// Where Keylime keeps its state: what `sqlite` alone stands for is there
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/keylime")]
+    pub(crate) keylime_dir: PathBuf,
+    /// Says what would be imported, and changes nothing; also while the server runs
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Prints the report as one JSON document, with every row
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,7 +18,7 @@ use std::thread;
 
 use clap::Parser;
 
-use arguments::{Arguments, Command, ConfigCommand};
+use arguments::{Arguments, Command, ConfigCommand, KeylimeCommand};
 use config::load::Loaded;
 use config::{Config, check, load};
 use failure::{Exit, Failure, Means};
@@ -46,6 +46,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         Some(Command::Config(ConfigCommand::Reference)) => {
             commands::configuration::reference()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        // Whatever is configured here: it is about what is configured elsewhere.
+        Some(Command::Keylime(KeylimeCommand::ImportConfig(options))) => {
+            commands::keylime_config::run(options)?;
             return Ok(ExitCode::SUCCESS);
         }
         _ => {}

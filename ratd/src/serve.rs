@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::failure::{Exit, Failure, Means};
 use crate::signals::Signals;
 
+pub(crate) use verifier::make_group as make_keylime_group;
 use wiring::Parts;
 
 /// How long threads and connections to the store may take to end after the deadline.

@@ -407,6 +407,18 @@ pub(crate) async fn machine_id(
     )
 }
 
+/// Who has a new record's id, or its machine.
+pub(crate) async fn taken(
+    tx: &mut Connection,
+    record: &AgentRecord,
+) -> Result<Option<Conflict>, StoreError> {
+    if enrolled(tx, &record.id).await?.is_some() {
+        return Ok(Some(Conflict::IdTaken));
+    }
+    let other = machine_id(tx, &record.ek_sha256).await?;
+    Ok(other.map(Conflict::EkEnrolled))
+}
+
 pub(crate) async fn enrol(
     tx: &mut Connection,
     record: &AgentRecord,

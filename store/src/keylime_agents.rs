@@ -196,47 +196,22 @@ impl Store {
         new: NewKeylimeAgent<'_>,
         now_unix_ms: u64,
     ) -> Result<Result<StoredAgent, Conflict>, StoreError> {
-        let NewKeylimeAgent { record, facts, .. } = new;
-        check(facts)?;
+        check(new.facts)?;
         let mut tx = self.pools().write().await?;
-        groups::require(&mut tx, &record.group).await?;
-        if enrolment::enrolled(&mut tx, &record.id).await?.is_some() {
-            return Ok(Err(Conflict::IdTaken));
+        groups::require(&mut tx, &new.record.group).await?;
+        if let Some(conflict) = enrolment::taken(&mut tx, new.record).await? {
+            return Ok(Err(conflict));
         }
-        if let Some(other) = enrolment::machine_id(&mut tx, &record.ek_sha256).await? {
-            return Ok(Err(Conflict::EkEnrolled(other)));
-        }
-        let (actor, now) = (new.actor, now_unix_ms);
-        let runtime = (KeylimeKind::Runtime, new.runtime_policy);
-        let runtime_policy = keep(&mut tx, runtime, actor, now).await?;
-        let boot = (KeylimeKind::MeasuredBoot, new.mb_policy);
-        let mb_policy = keep(&mut tx, boot, actor, now).await?;
-        let registration = Registration {
-            hostname: String::new(),
-            ip: facts.ip.clone().unwrap_or_default(),
-            registered_unix_ms: now,
-        };
-        let added = match enrolment::enrol(&mut tx, record, &registration).await? {
+        let (added, detail) = match add(&mut tx, new, now_unix_ms).await? {
             Ok(added) => added,
             Err(conflict) => return Ok(Err(conflict)),
         };
-        sqlx::query(
-            "INSERT INTO keylime_agent (shard, id, runtime_policy, mb_policy, version, packed)
-             VALUES ($1, $2, $3, $4, 1, $5)",
-        )
-        .bind(i64::from(record.id.shard().get()))
-        .bind(record.id.as_str())
-        .bind(runtime_policy)
-        .bind(mb_policy)
-        .bind(packed::pack(facts)?)
-        .execute(&mut *tx)
-        .await?;
         let entry = AuditEntry {
-            at_unix_ms: now,
-            actor,
+            at_unix_ms: now_unix_ms,
+            actor: new.actor,
             action: "keylime.agent.add",
-            target: record.id.as_str(),
-            detail: &format!("judged by {runtime_policy} and {mb_policy}"),
+            target: new.record.id.as_str(),
+            detail: &detail,
         };
         audit::append(&mut tx, entry).await?;
         tx.commit().await?;
@@ -350,6 +325,42 @@ impl Store {
     }
 }
 
+/// Writes a new agent with its policies; gives what it is judged by, too, as the audit log says it.
+pub(crate) async fn add(
+    tx: &mut Connection,
+    new: NewKeylimeAgent<'_>,
+    now_unix_ms: u64,
+) -> Result<Result<(StoredAgent, String), Conflict>, StoreError> {
+    let NewKeylimeAgent { record, facts, .. } = new;
+    let (actor, now) = (new.actor, now_unix_ms);
+    let runtime = (KeylimeKind::Runtime, new.runtime_policy);
+    let runtime_policy = keep(tx, runtime, actor, now).await?;
+    let boot = (KeylimeKind::MeasuredBoot, new.mb_policy);
+    let mb_policy = keep(tx, boot, actor, now).await?;
+    let registration = Registration {
+        hostname: String::new(),
+        ip: facts.ip.clone().unwrap_or_default(),
+        registered_unix_ms: now,
+    };
+    let added = match enrolment::enrol(tx, record, &registration).await? {
+        Ok(added) => added,
+        Err(conflict) => return Ok(Err(conflict)),
+    };
+    sqlx::query(
+        "INSERT INTO keylime_agent (shard, id, runtime_policy, mb_policy, version, packed)
+         VALUES ($1, $2, $3, $4, 1, $5)",
+    )
+    .bind(i64::from(record.id.shard().get()))
+    .bind(record.id.as_str())
+    .bind(runtime_policy)
+    .bind(mb_policy)
+    .bind(packed::pack(facts)?)
+    .execute(tx)
+    .await?;
+    let judged = format!("judged by {runtime_policy} and {mb_policy}");
+    Ok(Ok((added, judged)))
+}
+
 /// Keeps the policy of a new agent; gives its name.
 async fn keep<'a>(
     tx: &mut Connection,
@@ -375,7 +386,7 @@ async fn keep<'a>(
 }
 
 /// Refuses what is longer than any real agent's.
-fn check(facts: &KeylimeFacts) -> Result<(), StoreError> {
+pub(crate) fn check(facts: &KeylimeFacts) -> Result<(), StoreError> {
     let texts = [
         facts.ip.as_deref().unwrap_or_default(),
         &facts.tpm_policy,

@@ -24,7 +24,9 @@ mod evidence;
 mod fold;
 mod groups;
 mod keylime_agents;
+mod keylime_import;
 mod keylime_policies;
+mod keylime_source;
 pub mod limits;
 mod load;
 mod logs;
@@ -65,8 +67,13 @@ pub use keylime_agents::{
     JudgedBy, KeylimeFacts, KeylimePage, KeylimePageEnd, NewKeylimeAgent, PolicyOfAgent,
     StoredKeylimeAgent,
 };
+pub use keylime_import::{ImportMode, Imported};
 pub use keylime_policies::{
     KeylimeKind, KeylimePolicy, KeylimePut, KeylimeRemoved, NewKeylimePolicy,
+};
+pub use keylime_source::{
+    ColumnError, ColumnFault, KeylimeService, KeylimeSource, KeylimeTable, SourceError, SourceKey,
+    SourceRow, SourceUrl, SourceUrlError,
 };
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};

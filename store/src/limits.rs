@@ -68,6 +68,8 @@ pub const LAST_USED_EVERY_MS: u64 = 60 * 1000;
 
 /// Bytes of what a tenant says of one of Keylime's agents, without its policies.
 pub const KEYLIME_FACTS_BYTES_MAX: usize = 1 << 20;
+/// Rows of one table of a Keylime that is left behind: more than any fleet has.
+pub const KEYLIME_SOURCE_ROWS_MAX: u64 = 2_000_000;
 /// Registrations of agents of Keylime that have proven nothing yet.
 pub const KEYLIME_PENDING_MAX: usize = 20_000;
 /// Of these, from one address: honest agents prove themselves within seconds.

@@ -413,7 +413,7 @@ fn replace_details(registration: &mut KeylimeRegistration, details: KeylimeDetai
     registration.details = details;
 }
 
-async fn append(
+pub(crate) async fn append(
     tx: &mut Connection,
     registration: &KeylimeRegistration,
     actor: &str,
@@ -460,7 +460,7 @@ pub(crate) async fn machine_id(
 }
 
 /// What a registration contradicts.
-async fn contradiction(
+pub(crate) async fn contradiction(
     tx: &mut Connection,
     registration: &KeylimeRegistration,
     shares_ek: bool,
@@ -512,7 +512,10 @@ async fn full(tx: &mut Connection, source: &str) -> Result<Option<&'static str>,
     Ok(is_full.then_some("KEYLIME_PENDING_PER_ADDRESS_MAX"))
 }
 
-async fn revision(tx: &mut Connection, id: &AgentId) -> Result<Option<Revision>, StoreError> {
+pub(crate) async fn revision(
+    tx: &mut Connection,
+    id: &AgentId,
+) -> Result<Option<Revision>, StoreError> {
     let found = sqlx::query_scalar("SELECT revision FROM keylime_registration WHERE id = $1");
     let found: Option<i64> = found.bind(id.as_str()).fetch_optional(tx).await?;
     Ok(found.map(Revision))
@@ -548,7 +551,7 @@ fn read(row: &SqliteRow) -> Result<(KeylimeRegistration, Revision), StoreError> 
 
 /// Writes a registration over the one that was found, or as a new one. Without `source` it stays
 /// what it was.
-async fn write(
+pub(crate) async fn write(
     tx: &mut Connection,
     registration: &KeylimeRegistration,
     found: Option<Revision>,

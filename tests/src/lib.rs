@@ -23,6 +23,7 @@ pub mod evidence;
 pub mod fleet;
 pub mod http_client;
 pub mod keylime;
+pub mod keylime_databases;
 pub mod keylime_verifier;
 pub mod lists;
 pub mod measured;

@@ -305,7 +305,7 @@ const PRODUCT: [&str; 11] = [
 
 /// Every place that reads the environment, and what it reads there. `vars_os` is the configuration,
 /// whose keys are documented one by one.
-const ENVIRONMENT: [(&str, &str); 12] = [
+const ENVIRONMENT: [(&str, &str); 13] = [
     ("agent/src/settings.rs", "STATE_DIRECTORY"),
     ("agent/src/settings.rs", "\"TCTI\""),
     ("cli/src/client/saved.rs", "\"HOME\""),
@@ -315,6 +315,8 @@ const ENVIRONMENT: [(&str, &str); 12] = [
     ("cli/src/client/settings.rs", "\"RAT_TOKEN\""),
     ("cli/src/client/settings.rs", "RAT_TOKEN_FILE"),
     ("cli/src/output/mod.rs", "NO_COLOR"),
+    // Keylime's own, which `ratd keylime import-config` translates.
+    ("ratd/src/commands/keylime_config/mod.rs", "vars_os"),
     ("ratd/src/config/load.rs", "STATE_DIRECTORY"),
     ("ratd/src/config/load.rs", "RATD_CONFIG"),
     ("ratd/src/config/load.rs", "vars_os"),

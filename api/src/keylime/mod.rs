@@ -10,6 +10,7 @@ mod caller;
 mod envelope;
 pub mod evidence;
 mod measured_boot;
+pub mod migration;
 mod params;
 pub mod push;
 pub mod registrar;

@@ -1,7 +1,7 @@
 //! Every page, followed from its beginning to its end.
 
 use rat_load::keys::EkCa;
-use rat_tests::workspace_root;
+use rat_tests::{keylime_databases, workspace_root};
 
 use crate::cloud::UserData;
 use crate::machine::Machine;
@@ -9,11 +9,12 @@ use crate::page::{Kind, blocks};
 use crate::session::Session;
 
 /// The pages, each of which a test below follows.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "how-to/back-up-and-restore.md",
     "how-to/enrol-a-fleet.md",
     "how-to/install-the-server.md",
     "how-to/make-runtime-policies.md",
+    "how-to/migrate-from-keylime.md",
     "how-to/read-a-failure.md",
     "how-to/roll-a-policy.md",
     "how-to/users-and-tokens.md",
@@ -169,4 +170,17 @@ fn back_up_and_restore() {
 #[test]
 fn users_and_tokens() {
     Session::with_two_machines().follow("how-to/users-and-tokens.md");
+}
+
+#[test]
+fn migrate_from_keylime() {
+    let mut session = Session::new();
+    let text = "[verifier]\nversion = 2.6\nuuid = default\nip = 0.0.0.0\nport = 8881\ntls_dir = generate\n\
+                database_url = sqlite\nquote_interval = 2\nmax_retries = 8\nserver_key_password = hunter2\n";
+    session.write("keylime/etc/verifier.conf", text);
+    let text = "[registrar]\nversion = 2.6\nip = 0.0.0.0\nport = 8890\ntls_port = 8891\ndatabase_url = sqlite\n";
+    session.write("keylime/etc/registrar.conf", text);
+    session.write("keylime/state/README", "");
+    keylime_databases::write(&session.path("keylime/state"), "7.14.3");
+    session.follow("how-to/migrate-from-keylime.md");
 }

@@ -28,6 +28,9 @@ pub(super) async fn run(config: &Config, command: &KeylimeCommand) -> Result<(),
         KeylimeCommand::Ca(KeylimeCaCommand::Import { path, ca_key }) => {
             import(config, path, ca_key.as_deref()).await
         }
+        // Done before, because it must work whatever the configuration of this machine is.
+        KeylimeCommand::ImportConfig(_) => Ok(()),
+        KeylimeCommand::Migrate(options) => super::keylime_migrate::run(config, options).await,
         KeylimeCommand::Proposals => proposals(config).await,
         KeylimeCommand::Approve { agent } => settle(config, agent, true).await,
         KeylimeCommand::Reject { agent } => settle(config, agent, false).await,

@@ -7,6 +7,8 @@ pub(crate) mod configuration;
 pub(crate) mod ek;
 pub(crate) mod group;
 pub(crate) mod keylime;
+pub(crate) mod keylime_config;
+mod keylime_migrate;
 pub(crate) mod token;
 pub(crate) mod user;
 

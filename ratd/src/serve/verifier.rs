@@ -93,7 +93,7 @@ impl Served {
 }
 
 /// The group that lists show of Keylime's agents. What is demanded of them is their own.
-async fn make_group(store: &Store) -> Result<(), StoreError> {
+pub(crate) async fn make_group(store: &Store) -> Result<(), StoreError> {
     if store.group(KEYLIME_GROUP).await?.is_some() {
         return Ok(());
     }

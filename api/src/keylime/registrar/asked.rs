@@ -124,12 +124,16 @@ fn mtls_cert(params: &Params<'_>) -> Result<Given<KeylimeMtlsCertificate>, Fault
 /// An address, or a name of letters, digits, `-` and `.`. (X07)
 fn host(params: &Params<'_>) -> Result<Given<String>, Fault> {
     let given = text(params, "ip", HOSTNAME_CHARACTERS_MAX)?;
-    given.try_map(|text| {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-        if text.parse::<IpAddr>().is_ok() || text.bytes().all(is_plain) {
-            Ok(text.to_owned())
-        } else {
-            Err(Fault::new("request", "ip is neither an address nor a name"))
-        }
+    given.try_map(|text| match is_host(text) {
+        true => Ok(text.to_owned()),
+        false => Err(Fault::new("request", "ip is neither an address nor a name")),
     })
+}
+
+/// Whether it is an address or such a name.
+pub(in crate::keylime) fn is_host(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_name =
+        !text.is_empty() && text.len() <= HOSTNAME_CHARACTERS_MAX && text.bytes().all(is_plain);
+    text.parse::<IpAddr>().is_ok() || is_name
 }

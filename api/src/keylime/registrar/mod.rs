@@ -12,9 +12,9 @@
 //! Source: Keylime 7.14 `keylime/web/registrar`, `keylime/models/registrar`.
 
 mod activate;
-mod asked;
+pub(super) mod asked;
 mod records;
-mod register;
+pub(super) mod register;
 mod rules;
 
 use std::fmt;

@@ -270,7 +270,7 @@ pub(super) fn device_claims<'a>(wanted: &'a Wanted, asked: &'a Asked) -> Option<
     })
 }
 
-const fn stored(vouch: Vouch) -> KeylimeVouch {
+pub(in crate::keylime) const fn stored(vouch: Vouch) -> KeylimeVouch {
     match vouch {
         Vouch::Unchecked => KeylimeVouch::Unchecked,
         Vouch::Unknown(_) => KeylimeVouch::Unknown,

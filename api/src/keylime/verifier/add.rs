@@ -12,7 +12,7 @@ use rat_engine::shard::{AgentRecord, KEYLIME_GROUP};
 use rat_engine::tpm::Public;
 use rat_store::{
     Conflict, KeylimeKind, KeylimeStanding, NewKeylimeAgent, NewKeylimePolicy, PolicyOfAgent,
-    RowName, StoreError,
+    RowName, Store, StoreError,
 };
 
 use super::asked::{Refused, RuntimeText, Wanted};
@@ -23,7 +23,7 @@ use crate::error::ApiError;
 use crate::keylime::{Identity, envelope};
 
 /// The policy of an agent whose tenant gave none: it demands nothing, and says so.
-pub(super) const EMPTY_POLICY: &[u8] = br#"{"meta":{"version":1,"generator":1},"release":0,"digests":{},"excludes":[],"keyrings":{},"ima":{"ignored_keyrings":[],"log_hash_alg":"sha1","dm_policy":null},"ima-buf":{},"verification-keys":""}"#;
+pub(in crate::keylime) const EMPTY_POLICY: &[u8] = br#"{"meta":{"version":1,"generator":1},"release":0,"digests":{},"excludes":[],"keyrings":{},"ima":{"ignored_keyrings":[],"log_hash_alg":"sha1","dm_policy":null},"ima-buf":{},"verification-keys":""}"#;
 
 /// Adds an agent, which attests from now on.
 pub(super) async fn add(
@@ -93,14 +93,15 @@ impl From<StoreError> for NotAdded {
 }
 
 /// A name as texts show it. (X07)
-pub(super) fn shown(name: &str) -> String {
+pub(in crate::keylime) fn shown(name: &str) -> String {
     let name: String = name.chars().take(80).collect();
     name.escape_debug().to_string()
 }
 
 impl Verifier {
     async fn add(&self, id: &AgentId, wanted: &Wanted, actor: &str) -> Result<(), NotAdded> {
-        let ek_sha256 = self.machine(id, wanted).await?;
+        let ek_sha256 = machine(&self.store, id, &wanted.ak_public).await?;
+        let ek_sha256 = ek_sha256.map_err(Refused::request)?;
         let now = unix_ms();
         let record = AgentRecord {
             id: id.clone(),
@@ -139,31 +140,44 @@ impl Verifier {
         };
         Err(Refused(StatusCode::CONFLICT, text).into())
     }
-
-    /// The machine: its endorsement key where this server's registrar knows it, by which a failure
-    /// sticks to it; else its attestation key, whose tenant vouches for it.
-    ///
-    /// # Security
-    /// An agent that this registrar knows by another attestation key is not added: its tenant was
-    /// told of a key that its TPM never proved here.
-    async fn machine(&self, id: &AgentId, wanted: &Wanted) -> Result<[u8; 32], NotAdded> {
-        let found = self.store.keylime_registration(id, unix_ms()).await?;
-        let Some((registration, _)) = found else {
-            return Ok(sha256(&[b"keylime ak\0", &*wanted.ak_public].concat()));
-        };
-        let is_same = Public::parse(&registration.ak_public)
-            .ok()
-            .zip(Public::parse(&wanted.ak_public).ok())
-            .is_some_and(|(ours, theirs)| ours.name().to_bytes() == theirs.name().to_bytes());
-        if !is_same || registration.standing != KeylimeStanding::Active {
-            let text = "ak_tpm is not the key that is registered and activated under this id";
-            return Err(Refused::request(text).into());
-        }
-        Ok(registration.ek_sha256)
-    }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+/// The machine: its endorsement key where this server's registrar knows it, by which a failure
+/// sticks to it; else its attestation key, whose tenant vouches for it. The inner error says why its
+/// agent is not added.
+///
+/// # Security
+/// An agent that this registrar knows by another attestation key is not added: its tenant was
+/// told of a key that its TPM never proved here.
+pub(in crate::keylime) async fn machine(
+    store: &Store,
+    id: &AgentId,
+    ak_public: &[u8],
+) -> Result<Result<[u8; 32], &'static str>, StoreError> {
+    let found = store.keylime_registration(id, unix_ms()).await?;
+    let Some((registration, _)) = found else {
+        return Ok(Ok(machine_of_key(ak_public)));
+    };
+    let is_same = Public::parse(&registration.ak_public)
+        .ok()
+        .zip(Public::parse(ak_public).ok())
+        .is_some_and(|(ours, theirs)| ours.name().to_bytes() == theirs.name().to_bytes());
+    if !is_same || registration.standing != KeylimeStanding::Active {
+        return Ok(Err(OTHER_KEY));
+    }
+    Ok(Ok(registration.ek_sha256))
+}
+
+/// Why an agent with another key than it registered with is not added.
+pub(in crate::keylime) const OTHER_KEY: &str =
+    "ak_tpm is not the key that is registered and activated under this id";
+
+/// The machine of which nothing is known but its attestation key.
+pub(in crate::keylime) fn machine_of_key(ak_public: &[u8]) -> [u8; 32] {
+    sha256(&[b"keylime ak\0", ak_public].concat())
+}
+
+pub(in crate::keylime) fn sha256(bytes: &[u8]) -> [u8; 32] {
     // SHA-256 has 32 bytes; the zeros are never reached.
     digest(HashAlg::Sha256, bytes)
         .as_bytes()

@@ -35,15 +35,18 @@ pub(super) struct Wanted {
 
 /// The text of a runtime policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RuntimeText {
-    pub(super) text: Vec<u8>,
+pub(in crate::keylime) struct RuntimeText {
+    pub(in crate::keylime) text: Vec<u8>,
     /// Keylime's `generator` is above 1, which means that it demands something.
-    pub(super) judges: bool,
+    pub(in crate::keylime) judges: bool,
 }
 
 /// Why a request is refused: a status and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
+pub(in crate::keylime) struct Refused(
+    pub(in crate::keylime) StatusCode,
+    pub(in crate::keylime) String,
+);
 
 impl Refused {
     pub(super) fn request(text: impl Into<String>) -> Self {
@@ -142,11 +145,11 @@ impl Wanted {
             runtime_policy: runtime_policy(&object)?,
             mb_policy_name: some(text("mb_policy_name")?),
             mb_policy: match mb_policy {
-                Some(text) if !is_empty_policy(&text) => {
-                    let refused = "mb_policy with content is not evaluated for agents yet";
-                    return Err(Refused(StatusCode::NOT_IMPLEMENTED, refused.to_owned()));
+                Some(text) => {
+                    check_boot_policy(&text)?;
+                    Some(text)
                 }
-                other => other,
+                None => None,
             },
             facts,
         })
@@ -164,7 +167,7 @@ fn needs(object: &Object<'_>) -> Result<(), Refused> {
 }
 
 /// Whether what is asked of an agent is what is verified here.
-fn are_admitted(facts: &KeylimeFacts) -> Result<(), Refused> {
+pub(in crate::keylime) fn are_admitted(facts: &KeylimeFacts) -> Result<(), Refused> {
     if !facts.ima_sign_verification_keys.is_empty() {
         let text = "ima_sign_verification_keys are taken as verification-keys of the runtime \
                     policy only";
@@ -175,8 +178,17 @@ fn are_admitted(facts: &KeylimeFacts) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Whether agents can be judged by a measured boot policy.
+pub(in crate::keylime) fn check_boot_policy(text: &str) -> Result<(), Refused> {
+    if is_empty_policy(text) {
+        return Ok(());
+    }
+    let refused = "mb_policy with content is not evaluated for agents yet";
+    Err(Refused(StatusCode::NOT_IMPLEMENTED, refused.to_owned()))
+}
+
 /// Whether a measured boot policy demands nothing.
-pub(super) fn is_empty_policy(text: &str) -> bool {
+fn is_empty_policy(text: &str) -> bool {
     let text = text.trim();
     let inner = text
         .strip_prefix('{')
@@ -193,7 +205,7 @@ pub(super) fn runtime_policy(object: &Object<'_>) -> Result<Option<RuntimeText>,
     check_policy(text).map(Some)
 }
 
-fn check_policy(text: Vec<u8>) -> Result<RuntimeText, Refused> {
+pub(in crate::keylime) fn check_policy(text: Vec<u8>) -> Result<RuntimeText, Refused> {
     let malformed = |error: &dyn std::fmt::Display| {
         let error: String = error.to_string().chars().take(300).collect();
         Refused::request(format!(
@@ -221,7 +233,12 @@ fn port(object: &Object<'_>) -> Result<Option<u16>, Refused> {
     port.map_err(|_| Refused::request("Exception error: 'cloudagent_port' is no port number"))
 }
 
-fn path(mode: Mode, ip: Option<&str>, port: Option<u16>, mtls_cert: Option<&str>) -> AgentPath {
+pub(in crate::keylime) fn path(
+    mode: Mode,
+    ip: Option<&str>,
+    port: Option<u16>,
+    mtls_cert: Option<&str>,
+) -> AgentPath {
     let has_address = ip.is_some_and(|ip| !ip.is_empty()) && port.is_some();
     let has_certificate = mtls_cert.is_some_and(|it| !it.is_empty() && it != "disabled");
     match mode {
@@ -232,7 +249,7 @@ fn path(mode: Mode, ip: Option<&str>, port: Option<u16>, mtls_cert: Option<&str>
 
 /// What is asked for until the agent says what it has: SHA-256 where it is accepted, as every TPM 2.0
 /// has it.
-fn first_bank(names: &[String]) -> Result<HashAlg, Refused> {
+pub(in crate::keylime) fn first_bank(names: &[String]) -> Result<HashAlg, Refused> {
     let known = names
         .iter()
         .filter_map(|name| HashAlg::from_name(name.as_bytes()));
@@ -245,9 +262,12 @@ fn first_bank(names: &[String]) -> Result<HashAlg, Refused> {
     }
 }
 
-/// The attestation key, whose TPM signs with it nothing but what it attests. (N03)
 fn ak_public(object: &Object<'_>) -> Result<Vec<u8>, Refused> {
-    let text = object.text("ak_tpm", PUBLIC_BYTES_MAX.saturating_mul(2))?;
+    ak_public_of(object.text("ak_tpm", PUBLIC_BYTES_MAX.saturating_mul(2))?)
+}
+
+/// The attestation key, whose TPM signs with it nothing but what it attests. (N03)
+pub(in crate::keylime) fn ak_public_of(text: &str) -> Result<Vec<u8>, Refused> {
     let bytes = STANDARD
         .decode(text)
         .map_err(|_| Refused::request("ak_tpm is no TPM2B_PUBLIC in base64"))?;

@@ -5,7 +5,7 @@ use rat_engine::verdict::Code;
 /// The `event_id` of a failure.
 ///
 /// Source: Keylime 7.14 `keylime/failure.py`, `keylime/ima/ima.py`.
-pub(super) fn event_id(code: Code) -> String {
+pub(in crate::keylime) fn event_id(code: Code) -> String {
     let text = code.as_str();
     let known = match code {
         Code::PcrValueNotAllowed => "pcr_validation.invalid_pcr",

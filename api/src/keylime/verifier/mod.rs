@@ -5,11 +5,11 @@
 //!
 //! Source: Keylime 7.14 `keylime/cloud_verifier_tornado.py`.
 
-mod add;
+pub(super) mod add;
 mod agents;
-mod asked;
-mod event;
-mod policies;
+pub(super) mod asked;
+pub(super) mod event;
+pub(super) mod policies;
 mod status;
 
 use std::fmt;

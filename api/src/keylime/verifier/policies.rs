@@ -11,7 +11,7 @@ use rat_store::{
 use serde::Serialize;
 
 use super::add::shown;
-use super::asked::{Refused, is_empty_policy, runtime_policy};
+use super::asked::{Refused, check_boot_policy, runtime_policy};
 use super::{Named, State, Verifier, check, failed, success};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
@@ -23,7 +23,7 @@ use crate::limits::KEYLIME_TEXT_CHARACTERS_MAX;
 /// Names that one query lists.
 const PAGE: u32 = 1_000;
 /// Characters of a policy's name in Keylime's database.
-const NAME_CHARACTERS_MAX: usize = 255;
+pub(in crate::keylime) const NAME_CHARACTERS_MAX: usize = 255;
 
 #[derive(Serialize)]
 struct RuntimeNames {
@@ -207,10 +207,7 @@ fn read(kind: KeylimeKind, body: &[u8]) -> Result<Brought, Refused> {
         KeylimeKind::MeasuredBoot => {
             let text = object.optional_text("mb_policy", KEYLIME_TEXT_CHARACTERS_MAX)?;
             let text = text.ok_or_else(|| Refused::request("Exception error: 'mb_policy'"))?;
-            if !is_empty_policy(text) {
-                let refused = "mb_policy with content is not evaluated for agents yet";
-                return Err(Refused(StatusCode::NOT_IMPLEMENTED, refused.to_owned()));
-            }
+            check_boot_policy(text)?;
             Ok(Brought {
                 text: text.as_bytes().to_vec(),
                 judges: false,

@@ -1,0 +1,674 @@
+//! A fleet is taken over from Keylime: databases that Keylime 7.14.3 made, and damaged ones.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use rat_engine::agent_id::AgentId;
+use rat_engine::shard::AgentPath;
+use rat_engine::verdict::Code;
+use rat_store::{KeylimeKind, KeylimeStanding, Store, StoredAgent};
+use rat_tests::keylime_databases::{self, run_sql as sqlite};
+use serde_json::Value;
+
+use crate::postgres::Postgres;
+use crate::process::Home;
+
+/// A folder of Keylime with the recorded databases in it.
+fn keylime(home: &Home, version: &str) -> PathBuf {
+    let folder = home.path("keylime");
+    std::fs::create_dir(&folder).unwrap();
+    keylime_databases::write(&folder, version);
+    folder
+}
+
+/// One row: table, id, outcome, column and code.
+type Row = [String; 5];
+
+fn rows(report: &Value) -> BTreeSet<Row> {
+    let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    let row =
+        |row: &Value| ["table", "id", "outcome", "column", "code"].map(|name| text(row, name));
+    report["rows"].as_array().unwrap().iter().map(row).collect()
+}
+
+fn counts(report: &Value) -> Vec<[u64; 3]> {
+    let number = |table: &Value, name: &str| table[name].as_u64().unwrap();
+    let of = |table: &Value| ["imported", "already_there", "left"].map(|name| number(table, name));
+    report["tables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(of)
+        .collect()
+}
+
+/// What `migrate` reports of two databases.
+fn migrate(home: &Home, databases: [&str; 2], more: &[&str]) -> (Option<i32>, Value) {
+    let folder = home.path("keylime");
+    let output = home
+        .command()
+        .args([
+            "--set",
+            "keylime.registrar.ek_check=warn",
+            "keylime",
+            "migrate",
+            "--json",
+        ])
+        .args([
+            "--verifier-db",
+            databases[0],
+            "--registrar-db",
+            databases[1],
+        ])
+        .args(["--keylime-dir", folder.to_str().unwrap()])
+        .args(more)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = serde_json::from_slice(&output.stdout);
+    (
+        output.status.code(),
+        report.unwrap_or_else(|_| panic!("{error}")),
+    )
+}
+
+const BY_NAME: [&str; 2] = ["sqlite", "sqlite"];
+/// Of registrations, policies, measured boot policies and agents: imported, there already, left.
+const FIRST: [[u64; 3]; 4] = [[13, 0, 5], [3, 0, 2], [1, 0, 1], [9, 0, 7]];
+
+/// What is left of the recorded databases, and why.
+const LEFT: [[&str; 4]; 15] = [
+    ["allowlists", "4", "ima_policy", "policy.malformed"],
+    ["allowlists", "5", "ima_policy", "column.empty"],
+    ["mbpolicies", "2", "mb_policy", "policy.not_evaluated"],
+    ["registrarmain", "a machine", "agent_id", "id.malformed"],
+    [
+        "registrarmain",
+        "foreign-certificate",
+        "ekcert",
+        "ek.key_mismatch",
+    ],
+    [
+        "registrarmain",
+        "machine-weak-key",
+        "aik_tpm",
+        "ak.attributes",
+    ],
+    [
+        "registrarmain",
+        "not-activated",
+        "active",
+        "registration.not_active",
+    ],
+    ["registrarmain", "without-keys", "ek_tpm", "column.empty"],
+    ["verifiermain", "a machine", "agent_id", "id.malformed"],
+    [
+        "verifiermain",
+        "machine-bad-pcrs",
+        "tpm_policy",
+        "column.refused",
+    ],
+    [
+        "verifiermain",
+        "machine-broken-policy",
+        "ima_policy_id",
+        "policy.left",
+    ],
+    [
+        "verifiermain",
+        "machine-leaving",
+        "operational_state",
+        "agent.leaving",
+    ],
+    [
+        "verifiermain",
+        "machine-other-key",
+        "ak_tpm",
+        "ak.not_registered",
+    ],
+    [
+        "verifiermain",
+        "machine-refstate",
+        "mb_policy_id",
+        "policy.left",
+    ],
+    ["verifiermain", "machine-weak-key", "ak_tpm", "ak.refused"],
+];
+
+fn left(report: &Value) -> BTreeSet<[String; 4]> {
+    let left = rows(report).into_iter().filter(|row| row[2] == "left");
+    left.map(|[table, id, _, column, code]| [table, id, column, code])
+        .collect()
+}
+
+fn expected_left() -> BTreeSet<[String; 4]> {
+    LEFT.iter().map(|row| row.map(str::to_owned)).collect()
+}
+
+fn with_store<T>(home: &Home, work: impl AsyncFnOnce(&Store) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let store = Store::open_shared(&home.data()).await.unwrap();
+        let result = work(&store).await;
+        store.close().await;
+        result
+    })
+}
+
+async fn agent(store: &Store, id: &str) -> StoredAgent {
+    let id = AgentId::parse(id).unwrap();
+    store.enrolled_agent(&id).await.unwrap().unwrap()
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_imported_and_changes_nothing() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    let bytes = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let before = [bytes("cv_data.sqlite"), bytes("reg_data.sqlite")];
+    let (code, dry) = migrate(&home, BY_NAME, &["--dry-run"]);
+    assert_eq!((code, counts(&dry)), (Some(1), FIRST.to_vec()));
+    assert_eq!(left(&dry), expected_left());
+    assert_eq!(dry["dry_run"], true);
+    assert!(!home.data().exists(), "a dry run made a data directory");
+    // The same where a server has records, and is running.
+    let server = home.start(&[]);
+    let (_, beside) = migrate(&home, BY_NAME, &["--dry-run"]);
+    assert_eq!(rows(&beside), rows(&dry));
+    let refused = home.fails(
+        4,
+        &[
+            "keylime",
+            "migrate",
+            "--registrar-db",
+            "sqlite",
+            "--keylime-dir",
+            folder.to_str().unwrap(),
+        ],
+    );
+    assert!(refused.contains("is in use by process"), "{refused}");
+    server.stop();
+    let (_, real) = migrate(&home, BY_NAME, &[]);
+    assert_eq!(rows(&real), rows(&dry), "it does what the dry run said");
+    assert_eq!(before, [bytes("cv_data.sqlite"), bytes("reg_data.sqlite")]);
+    let beside: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
+    assert_eq!(
+        beside.len(),
+        2,
+        "something was written beside Keylime's databases"
+    );
+}
+
+#[test]
+fn a_second_run_finds_everything_there() {
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    let (code, first) = migrate(&home, BY_NAME, &[]);
+    assert_eq!((code, counts(&first)), (Some(1), FIRST.to_vec()));
+    assert_eq!(first["error"], Value::Null);
+    for more in [&["--dry-run"][..], &[]] {
+        let (_, again) = migrate(&home, BY_NAME, more);
+        let expected = FIRST.map(|[imported, there, left]| [there, imported, left]);
+        assert_eq!(counts(&again), expected.to_vec());
+        assert_eq!(left(&again), expected_left());
+    }
+    // Its server serves with them.
+    home.start(&["keylime.verifier.listen=127.0.0.1:0"]).stop();
+}
+
+#[test]
+fn s14_s16_nobody_is_imported_as_trusted_and_who_had_failed_stays_failed() {
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    migrate(&home, BY_NAME, &[]);
+    with_store(&home, async |store| {
+        for (id, failure) in [
+            ("machine-pull", None),
+            ("machine-signed", None),
+            ("machine-unreachable", None),
+            ("machine-push", None),
+            ("machine-push-silent", None),
+            ("machine-without-policy", None),
+            ("machine-failed", Some(Code::ImaPathNotListed)),
+            ("machine-stopped", Some(Code::IdentityHistoryLost)),
+            ("machine-push-failed", Some(Code::IdentityHistoryLost)),
+        ] {
+            let StoredAgent { state, .. } = agent(store, id).await;
+            let found = state.failure.as_ref().map(|failure| failure.code);
+            assert_eq!(found, failure, "{id}");
+            if let Some(failure) = &state.failure {
+                assert_eq!(
+                    (&failure.group, failure.under_policy),
+                    (&None, None),
+                    "{id}"
+                );
+                assert!(
+                    failure.detail.starts_with("in Keylime: state "),
+                    "{failure:?}"
+                );
+            }
+            // Nothing of what Keylime had found counts: not its list, not its clock, not its passes.
+            assert_eq!(state.trusted_until_unix_ms, 0, "{id}");
+            assert!(
+                state.verdict.is_none() && state.ima.is_none() && state.boot.is_none(),
+                "{id}"
+            );
+            assert_eq!(
+                (state.passed, state.attestations, state.clock),
+                (0, 0, None),
+                "{id}"
+            );
+        }
+        for id in [
+            "machine-broken-policy",
+            "machine-refstate",
+            "machine-weak-key",
+        ] {
+            let id = AgentId::parse(id).unwrap();
+            assert!(
+                store.agent(&id).await.unwrap().is_none(),
+                "{id} came without its policy"
+            );
+        }
+    });
+}
+
+#[test]
+fn agents_are_what_keylime_had() {
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    migrate(&home, BY_NAME, &[]);
+    with_store(&home, async |store| {
+        let id = |text| AgentId::parse(text).unwrap();
+        let pull = store
+            .keylime_agent(&id("machine-pull"))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            agent(store, "machine-pull").await.record.path,
+            AgentPath::KeylimePull
+        );
+        assert_eq!(
+            (
+                pull.runtime_policy.name.as_str(),
+                pull.mb_policy.name.as_str()
+            ),
+            ("fleet", "empty")
+        );
+        assert!(pull.runtime_policy.digest.is_some() && pull.mb_policy.digest.is_none());
+        assert_eq!(pull.facts.v.as_ref().unwrap().len(), 32);
+        assert!(
+            pull.facts
+                .revocation_key
+                .starts_with("-----BEGIN PRIVATE KEY")
+        );
+        assert!(
+            pull.facts.tpm_policy.starts_with("{\"22\""),
+            "{}",
+            pull.facts.tpm_policy
+        );
+        assert_eq!(pull.facts.port, Some(9002));
+        let push = store
+            .keylime_agent(&id("machine-push"))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            agent(store, "machine-push").await.record.path,
+            AgentPath::KeylimePush
+        );
+        assert_eq!((push.facts.ip, push.runtime_policy.digest), (None, None));
+        assert_eq!(push.runtime_policy.name, "machine-push");
+    });
+}
+
+#[test]
+fn policies_and_registrations_are_what_keylime_had() {
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    migrate(&home, BY_NAME, &[]);
+    with_store(&home, async |store| {
+        let id = |text| AgentId::parse(text).unwrap();
+        let fleet = store
+            .keylime_policy(KeylimeKind::Runtime, "fleet")
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(fleet.text.starts_with(b"{\"meta\": {\"version\": 1"));
+        // Of a signed one, what is signed judges.
+        let signed = store
+            .keylime_policy(KeylimeKind::Runtime, "signed")
+            .await
+            .unwrap()
+            .unwrap();
+        let judges = store
+            .policy_text(&signed.digest.unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(signed.text.starts_with(b"{\"payload\"") && judges.starts_with(b"{\"meta\""));
+        let (registration, _) = store
+            .keylime_registration(&id("machine-pull"), 1)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (registration.standing, registration.regcount),
+            (KeylimeStanding::Active, 2)
+        );
+        assert_eq!(
+            agent(store, "machine-pull").await.record.ek_sha256,
+            registration.ek_sha256
+        );
+        assert!(registration.challenge.is_none() && registration.details.ek_certificate.is_some());
+    });
+}
+
+#[test]
+fn postgresql_gives_what_sqlite_gives() {
+    let postgres = Postgres::start();
+    postgres.load(&keylime_databases::folder().join("7.14.3/postgresql.sql"));
+    let home = Home::new();
+    let url = postgres.url();
+    let (code, report) = migrate(&home, [&url, &url], &[]);
+    assert_eq!((code, counts(&report)), (Some(1), FIRST.to_vec()));
+    assert_eq!(left(&report), expected_left());
+    let (_, again) = migrate(&home, [&url, &url], &[]);
+    assert_eq!(counts(&again)[3], [0, 9, 7]);
+    // It was only read, and a newer version of its schema is refused without a word of the password.
+    let marks = "SELECT count(*) FROM verifiermain; SELECT count(*) FROM registrarmain;";
+    assert_eq!(
+        postgres
+            .sql("keylime", marks)
+            .split_whitespace()
+            .collect::<Vec<_>>(),
+        ["16", "18"]
+    );
+    postgres.sql(
+        "keylime",
+        "UPDATE alembic_version_cloud_verifier SET version_num = 'ffff';",
+    );
+    let refused = home.fails(1, &["keylime", "migrate", "--verifier-db", &url]);
+    assert!(
+        refused.contains("\"ffff\"") && refused.contains("a59cc9366774"),
+        "{refused}"
+    );
+    assert!(!refused.contains("s3cret"), "{refused}");
+    postgres.sql("keylime", "DROP TABLE alembic_version_registrar;");
+    let refused = home.fails(1, &["keylime", "migrate", "--registrar-db", &url]);
+    assert!(
+        refused.contains("no table alembic_version_registrar"),
+        "{refused}"
+    );
+    let gone = "postgresql://keylime@localhost:1/keylime";
+    let refused = home.fails(1, &["keylime", "migrate", "--verifier-db", gone]);
+    assert!(
+        refused.contains("--verifier-db: postgresql://keylime@localhost:1/keylime"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_older_schema_that_is_known_is_read() {
+    let home = Home::new();
+    keylime(&home, "330024be7bef");
+    let (code, report) = migrate(&home, BY_NAME, &[]);
+    assert_eq!((code, counts(&report)), (Some(1), FIRST.to_vec()));
+    assert_eq!(left(&report), expected_left());
+}
+
+/// Of nearly every agent a column that cannot be what it should.
+const DAMAGE: &str = "UPDATE verifiermain SET port = 70000 WHERE agent_id = 'machine-signed';
+     UPDATE verifiermain SET ak_tpm = x'ff00fe' WHERE agent_id = 'machine-failed';
+     UPDATE verifiermain SET meta_data = zeroblob(3000000) WHERE agent_id = 'machine-push';
+     UPDATE verifiermain SET accept_tpm_hash_algs = '[1]' WHERE agent_id = 'machine-stopped';
+     UPDATE verifiermain SET operational_state = 'three' WHERE agent_id = 'machine-unreachable';
+     UPDATE verifiermain SET ima_policy_id = 99 WHERE agent_id = 'machine-push-failed';
+     UPDATE verifiermain SET v = 'AAAA' WHERE agent_id = 'machine-push-silent';
+     UPDATE verifiermain SET mtls_cert = 'no PEM' WHERE agent_id = 'machine-without-policy';
+     UPDATE allowlists SET name = char(27) || 'x' WHERE name = 'signed';
+     INSERT INTO allowlists (id, name, ima_policy) VALUES (50, 'large', zeroblob(70000000));";
+
+#[test]
+fn one_bad_row_stops_no_other() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    let verifier = folder.join("cv_data.sqlite");
+    sqlite(&verifier, DAMAGE);
+    let (code, report) = migrate(&home, BY_NAME, &[]);
+    assert_eq!(
+        (code, counts(&report)[3]),
+        (Some(1), [1, 0, 15]),
+        "{report}"
+    );
+    let found = left(&report);
+    for [table, id, column, code] in [
+        [
+            "verifiermain",
+            "machine-signed",
+            "ima_policy_id",
+            "policy.left",
+        ],
+        ["verifiermain", "machine-failed", "ak_tpm", "column.no_text"],
+        [
+            "verifiermain",
+            "machine-push",
+            "meta_data",
+            "column.too_long",
+        ],
+        [
+            "verifiermain",
+            "machine-stopped",
+            "accept_tpm_hash_algs",
+            "column.json",
+        ],
+        [
+            "verifiermain",
+            "machine-unreachable",
+            "operational_state",
+            "column.number",
+        ],
+        [
+            "verifiermain",
+            "machine-push-failed",
+            "ima_policy_id",
+            "policy.missing",
+        ],
+        ["verifiermain", "machine-push-silent", "v", "column.base64"],
+        [
+            "verifiermain",
+            "machine-without-policy",
+            "mtls_cert",
+            "certificate.malformed",
+        ],
+        ["allowlists", "2", "name", "name.refused"],
+        ["allowlists", "50", "ima_policy", "column.too_long"],
+    ] {
+        let row = [table, id, column, code].map(str::to_owned);
+        assert!(found.contains(&row), "{row:?} is not in {found:?}");
+    }
+    assert!(
+        !report.to_string().contains('\u{1b}'),
+        "a terminal would be controlled"
+    );
+    // Mended, the rest follows.
+    sqlite(
+        &verifier,
+        "UPDATE verifiermain SET v = NULL WHERE agent_id = 'machine-push-silent';",
+    );
+    let (_, report) = migrate(&home, BY_NAME, &[]);
+    assert_eq!(counts(&report)[3], [1, 1, 14]);
+}
+
+#[test]
+fn what_is_here_under_other_terms_is_left_as_it_is() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    migrate(&home, BY_NAME, &[]);
+    sqlite(
+        &folder.join("cv_data.sqlite"),
+        "UPDATE allowlists SET ima_policy = replace(ima_policy, '/usr/bin/true', '/usr/bin/evil')
+         WHERE name = 'fleet';
+         UPDATE verifiermain SET ip = '198.51.100.9' WHERE agent_id = 'machine-signed';",
+    );
+    let (_, report) = migrate(&home, BY_NAME, &[]);
+    let found = left(&report);
+    for row in [
+        ["allowlists", "1", "name", "name.taken"],
+        [
+            "verifiermain",
+            "machine-pull",
+            "ima_policy_id",
+            "policy.left",
+        ],
+        ["verifiermain", "machine-signed", "", "id.taken"],
+    ] {
+        assert!(
+            found.contains(&row.map(str::to_owned)),
+            "{row:?}: {found:?}"
+        );
+    }
+    with_store(&home, async |store| {
+        let fleet = store
+            .keylime_policy(KeylimeKind::Runtime, "fleet")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(fleet.version, 1);
+    });
+}
+
+#[test]
+fn databases_that_cannot_be_read_are_refused_by_their_reason() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = home.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        format!("sqlite:///{}", path.display())
+    };
+    let copy = |name: &str, sql: &str| {
+        let path = home.path(name);
+        std::fs::copy(folder.join("cv_data.sqlite"), &path).unwrap();
+        sqlite(&path, sql);
+        format!("sqlite:///{}", path.display())
+    };
+    let half = std::fs::read(folder.join("cv_data.sqlite")).unwrap();
+    let unclosed = copy("unclosed", "SELECT 1");
+    std::fs::write(home.path("unclosed-wal"), b"changes").unwrap();
+    for (url, reason) in [
+        (file("empty", b""), "the file is empty"),
+        (file("text", b"version: 1\n"), "this is no SQLite database"),
+        (file("half", &half[..half.len() / 2]), "malformed"),
+        ("sqlite:////nowhere/cv.sqlite".to_owned(), "No such file"),
+        (unclosed, "was not closed"),
+        (
+            copy(
+                "newer",
+                "UPDATE alembic_version_cloud_verifier SET version_num = 'abcdef012345'",
+            ),
+            "\"abcdef012345\", which is not known here",
+        ),
+        (
+            copy("none", "DELETE FROM alembic_version_cloud_verifier"),
+            "does not hold one version",
+        ),
+        (
+            copy("tables", "DROP TABLE mbpolicies"),
+            "there is no table mbpolicies",
+        ),
+        (
+            copy("columns", "ALTER TABLE mbpolicies DROP COLUMN mb_policy"),
+            "mbpolicies has no column mb_policy",
+        ),
+        (
+            format!("sqlite:///{}", folder.join("reg_data.sqlite").display()),
+            "is this a database of Keylime's verifier?",
+        ),
+        (
+            "mysql+pymysql://u:s3cret@localhost/kl".to_owned(),
+            "databases of MySQL are not read here",
+        ),
+        (
+            "postgresql://u:s3cret@db.example/kl".to_owned(),
+            "db.example is not on this machine",
+        ),
+        (
+            "postgresql://u@localhost/kl?sslmode=verify-full".to_owned(),
+            "demands TLS",
+        ),
+        (
+            "db2://h/kl".to_owned(),
+            "no kind of database that is known here",
+        ),
+    ] {
+        let refused = home.fails(1, &["keylime", "migrate", "--verifier-db", &url]);
+        assert!(refused.contains(reason), "{url}: {refused}");
+        assert!(!refused.contains("s3cret"), "{refused}");
+        assert!(!home.data().exists(), "{url}: a data directory was made");
+    }
+    home.fails(2, &["keylime", "migrate"]);
+}
+
+#[test]
+fn without_anybody_who_vouches_no_registration_is_taken_and_no_agent_of_it() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o500)).unwrap();
+    let folder = folder.to_str().unwrap();
+    let output = home.run(&[
+        "keylime",
+        "migrate",
+        "--json",
+        "--keylime-dir",
+        folder,
+        "--verifier-db",
+        "sqlite",
+        "--registrar-db",
+        "sqlite",
+    ]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(counts(&report)[0], [0, 0, 18]);
+    // The one that never registered there is its tenant's word alone.
+    assert_eq!(counts(&report)[3], [1, 0, 15]);
+    let found = left(&report);
+    assert!(
+        found
+            .iter()
+            .any(|row| row[1] == "machine-pull" && row[3] == "registration.left")
+    );
+}
+
+#[test]
+fn people_read_a_table() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    let arguments = [
+        "keylime",
+        "migrate",
+        "--dry-run",
+        "--keylime-dir",
+        folder.to_str().unwrap(),
+        "--verifier-db",
+        "sqlite",
+    ];
+    let output = home.run(&arguments);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        table.starts_with("table            would import  already there     left\n"),
+        "{table}"
+    );
+    assert!(
+        table.contains("left  verifiermain.operational_state  machine-leaving  agent.leaving: ")
+    );
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("rows were left") && !error.contains('\u{1b}'),
+        "{error}"
+    );
+}

@@ -1,0 +1,326 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version_cloud_verifier (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_cloud_verifier_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version_cloud_verifier" VALUES('a59cc9366774');
+CREATE TABLE "allowlists" (
+	id INTEGER NOT NULL, 
+	name VARCHAR(255) NOT NULL, 
+	tpm_policy TEXT, 
+	ima_policy TEXT, checksum VARCHAR(128), generator INTEGER, 
+	PRIMARY KEY (id), 
+	CONSTRAINT uniq_allowlists0name UNIQUE (name)
+);
+INSERT INTO "allowlists" VALUES(1,'fleet',NULL,'{"meta": {"version": 1, "generator": 3, "timestamp": "2026-01-01 00:00:00"}, "release": 0, "digests": {"/usr/bin/bash": ["82c0aad1330a0c428ee3f9b7ff0d5ba7e5238c550c58c17aa4ed27382902e002"], "/usr/bin/true": ["9d909bb688c2d95f68db246de98b0523f95f8c1ec95b958d8ec5751ebc5e2263"]}, "excludes": [], "keyrings": {}, "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null}, "ima-buf": {}, "verification-keys": ""}','64a1d6e355507a01130684e97802cdaa48a50a8d43f32d3799578d1fb20f9ce2',3);
+INSERT INTO "allowlists" VALUES(2,'signed',NULL,'{"payload": "eyJtZXRhIjogeyJ2ZXJzaW9uIjogMSwgImdlbmVyYXRvciI6IDMsICJ0aW1lc3RhbXAiOiAiMjAyNi0xMS0yMyAxOToxNzowNi4zNzIwOTQifSwgInJlbGVhc2UiOiAwLCAiZGlnZXN0cyI6IHsiL2V0Yy9lbXB0eSI6IFsiZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NSJdLCAiL3Vzci9saWIvdG1wIjogWyI2MWU0ZWMzZTRiODkxMzQyNDA2ZThlY2NjYWM1YzY2NDNjZDJhY2MwYzU0MTFkMWNlZmM1NjFlYjQ3Zjk3MmM2Il0sICIvdXNyL2Jpbi9hbHBoYSI6IFsiOGVkM2Y2YWQ2ODViOTU5ZWFkNzAyMjUxOGUxYWY3NmNkODE2ZjhlOGVjN2NjZGRhMWVkNDAxOGU4ZjIyMjNmOCJdLCAiL3Vzci9saWIvY2FmXHUwMGU5IjogWyI4NTBmN2RjNDM5MTBmZjg5MGY4ODc5YzBlZDI2ZmU2OTdjOTNhMDY3YWQ5M2E3ZDUwZjQ2NmE3MDI4YTliZjRlIl0sICIvdXNyL2Jpbi93aXRoX2Ffc3BhY2UiOiBbImQ2NTBjMjg0MTBmYjcxMWJmOGQyZjBhNjdkYTI4MTBjMTMyNjJmOTJlMzg1ZWJiOGFkMmM5ZTBjOTNjYjFmZGYiXSwgIi9ob21lL2Fubi96IjogWyI0OTkxNWUwZDdkNGI0MDJlMzAxN2QwMTBiYzFjMGU4M2NhYzZjNzk3ZDZjMTZlNjYzNDBmZTMyNjg2OTNhNmExIl19LCAiZXhjbHVkZXMiOiBbXSwgImtleXJpbmdzIjoge30sICJpbWEiOiB7Imlnbm9yZWRfa2V5cmluZ3MiOiBbXSwgImxvZ19oYXNoX2FsZyI6ICJzaGExIiwgImRtX3BvbGljeSI6IG51bGx9LCAiaW1hLWJ1ZiI6IHt9LCAidmVyaWZpY2F0aW9uLWtleXMiOiAiIn0=", "payloadType": "application/vnd.keylime+json", "signatures": [{"keyid": "9c12f99675dd7872c740ccdacb4ef8ae4d1082681d1fa6d35f39cbd622da5c78", "sig": "MEYCIQCOlGQuI22igSQ0JsMTVwUhkcI8NiL6iAa9UMPioL+XLQIhAIGfLpMWk+ipssg3/GrLd8Ovyv+E67z2DyBgkIu3scI3"}]}','1056d3446757a83087be43dbfe268719a8773412c06821a10e759854b6f27485',3);
+INSERT INTO "allowlists" VALUES(3,'machine-push',NULL,'{"meta": {"version": 1, "generator": 1}, "release": 0, "digests": {}, "excludes": [], "keyrings": {}, "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null}, "ima-buf": {}, "verification-keys": ""}','77a69e90482ed291bf52004e4c43485d074a756a87e3de64330c5cbed616a69e',1);
+INSERT INTO "allowlists" VALUES(4,'broken',NULL,'{"digests": {"/bin/sh": ','44b6734deebb969bf24fd3961a01d3730e16bfb3b321eff4884daec8363aa883',3);
+INSERT INTO "allowlists" VALUES(5,'without-text',NULL,NULL,'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855',3);
+CREATE TABLE attestations (
+	agent_id VARCHAR(80) NOT NULL, 
+	"index" INTEGER NOT NULL, 
+	stage VARCHAR(25) DEFAULT 'awaiting_evidence' NOT NULL, 
+	evaluation VARCHAR(10) DEFAULT 'pending' NOT NULL, 
+	failure_reason VARCHAR(25), 
+	system_info__boot_time VARCHAR(32) NOT NULL, 
+	capabilities_received_at VARCHAR(32) NOT NULL, 
+	challenges_expire_at VARCHAR(32), 
+	evidence_received_at VARCHAR(32), 
+	verification_completed_at VARCHAR(32), 
+	PRIMARY KEY (agent_id, "index"), 
+	FOREIGN KEY(agent_id) REFERENCES verifiermain (agent_id)
+);
+CREATE TABLE "evidence_items" (
+	id INTEGER NOT NULL, 
+	agent_id VARCHAR(80) NOT NULL, 
+	attestation_index INTEGER NOT NULL, 
+	evidence_class VARCHAR(20) NOT NULL, 
+	evidence_type VARCHAR(30) NOT NULL, 
+	capabilities__component_version VARCHAR(20), 
+	capabilities__evidence_version VARCHAR(20), 
+	capabilities__signature_schemes TEXT, 
+	capabilities__hash_algorithms TEXT, 
+	capabilities__available_subjects TEXT, 
+	capabilities__certification_keys TEXT, 
+	capabilities__entry_count INTEGER, 
+	capabilities__supports_partial_access BOOLEAN, 
+	capabilities__appendable BOOLEAN, 
+	capabilities__formats TEXT, 
+	capabilities__meta TEXT, 
+	chosen_parameters__challenge BLOB, 
+	chosen_parameters__signature_scheme VARCHAR(20), 
+	chosen_parameters__hash_algorithm VARCHAR(20), 
+	chosen_parameters__selected_subjects TEXT, 
+	chosen_parameters__certification_key TEXT, 
+	chosen_parameters__starting_offset INTEGER, 
+	chosen_parameters__entry_count INTEGER, 
+	chosen_parameters__format VARCHAR(255), 
+	chosen_parameters__meta TEXT, 
+	data__subject_data TEXT, 
+	data__message BLOB, 
+	data__signature BLOB, 
+	data__entry_count INTEGER, 
+	data__entries TEXT, 
+	data__meta TEXT, 
+	results__certified_entry_count INTEGER, 
+	results__meta TEXT, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(agent_id, attestation_index) REFERENCES attestations (agent_id, "index")
+);
+CREATE TABLE mbpolicies (
+	id INTEGER NOT NULL, 
+	name VARCHAR(255) NOT NULL, 
+	mb_policy TEXT, 
+	PRIMARY KEY (id), 
+	CONSTRAINT uniq_mbpolicies_name UNIQUE (name)
+);
+INSERT INTO "mbpolicies" VALUES(1,'empty','{}');
+INSERT INTO "mbpolicies" VALUES(2,'refstate','{"scrtm_and_bios": [], "has_secureboot": true, "unread": "x"}');
+CREATE TABLE sessions (
+	session_id VARCHAR(36) NOT NULL, 
+	token_hash VARCHAR(64) NOT NULL, 
+	token_salt VARCHAR(32) NOT NULL, 
+	agent_id VARCHAR(80), 
+	active BOOLEAN, 
+	nonce BLOB, 
+	hash_algorithm VARCHAR(15), 
+	signing_scheme VARCHAR(15), 
+	ak_attest BLOB, 
+	ak_sign BLOB, 
+	nonce_created_at VARCHAR(32), 
+	nonce_expires_at VARCHAR(32), 
+	pop_received_at VARCHAR(32), 
+	token_expires_at VARCHAR(32), 
+	PRIMARY KEY (session_id)
+);
+CREATE TABLE "verifiermain" (
+	agent_id VARCHAR(80) NOT NULL, 
+	v VARCHAR(45), 
+	ip VARCHAR(255), 
+	port INTEGER, 
+	operational_state INTEGER, 
+	public_key VARCHAR(500), 
+	tpm_policy TEXT, 
+	meta_data TEXT, 
+	revocation_key VARCHAR(2800), 
+	tpm_version INTEGER, 
+	accept_tpm_hash_algs TEXT, 
+	accept_tpm_encryption_algs TEXT, 
+	accept_tpm_signing_algs TEXT, 
+	hash_alg VARCHAR(10), 
+	enc_alg VARCHAR(10), 
+	sign_alg VARCHAR(10), 
+	ima_sign_verification_keys VARCHAR(1000), 
+	verifier_id VARCHAR(100), 
+	verifier_ip VARCHAR(255), 
+	verifier_port INTEGER, 
+	boottime INTEGER, 
+	ima_pcrs TEXT, 
+	pcr10 BLOB, 
+	next_ima_ml_entry INTEGER, 
+	severity_level INTEGER, 
+	last_event_id VARCHAR(100), 
+	learned_ima_keyrings TEXT, 
+	supported_version VARCHAR(50), 
+	ak_tpm VARCHAR(500), 
+	mtls_cert VARCHAR(2084), 
+	attestation_count INTEGER, 
+	ima_policy_id INTEGER, 
+	tpm_clockinfo TEXT, 
+	last_received_quote INTEGER, 
+	last_successful_attestation INTEGER, 
+	mb_policy_id INTEGER, 
+	accept_attestations BOOLEAN DEFAULT 1 NOT NULL, consecutive_attestation_failures INTEGER, 
+	PRIMARY KEY (agent_id), 
+	CONSTRAINT fk_verifiermain_mbpolicies FOREIGN KEY(mb_policy_id) REFERENCES mbpolicies (id), 
+	CONSTRAINT fk_verifiermain_allowlists FOREIGN KEY(ima_policy_id) REFERENCES allowlists (id)
+);
+INSERT INTO "verifiermain" VALUES('machine-pull','7oU2y9RT7X1+NjJG9/wAP2HkarMsd48Zwp11c2RNJyw=','192.0.2.29',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','-----BEGIN PRIVATE KEY-----
+MIIEvAIBADANBgkqhkiG9w0BAQEFAASCBKYwggSiAgEAAoIBAQCr0omllyDi7bZj
+iIKJwEn1Q9gVC6LnC07hY3FPMCCiGIRFuKXrgC0EwK/6hSbnKv9/jMwVxSILIp3R
+UqWAuWvtPvguOCQUaA8FvjE7EYYjAKN/ap8z75nSgea51MkBm4vKbMb58MRqdGql
+stA/oa+5e0OPO0ORBNn+d1cc0bXOsFWbLKzQUf9HfOuWYv7kmFcGgDaKKAyD9Qb2
+1d2ZVqns3EuAAsvpCLbFeTklRKCzHqZs5c6rYtsytGLR+IeIq5wfjbzetIPmABil
+dnMCw6qHTWFlg4Yv6t1R5Gs/Kbny5YDhUmu0qCDOT2Z2cRG1tcorsSst5q98F8f9
+OEZcHaPVAgMBAAECggEAD8ogsRFiycfLf3kPeeYsRbgu1rxDg5Tj8k1nn73N+edj
+3F5cDPix6mJkqZJr4UlvwkJnjMaZWsmbFB3SrLIda2dieijZk/B+FOqF7qYtG/FW
+lQJwz96AVbpvP/uAXz/yiC8X1+cavaemF0UH4xkSI2ri6foput1lxP8lh7XzzaL6
+8w+ZzntyZsFjjy9QcVK9ExES5xXlynpP1F2N7pO2Wxf37GJOqwTZwJscaEmjmC57
+7RWuBNIedaTNWsB5dGSuAWaY1+5LrydvN8mrWjRW4JVxspHl9pIzCli6ate8CPqZ
+nvxPfDksMlOjjuWCoOrEc5x9jwfdF9SCVV9Dj/lTvwKBgQDoYOaRAnnJINQDUrhu
+IlEjoWyz6d1F6qmmMl96ZLssHt/ymO6muHMOjTFLxcLee0NOmEtvXgTHTkzR2Bw+
+S9s75AWvoEdjBSKxWlAa0/9DbcT5BbAPfgL+BYcsJQATFAwmgIJLi6SJ6LfC+yw9
+2NraA6h1nKWJ14yo68vi9WZArwKBgQC9Sc7hoR28svw1SMs0o8rvZDhCU764NyQL
+s+6bTztoF3eNybe2BPiqj0GzCUH11GLvyoDHS9TUwfvaXM2tEk0N1Cuxvut59Flx
+9BQU5igZnL02BhxBhQhM8Z7+d4YBCmRY+MeE5qdJz1jGdqdmn0RBZJaMe7TjmXdI
+5nc1jArcuwKBgG8fx6KYuHyCAmEEccXZC0wqqbzvnS0OJsqfVCFHgmp66UUt9RIt
+KnhO9L/zdljGQU2Ybpp3L3nP69R9sCPqSpC9Xiq6Tuj/T7PYKG5r6qnoGEWtfqAp
+9mxbYGSv3PVCpPzUf3p48NoyO442ZtW8mgufrDNyEYd1WIJ/ICUMjTVpAoGADmOr
+/G75Cb05evt7pxbEeIpP1Ir1Np/Kd7FH9DqDs5gFGJw7APVDygN15RxRDVUF6GCm
+hX/4P+w3LxRa9ksr3F9CqxJuaCjxG76IQEZ2yeumXpL8Vua8CM1dXs7LOw0FL9ZJ
+pIq8MNo4T235r81vrODuqONGjv69mKccbM+mi70CgYBcohgyfURCD6FYEF1B+h8J
+7jQVhm7Sj0W1bZ546GDsO21tgOJeHOyEw+3AHvEMXWuLJiz/M3mHz2r3zzeycuT4
+LcAfkq53oOARgkYN2F+VJtnDxfHAGlRPIlz/t0kcUQzcvWKSNtHdEnj7fvRmYSI+
+ChKglSKzO0gOfVqmnKws1g==
+-----END PRIVATE KEY-----
+',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQCt5kVJWf64OOMw5ObVPUiOlefA5UA7868B1h3X0sKZjOLXfuuYFvXLmNMvT+Kp6QlO+wkMbazxfP+w6w7QsmOXdL2pBFwIloa+WNCIT8YB8JyNDFoSY2CrR1vK7srJxoo4G0YSnAn0OJfiT7n5h0rj7guGJxLhaOSxhUZXguhxAzjfULY6M5a8Dnh8oNlnhgLPJvGNln2Z3P3vHDhyIvL80zD2+fTaYpHID4hGvqX1tMEQ1/cW5iOTDgpbU5tHwBF/olzkkgi+owJx+Qphe4A5aepygP9cPxxi07eJWkwuKgwVfpBBYGkCfFKR/UbeTLZteOZTv9vanrPYYsskRPJV','-----BEGIN CERTIFICATE-----
+MIIBGTCBwaADAgECAgEHMAoGCCqGSM49BAMCMBcxFTATBgNVBAMMDG1hY2hpbmUt
+cHVsbDAeFw0yNjAxMDEwMDAwMDBaFw00NjAxMDEwMDAwMDBaMBcxFTATBgNVBAMM
+DG1hY2hpbmUtcHVsbDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABFthA0OKDImd
+kuIzFH8XJUP6CbNB5MSyKSK76EVT8wOc3UZJMwWjUTapz59qrpmftdcp69Ap/dM4
+HUSRaOBTozYwCgYIKoZIzj0EAwIDRwAwRAIgAi4xnko72FcvTFe03CxBwIVzG+fg
+QfB9iOQvJ0lagWYCICfdeE3dXm5qo5q1baso2wBSl5Wfbpu4sc3JyXLEkbqP
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-signed','CSXgfEfQH5rKN3XekGyRcMVBy6g93MlS8CFjgjZT3l0=','192.0.2.26',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQDjTsa6G3z09GjvprQ/DfZU3kQdfllA99M1pQhgTmBU5CQf4GjXfR6R5e/crbZK2Ysw0Au6lTUdmFB53Z/79MMB0gvCreMHw4PKXIzskaZ7apIV+sM5GuGgAnYEKlG5PukgiPJ9wepxBwYl8LFPDDD74banA10eQvtkcwckjkzlB7LHBT6JH1ac+bRbli3VXnLt0XALP9eycuQ9sPeKtYaJdTjhZ+xEag4LWHRyl4EpxEDV8qnJ49isyESv0UWDOC2FCySlEgrcgP8l2Hu/FISwynfomDJbItppc/fRXRVLJM7pNGOz9Hd0OLAzaO5vzxuFLs8o0va42O19oKVxJ29L','-----BEGIN CERTIFICATE-----
+MIIBHjCBxaADAgECAgEHMAoGCCqGSM49BAMCMBkxFzAVBgNVBAMMDm1hY2hpbmUt
+c2lnbmVkMB4XDTI2MDEwMTAwMDAwMFoXDTQ2MDEwMTAwMDAwMFowGTEXMBUGA1UE
+AwwObWFjaGluZS1zaWduZWQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARI2jiG
+U+kD2YV9/FiWPkf3YKltyslJNny+IVil53+SCdAIUiHHyXowqZWHILb1SGx7Tbt9
+9g8JLJihNHRB/0yPMAoGCCqGSM49BAMCA0gAMEUCIQCjUgVo0WCWk9/eVQi0pJD3
+q1jl2pBZDP3X25ZIsmlnxgIgdqX4h6trwvKiXJlmU5uqKP9q0/GElQEsVZ5nfGZa
+TgY=
+-----END CERTIFICATE-----
+',17,2,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-failed','1qDCoRzVmX5i+GJ45McUNNLLfBMBkUQSjmItDxtbByI=','192.0.2.115',9002,9,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,6,'ima.validation.ima-ng.not_in_allowlist','{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQDWRuOXs9ZlBBxhzZRvq4w7Lfek6Y5EMs2X+oSe+hXttdkFMJ5wYlihKzFwCjTMCM52fBgZId+AxoUOxEwpUHUE/COEuFNdpOIQ1W2A/HGSq7cRDm7nk/oEWLN81DjA78VU9h5th9zb8snDcNGcAnXbNRtLl6M64iVaxSoZtbRixsRQm7QZ+3JVqJkT63ID5aFTf/pjfi/f5WP5d4KzDlNHbOVp1x1H3N9tWF+4oehX+xhyYp9igmB9l65MYmXjP9RZIut4xu8tbkom29xDzfAqyJqS++U4Rnr/F3V357b2tEMIyzZtRugmn8z6SGYuFSG72APSDiiZeglajsMGg8sb','-----BEGIN CERTIFICATE-----
+MIIBHjCBxaADAgECAgEHMAoGCCqGSM49BAMCMBkxFzAVBgNVBAMMDm1hY2hpbmUt
+ZmFpbGVkMB4XDTI2MDEwMTAwMDAwMFoXDTQ2MDEwMTAwMDAwMFowGTEXMBUGA1UE
+AwwObWFjaGluZS1mYWlsZWQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATAHwIh
+tU9LyWFMniW61+FT/8foW63YLgxGEDLBokyYpU+jp5p67v6JE3/EBYxkAwaGDmxc
+rdDFB0n8jRQi4vQTMAoGCCqGSM49BAMCA0gAMEUCIBzBKYsWZv5hTTMMljLj3sss
+kwBeo3EemxI0FGDNucnEAiEAnsLXSaikRGEHQuxF47YEq4T+cdO5EW9OLrm1eDQA
+0CE=
+-----END CERTIFICATE-----
+',4,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225000,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-unreachable','Z30pLLwIekOa+hLbP9qJjNmgn5WeD9Cv25rg6wIKbxE=','192.0.2.87',9002,7,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,'internal.verifier.not_reachable','{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQDEqRr+ciJcuUXvO4LWTZtrTgs+R53lc0whZQkCfzwJON4wKd8ieDerqVEoziMhOJD8Rw1yx42O62niUju3PsQMDyjuHoQI4ntZ+AvhFxLlcUQ1CqJ2j+rDHz4PDfy4UM29HVozncmQryu0/Efyqe6xrq4q26mc4JnWq3a3CfVhoC4QiiAZmOReVO8i//Y7DNiXM/V3ifqEN3FJD8lNiy8YisEWwkvop248iIbVTxv+DbGHoDMsxhYgs92vQAjKlgSJJUDMUe93yVUZaFxmvDWuAjDs1pWniwMs0KwICNluqxP7n7NkT9gLRqu7uf1MBmFeLMjkPIOpscKPcQ4B0arz','-----BEGIN CERTIFICATE-----
+MIIBKDCBz6ADAgECAgEHMAoGCCqGSM49BAMCMB4xHDAaBgNVBAMME21hY2hpbmUt
+dW5yZWFjaGFibGUwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAeMRww
+GgYDVQQDDBNtYWNoaW5lLXVucmVhY2hhYmxlMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAE/YBKRqZ5hTl8wqBeQ3UhhPnp67fgNEZTy1EIP0J3mo/ci5DllCXC0tE/
+JqZrmksZQUlHKSaV3Xzmvx1eKr5XgjAKBggqhkjOPQQDAgNIADBFAiEAhMOox2QC
+PFJjLYFMJrOzpDlMhmNKFZB2JRj614gx/EsCICm1nivzgo2OqUDX7t4HVza9thFJ
+abb/rv2I2mIO6uUu
+-----END CERTIFICATE-----
+',4,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225000,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-stopped','nnGZR6/ttYU3m7f/bwE9a1F/U8wJjaQ0w3Gg50kDDac=','192.0.2.93',9002,10,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQDCHGJ4JxZFPcXB7FTyZiSvVx4QOY7p8PaDOWO9jQupjJGhC1JkntATYdqpZVLYsVT+1NQrZSOrMmizyKl+CvoXC7apqSrZN1TIoy0CeS2T0Q9h8/t3T3crdGpYK1CWbpCwEW3+itsgU6n79QcjdeiNbMKPmQOAhgHYsusMMw2GdIJ9/nYiWpU8+XDGCtQFmXb+28/naIKdDefsyBwNb0jNE6BPxBv9oao+uE/HQ1ZiseAV4cZBCgYI/DcLNR2HzgcLiZjthWaffSVW2l/VO8Kl2ebRsZG/cdLkP0AHZchflHfKXn6chkAoUResEetC+oGxGU60TFxThdxEgxGSE17r','-----BEGIN CERTIFICATE-----
+MIIBITCBx6ADAgECAgEHMAoGCCqGSM49BAMCMBoxGDAWBgNVBAMMD21hY2hpbmUt
+c3RvcHBlZDAeFw0yNjAxMDEwMDAwMDBaFw00NjAxMDEwMDAwMDBaMBoxGDAWBgNV
+BAMMD21hY2hpbmUtc3RvcHBlZDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABD7R
+DbXuX4aSAII9beoR+MRfR6doSAsZQvxIggYM4FL6GuzbHmuvup9CLIpBpGs3hXEx
+UMtZafLKACuY+KjaFoIwCgYIKoZIzj0EAwIDSQAwRgIhAPuR7khs/4XVNXSDCUqp
+uZpLbDB1GS8l9kzLoStCtGrWAiEAxDM2nEqncVF0V/g473kKT4xtTakMa73nhs+D
+a42rcsM=
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-leaving','F2UH4zDHn9ck2PeNTNdmdrpixWNXHHFbja7xexa8m3k=','192.0.2.81',9002,8,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQCcPacrPrMYwjBF7jGBasfralahz70e1nbvrIaRKs1cNvwwklbWqya0KlU+CImu6yBOg9QN6pP6Ctv9ipUvGQ60pqVnCSWuxL1ICLPMsZK2p4+Yb2muLSAKWWyvaZNwXR0qQAmyOzXVNtBGMiHMhv3mqLLRItZvkIRC+PeCIex3BotWH6kkM7NYsVG8O14ITCfvUtLY74zkNKy8vVbnZUxMxnhqwF0/rUsiPEd8Egq5ciGiMKj6o2RrgRLhBw8kFJg99N9wnQflK30pUXFGddjDdg0tKCWYU161nonqZwieWqGtcG1WeKgao5eGloah7nRLj/j1TYtKpc91ikUgkBmR','-----BEGIN CERTIFICATE-----
+MIIBHzCBx6ADAgECAgEHMAoGCCqGSM49BAMCMBoxGDAWBgNVBAMMD21hY2hpbmUt
+bGVhdmluZzAeFw0yNjAxMDEwMDAwMDBaFw00NjAxMDEwMDAwMDBaMBoxGDAWBgNV
+BAMMD21hY2hpbmUtbGVhdmluZzBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABCFX
+pNDuDXflQG/NyCaxsLrgi10o5e8nqBK+RB3ujktiB/Yw5KfbmiMZ9tvT6G/L2NUd
+N2u75ho8waA1z2pdS8EwCgYIKoZIzj0EAwIDRwAwRAIfJOb6N8JzD6QMsxkldpCe
+tc51pkZortfoiiWoyVDN6QIhAPWeI3KkEcLwJoaE+ZB5H7hBEJW/g6venidhEAGU
+pmiV
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-push','jBqsCDSgzDuJLwuNGYNHRucvvhXpuPIPWCSbvire3N8=',NULL,NULL,NULL,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQCIhrnriNm841ppL07rDsVmdiipZF5CYntwy5OhE1pzkKOw84XCONO9D/pYQrXSwZJnW+IIl3KUmmqmvAW2EeBwfl86L9o6ByXk80XjtuuRvUXZkMSM2xtIHakyUNtCUCYTxzrFdWRbyjvqQnpd5j4BKlalOWfSKAux6TsDMXuukpNKuWdu+77PCrZ60Q16N5YXfMd2KNJOmzD8O3op4VwDORFxzgTirRltdh+J4Tm+fpoQ+kqc7qTb4MZPZAeKzn8v0jl2SJ6B3SRAWt4qTu2YsxbFSVVrgx4HC2OgXodfum/Aw49o4B+OvIAWcG7hdCt8yye5jj5UKOCxu+1CjiP3','-----BEGIN CERTIFICATE-----
+MIIBGjCBwaADAgECAgEHMAoGCCqGSM49BAMCMBcxFTATBgNVBAMMDG1hY2hpbmUt
+cHVzaDAeFw0yNjAxMDEwMDAwMDBaFw00NjAxMDEwMDAwMDBaMBcxFTATBgNVBAMM
+DG1hY2hpbmUtcHVzaDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABCa5v4D/H7zy
+jnoFovTb3g89RjKjAqGR13pbRBPu2jrZ6YdGhhrLjFStDV8POiJ1tW13n3btd54A
+cWAUH9KKB4AwCgYIKoZIzj0EAwIDSAAwRQIhAJJhgv2pxfPi1Dh/Uo2h3CSkKMKA
+MOgEz5fQpISv5j0qAiB19d7H6FdiP3zim8bQosu1hv4MlGBtzmZp+v0piphhgg==
+-----END CERTIFICATE-----
+',9,3,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,NULL,1,0);
+INSERT INTO "verifiermain" VALUES('machine-push-failed','QdjfPtaw4DQ/BLfqWuRuIF6hYz9YB8l9+9x0mXfhGv0=',NULL,NULL,NULL,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQD80B42wBhIDMHY1ayBEpDgiVJTN9Y1zWWPMATo/HwfleZrgCP70nEscXQ3Gd7mtBriI01u16gW09D5EKPgvDTUaowFRBvz54vZ5VmeRkspGbVTijlYToEq+//RKD9hc/j3s2Q1tjjIZCJuKAk5l9/ORMhS0W4tnfYlU7D5mHDm+ZUikVyidHjAmytqVxrILe+tBoAzthsZ66AP/BOS9rbmJukyB/IarwkpUzpidE2ow2Mda0ujnryED2hoYcYAR7ZTySAVGR2O+K3e4iEAAJw74JWoZ1YpP+f6XpKLl83YKoL4Clb9r74WQNMy6gsn92PyabvnQMUsT+06PnFDZzr1','-----BEGIN CERTIFICATE-----
+MIIBKDCBz6ADAgECAgEHMAoGCCqGSM49BAMCMB4xHDAaBgNVBAMME21hY2hpbmUt
+cHVzaC1mYWlsZWQwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAeMRww
+GgYDVQQDDBNtYWNoaW5lLXB1c2gtZmFpbGVkMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAECfZNqvYqyjnidwbdPkxZaf3ndSN7ksb3b4Cz6OMhWVk9TwVeWRiZ8F3G
+rhTO+7ZqjQSL+9y+Bxfnl9pWOwqEPTAKBggqhkjOPQQDAgNIADBFAiEA4dlDPhDK
+v9l9h4l0UpPj3ABknK4h+kj0jmzxpyq0ILICIF/sFUG9Pf5n7rL0p9stsBZ77C4p
+nKJVcURoHzd6VSSH
+-----END CERTIFICATE-----
+',9,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,NULL,0,3);
+INSERT INTO "verifiermain" VALUES('machine-push-silent','+tVxmP/t1TdBjCikrv8B+YsKqnaVKV2NsiKvu5lLsJM=',NULL,NULL,NULL,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQDGOU9N7qDgBGYvdC4fIrd7i5VEkZsmUK8roxkyyy/IWYl02Agr5tWEmF2tydsLNr+KZYQZT2GUl9NWYC+omayvkENYPuWKb7LEFJc7ZXI/aiDT470Zx1XawWHN8PvchCmMG3WkZP+qobOBR6MeQaQHNLe7KfqXA8//edC2/GcbhoA2e5BHSFosUlkRumOthivvXKHToox7kGDU/+9HiXIdxJqci91pR+lG1HFd7n1Ul0xD8UHBoKDk58w60Ey3THqTGqjHbjLQL1wmzRvPU7/ayN7SmwJBhfggf9Sg4gukqUsXG9nHomyo9R2izp6tdGdEVzwVe6CO/sjh9rzZo7Dx','-----BEGIN CERTIFICATE-----
+MIIBKDCBz6ADAgECAgEHMAoGCCqGSM49BAMCMB4xHDAaBgNVBAMME21hY2hpbmUt
+cHVzaC1zaWxlbnQwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAeMRww
+GgYDVQQDDBNtYWNoaW5lLXB1c2gtc2lsZW50MFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEf6FXuh6SXMHvjrs0+xak89MjC8rFRmYf2/gjomSpJE44Tq+UxZNdQstz
+yiwvenskyT7CSaO8u/J+uJJUCzgOCTAKBggqhkjOPQQDAgNIADBFAiEAqJv+KNlI
+dKoxRoCeQDq7EZrR1KMpXiHtWLBbL58LxWMCIGyLOtptGOKqfTXHRGaP3LkpTzRU
+Ms5qQSbP7dSKEa00
+-----END CERTIFICATE-----
+',9,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,NULL,0,0);
+INSERT INTO "verifiermain" VALUES('machine-broken-policy','vhJjz3uXo8+iA3P77e+t++fJV0RsOq00sdrjblrOM6w=','192.0.2.87',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQC41vTWytv+Zl6NrNNYoQriYAKPO9Eui0mLkeRQR9XltJldBmHSjvPxyQpxhYKzI4EC1dkO2/wV1rFvlE0QbEwLWcuf613eltz3GrP2MYbdvA9q3W6nvmBWxUAaUJlPlbnKfn0JD/KPfx5kv3ETEnpkArE5NK9D9xo+iaX7bzzFea7MvZdH37Mrw7Chm8if4m3Ww8/J+t3h1OgiBFz4lqAER9oMmeeVDiZJazhVDsAdCwLN36CL+rh8hcI1caKtcn/XdwJNhmoB6zroZQhGdhkaisRkp07fgqgJDHw7EbOPHsCH56ZXMqoo+W30hC536eKhuaLnUC2aEdDIL3GqHFdj','-----BEGIN CERTIFICATE-----
+MIIBLDCB06ADAgECAgEHMAoGCCqGSM49BAMCMCAxHjAcBgNVBAMMFW1hY2hpbmUt
+YnJva2VuLXBvbGljeTAeFw0yNjAxMDEwMDAwMDBaFw00NjAxMDEwMDAwMDBaMCAx
+HjAcBgNVBAMMFW1hY2hpbmUtYnJva2VuLXBvbGljeTBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABIos44o09oaMwZW/8X8toRiJveMLI397uOr2w4tXhN5CWUvSPQl1
+BNjPCdPa7Xzk1E7GjByYecN3Yc8p/NcxzDEwCgYIKoZIzj0EAwIDSAAwRQIgTUAn
+iY+TekBXAKKjGcIfYAFcCsMsLKWPHESPkVYOd5ACIQD2+JyicBdg/fPv1EjCXH4t
+LJhJ1VYZxNHo6E7yY5VjnA==
+-----END CERTIFICATE-----
+',17,4,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-refstate','enw7kSIv91xT2ZpFbQGSMFFgHc+A7aRm/hUEpfwEVEY=','192.0.2.42',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQDJ/xlvDfszZA9dvs3hdgf2G9YKPC1d6Nig4MGd50+Ge4HZooch2TFFMjeWWV/rwGIcW74UmkiNFiTjt8QrzlfO6i4Zcinpt/Nh2CAh5/VS7eiYJ+1g2t0rI0d39dmDpJ+KSrnqXPZFEy48r0qWeSpZg5Sh4eCizrs3a4t6E7ZEL4HC4sbpgDuiW2M07ZS10xeYLQiCrkyt/kYtyCWECF7d3NEvL7d0abRTozcFbMItLXC10iMgxCNDCvwFXI1INGEXxOW4LYxIvLuAd/MKJjfQuRpwEPnEHg+TM1zE4fKifRV7JL9wT6q8tWFV2SG6NO40bqvbGLIT8/VR/DSazwRV','-----BEGIN CERTIFICATE-----
+MIIBITCByaADAgECAgEHMAoGCCqGSM49BAMCMBsxGTAXBgNVBAMMEG1hY2hpbmUt
+cmVmc3RhdGUwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAbMRkwFwYD
+VQQDDBBtYWNoaW5lLXJlZnN0YXRlMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+slYQxoj2rvIVH3wkU4bmk/WFHj2taQ/vGS+xbubrPvZumXLZSBSDQ0voyMekrQkS
+9Uam49RWEy/u/fymib9cuTAKBggqhkjOPQQDAgNHADBEAiBdyePoPx/lU68uz9tO
+jQVC1aDJZBNUPawdIYm1FUeKPgIgRjmxV+80p7nSeV+onJeOd4BKa9x/k2KX3y5B
+PIb/tAE=
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,2,1,0);
+INSERT INTO "verifiermain" VALUES('machine-without-policy','a6cSq5pW3gDG765YRSYxOEnPXOj1pQzu3DegjaZ1kdg=','192.0.2.61',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQConHa4mfd8l3EVAj01oo3Yqj0EckpVMP8epWcMr4sFhaj9u8/0eCirrNVUTQ8l6wVe6Bqyy75o0OSzYS7XvdLb+96jGfvjs/sCQanYrWVi6yCRQUoWqMwDgI6hHQTe76Knk9cpDkz0BGMTlV+QhCBhyQi+jXURCMncvDNrW1T5q1oa2lB8PpYTP1dxLz5dLhwDan+T5Kfeaard8snYHBwyWnrrWJC2KNXdCnS1JpIY7ukaB7oe3y1gg5MRQFP4P2DFI/yhwaJlbZAKBAA+DsS3cGJXkkxUZlZ8N5z3MG2Mo7Hps8zegSPY+YcNF/JTqRj6+MxlYNi9iyNI1gvfDTN1','-----BEGIN CERTIFICATE-----
+MIIBLTCB1aADAgECAgEHMAoGCCqGSM49BAMCMCExHzAdBgNVBAMMFm1hY2hpbmUt
+d2l0aG91dC1wb2xpY3kwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAh
+MR8wHQYDVQQDDBZtYWNoaW5lLXdpdGhvdXQtcG9saWN5MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAEE1qABbvExfdtKMOry3NGxjKBF6Fo2pNy49/wYk74LAPXKIms
+X/6GsaOA0iV+LmalgPJmfaoiJKCSglBNsrTV1zAKBggqhkjOPQQDAgNHADBEAiA3
+2t9tyaNp3m63pa8lmdVmmbyr0UdEsJFgHfrd2IZVBQIgJKKLpuRLrygB7zNw26Pz
+0vmzOlCZVgRNnVDGs1q+FbQ=
+-----END CERTIFICATE-----
+',17,NULL,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-other-key','6FwKxbk1+GXZBQxkYEwdcm0hKUfu+2NlgyojumZ3JjE=','192.0.2.72',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQCx5XOg1vmWGLmyUAcj4kKQt2toa3hNeovyuuIpKla8YULy1xJuWgpMDdD3J72HSPumfrgtP88m1hsi1X9gpIPMALpu+m/TMS/JVrdjgRSmXf+DtwEtrIanzhpK6w5CYHVfBJfT0Jluo3jypcGWQCtjdCfiai9nEKLvr0rbLDjrkczTEgaCE/+0wD2lS4ypx1Vt6JUvpegneCIqHc6tlswVaqGnvyGkC2EML+z4WPDEiaQT63rEqGS7Topb/dU0E5Ulx3Z36+AfJtGMqOMrldO6NE5v2uFMPFG9P4OxrvBt3jblbsnrkfH+CPexV+nH9uY2Gung2UYKtPMF1eKjNX/3','-----BEGIN CERTIFICATE-----
+MIIBJDCBy6ADAgECAgEHMAoGCCqGSM49BAMCMBwxGjAYBgNVBAMMEW1hY2hpbmUt
+b3RoZXIta2V5MB4XDTI2MDEwMTAwMDAwMFoXDTQ2MDEwMTAwMDAwMFowHDEaMBgG
+A1UEAwwRbWFjaGluZS1vdGhlci1rZXkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AASM7m96Vw989cdGmGtqEKb6pQD12ELska2E1JpsJIW5qb8DqPPJ05nbYoAmlk/L
+Gqs7lqySHlKYL5LyDCqyxly8MAoGCCqGSM49BAMCA0gAMEUCIEuSxLfekFhAjEUL
+yBcgV7PD+tdNt6vaeiLeII6Htu89AiEAzmyVUBVT2Nr/FpAEKYIBfPlbiFmpAt3M
+wDFcMx8lduo=
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-weak-key','NbH8+5vP0D6olVtQ9Pr1Klo53ekUie2RZcydrf4Hecw=','192.0.2.110',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARoAAQALAAIAcgAAAAYAgABDABAIAAAAAAABAMGCksGI/9x/zmdEp+p0T6AOyllkC1bt7RWzheJ4z4SQWlNfmexjtyhqCCr9RnWDUoGaQN9SUwZNb/fcDao+WJena/rRj8llB7DwmLqiXiM1OD5wRHjQC8w9P45W9ml/FvfR30Ao5Pgec9+Eg6QJIMk8jVMCmRoRp5UqLLaz1fsShLkienMiiTCz5LLGgLf7N3livBjolAMbaaSZglLbbfzf4/+2/dRN1dq199IOyOV2nGRKYqBEF6SC1KIq9kDxOAdPo69UsU4oSsby4piTUg0fBEjfjIrH00gi5g43PsqQ3ToFtTq2TF+8XXyQ5nc2awyeAZS/oewvvoAydIEsYI8=','-----BEGIN CERTIFICATE-----
+MIIBITCByaADAgECAgEHMAoGCCqGSM49BAMCMBsxGTAXBgNVBAMMEG1hY2hpbmUt
+d2Vhay1rZXkwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAbMRkwFwYD
+VQQDDBBtYWNoaW5lLXdlYWsta2V5MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+3O2opHsIAkGYH52QVPOsA5X3GvspRUcd7K7Q3MowSPLU2wl/5fAgkZ1MS/5SD+ll
+9imJ00B0SN+9qs8zKK3F2jAKBggqhkjOPQQDAgNHADBEAiBsFNCBe/hQT7zc8fiD
+7VUr4KSyOekX6d+EYSjM8LUYHAIgT2taB2UVeGyioM2Fh55yOldPQ/T6510P9hji
+e0WBeO0=
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('machine-bad-pcrs','oCA+OCbTrvHSVJQyoKlRB/Klmfq/hMmdwYJnMUpdlM8=','192.0.2.101',9002,3,'','"{\"77\": [\"00\"], \"mask\": \"0x0\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQC9TdWG/9Dy8eh6PRRYshHXHlo2mlsqCzXXhDZuRNeqV97Zmr+fdRCSoUk1g/Ua+MyDBMeDiODO4NdZztRK+JKSavspZkP+LSKVwnLdRL6RN6WuPDCCPkcHfRBkrmEKcRty7DJsNAVWQ6X+OLwWtyovEc3a52ItX4XGNGx7Gx1DtrkUSFIj5upP9Ww5JWoCiXMiK+Z9xl+uk7ougeo2HTe4ufHzf7hYt2RPqdT103R3AzEg8svrwFKmpRjzmpwGMm7pxyKF+8nVDEXeNTXPDUDsmyIWA/fPGRI2kg/oDLFsLmcGfP1JYXdOm+Sc0PO5FmRL2q1RItu+bdsdu9wSsjnx','-----BEGIN CERTIFICATE-----
+MIIBIjCByaADAgECAgEHMAoGCCqGSM49BAMCMBsxGTAXBgNVBAMMEG1hY2hpbmUt
+YmFkLXBjcnMwHhcNMjYwMTAxMDAwMDAwWhcNNDYwMTAxMDAwMDAwWjAbMRkwFwYD
+VQQDDBBtYWNoaW5lLWJhZC1wY3JzMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+CUCQqYhgjUws+MXPs/ZW3WWo7nIat3uM8TdARrHE1qwBWI2M0xiYd87RcJU3s1T1
+5ZFhed1jEli+of37c8z6iDAKBggqhkjOPQQDAgNIADBFAiBFb12py2sLeTiZzAZ2
+mU8gRPcXq8orKcItxdi2KICuRQIhAJ1aDw9P83BU92GHY1qQjhDp58ce2PZFOole
+BFKejGU6
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+INSERT INTO "verifiermain" VALUES('a machine','zzG/4mZnEUVA6cKKn3WkBu01t3rdIjNrdJfy3Fyr/lQ=','192.0.2.46',9002,3,'','"{\"22\": [\"0000000000000000000000000000000000000000000000000000000000000000\"], \"mask\": \"0x400400\"}"','{"cert_serial": 1}','',NULL,'["sha512", "sha384", "sha256"]','["ecc", "rsa"]','["ecschnorr", "rsassa"]','sha256','rsa','rsassa','','default','127.0.0.1',8881,1767220000,'[10]',X'1717171717171717171717171717171717171717171717171717171717171717',1234,NULL,NULL,'{}','2.5','ARgAAQALAAUAcgAAABAAFAALCAAAAAAAAQCZEfgnI7TtR6gopqkgPc6KEV+nYYNLO9l9YR8bngTx9zDPgDkMpBYM1L1CPH5Flet2U/GxpFC6ESg3wKvPKjCAoN5N1hvwUVpFrxEDy9LEdjnb+QL++033N66J2hnDfk2HTy4Z61NiTCbiSTS46fvOw49F1p4SsYr0xO1+mBcEnKSRJlwlCPiCpxLUc44/VYriwMVqZRW1WTwftuK7VAUaSHVcTSkDtTpABmEIohgY3BpLM3CurlZiNJiH7EKUVXLvu8s1t9XSxygLyxRdhKi8onQG8CeaRp9AUGpzbu+gJv4hp9DqcDxs0L+3ROsbyaYRllni1+AVW5+jvpyoTHDZ','-----BEGIN CERTIFICATE-----
+MIIBFDCBu6ADAgECAgEHMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCWEgbWFjaGlu
+ZTAeFw0yNjAxMDEwMDAwMDBaFw00NjAxMDEwMDAwMDBaMBQxEjAQBgNVBAMMCWEg
+bWFjaGluZTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEIBzvzIP19RZPWJ3T9r
+SCOPVystu3vp/FEUm85CS3xgRh7EpiF2RplE0+JwaCBLVGUYI0RO4n77q7VRDaUj
+q5EwCgYIKoZIzj0EAwIDSAAwRQIgEKeDt9dl1g1x+Kjlil3+qgZU26jCMzKpiHhV
+g+py4aMCIQCVNIMw6iAzPT5NMoMZKkoYpsUpprMDahQhsNrRJTQJSg==
+-----END CERTIFICATE-----
+',17,1,'{"clock": 1, "resetCount": 1}',1767225600,1767225600,1,1,0);
+CREATE INDEX ix_allowlists_checksum ON allowlists (checksum);
+CREATE INDEX ix_sessions_agent_id ON sessions (agent_id);
+COMMIT;
