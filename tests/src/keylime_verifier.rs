@@ -161,8 +161,17 @@ impl Served {
         Self::start_in(tempfile::tempdir().unwrap(), keylime)
     }
 
+    /// The same, which perhaps demands that policies are signed.
+    pub fn start_demanding(keylime: KeylimeSettings, signatures: bool) -> Self {
+        Self::start_as(tempfile::tempdir().unwrap(), keylime, signatures)
+    }
+
     /// The same in the folder of an earlier one.
     pub fn start_in(folder: TempDir, keylime: KeylimeSettings) -> Self {
+        Self::start_as(folder, keylime, false)
+    }
+
+    fn start_as(folder: TempDir, keylime: KeylimeSettings, signatures: bool) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -186,6 +195,8 @@ impl Served {
             polls: None,
             mode: Mode::Auto,
             id: "default".into(),
+            require_policy_signatures: signatures,
+            boot_policy: keylime.boot_policy,
             ip: "127.0.0.1".into(),
             port: 8881,
             interval_seconds: 10,
@@ -523,6 +534,7 @@ impl Pusher {
             let data = match asked["evidence_type"].as_str().unwrap() {
                 "tpm_quote" => self.quote(parameters),
                 "ima_log" => self.list(parameters["starting_offset"].as_u64().unwrap()),
+                "uefi_log" => json!({"entries": BASE64.encode(self.machine.boot_log())}),
                 other => panic!("{other} is asked for"),
             };
             json!({
@@ -575,7 +587,13 @@ impl Pusher {
     #[track_caller]
     pub fn attest(&mut self, served: &Served) -> Answer {
         let begun = self.begin_when_due(served);
-        assert_eq!(begun.status, 201, "{}", shown(&begun));
+        self.conclude(served, &begun)
+    }
+
+    /// The answer to its evidence for an attestation that it began.
+    #[track_caller]
+    pub fn conclude(&mut self, served: &Served, begun: &Answer) -> Answer {
+        assert_eq!(begun.status, 201, "{}", shown(begun));
         self.clock += 100;
         let location = begun.header("location").unwrap().to_owned();
         self.send(served, "PATCH", &location, &self.evidence(&begun.json()))

@@ -450,6 +450,11 @@ fn integrity(shared: &Shared, query: &str) -> Reply {
     if value("partial") == "0" {
         results["pubkey"] = shared.shown.clone().into();
     }
+    if let Device::Software(machine, _) = &*device
+        && mask & 1 != 0
+    {
+        results["mb_measurement_list"] = BASE64.encode(machine.boot_log()).into();
+    }
     if mask & (1 << 10) != 0 {
         let (from, lines) = device.list(value("ima_ml_entry").parse().unwrap());
         results["ima_measurement_list"] = lines.into();

@@ -86,11 +86,15 @@ keys! {
         passes. `false` waits for an operator, or for a change of the policy that it failed under.";
     "keylime.verifier.accept_violations": "`true` accepts files of the measurement list that were open \
         for writing when they were measured, as Keylime does by default.";
+    "keylime.verifier.require_allow_list_signatures": "`true` refuses runtime policies that are not \
+        signed (DSSE) by the key that comes with them.";
     "keylime.measured_boot_policy_name": "The policy by which the content of boot logs is judged, \
         where there is a reference state: `accept-all`, `reject-all` or `example`. The log must \
         replay to the quoted PCRs with each of them.";
-    "keylime.measured_boot_evaluate": "`always`: `example` judges every boot log. `once`: the first \
-        one of a machine only, and none that comes with `verify/evidence`, as in Keylime.";
+    "keylime.measured_boot_evaluate": "`always`: an agent with a reference state sends its boot \
+        log with every quote, and `example` judges it. `once`: with the first of each boot, and after a \
+        change of the reference state; none that comes with `verify/evidence` is judged then, as in \
+        Keylime.";
     "keylime.pull.certificate": "A file with the certificate (PEM) that Keylime's agents are shown \
         when they are polled: one that their `trusted_client_ca` vouches for, such as Keylime's \
         `cv_ca/client-cert.crt`. Empty: none, which they refuse.";

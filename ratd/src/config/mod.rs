@@ -117,6 +117,7 @@ pub(crate) struct Verifier {
     pub(crate) session_lifetime_seconds: u64,
     pub(crate) auto_recover_attestation_failures: bool,
     pub(crate) accept_violations: bool,
+    pub(crate) require_allow_list_signatures: bool,
 }
 
 /// Keylime's registrar.
@@ -287,6 +288,7 @@ impl Default for Verifier {
             session_lifetime_seconds: 180,
             auto_recover_attestation_failures: false,
             accept_violations: false,
+            require_allow_list_signatures: false,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rat_engine::shard::EffectiveStatus;
 use rat_engine::verdict::Code;
+use rat_tests::booted;
 use rat_tests::evidence::{Machine, policy_of};
 use rat_tests::measured::Measured;
 use rat_tests::pull_agent::{Device, PullAgent, Reply};
@@ -244,4 +245,24 @@ async fn an_agent_with_a_tpm_is_trusted_until_it_runs_what_is_not_listed() {
             .unwrap();
     });
     world.until(&id, EffectiveStatus::Untrusted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t02_a_boot_log_is_asked_for_until_it_holds_what_the_reference_state_demands() {
+    let world = World::new().await;
+    let machine = booted::machine(&booted::log(), booted::PCRS);
+    let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
+    let id = world.add("booted", &agent, &ak, &policy).await;
+    world.until(&id, EffectiveStatus::Trusted).await;
+    assert!(agent.quotes_asked()[0].contains("&mask=0x400&"));
+    let mut other = booted::refstate();
+    other["scrtm_and_bios"][0]["scrtm"]["sha256"] = format!("0x{}", "ab".repeat(32)).into();
+    world.demand_boot(&id, &other.to_string()).await;
+    world.until(&id, EffectiveStatus::Untrusted).await;
+    assert_eq!(world.last_code(&id).await, Some("uefi.policy_firmware"));
+    world
+        .demand_boot(&id, &booted::refstate().to_string())
+        .await;
+    world.until(&id, EffectiveStatus::Trusted).await;
 }

@@ -19,6 +19,8 @@ pub(super) fn event_id(code: Code) -> String {
         Code::ImaPathNotListed => "ima.validation.ima-ng.not_in_allowlist",
         Code::ImaDigestNotListed => "ima.validation.ima-ng.runtime_policy_hash",
         Code::ImaSigInvalid => "ima.validator.ima-sig.invalid_signature",
+        Code::UefiPolicyRejected => "measured_boot.policy_reject-all",
+        _ if text.starts_with("uefi.policy_") => "measured_boot.policy_example",
         _ if text.starts_with("quote.") || text.starts_with("time.") => {
             "qoute_validation.quote_validation"
         }

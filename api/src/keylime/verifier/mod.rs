@@ -21,6 +21,7 @@ use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
+use rat_engine::uefi::policy::PolicyName;
 use rat_store::Store;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -75,6 +76,11 @@ pub struct Verifier {
     pub mode: Mode,
     /// What `verifier_id` says.
     pub id: String,
+    /// Whether runtime policies must be signed by the key that comes with them: Keylime's
+    /// `require_allow_list_signatures`.
+    pub require_policy_signatures: bool,
+    /// What judges boot logs by a reference state.
+    pub boot_policy: PolicyName,
     /// The address that agents' records name.
     pub ip: String,
     /// Its port.
