@@ -37,5 +37,6 @@ mod relayed;
 mod requests;
 mod revoked;
 mod road;
+mod tenant;
 mod tokens;
 mod webhooks;
