@@ -42,6 +42,7 @@ pub mod stage;
 pub mod swtpm;
 pub mod targets;
 pub mod tenant_asks;
+pub mod transcripts;
 pub mod vectors;
 pub mod verifier;
 

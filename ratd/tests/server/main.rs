@@ -39,4 +39,5 @@ mod revoked;
 mod road;
 mod tenant;
 mod tokens;
+mod transcripts;
 mod webhooks;

@@ -18,7 +18,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
-use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_store::Store;
@@ -110,6 +111,7 @@ struct Named {
     name: Option<String>,
 }
 
+const BEGIN: &str = "/";
 const VERSIONS: &str = "/version";
 const ROOT: &str = "/{version}";
 const AGENTS: &str = "/{version}/agents";
@@ -139,6 +141,7 @@ const ALIASES: Aliases = &[
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let public = Permission::KeylimePublic;
     let surface = Surface::with_aliases(shared, ALIASES)
+        .route(Route::get(BEGIN, public), begin)
         .route(Route::get(VERSIONS, public), versions)
         .route(Route::get(ROOT, public), root);
     of_policies(of_agents(surface))
@@ -243,6 +246,14 @@ async fn versions() -> Response {
         supported_versions: SUPPORTED,
     };
     success(&versions)
+}
+
+/// Points to the newest version's root.
+async fn begin() -> Response {
+    let mut response = envelope::without_body(StatusCode::TEMPORARY_REDIRECT);
+    let location = HeaderValue::from_static("/v3.0/");
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 /// Tells that version 3 is spoken; in version 2 the path is none of its interface.
