@@ -1,4 +1,5 @@
-//! `GET /v2.6/verify/identity`: whether a quote is of an agent that the verifier knows.
+//! Routes of the verifier for whoever asks: `GET /v2.6/verify/identity`, whether a quote is of an
+//! agent that the verifier knows, and the roots of versions.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -57,7 +58,12 @@ fn q01_q11_a_quote_is_of_the_agent_whose_key_signed_it_over_this_nonce() {
         ),
         (text(machine, &flipped), NONCE, "sha256", "quote.signature"),
         (anothers, NONCE, "sha256", "quote.signature"),
-        (text(machine, &values), NONCE, "sha256", "pcr.digest_mismatch"),
+        (
+            text(machine, &values),
+            NONCE,
+            "sha256",
+            "pcr.digest_mismatch",
+        ),
         (
             text(machine, &genuine),
             NONCE,
@@ -112,4 +118,31 @@ fn what_is_missing_or_unknown_is_said_and_nothing_else_is_judged() {
     assert_eq!(twice.status, 400, "{}", shown(&twice));
     // What it found out changes nothing of the agent.
     assert_eq!(served.standing(&agent)["attestation_count"], 0);
+}
+
+#[test]
+fn roots_of_versions_say_where_the_routes_are() {
+    let served = Served::start();
+    let ask = |path: &str| served.anonymous().request_of_own("GET", path, &[], b"");
+    let begin = ask("/");
+    assert_eq!(
+        (begin.status, begin.header("location")),
+        (307, Some("/v3.0/"))
+    );
+    for (path, status) in [
+        ("/v3.0/", 200),
+        ("/v2.6/", 405),
+        ("/v1.0/", 404),
+        ("/v9/", 404),
+    ] {
+        let answer = ask(path);
+        assert_eq!(answer.status, status, "{path}: {}", shown(&answer));
+    }
+    let told = ask("/v2.6/").json()["status"].clone();
+    assert_eq!(told, "Not Implemented: Use /agents/ interface instead");
+    // Version 3's routes for tenants are none of Keylime's either.
+    for path in ["/v3.0/agents", "/v3.0/refstates/uefi", "/v3.0/policies/ima"] {
+        let answer = served.admin().request_of_own("GET", path, &[], b"");
+        assert_eq!(answer.status, 404, "{path}: {}", shown(&answer));
+    }
 }
