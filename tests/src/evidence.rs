@@ -151,19 +151,25 @@ impl Machine {
         submission
     }
 
-    /// A runtime policy that lists exactly what this machine measured.
+    /// A runtime policy that lists exactly the files that this machine measured.
     pub fn policy(&self) -> String {
-        let digests: serde_json::Map<_, _> = self
-            .list
-            .iter()
-            .skip(1)
-            .map(|file| {
-                let name = String::from_utf8(file.name.clone()).unwrap();
-                (name, serde_json::json!([hex::encode(&file.digest)]))
-            })
-            .collect();
-        policy_json(serde_json::Value::Object(digests), &[])
+        policy_of(self.list.get(1..).unwrap_or_default())
     }
+
+    /// The same with boot_aggregate, which Keylime's policies list: its agents quote no boot PCRs
+    /// unless they are told to.
+    pub fn keylime_policy(&self) -> String {
+        policy_of(&self.list)
+    }
+}
+
+/// A runtime policy that lists exactly these entries.
+pub fn policy_of(list: &[Measured]) -> String {
+    let digests = list.iter().map(|file| {
+        let name = String::from_utf8(file.name.clone()).unwrap();
+        (name, serde_json::json!([hex::encode(&file.digest)]))
+    });
+    policy_json(serde_json::Value::Object(digests.collect()), &[])
 }
 
 /// A runtime policy with these digests and exclude patterns.

@@ -1,7 +1,7 @@
 //! Keylime's verifier in front of real shards, and agents that push to it, with keys in software.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::driven;
-use crate::evidence::{Machine, policy_json};
+use crate::evidence::Machine;
 use crate::http_client::{Answer, Client};
 use crate::keylime::{pcr_blob, tpm2b};
 use crate::measured;
@@ -102,6 +102,42 @@ pub fn often() -> KeylimeSettings {
     }
 }
 
+/// The records in a folder, with the group of Keylime's agents, and the shards over them.
+async fn records(folder: &TempDir, keylime: KeylimeSettings) -> (Store, Arc<Runtime>) {
+    let store = Store::open(&folder.path().join("data")).await.unwrap();
+    if store.group(KEYLIME_GROUP).await.unwrap().is_none() {
+        let group = NewGroup {
+            slug: KEYLIME_GROUP.into(),
+            hex_id: "00".repeat(16),
+            settings: GroupSettings::default(),
+        };
+        store.create_group(&group, "test", 1).await.unwrap();
+    }
+    let settings = Settings {
+        keylime,
+        ..driven::settings()
+    };
+    let clock = Arc::new(SystemClock::start());
+    let shards = Runtime::start(store.clone(), settings, clock).await;
+    (store, Arc::new(shards.unwrap()))
+}
+
+/// TLS as Keylime's clients expect it, by the CA in a folder, which is made there when it has none.
+fn acceptor(ca_folder: &Path) -> Acceptor {
+    let ca = match std::fs::create_dir(ca_folder) {
+        Ok(()) => KeylimeCa::make(ca_folder, &["127.0.0.1".to_owned()], unix_ms()).unwrap(),
+        Err(_) => KeylimeCa::open(ca_folder, unix_ms()).unwrap().unwrap(),
+    };
+    let server = ca.server().unwrap();
+    let material = Material {
+        chain: server.chain_der,
+        key_pkcs8: server.key_pkcs8_der,
+        not_after_unix_ms: server.not_after_unix_ms,
+    };
+    let certificate = Arc::new(ServerCertificate::new(material, unix_ms()).unwrap());
+    Acceptor::for_keylime(certificate, ca.certificate_der().to_vec()).unwrap()
+}
+
 /// A verifier that serves.
 pub struct Served {
     /// Its records.
@@ -132,39 +168,8 @@ impl Served {
             .enable_all()
             .build()
             .unwrap();
-        let (store, shards) = tokio.block_on(async {
-            let store = Store::open(&folder.path().join("data")).await.unwrap();
-            if store.group(KEYLIME_GROUP).await.unwrap().is_none() {
-                let group = NewGroup {
-                    slug: KEYLIME_GROUP.into(),
-                    hex_id: "00".repeat(16),
-                    settings: GroupSettings::default(),
-                };
-                store.create_group(&group, "test", 1).await.unwrap();
-            }
-            let settings = Settings {
-                keylime,
-                ..driven::settings()
-            };
-            let clock = Arc::new(SystemClock::start());
-            let shards = Runtime::start(store.clone(), settings, clock)
-                .await
-                .unwrap();
-            (store, Arc::new(shards))
-        });
-        let ca_folder = folder.path().join("cv_ca");
-        let ca = match std::fs::create_dir(&ca_folder) {
-            Ok(()) => KeylimeCa::make(&ca_folder, &["127.0.0.1".to_owned()], unix_ms()).unwrap(),
-            Err(_) => KeylimeCa::open(&ca_folder, unix_ms()).unwrap().unwrap(),
-        };
-        let server = ca.server().unwrap();
-        let material = Material {
-            chain: server.chain_der,
-            key_pkcs8: server.key_pkcs8_der,
-            not_after_unix_ms: server.not_after_unix_ms,
-        };
-        let certificate = Arc::new(ServerCertificate::new(material, unix_ms()).unwrap());
-        let acceptor = Acceptor::for_keylime(certificate, ca.certificate_der().to_vec());
+        let (store, shards) = tokio.block_on(records(&folder, keylime));
+        let acceptor = acceptor(&folder.path().join("cv_ca"));
         let fleet: Arc<dyn Fleet> = Arc::new(Shards(Arc::clone(&shards)));
         let pushes = push::Inner::new(
             store.clone(),
@@ -194,7 +199,7 @@ impl Served {
         ];
         let router = keylime::join(&shared, routers);
         let any = "127.0.0.1:0".parse().unwrap();
-        let security = Security::Tls(Arc::new(acceptor.unwrap()));
+        let security = Security::Tls(Arc::new(acceptor));
         let listener = tokio.block_on(Listener::bind("verifier", any, security));
         let listener = listener.unwrap();
         let address = listener.local_addr();
@@ -333,11 +338,7 @@ impl Pusher {
 
     /// The policy that its machine keeps to.
     pub fn policy(&self) -> String {
-        let digests = self.machine.list.iter().map(|file| {
-            let name = String::from_utf8(file.name.clone()).unwrap();
-            (name, json!([hex::encode(&file.digest)]))
-        });
-        policy_json(Value::Object(digests.collect()), &[])
+        self.machine.keylime_policy()
     }
 
     /// What its tenant says of it.

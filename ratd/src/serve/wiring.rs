@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rat_api::auth::Gate;
 use rat_api::clock::unix_ms;
-use rat_api::core::{self, Core};
+use rat_api::core::{self, Addresses, Core};
 use rat_api::docs::{self, Docs};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
@@ -84,21 +84,9 @@ impl Parts {
         announce(&listener, (&keylime, &registrar, &verifier), &evidence, &ca)?;
         let rate = config.core.requests_per_address_per_second;
         let shared = Shared::new(Gate::new(store.clone()), rate);
-        let core = Core {
-            store: store.clone(),
-            ca: Arc::clone(&ca),
-            trust,
-            fleet: Arc::new(shards.clone()),
-            relays,
-            webhooks: Arc::new(Told(webhooks.webhooks())),
-            addresses,
-            interval_ms: config.attestation.interval_ms,
-            interval_ms_min: check::group_interval_ms_min(config),
-            mode: check::mode(config.attestation.mode),
-            shared: Arc::clone(&shared),
-            started: Instant::now(),
-            in_memory: core::InMemory::default(),
-        };
+        let known = (&store, &ca, trust);
+        let live = (&shards, &webhooks, relays);
+        let core = core_state(config, &shared, addresses, known, live);
         let people = people(config, &store, &shared);
         let exposed = Exposition {
             recorder: recorder.clone(),
@@ -116,13 +104,8 @@ impl Parts {
         tokio::spawn(upkeep.run(recorder, stop.clone()));
         let following = shards.clone();
         tokio::spawn(following.follow_groups(store.clone(), stop.drain.clone()));
-        let served = serve(
-            (listener, router),
-            keylime,
-            registrar,
-            verifier,
-            stop.clone(),
-        );
+        let core = (listener, router);
+        let served = serve(core, keylime, registrar, verifier, stop.clone());
         Ok(Self {
             store,
             readiness,
@@ -170,6 +153,31 @@ impl Parts {
         self.webhooks.drain(left).await;
         self.store.close().await;
         is_committed && requests_ended
+    }
+}
+
+/// What the Core API answers from: what is known, what runs, and where everything is.
+fn core_state(
+    config: &Config,
+    shared: &Arc<Shared>,
+    addresses: Addresses,
+    (store, ca, trust): (&Store, &Arc<Ca>, Arc<EkTrust>),
+    (shards, webhooks, relays): (&Shards, &Delivery, Arc<NamedRelays>),
+) -> Core {
+    Core {
+        store: store.clone(),
+        ca: Arc::clone(ca),
+        trust,
+        fleet: Arc::new(shards.clone()),
+        relays,
+        webhooks: Arc::new(Told(webhooks.webhooks())),
+        addresses,
+        interval_ms: config.attestation.interval_ms,
+        interval_ms_min: check::group_interval_ms_min(config),
+        mode: check::mode(config.attestation.mode),
+        shared: Arc::clone(shared),
+        started: Instant::now(),
+        in_memory: core::InMemory::default(),
     }
 }
 

@@ -4,11 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use rat_engine::shard::EffectiveStatus;
 use rat_engine::verdict::Code;
-use rat_tests::evidence::{Machine, policy_json};
+use rat_tests::evidence::{Machine, policy_of};
 use rat_tests::measured::Measured;
 use rat_tests::pull_agent::{Device, PullAgent, Reply};
 use rat_tests::pull_tpm::TpmMachine;
-use serde_json::{Value, json};
 
 use super::world::World;
 
@@ -33,7 +32,7 @@ async fn an_agent_is_trusted_and_then_asked_for_what_is_new() {
     );
     // Without a V key nobody asks for the key.
     assert!(
-        asked[0].ends_with("&mask=0x7ff&partial=1&ima_ml_entry=0"),
+        asked[0].ends_with("&mask=0x400&partial=1&ima_ml_entry=0"),
         "{asked:?}"
     );
     assert!(
@@ -135,7 +134,7 @@ async fn t01_a_boot_that_is_over_fails_the_agent() {
 async fn q01_a_quote_of_another_nonce_is_never_trust() {
     let world = World::new().await;
     let other_nonce = |machine: &Machine, _: &str, reply: Reply| {
-        let quote = quoted(machine, "AAAAAAAAAAAAAAAAAAAA", 0x7ff);
+        let quote = quoted(machine, "AAAAAAAAAAAAAAAAAAAA", 0x400);
         reply.changed(|results| results["quote"] = quote.into())
     };
     let (id, agent) = world.bent("other-nonce", other_nonce).await;
@@ -173,7 +172,7 @@ async fn q05_evidence_of_another_agent_is_never_trust() {
     let machine = Machine::valid();
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
     let bad = world
-        .add("bad", &agent, &other.ak.public(), &machine.policy())
+        .add("bad", &agent, &other.ak.public(), &machine.keylime_policy())
         .await;
     world.until(&good, EffectiveStatus::Trusted).await;
     world.until_turned_away(&bad, Code::QuoteSignature).await;
@@ -186,7 +185,7 @@ async fn p01_a_quote_without_the_pcrs_that_were_asked_for_is_never_trust() {
     let world = World::new().await;
     let fewer_pcrs = |machine: &Machine, target: &str, reply: Reply| {
         let nonce = target.split(['=', '&']).nth(1).unwrap();
-        let quote = quoted(machine, nonce, 0x400);
+        let quote = quoted(machine, nonce, 0x3ff);
         reply.changed(|results| results["quote"] = quote.into())
     };
     let (id, _agent) = world.bent("fewer-pcrs", fewer_pcrs).await;
@@ -207,7 +206,12 @@ async fn i17_a_long_list_is_judged_piece_by_piece() {
     });
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
     let id = world
-        .add("long", &agent, &machine.ak.public(), &machine.policy())
+        .add(
+            "long",
+            &agent,
+            &machine.ak.public(),
+            &machine.keylime_policy(),
+        )
         .await;
     let view = world.until(&id, EffectiveStatus::Trusted).await;
     assert_eq!(view.state.ima.unwrap().position(), 3_004);
@@ -220,10 +224,7 @@ async fn an_agent_with_a_tpm_is_trusted_until_it_runs_what_is_not_listed() {
     machine
         .measure(Measured::file("/usr/bin/sh", b"sh"))
         .unwrap();
-    let digest = hex::encode(&machine.list[1].digest);
-    let mut digests = serde_json::Map::new();
-    digests.insert("/usr/bin/sh".to_owned(), json!([digest]));
-    let policy = policy_json(Value::Object(digests), &[]);
+    let policy = policy_of(&machine.list);
     let ak_public = machine.ak_public().unwrap();
     let agent = PullAgent::start(Device::Tpm(Box::new(machine))).await;
     let id = world

@@ -100,7 +100,7 @@ impl World {
         let machine = Machine::valid();
         let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
         let id = self
-            .add(id, &agent, &machine.ak.public(), &machine.policy())
+            .add(id, &agent, &machine.ak.public(), &machine.keylime_policy())
             .await;
         (machine, id, agent)
     }
@@ -113,7 +113,7 @@ impl World {
     ) -> (AgentId, PullAgent) {
         let machine = Machine::valid();
         let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
-        let (ak, policy) = (machine.ak.public(), machine.policy());
+        let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
         agent.bend(move |target, reply| match target.contains("/quotes/") {
             false => reply,
             true => bend(&machine, target, reply),
