@@ -226,92 +226,77 @@ fn kept(machine: &Machine) -> Value {
     data
 }
 
-/// Machines in software, each with one thing that is judged.
-fn machines() -> Cases {
-    let bash = hex::encode(&Machine::valid().list[1].digest);
-    let unlisted = data(&Machine::valid());
-    let mut valid = unlisted.clone();
-    valid["runtime_policy"] = kept(&Machine::valid())["runtime_policy"].clone();
+/// Machines in software that keep to their policies.
+fn machines_that_keep() -> Cases {
+    let listing = |entry: Measured| kept(&machine_of(&|it| it.list.push(entry.clone())));
+    let with_key = |scheme| {
+        kept(&machine_of(&|it| {
+            it.ak = SoftwareAk::new(scheme, HashAlg::Sha256)
+        }))
+    };
+    let file = |name: &str| Measured::file(name, b"content");
+    let cases = [
+        ("keeps to its policy", kept(&Machine::valid())),
+        ("boot_aggregate, of quoted PCRs and not in its policy", {
+            data(&Machine::valid())
+        }),
+        ("an RSA key", with_key(Scheme::RsaSsa(2048))),
+        ("a P-384 key", with_key(Scheme::Ecdsa(384))),
+        ("entries of ima-sig", {
+            listing(file("/usr/bin/signed").in_template(Template::ImaSig))
+        }),
+        ("entries of ima-ngv2", {
+            listing(file("/usr/bin/newer").in_template(Template::ImaNgV2))
+        }),
+        ("a violation", {
+            let violation = true;
+            listing(Measured {
+                violation,
+                ..file("/var/log/open")
+            })
+        }),
+        (
+            "a name that others begin with",
+            listing(file("/usr/bin/ba")),
+        ),
+    ];
+    named(cases)
+}
+
+fn named<const N: usize>(cases: [(&str, Value); N]) -> Cases {
+    let named = cases.map(|(name, data)| (format!("machine {name}"), data));
+    named.into()
+}
+
+/// The valid machine's evidence after a change to its request.
+fn changed(change: impl FnOnce(&mut Value)) -> Value {
+    let mut data = kept(&Machine::valid());
+    change(&mut data);
+    data
+}
+
+/// The same evidence before other policies.
+fn machines_and_policies() -> Cases {
+    let valid = kept(&Machine::valid());
     let listing: Value = serde_json::from_str(valid["runtime_policy"].as_str().unwrap()).unwrap();
-    let with = |change: &dyn Fn(&mut Value)| {
-        let mut data = valid.clone();
-        change(&mut data);
-        data
-    };
-    let policy = |digests: Value, excludes: &[&str]| {
-        with(&|data| data["runtime_policy"] = policy_json(digests.clone(), excludes).into())
-    };
-    let lines: Vec<&str> = valid["ima_measurement_list"]
-        .as_str()
-        .unwrap()
-        .lines()
-        .collect();
-    let list = |lines: Vec<&str>| {
-        with(&|data| data["ima_measurement_list"] = format!("{}\n", lines.join("\n")).into())
-    };
-    let evil = data(&machine_of(&|it| {
-        it.list.push(Measured::file("/tmp/evil", b"evil"))
-    }));
     let allowed = &listing["digests"];
+    let bash = hex::encode(&Machine::valid().list[1].digest);
+    let policy = |digests: Value, excludes: &[&str]| {
+        let policy = policy_json(digests, excludes);
+        changed(|data| data["runtime_policy"] = policy.into())
+    };
     let but = |name: &str, digests: Value| {
         let mut all = allowed.clone();
         all[name] = digests;
         all
     };
+    let pcrs = |policy: Value| changed(|data| data["tpm_policy"] = policy.to_string().into());
+    let aggregate = json!({"boot_aggregate": allowed["boot_aggregate"]});
+    let zeros = "0".repeat(64);
     let cases = [
-        ("keeps to its policy", valid.clone()),
-        (
-            "an RSA key",
-            kept(&machine_of(&|it| {
-                it.ak = SoftwareAk::new(Scheme::RsaSsa(2048), HashAlg::Sha256);
-            })),
-        ),
-        (
-            "a P-384 key",
-            kept(&machine_of(&|it| {
-                it.ak = SoftwareAk::new(Scheme::Ecdsa(384), HashAlg::Sha256);
-            })),
-        ),
-        (
-            "entries of ima-sig",
-            kept(&machine_of(&|it| {
-                let entry = Measured::file("/usr/bin/signed", b"signed");
-                it.list.push(entry.in_template(Template::ImaSig));
-            })),
-        ),
-        (
-            "entries of ima-ngv2",
-            kept(&machine_of(&|it| {
-                let entry = Measured::file("/usr/bin/newer", b"newer");
-                it.list.push(entry.in_template(Template::ImaNgV2));
-            })),
-        ),
-        (
-            "a violation",
-            kept(&machine_of(&|it| {
-                let entry = Measured::file("/var/log/open", b"");
-                it.list.push(Measured {
-                    violation: true,
-                    ..entry
-                });
-            })),
-        ),
-        (
-            "a name that others begin with",
-            kept(&machine_of(&|it| {
-                it.list.push(Measured::file("/usr/bin/ba", b"c"));
-            })),
-        ),
-        (
-            "boot_aggregate, of quoted PCRs and not in its policy",
-            unlisted,
-        ),
         (
             "everything excluded but boot_aggregate",
-            policy(
-                json!({"boot_aggregate": allowed["boot_aggregate"]}),
-                &["/usr/.*"],
-            ),
+            policy(aggregate, &["/usr/.*"]),
         ),
         ("nothing allowed", policy(json!({}), &[])),
         (
@@ -320,13 +305,43 @@ fn machines() -> Cases {
         ),
         (
             "one of two digests",
-            policy(but("/usr/bin/bash", json!(["0".repeat(64), bash])), &[]),
+            policy(but("/usr/bin/bash", json!([zeros, bash])), &[]),
         ),
         ("a file beyond its policy", {
-            let mut data = evil;
+            let evil = Measured::file("/tmp/evil", b"evil");
+            let mut data = data(&machine_of(&|it| it.list.push(evil.clone())));
             data["runtime_policy"] = valid["runtime_policy"].clone();
             data
         }),
+        (
+            "a PCR of another value",
+            pcrs(json!({"0": [zeros], "mask": "0x1"})),
+        ),
+        ("a PCR that is not quoted", {
+            pcrs(json!({"22": ["f".repeat(64)], "mask": "0x400000"}))
+        }),
+    ];
+    named(cases)
+}
+
+/// The same evidence with something done to its list or quote.
+fn machines_and_lists() -> Cases {
+    let valid = kept(&Machine::valid());
+    let lines: Vec<&str> = valid["ima_measurement_list"]
+        .as_str()
+        .unwrap()
+        .lines()
+        .collect();
+    // Keys of the evidence are made anew each time: list and quote must be of one.
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut data = valid.clone();
+        change(&mut data);
+        data
+    };
+    let list = |lines: Vec<&str>| {
+        with(&|data| data["ima_measurement_list"] = format!("{}\n", lines.join("\n")).into())
+    };
+    let cases = [
         ("a line left out", list([&lines[..2], &lines[3..]].concat())),
         ("the last line left out", list(lines[..3].to_vec())),
         (
@@ -341,22 +356,6 @@ fn machines() -> Cases {
             }),
         ),
         (
-            "a PCR of another value",
-            with(&|data| {
-                data["tpm_policy"] = json!({"0": ["0".repeat(64)], "mask": "0x1"})
-                    .to_string()
-                    .into();
-            }),
-        ),
-        (
-            "a PCR that is not quoted",
-            with(&|data| {
-                data["tpm_policy"] = json!({"22": ["f".repeat(64)], "mask": "0x400000"})
-                    .to_string()
-                    .into();
-            }),
-        ),
-        (
             "another hash",
             with(&|data| data["hash_alg"] = "sha384".into()),
         ),
@@ -368,8 +367,7 @@ fn machines() -> Cases {
             }),
         ),
     ];
-    let named = cases.map(|(name, data)| (format!("machine {name}"), data));
-    named.into()
+    named(cases)
 }
 
 /// Keylime's event ids for each, from its own function.
@@ -422,7 +420,12 @@ fn keylimes(cases: &Cases) -> Vec<Vec<String>> {
 #[test]
 #[ignore = "needs Keylime from PyPI: make interop"]
 fn keylimes_own_verification_and_ours_give_the_same_verdicts() {
-    let cases = [quotes(), sets(), transcripts(), machines()].concat();
+    let machines = [
+        machines_that_keep(),
+        machines_and_policies(),
+        machines_and_lists(),
+    ];
+    let cases = [quotes(), sets(), transcripts(), machines.concat()].concat();
     let theirs = keylimes(&cases);
     assert_eq!(theirs.len(), cases.len());
     let (mut faults, mut used, mut believed) = (Vec::new(), Vec::new(), 0);
