@@ -31,6 +31,7 @@ pub mod oracle;
 pub mod pull_agent;
 pub mod pull_tpm;
 pub mod pulled;
+pub mod push_tpm;
 pub mod python;
 pub mod receiver;
 pub mod recording;
@@ -40,6 +41,8 @@ pub mod software_tpm;
 pub mod stage;
 pub mod swtpm;
 pub mod targets;
+pub mod tenant_asks;
+pub mod transcripts;
 pub mod vectors;
 pub mod verifier;
 

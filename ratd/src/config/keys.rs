@@ -97,7 +97,8 @@ keys! {
         Keylime.";
     "keylime.pull.certificate": "A file with the certificate (PEM) that Keylime's agents are shown \
         when they are polled: one that their `trusted_client_ca` vouches for, such as Keylime's \
-        `cv_ca/client-cert.crt`. Empty: none, which they refuse.";
+        `cv_ca/client-cert.crt`. Empty: the client's of the CA in `cv_ca`, where Keylime's registrar or \
+        verifier is served over TLS.";
     "keylime.pull.key": "A file with its private key (PEM), not encrypted.";
     "keylime.pull.plain_http": "`true` polls agents that have no certificate (`mtls_cert` \
         `disabled`) over plain HTTP. Without, they are not polled.";

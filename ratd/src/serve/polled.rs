@@ -50,7 +50,7 @@ impl Polled {
         };
         let options = Options {
             settings: pull.settings(keylime.interval_ms, keylime.answer_ms.into()),
-            identity: pull.identity().means(Exit::Configuration)?,
+            identity: pull.identity(&config.data_dir).means(Exit::Configuration)?,
             seal: Arc::new(|key, v_key| seal_v_key(key, v_key).ok()),
             watcher: Arc::new(watcher),
         };

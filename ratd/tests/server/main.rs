@@ -37,5 +37,7 @@ mod relayed;
 mod requests;
 mod revoked;
 mod road;
+mod tenant;
 mod tokens;
+mod transcripts;
 mod webhooks;

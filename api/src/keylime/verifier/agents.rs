@@ -192,13 +192,13 @@ pub(super) async fn stop(
     }
 }
 
-fn not_found() -> Response {
+pub(super) fn not_found() -> Response {
     envelope::bare(StatusCode::NOT_FOUND, "agent id not found")
 }
 
 impl Verifier {
     /// One of Keylime's agents; `None` for everybody else.
-    async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
+    pub(super) async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
         let record = self.store.agent(id).await?;
         Ok(record.filter(|it| it.record.path != AgentPath::Native))
     }

@@ -131,7 +131,10 @@ impl Wanted {
             )
         };
         let mtls_cert = text("mtls_cert")?.map(str::to_owned);
-        let (ip, port) = (text("cloudagent_ip")?.map(str::to_owned), port(&object)?);
+        let (ip, port) = (
+            text("cloudagent_ip")?.map(str::to_owned),
+            port_of(&object, "cloudagent_port")?,
+        );
         let path = path(verifier.mode, ip.as_deref(), port, mtls_cert.as_deref());
         if path == AgentPath::KeylimePull && verifier.polls.is_none() {
             let text = "nobody polls agents here; one without cloudagent_ip and cloudagent_port \
@@ -157,7 +160,8 @@ impl Wanted {
             mtls_cert,
             supported_version: owned("supported_version")?,
             verifier_ip: text("verifier_ip")?.unwrap_or(&verifier.ip).to_owned(),
-            verifier_port: verifier.port,
+            // Where the tenant reaches this server, who asks there again.
+            verifier_port: port_of(&object, "verifier_port")?.unwrap_or(verifier.port),
         };
         are_admitted(&facts)?;
         let some = |text: Option<&str>| text.filter(|it| !it.is_empty()).map(str::to_owned);
@@ -261,13 +265,14 @@ fn malformed(what: &str, error: &dyn std::fmt::Display) -> Refused {
     Refused::request(format!("{what} is malformatted: {}", error.escape_debug()))
 }
 
-fn port(object: &Object<'_>) -> Result<Option<u16>, Refused> {
-    if let Ok(port) = object.optional_number("cloudagent_port", 1..=65_535) {
+/// A port, as a number or as text.
+fn port_of(object: &Object<'_>, name: &'static str) -> Result<Option<u16>, Refused> {
+    if let Ok(port) = object.optional_number(name, 1..=65_535) {
         return Ok(port.and_then(|port| u16::try_from(port).ok()));
     }
-    let text = object.optional_text("cloudagent_port", 5)?;
+    let text = object.optional_text(name, 5)?;
     let port = text.map(str::parse).transpose();
-    port.map_err(|_| Refused::request("Exception error: 'cloudagent_port' is no port number"))
+    port.map_err(|_| Refused::request(format!("Exception error: '{name}' is no port number")))
 }
 
 fn path(mode: Mode, ip: Option<&str>, port: Option<u16>, mtls_cert: Option<&str>) -> AgentPath {

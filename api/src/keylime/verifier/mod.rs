@@ -9,6 +9,7 @@ mod add;
 mod agents;
 mod asked;
 mod event;
+mod identity;
 mod policies;
 mod status;
 
@@ -18,7 +19,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
-use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_engine::uefi::policy::PolicyName;
@@ -116,12 +118,14 @@ struct Named {
     name: Option<String>,
 }
 
+const BEGIN: &str = "/";
 const VERSIONS: &str = "/version";
 const ROOT: &str = "/{version}";
 const AGENTS: &str = "/{version}/agents";
 const AGENT: &str = "/{version}/agents/{name}";
 const REACTIVATE: &str = "/{version}/agents/{name}/reactivate";
 const STOP: &str = "/{version}/agents/{name}/stop";
+const IDENTITY: &str = "/{version}/verify/identity";
 const RUNTIME: &str = "/{version}/allowlists";
 const RUNTIME_ONE: &str = "/{version}/allowlists/{name}";
 const BOOT: &str = "/{version}/mbpolicies";
@@ -135,6 +139,7 @@ const ALIASES: Aliases = &[
     (AGENT, &["/{version}/agents/{name}/"]),
     (REACTIVATE, &["/{version}/agents/{name}/reactivate/"]),
     (STOP, &["/{version}/agents/{name}/stop/"]),
+    (IDENTITY, &["/{version}/verify/identity/"]),
     (RUNTIME, &["/{version}/allowlists/"]),
     (RUNTIME_ONE, &["/{version}/allowlists/{name}/"]),
     (BOOT, &["/{version}/mbpolicies/"]),
@@ -145,8 +150,10 @@ const ALIASES: Aliases = &[
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let public = Permission::KeylimePublic;
     let surface = Surface::with_aliases(shared, ALIASES)
+        .route(Route::get(BEGIN, public), begin)
         .route(Route::get(VERSIONS, public), versions)
-        .route(Route::get(ROOT, public), root);
+        .route(Route::get(ROOT, public), root)
+        .route(Route::get(IDENTITY, public), identity::verify);
     of_policies(of_agents(surface))
 }
 
@@ -249,6 +256,14 @@ async fn versions() -> Response {
         supported_versions: SUPPORTED,
     };
     success(&versions)
+}
+
+/// Points to the newest version's root.
+async fn begin() -> Response {
+    let mut response = envelope::without_body(StatusCode::TEMPORARY_REDIRECT);
+    let location = HeaderValue::from_static("/v3.0/");
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 /// Tells that version 3 is spoken; in version 2 the path is none of its interface.

@@ -17,7 +17,6 @@ pub(super) enum State {
     Start,
     GetQuote,
     GetQuoteRetry,
-    Failed,
     InvalidQuote,
 }
 
@@ -27,7 +26,6 @@ impl From<State> for u8 {
             State::Start => 1,
             State::GetQuote => 3,
             State::GetQuoteRetry => 4,
-            State::Failed => 7,
             State::InvalidQuote => 9,
         }
     }
@@ -128,7 +126,7 @@ fn operational_state(pushes: bool, seen: Option<&Seen>) -> Option<State> {
     let has_attested = state.is_some_and(|state| state.verdict.is_some());
     let failure = state.and_then(|state| state.failure.as_deref());
     Some(match (failure, pushes) {
-        (Some(failure), false) if rat_engine::shard::is_of_policy(failure.code) => State::Failed,
+        // Whatever failed of its evidence: Keylime's `Failed` is an agent that was given up.
         (Some(_), false) => State::InvalidQuote,
         (_, true) if !has_attested => return None,
         (_, true) => State::GetQuote,
