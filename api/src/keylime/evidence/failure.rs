@@ -74,12 +74,6 @@ impl Failure {
         self.context.code
     }
 
-    /// What is known of it, as JSON text.
-    pub(super) fn context(&self) -> String {
-        // It has nothing that JSON cannot write.
-        serde_json::to_string(&self.context).unwrap_or_else(|_| self.code().to_owned())
-    }
-
     /// A parameter that must be there.
     pub(super) fn missing_parameter(name: &str) -> Self {
         let message = format!("missing parameter \"{name}\"");

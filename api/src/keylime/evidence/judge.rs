@@ -52,24 +52,6 @@ pub(super) fn judge(
     }
 }
 
-/// Judges whether a quote is of this key, over this nonce, and of the PCR values that came with it;
-/// nothing else is asked of it. Without a failure it is.
-pub(super) fn identity(ak_public: &[u8], quote: &str, nonce: &str, hash_alg: &str) -> Vec<Failure> {
-    let Some(hash) = HashAlg::from_name(hash_alg.as_bytes()) else {
-        return vec![Failure::unknown_hash(hash_alg)];
-    };
-    let held = Held {
-        judge: None,
-        pcr_policy: None,
-        measured_boot: None,
-    };
-    match Evidence::of(ak_public, quote, hash) {
-        // PCRs of a list that did not come with it stay unexplained: nobody asks for the list.
-        Ok(evidence) => failures(evidence.appraise(nonce, held, hash).conclude(), true),
-        Err(failure) => vec![failure],
-    }
-}
-
 /// Why nothing more is looked at.
 enum Stop {
     /// The evidence fails before it can be appraised.
@@ -141,12 +123,7 @@ impl Evidence {
         let bytes = decode(&asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX).ok_or_else(|| {
             Failure::of_key(Code::AkMalformed, "tpm_ak is no TPM2B_PUBLIC in base64")
         })?;
-        Ok(Self::of(&bytes, &asked.needed("quote")?, hash)?)
-    }
-
-    /// The same for a key in its binary form.
-    fn of(ak_public: &[u8], quote: &str, hash: HashAlg) -> Result<Self, Failure> {
-        let public = Public::parse(ak_public).map_err(|error| {
+        let public = Public::parse(&bytes).map_err(|error| {
             let code = match error {
                 PublicError::Malformed(_) => Code::AkMalformed,
                 _ => Code::AkNotAllowed,
@@ -155,14 +132,14 @@ impl Evidence {
         })?;
         let key = VerifyingKey::from_tpm(&public)
             .map_err(|error| Failure::of_key(Code::AkNotAllowed, &error.to_string()))?;
-        let quote = QuoteText::parse(quote)
+        let quote = QuoteText::parse(&asked.needed("quote")?)
             .map_err(|error| Failure::of_quote(Code::QuoteMalformed, error.to_string()))?;
         let signed_with = Signature::parse(&quote.signature).map(|signature| signature.hash());
         if let Ok(found) = signed_with
             && found != hash
         {
             let detail = format!("Quote was expected to use {hash} but used {found} instead");
-            return Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail));
+            return Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail).into());
         }
         Ok(Self {
             key,

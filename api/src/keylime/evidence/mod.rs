@@ -36,22 +36,6 @@ use crate::metrics;
 use failure::Failure;
 use request::{Asked, Fault};
 
-/// Whether a quote is of this key (`TPMT_PUBLIC`), over this nonce, and of the PCR values in it:
-/// why not, as Keylime writes it, or `None`.
-///
-/// # Security
-/// Nothing is said of what the PCRs hold, nor of when the quote was made.
-pub(super) fn identity(
-    ak_public: &[u8],
-    quote: &str,
-    nonce: &str,
-    hash_alg: &str,
-) -> Option<String> {
-    let failures = judge::identity(ak_public, quote, nonce, hash_alg);
-    let contexts: Vec<String> = failures.iter().map(Failure::context).collect();
-    (!contexts.is_empty()).then(|| contexts.join("; "))
-}
-
 /// What came of a request.
 enum Outcome {
     /// Everything that was asked of the evidence holds; the text of what was sent, in pieces.

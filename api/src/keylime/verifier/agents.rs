@@ -192,13 +192,13 @@ pub(super) async fn stop(
     }
 }
 
-pub(super) fn not_found() -> Response {
+fn not_found() -> Response {
     envelope::bare(StatusCode::NOT_FOUND, "agent id not found")
 }
 
 impl Verifier {
     /// One of Keylime's agents; `None` for everybody else.
-    pub(super) async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
+    async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
         let record = self.store.agent(id).await?;
         Ok(record.filter(|it| it.record.path != AgentPath::Native))
     }

@@ -9,7 +9,6 @@ mod add;
 mod agents;
 mod asked;
 mod event;
-mod identity;
 mod policies;
 mod status;
 
@@ -125,7 +124,6 @@ const AGENTS: &str = "/{version}/agents";
 const AGENT: &str = "/{version}/agents/{name}";
 const REACTIVATE: &str = "/{version}/agents/{name}/reactivate";
 const STOP: &str = "/{version}/agents/{name}/stop";
-const IDENTITY: &str = "/{version}/verify/identity";
 const RUNTIME: &str = "/{version}/allowlists";
 const RUNTIME_ONE: &str = "/{version}/allowlists/{name}";
 const BOOT: &str = "/{version}/mbpolicies";
@@ -139,7 +137,6 @@ const ALIASES: Aliases = &[
     (AGENT, &["/{version}/agents/{name}/"]),
     (REACTIVATE, &["/{version}/agents/{name}/reactivate/"]),
     (STOP, &["/{version}/agents/{name}/stop/"]),
-    (IDENTITY, &["/{version}/verify/identity/"]),
     (RUNTIME, &["/{version}/allowlists/"]),
     (RUNTIME_ONE, &["/{version}/allowlists/{name}/"]),
     (BOOT, &["/{version}/mbpolicies/"]),
@@ -152,8 +149,7 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let surface = Surface::with_aliases(shared, ALIASES)
         .route(Route::get(BEGIN, public), begin)
         .route(Route::get(VERSIONS, public), versions)
-        .route(Route::get(ROOT, public), root)
-        .route(Route::get(IDENTITY, public), identity::verify);
+        .route(Route::get(ROOT, public), root);
     of_policies(of_agents(surface))
 }
 
