@@ -105,6 +105,9 @@ catalogue! {
     EVIDENCE_VERIFICATIONS = "attest_evidence_verifications_total", Counter, Count,
         ["result": "`valid`, `invalid` or `refused`", "code": "the first code that failed, or empty"],
         "Evidence that somebody sent to be verified, of machines that need not be enrolled.";
+    IDENTITY_VERIFICATIONS = "attest_identity_verifications_total", Counter, Count,
+        ["result": "`valid`, `invalid` or `refused`", "code": "the first code that failed, why it was refused, or empty"],
+        "Quotes that somebody sent to learn whether they are of an agent that is enrolled.";
     KEYLIME_PUSHES = "attest_keylime_pushes_total", Counter, Count,
         ["step": "`session`, `begin` or `answer`", "result": "`pass`, or why it was refused"],
         "Sessions that Keylime's pushing agents proved their keys for, and what of their attestations was refused.";

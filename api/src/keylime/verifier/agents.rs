@@ -198,7 +198,7 @@ fn not_found() -> Response {
 
 impl Verifier {
     /// One of Keylime's agents; `None` for everybody else.
-    async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
+    pub(super) async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
         let record = self.store.agent(id).await?;
         Ok(record.filter(|it| it.record.path != AgentPath::Native))
     }

@@ -9,6 +9,7 @@ mod add;
 mod agents;
 mod asked;
 mod event;
+mod identity;
 mod policies;
 mod status;
 
@@ -110,6 +111,7 @@ struct Named {
     name: Option<String>,
 }
 
+const IDENTITY: &str = "/{version}/verify/identity";
 const VERSIONS: &str = "/version";
 const ROOT: &str = "/{version}";
 const AGENTS: &str = "/{version}/agents";
@@ -123,6 +125,7 @@ const BOOT_ONE: &str = "/{version}/mbpolicies/{name}";
 
 /// Paths have the same meaning with a slash at the end.
 const ALIASES: Aliases = &[
+    (IDENTITY, &["/{version}/verify/identity/"]),
     (VERSIONS, &["/version/", "/versions"]),
     (ROOT, &["/{version}/"]),
     (AGENTS, &["/{version}/agents/"]),
@@ -139,6 +142,7 @@ const ALIASES: Aliases = &[
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let public = Permission::KeylimePublic;
     let surface = Surface::with_aliases(shared, ALIASES)
+        .route(Route::get(IDENTITY, public), identity::verify)
         .route(Route::get(VERSIONS, public), versions)
         .route(Route::get(ROOT, public), root);
     of_policies(of_agents(surface))
