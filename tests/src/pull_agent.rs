@@ -137,6 +137,7 @@ struct Shared {
     /// PEM.
     shown: String,
     v_keys: Mutex<Vec<Vec<u8>>>,
+    revocations: Mutex<Vec<Value>>,
     connections: AtomicUsize,
 }
 
@@ -205,6 +206,7 @@ impl PullAgent {
             key,
             shown,
             v_keys: Mutex::default(),
+            revocations: Mutex::default(),
             connections: AtomicUsize::new(0),
         };
         let (certificate, acceptor) = tls.unzip();
@@ -285,6 +287,11 @@ impl PullAgent {
     /// V keys that it was given, opened.
     pub fn v_keys(&self) -> Vec<Vec<u8>> {
         self.shared.v_keys.lock().unwrap().clone()
+    }
+
+    /// Revocations of others that it was told of, in order.
+    pub fn revocations(&self) -> Vec<Value> {
+        self.shared.revocations.lock().unwrap().clone()
     }
 
     /// Connections that were opened to it so far.
@@ -420,6 +427,11 @@ fn answer(shared: &Shared, target: &str, body: &[u8]) -> Reply {
         let length = key.private_decrypt(&sealed.unwrap(), &mut opened, Padding::PKCS1_OAEP);
         opened.truncate(length.unwrap());
         shared.v_keys.lock().unwrap().push(opened);
+        return Reply::of(200, "Success", json!({}));
+    }
+    if rest == "notifications/revocation" {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        shared.revocations.lock().unwrap().push(body);
         return Reply::of(200, "Success", json!({}));
     }
     match rest.strip_prefix("quotes/integrity?") {

@@ -8,7 +8,6 @@
 mod add;
 mod agents;
 mod asked;
-mod event;
 mod identity;
 mod policies;
 mod status;
@@ -22,6 +21,7 @@ use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
+use rat_engine::verdict::severity::SeverityPolicy;
 use rat_store::Store;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -82,6 +82,8 @@ pub struct Verifier {
     pub port: u16,
     /// From one attestation of an agent to its next, in seconds.
     pub interval_seconds: u64,
+    /// How grave failures are.
+    pub severities: Arc<SeverityPolicy>,
     /// Who adds or removes has a turn: the store and the shards are changed one after the other.
     pub turn: Mutex<()>,
 }
