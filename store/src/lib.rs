@@ -25,6 +25,7 @@ mod fold;
 mod groups;
 mod keylime_agents;
 mod keylime_policies;
+mod keylime_standing;
 pub mod limits;
 mod load;
 mod logs;
@@ -68,6 +69,7 @@ pub use keylime_agents::{
 pub use keylime_policies::{
     KeylimeKind, KeylimePolicy, KeylimePut, KeylimeRemoved, NewKeylimePolicy,
 };
+pub use keylime_standing::{Halted, NotedStanding, ToldFailure};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};
 pub use noted::{NewMessage, Noted, StatusChange, StatusNote};

@@ -22,7 +22,8 @@ use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_engine::shard::{Coverage, Glance, KEYLIME_GROUP, Operation, StatusCounts};
 use rat_engine::tpm::Public;
 use rat_identity::keylime::KeylimeCa;
-use rat_runtime::{ControlError, KeylimeSettings, Runtime, Settings, SystemClock};
+use rat_ops::webhook;
+use rat_runtime::{ControlError, EventStream, KeylimeSettings, Runtime, Settings, SystemClock};
 use rat_store::{GroupSettings, KeylimeKind, NewGroup, Store, StoredAgent};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -200,6 +201,7 @@ impl Served {
             ip: "127.0.0.1".into(),
             port: 8881,
             interval_seconds: 10,
+            severities: Arc::default(),
             turn: tokio::sync::Mutex::default(),
         });
         let routers = [
@@ -243,6 +245,16 @@ impl Served {
             store.close().await;
         });
         folder
+    }
+
+    /// What the shards tell from now on.
+    pub fn events(&self) -> EventStream {
+        self.shards.events()
+    }
+
+    /// The shards, as whoever tells of agents asks them; for as long as they are there.
+    pub fn views(&self) -> Arc<dyn webhook::Fleet> {
+        Arc::clone(&self.shards) as Arc<dyn webhook::Fleet>
     }
 
     /// Waits for a future.

@@ -145,6 +145,7 @@ struct Shared {
     shown: String,
     v_keys: Mutex<Vec<Vec<u8>>>,
     tenant: Tenant,
+    revocations: Mutex<Vec<Value>>,
     connections: AtomicUsize,
 }
 
@@ -214,6 +215,7 @@ impl PullAgent {
             shown,
             v_keys: Mutex::default(),
             tenant: Tenant::default(),
+            revocations: Mutex::default(),
             connections: AtomicUsize::new(0),
         };
         let (certificate, acceptor) = tls.unzip();
@@ -299,6 +301,11 @@ impl PullAgent {
     /// What its tenant gave it last.
     pub fn given(&self) -> Option<Given> {
         self.shared.tenant.given()
+    }
+
+    /// Revocations of others that it was told of, in order.
+    pub fn revocations(&self) -> Vec<Value> {
+        self.shared.revocations.lock().unwrap().clone()
     }
 
     /// Connections that were opened to it so far.
@@ -430,6 +437,11 @@ fn answer(shared: &Shared, target: &str, body: &[u8]) -> Reply {
         let body: Value = serde_json::from_slice(body).unwrap();
         let opened = tenant_asks::opened(&shared.key, &body);
         shared.v_keys.lock().unwrap().push(opened);
+        return Reply::of(200, "Success", json!({}));
+    }
+    if rest == "notifications/revocation" {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        shared.revocations.lock().unwrap().push(body);
         return Reply::of(200, "Success", json!({}));
     }
     if let Some(query) = rest.strip_prefix("quotes/integrity?") {

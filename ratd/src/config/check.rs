@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
 use rat_engine::shard::Settings;
+use rat_engine::verdict::severity::SeverityError;
 use rat_identity::ek::EkTrust;
 use rat_identity::keylime::EkCheck;
 use rat_runtime::{IMA_CACHE_AGENT_BYTES_MIN, IMA_CACHE_BYTES_MAX, IMA_CACHE_BYTES_MIN};
@@ -66,6 +67,9 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     for (key, text) in config.keylime.pull.faults() {
         fault(key, text);
     }
+    for (key, text) in config.keylime.revocation.faults(&config.webhook) {
+        fault(key, text);
+    }
     for (key, text) in cache_faults(&config.runtime) {
         fault(key, text);
     }
@@ -124,6 +128,13 @@ fn verifier_faults(config: &Config) -> Vec<(&'static str, String)> {
         if !(1..=max).contains(&seconds) {
             faults.push((key, format!("must be 1 to {max}")));
         }
+    }
+    if let Err(error) = verifier.severities() {
+        let key = match error {
+            SeverityError::Labels | SeverityError::Twice(_) => "keylime.verifier.severity_labels",
+            _ => "keylime.verifier.severity_policy",
+        };
+        faults.push((key, error.to_string()));
     }
     faults
 }

@@ -68,22 +68,21 @@ impl Pull {
         }
     }
 
-    /// What agents are shown: what is named here, or else the client's certificate of Keylime's CA
-    /// in the data directory, as Keylime's verifier shows it. `None` where there is no such CA.
+    /// What agents are shown: by default what tenants show, too.
     pub(crate) fn identity(&self, data_dir: &Path) -> Result<Option<ClientIdentity>> {
         let folder = data_dir.join(CA_FOLDER);
-        let (certificate, key) = match self.certificate.as_os_str().is_empty() {
-            true => (
-                folder.join("client-cert.crt"),
-                folder.join("client-private.pem"),
-            ),
-            false => (self.certificate.clone(), self.key.clone()),
-        };
-        if self.certificate.as_os_str().is_empty() && !certificate.exists() {
+        let mut files = [
+            folder.join("client-cert.crt"),
+            folder.join("client-private.pem"),
+        ];
+        if !self.certificate.as_os_str().is_empty() {
+            files = [self.certificate.clone(), self.key.clone()];
+        } else if files.iter().any(|file| !file.exists()) {
             return Ok(None);
         }
-        let (chain, key_text) = (read(&certificate)?, read(&key)?);
-        let identity = ClientIdentity::of_pem(&chain, &key_text);
+        let [certificate, key] = files;
+        let (chain, private) = (read(&certificate)?, read(&key)?);
+        let identity = ClientIdentity::of_pem(&chain, &private);
         let identity = identity.with_context(|| {
             let (certificate, key) = (certificate.display(), key.display());
             format!("keylime.pull.certificate {certificate}, key {key}")

@@ -65,6 +65,7 @@ impl Served {
             ip: listener.local_addr().ip().to_string(),
             port: listener.local_addr().port(),
             interval_seconds: settings.quote_interval_seconds,
+            severities: Arc::new(settings.severities().means(Exit::Configuration)?),
             turn: tokio::sync::Mutex::default(),
         });
         let evidence = keylime::surface(Arc::clone(&shared));

@@ -1,6 +1,7 @@
 //! The parts of a server, joined.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::evidence::Intake;
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
+use rat_ops::revocation::Revocations;
 use rat_ops::webhook::Delivery;
 use rat_store::Store;
 use rat_transport::quic::server::Server;
@@ -29,7 +31,8 @@ use super::polled::Polled;
 use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
-use super::{evidence, keylime, registrar, verifier};
+use super::{evidence, keylime, registrar, revocations, verifier};
+use crate::config::pull::Pull;
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
 use crate::{data_dir, first_start, health};
@@ -46,6 +49,7 @@ pub(super) struct Parts {
     shards: Shards,
     evidence: Arc<Server>,
     polled: Polled,
+    revocations: Option<Revocations>,
     webhooks: Delivery,
     http: JoinHandle<()>,
 }
@@ -66,10 +70,13 @@ impl Parts {
         let keylime = keylime::Served::bind(config, &certificate, &store).await?;
         let (keylime_tls, registrar) = registrar::bind(config, &ca, &store, &trust).await?;
         let shards = Shards::start(config, &store).await?;
-        let webhooks = webhooks::start(webhooks, &store, &shards).await?;
         let intake = intake(&shards)?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
         let polled = Polled::start(config, &store, &shards, Arc::clone(&intake)).await?;
+        let channels = revocations::channels(config, &polled).await?;
+        let webhooks = webhooks::start(webhooks, channels, &store, &shards).await?;
+        let revocations =
+            revocations::start(config, &store, &shards, &polled, webhooks.webhooks())?;
         let tls = keylime_tls.as_ref();
         let asked = (Arc::clone(&intake), polled.clone());
         let verifier = verifier::Served::bind(config, tls, &store, &shards, asked).await?;
@@ -99,6 +106,8 @@ impl Parts {
             ca,
             certificate,
             keylime_tls,
+            polled: (polled.clone(), config.keylime.pull.clone()),
+            data_dir: config.data_dir.clone(),
             evidence: Arc::clone(&evidence),
         };
         tokio::spawn(upkeep.run(recorder, stop.clone()));
@@ -112,6 +121,7 @@ impl Parts {
             shards,
             evidence,
             polled,
+            revocations,
             webhooks,
             http: tokio::spawn(served),
         })
@@ -147,8 +157,13 @@ impl Parts {
         let left = deadline.saturating_sub(begun.elapsed());
         let is_committed = self.shards.drain(left).await;
         tracing::info!(is_committed, requests_ended, "the shards ended");
-        // Last, because it writes down what the shards told: what it cannot deliver now is
+        // Last, because they write down what the shards told: what they cannot deliver now is
         // delivered after the next start.
+        if let Some(revocations) = self.revocations {
+            revocations
+                .drain(deadline.saturating_sub(begun.elapsed()))
+                .await;
+        }
         let left = deadline.saturating_sub(begun.elapsed());
         self.webhooks.drain(left).await;
         self.store.close().await;
@@ -324,6 +339,8 @@ struct Upkeep {
     ca: Arc<Ca>,
     certificate: Arc<ServerCertificate>,
     keylime_tls: Option<KeylimeTls>,
+    polled: (Polled, Pull),
+    data_dir: PathBuf,
     evidence: Arc<Server>,
 }
 
@@ -340,11 +357,20 @@ impl Upkeep {
                         tracing::error!(error = %format!("{error:#}"), "the server's certificate");
                     }
                     // One that fails does not keep the other from being renewed.
-                    if let Some(Err(error)) = self.keylime_tls.as_ref().map(KeylimeTls::renew) {
+                    if let Err(error) = self.renew_keylime() {
                         tracing::error!(error = %format!("{error:#}"), "a certificate in cv_ca");
                     }
                 }
             }
+        }
+    }
+
+    /// New certificates of Keylime's servers and for its agents, when the present ones are due.
+    fn renew_keylime(&self) -> anyhow::Result<()> {
+        let (polled, pull) = &self.polled;
+        match &self.keylime_tls {
+            Some(tls) if tls.renew()? => polled.show_anew(pull, &self.data_dir),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -35,6 +35,7 @@ mod process;
 mod registrar;
 mod relayed;
 mod requests;
+mod revocations;
 mod revoked;
 mod road;
 mod tenant;

@@ -16,6 +16,7 @@ use rat_engine::shard::AgentPath;
 use rat_engine::tpm::Public;
 use rat_engine::tpm::attributes::check_attestation_key;
 use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
+use rat_identity::revocation_key::check_revocation_key;
 use rat_store::KeylimeFacts;
 
 use super::{Mode, Verifier};
@@ -196,6 +197,10 @@ fn are_admitted(facts: &KeylimeFacts) -> Result<(), Refused> {
         let text = "ima_sign_verification_keys are taken as verification-keys of the runtime \
                     policy only";
         return Err(Refused::request(text));
+    }
+    if !facts.revocation_key.is_empty() {
+        check_revocation_key(&facts.revocation_key)
+            .map_err(|error| Refused::request(format!("revocation_key {error}")))?;
     }
     PcrPolicy::parse(facts.tpm_policy.as_bytes())
         .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))?;

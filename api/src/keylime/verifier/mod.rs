@@ -8,7 +8,7 @@
 mod add;
 mod agents;
 mod asked;
-mod event;
+mod identity;
 mod policies;
 mod status;
 
@@ -23,6 +23,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_engine::uefi::policy::PolicyName;
+use rat_engine::verdict::severity::SeverityPolicy;
 use rat_store::Store;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -88,6 +89,8 @@ pub struct Verifier {
     pub port: u16,
     /// From one attestation of an agent to its next, in seconds.
     pub interval_seconds: u64,
+    /// How grave failures are.
+    pub severities: Arc<SeverityPolicy>,
     /// Who adds or removes has a turn: the store and the shards are changed one after the other.
     pub turn: Mutex<()>,
 }
@@ -118,6 +121,7 @@ struct Named {
 }
 
 const BEGIN: &str = "/";
+const IDENTITY: &str = "/{version}/verify/identity";
 const VERSIONS: &str = "/version";
 const ROOT: &str = "/{version}";
 const AGENTS: &str = "/{version}/agents";
@@ -131,6 +135,7 @@ const BOOT_ONE: &str = "/{version}/mbpolicies/{name}";
 
 /// Paths have the same meaning with a slash at the end.
 const ALIASES: Aliases = &[
+    (IDENTITY, &["/{version}/verify/identity/"]),
     (VERSIONS, &["/version/", "/versions"]),
     (ROOT, &["/{version}/"]),
     (AGENTS, &["/{version}/agents/"]),
@@ -148,6 +153,7 @@ pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let public = Permission::KeylimePublic;
     let surface = Surface::with_aliases(shared, ALIASES)
         .route(Route::get(BEGIN, public), begin)
+        .route(Route::get(IDENTITY, public), identity::verify)
         .route(Route::get(VERSIONS, public), versions)
         .route(Route::get(ROOT, public), root);
     of_policies(of_agents(surface))

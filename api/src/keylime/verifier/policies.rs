@@ -291,6 +291,9 @@ impl Verifier {
                 // The store has it: they are told at the next start, or when it is sent again.
                 return failed(ApiError::from(error));
             }
+            if let Err(error) = self.resume(kind, name).await {
+                return failed(error);
+            }
         }
         envelope::bare(StatusCode::CREATED, "Created")
     }
