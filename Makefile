@@ -11,7 +11,10 @@ FUZZ_SECONDS ?= 10
 # How often `make crash` kills the store.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help setup demo offline test counts crash lint bench bench-keylime fuzz miri clean
+# The tests that are ignored elsewhere, because they need Keylime from PyPI.
+INTEROP := cargo nextest run --locked --workspace --run-ignored only --no-fail-fast
+
+.PHONY: help setup demo offline test interop counts crash lint bench bench-keylime fuzz miri clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -28,11 +31,21 @@ offline: ## judge recorded evidence and tampered copies of it with `rat verify`
 	@demo/offline
 
 # Nextest leaves out documentation examples. It comes last, so that its summary ends the output.
-test: ## all tests, documentation examples and counts of instructions included
+test: ## all tests, documentation examples, counts of instructions and `make interop` included
 	@scripts/setup build test
 	benches/instructions
 	cargo test --locked --workspace --doc --quiet
+	@if scripts/setup keylime && scripts/keylime >/dev/null; then \
+		$(INTEROP); \
+	else \
+		echo 'make test: LEFT OUT, without Keylime from PyPI: the tests of make interop'; \
+	fi
 	cargo nextest run --locked --workspace --no-fail-fast
+
+interop: ## Keylime 7.14.3's own tenant and verification, from PyPI, beside this program
+	@scripts/setup build test keylime
+	@scripts/keylime >/dev/null
+	$(INTEROP)
 
 counts: ## instructions of each stage of verification, beside those that are kept
 	@scripts/setup build test

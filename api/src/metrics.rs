@@ -105,6 +105,9 @@ catalogue! {
     EVIDENCE_VERIFICATIONS = "attest_evidence_verifications_total", Counter, Count,
         ["result": "`valid`, `invalid` or `refused`", "code": "the first code that failed, or empty"],
         "Evidence that somebody sent to be verified, of machines that need not be enrolled.";
+    IDENTITY_VERIFICATIONS = "attest_identity_verifications_total", Counter, Count,
+        ["result": "`valid`, `invalid` or `refused`", "code": "the first code that failed, why it was refused, or empty"],
+        "Quotes that somebody sent to learn whether they are of an agent that is enrolled.";
     KEYLIME_PUSHES = "attest_keylime_pushes_total", Counter, Count,
         ["step": "`session`, `begin` or `answer`", "result": "`pass`, or why it was refused"],
         "Sessions that Keylime's pushing agents proved their keys for, and what of their attestations was refused.";
@@ -187,6 +190,16 @@ catalogue! {
     WEBHOOK_COMPARISONS = "attest_webhook_comparisons_total", Counter, Count,
         ["why": "`start`, `schedule`, or `missed` when changes came faster than they could be written"],
         "Comparisons of every agent's status with what was noted of it for webhooks.";
+    KEYLIME_REVOCATIONS = "attest_keylime_revocations_total", Counter, Count,
+        ["type": "`revocation`, or `comm_error` when nothing is heard of an agent"],
+        "What was to be told of Keylime's agents.";
+    KEYLIME_UNSIGNED = "attest_keylime_revocations_unsigned_total", Counter, Count, [],
+        "Of these, those that could not be signed, because the revocation_key cannot be used.";
+    ZEROMQ_MESSAGES = "attest_zeromq_messages_total", Counter, Count,
+        ["result": "`sent`, or `dropped` when the subscriber does not read"],
+        "Messages for subscribers over ZeroMQ, each counted for every one of them.";
+    ZEROMQ_SUBSCRIBERS = "attest_zeromq_subscribers", Gauge, Count, [],
+        "Peers that are connected to the ZeroMQ publisher.";
     TRANSPORT_CONNECTIONS = "attest_transport_connections", Gauge, Count, [],
         "Open connections of agents.";
     TRANSPORT_HANDSHAKES = "attest_transport_handshakes_total", Counter, Count,
@@ -227,6 +240,9 @@ catalogue! {
     PULL_V_KEYS = "attest_pull_v_keys_total", Counter, Count,
         ["result": "`taken` or `failed`"],
         "V keys sent to polled agents.";
+    PULL_REVOCATIONS = "attest_pull_revocations_total", Counter, Count,
+        ["result": "`taken`, `failed`, or `silent` when the agent does not answer polls either"],
+        "Revocations told to polled agents, each counted for every one of them.";
 }
 
 /// Installs the recorder for this process, and describes every metric to it.

@@ -212,4 +212,12 @@ limits! {
         "A PCR policy lists a few values for each of 24 PCRs.";
     TPM_POLICY_VALUES_MAX = 256, "values",
         "Allowed values of one PCR.";
+    SEVERITY_LABELS_MAX = 64, "labels",
+        "Keylime's default has seven; a level is one byte.";
+    SEVERITY_RULES_MAX = 256, "rules",
+        "Each may be matched with every failure.";
+    SEVERITY_PATTERN_BYTES_MAX = 1024, "bytes",
+        "The longest event id has 80 characters.";
+    SEVERITY_PATTERN_COMPILED_BYTES_MAX = 256 * 1024, "bytes",
+        "What a pattern may take when it is compiled.";
 }

@@ -24,6 +24,7 @@ pub mod keylime;
 pub mod limits;
 pub mod pem;
 pub mod relay_certificate;
+pub mod revocation_key;
 pub mod v_key;
 mod x509;
 

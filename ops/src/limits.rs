@@ -34,6 +34,17 @@ rat_engine::limits! {
         "Header fields of an answer.";
     WEBHOOK_ANSWER_BODY_BYTES_MAX = 16 * 1024, "bytes",
         "What is read of an answer's body, and thrown away.";
+    // A ZeroMQ publisher
+    ZEROMQ_SUBSCRIBERS_MAX = 1024, "connections",
+        "Subscribers of one publisher, 16 KiB each.";
+    ZEROMQ_MESSAGES_WAITING_MAX = 256, "messages",
+        "Messages that a subscriber has not taken, half a KiB each and shared by all; beyond that it loses the newest.";
+    ZEROMQ_FRAME_BYTES_MAX = 4096, "bytes",
+        "A subscriber sends its socket type and its subscriptions.";
+    ZEROMQ_SUBSCRIPTIONS_MAX = 64, "subscriptions",
+        "Prefixes that one subscriber asks for; Keylime's clients ask for all.";
+    ZEROMQ_TOPIC_BYTES_MAX = 256, "bytes",
+        "The prefix of a message.";
     WEBHOOK_RETRY_SECONDS_MAX = 3600, "seconds",
         "The longest pause between two attempts that a receiver can ask for.";
 }

@@ -6,6 +6,7 @@ mod keylime_tls;
 mod polled;
 mod registrar;
 mod relays;
+mod revocations;
 mod shards;
 mod verifier;
 mod webhooks;

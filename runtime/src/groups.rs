@@ -129,6 +129,7 @@ pub(crate) fn without_policies(stored: &StoredGroup) -> Group {
         row_version: stored.row_version,
         enforced: None,
         pcr_policy: None,
+        measured_boot: None,
         bank: settings.bank,
         protected: settings.protected,
         // A group without its policies would pass whatever is genuine.

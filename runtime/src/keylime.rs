@@ -9,6 +9,7 @@ use rat_engine::ima::judge::Judge;
 use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::shard::{Group, Input, KEYLIME_GROUP, KeylimeTerms, PolicyRef};
+use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
 use rat_store::{KeylimeKind, Store, StoreError, StoredKeylimeAgent};
 
 use crate::control::ControlError;
@@ -30,6 +31,11 @@ pub struct KeylimeSettings {
     /// Whether violations of the measurement list are accepted: the plain meaning of Keylime's
     /// `ignore_tomtou_errors`.
     pub accept_violations: bool,
+    /// `measured_boot_policy_name`: what judges boot logs by an agent's reference state.
+    pub boot_policy: PolicyName,
+    /// `measured_boot_evaluate`: whether a boot log is judged with every quote, and not once in a
+    /// boot.
+    pub boot_log_always: bool,
 }
 
 impl Default for KeylimeSettings {
@@ -39,31 +45,90 @@ impl Default for KeylimeSettings {
             answer_ms: 30_000,
             auto_recover: false,
             accept_violations: false,
+            boot_policy: PolicyName::AcceptAll,
+            boot_log_always: true,
         }
     }
 }
 
 /// Policies that judge somebody, each compiled once however many agents it judges.
 #[derive(Default)]
-pub(crate) struct Judges(Mutex<HashMap<Digest, Weak<Judge>>>);
+pub(crate) struct Judges {
+    runtime: Compiled<Judge>,
+    boot: Compiled<MeasuredBootPolicy>,
+}
+
+/// Those of a kind by their digests, for as long as somebody is judged by them.
+struct Compiled<P>(Mutex<HashMap<Digest, Weak<P>>>);
+
+impl<P> Default for Compiled<P> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<P> Compiled<P> {
+    fn get(&self, digest: &Digest) -> Option<Arc<P>> {
+        lock(&self.0).get(digest).and_then(Weak::upgrade)
+    }
+
+    fn keep(&self, digest: &Digest, policy: &Arc<P>) {
+        let mut policies = lock(&self.0);
+        policies.retain(|_, policy| policy.strong_count() > 0);
+        policies.insert(*digest, Arc::downgrade(policy));
+    }
+}
 
 impl Judges {
-    async fn get(
+    async fn runtime(
         &self,
         store: &Store,
         digest: &Digest,
         seed: u64,
     ) -> Result<Arc<Judge>, GroupError> {
-        let known = lock(&self.0).get(digest).and_then(Weak::upgrade);
-        if let Some(judge) = known {
+        if let Some(judge) = self.runtime.get(digest) {
             return Ok(judge);
         }
         let judge = load_judge(store, digest, seed).await?;
-        let mut judges = lock(&self.0);
-        judges.retain(|_, judge| judge.strong_count() > 0);
-        judges.insert(*digest, Arc::downgrade(&judge));
+        self.runtime.keep(digest, &judge);
         Ok(judge)
     }
+
+    /// What a reference state demands of a boot log. The policy's name is the same for all agents
+    /// while this process runs.
+    async fn boot(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        name: PolicyName,
+    ) -> Result<Arc<MeasuredBootPolicy>, GroupError> {
+        if let Some(policy) = self.boot.get(digest) {
+            return Ok(policy);
+        }
+        let policy = load_boot_policy(store, digest, name).await?;
+        self.boot.keep(digest, &policy);
+        Ok(policy)
+    }
+}
+
+async fn load_boot_policy(
+    store: &Store,
+    digest: &Digest,
+    name: PolicyName,
+) -> Result<Arc<MeasuredBootPolicy>, GroupError> {
+    let digest = *digest;
+    let text = store.policy_text(&digest).await?;
+    let text = text.ok_or(GroupError::TextMissing(digest))?;
+    let compiling = tokio::task::spawn_blocking(move || {
+        let policy = MeasuredBootPolicy::parse(name, &text).map_err(|error| {
+            let error = Box::new(error);
+            GroupError::Policy { digest, error }
+        })?;
+        // One that demands nothing is none, and was not stored as one.
+        let policy = policy.ok_or(GroupError::TextMissing(digest))?;
+        Ok(Arc::new(policy))
+    });
+    compiling.await.unwrap_or(Err(GroupError::Panicked(digest)))
 }
 
 /// What is demanded of an agent that is kept like this.
@@ -82,14 +147,19 @@ pub(crate) async fn terms(
         None => None,
         Some(digest) => Some(PolicyRef {
             version: agent.version,
-            judge: judges.get(store, digest, seed).await?,
+            judge: judges.runtime(store, digest, seed).await?,
         }),
+    };
+    let measured_boot = match &agent.mb_policy.digest {
+        None => None,
+        Some(digest) => Some(judges.boot(store, digest, settings.boot_policy).await?),
     };
     let demanded = pcr_policy.demanded();
     let list = enforced.is_some();
     Ok(Group {
         pcr_policy: Some(Arc::new(pcr_policy)),
         enforced,
+        measured_boot,
         bypass: false,
         ..without_policies(agent, settings, demanded, list)
     })
@@ -124,6 +194,7 @@ fn without_policies(
         row_version: agent.version,
         enforced: None,
         pcr_policy: None,
+        measured_boot: None,
         bank: agent.facts.bank,
         protected: true,
         bypass: false,
@@ -137,6 +208,7 @@ fn without_policies(
         keylime: Some(KeylimeTerms {
             pcrs,
             list,
+            boot_log_always: settings.boot_log_always,
             answer_ms: settings.answer_ms,
         }),
     }

@@ -296,6 +296,41 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unreadable`].
     pub async fn set_keylime_bank(&self, id: &AgentId, bank: HashAlg) -> Result<bool, StoreError> {
+        let changed = self.change_facts(id, true, |facts| {
+            facts.bank = bank;
+            true
+        });
+        changed.await
+    }
+
+    /// The agent speaks this version of the API: the one to begin with after a restart, and the least
+    /// that is believed of one that attested. False when that was known, and when there is no such
+    /// agent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`].
+    pub async fn set_keylime_supported_version(
+        &self,
+        id: &AgentId,
+        version: &str,
+    ) -> Result<bool, StoreError> {
+        limits::check_name("a version", version)?;
+        let changed = self.change_facts(id, false, |facts| {
+            let is_other = facts.supported_version != version;
+            version.clone_into(&mut facts.supported_version);
+            is_other
+        });
+        changed.await
+    }
+
+    /// Changes what is known of an agent, when `change` says that it did; `is_demand` when what is
+    /// demanded of it follows from that.
+    async fn change_facts(
+        &self,
+        id: &AgentId,
+        is_demand: bool,
+        change: impl FnOnce(&mut KeylimeFacts) -> bool,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.pools().write().await?;
         let shard = i64::from(id.shard().get());
         let stored: Option<Vec<u8>> =
@@ -307,17 +342,20 @@ impl Store {
         let Some(stored) = stored else {
             return Ok(false);
         };
-        let facts: KeylimeFacts = packed::unpack(&stored).map_err(|fault| {
+        let mut facts: KeylimeFacts = packed::unpack(&stored).map_err(|fault| {
             StoreError::unreadable(RowName::Agent(id.as_str().to_owned()), fault)
         })?;
-        let facts = KeylimeFacts { bank, ..facts };
+        if !change(&mut facts) {
+            return Ok(false);
+        }
         sqlx::query(
-            "UPDATE keylime_agent SET packed = $3, version = version + 1
+            "UPDATE keylime_agent SET packed = $3, version = version + $4
              WHERE shard = $1 AND id = $2",
         )
         .bind(shard)
         .bind(id.as_str())
         .bind(packed::pack(&facts)?)
+        .bind(i64::from(is_demand))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

@@ -9,6 +9,8 @@ use crate::enrolment::{self, Conflict};
 use crate::error::StoreError;
 use crate::groups;
 use crate::keylime_agents::{self, NewKeylimeAgent};
+use crate::keylime_standing::{self, Halted, ToldFailure};
+use crate::limits;
 use crate::registrations::{self, KeylimeConflict, KeylimeRegistration, KeylimeStanding};
 
 /// Whether what is imported stays.
@@ -25,6 +27,10 @@ pub enum ImportMode {
 pub struct Imported<'a> {
     /// That it had failed: it is failed here until an operator clears it.
     pub failure: Option<&'a Failure>,
+    /// What the other verifier told of that failure; it counts only with it.
+    pub told: Option<&'a ToldFailure>,
+    /// Whether a tenant had stopped it: it is not polled before it is taken up again.
+    pub is_stopped: bool,
     /// Where it comes from and how it stood, for the audit log.
     pub detail: &'a str,
     /// Whether it stays.
@@ -49,6 +55,9 @@ impl Store {
         now_unix_ms: u64,
     ) -> Result<Result<(), Conflict>, StoreError> {
         keylime_agents::check(new.facts)?;
+        if let Some(told) = imported.told {
+            limits::check_name("an event's id", &told.event_id)?;
+        }
         let mut tx = self.pools().write().await?;
         let id = &new.record.id;
         if let Some(conflict) = enrolment::taken(&mut tx, new.record).await? {
@@ -72,6 +81,12 @@ impl Store {
                 ..state
             };
             enrolment::put_state(&mut tx, id, &state).await?;
+            if let Some(told) = imported.told {
+                keylime_standing::put_told(&mut tx, id, told).await?;
+            }
+        }
+        if imported.is_stopped {
+            keylime_standing::put_halted(&mut tx, id, Halted::ByTenant, now_unix_ms).await?;
         }
         let entry = AuditEntry {
             at_unix_ms: now_unix_ms,

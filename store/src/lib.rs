@@ -27,6 +27,7 @@ mod keylime_agents;
 mod keylime_import;
 mod keylime_policies;
 mod keylime_source;
+mod keylime_standing;
 pub mod limits;
 mod load;
 mod logs;
@@ -75,6 +76,7 @@ pub use keylime_source::{
     ColumnError, ColumnFault, KeylimeService, KeylimeSource, KeylimeTable, SourceError, SourceKey,
     SourceRow, SourceUrl, SourceUrlError,
 };
+pub use keylime_standing::{Halted, NotedStanding, ToldFailure};
 pub use load::{Loaded, ShardHead, StoredAgent, Unreadable};
 pub use logs::{LogPiece, Staged};
 pub use noted::{NewMessage, Noted, StatusChange, StatusNote};

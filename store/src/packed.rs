@@ -20,7 +20,7 @@ use crate::keylime_agents::KeylimeFacts;
 use crate::limits;
 
 /// The version that is written. Readers know this one and those before.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 const VERSION_MIN: u8 = 1;
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
@@ -186,6 +186,7 @@ impl Stored for AgentState {
             1 => exactly::<version_1::State>(body)?.into(),
             2 => exactly(body)?,
             3 => return Some(exactly::<version_3::State>(body)?.into()),
+            4 => return Some(exactly::<version_4::State>(body)?.into()),
             _ => return exactly(body),
         };
         Some(before.into())
@@ -360,6 +361,7 @@ fn next_part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Fault> {
 mod version_1;
 mod version_2;
 mod version_3;
+mod version_4;
 
 #[cfg(test)]
 mod tests;

@@ -349,14 +349,15 @@ impl Store {
     }
 
     /// Forgets every webhook but these: its queue, its dead letters, how it stands; each in an entry
-    /// of the audit log. Without any, also which statuses were noted. How many queued messages were
-    /// dropped.
+    /// of the audit log; where nobody is told of statuses, also which were noted. How many queued
+    /// messages were dropped.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was forgotten.
     pub async fn keep_webhooks(
         &self,
         names: &[&str],
+        are_told_statuses: bool,
         actor: &str,
         now_unix_ms: u64,
     ) -> Result<u64, StoreError> {
@@ -379,7 +380,7 @@ impl Store {
             };
             audit::append(&mut tx, entry).await?;
         }
-        if names.is_empty() {
+        if !are_told_statuses {
             sqlx::query("DELETE FROM noted_status")
                 .execute(&mut *tx)
                 .await?;

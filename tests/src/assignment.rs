@@ -123,6 +123,7 @@ pub fn assignment(machine: &Machine, challenge: Challenge, submission: Submissio
         },
         pcr_policy: None,
         boot_pcrs: None,
+        measured_boot: None,
         judge: Some(Arc::new(Judge::new(policy.into()).unwrap())),
         ima: ImaOptions::default(),
         start: Start::First,

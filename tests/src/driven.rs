@@ -171,8 +171,9 @@ impl Driven {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let waited = tokio::time::timeout(PATIENCE, looking).await;
-        waited.expect("the view of an agent in time");
+        if tokio::time::timeout(PATIENCE, looking).await.is_err() {
+            panic!("after {PATIENCE:?}: {:?}", self.view(agent).await);
+        }
     }
 
     /// Connects a machine, which answers its first challenge.

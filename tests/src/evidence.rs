@@ -16,6 +16,7 @@ use rat_engine::pcr_policy::PcrPolicy;
 use rat_engine::policy::RuntimePolicy;
 use rat_engine::tpm::attributes::check_attestation_key;
 use rat_engine::tpm::{PcrSelection, Public};
+use rat_engine::uefi::EventLog;
 use rat_engine::verdict::Finding;
 
 use crate::measured::{self, Measured};
@@ -34,6 +35,8 @@ pub struct Machine {
     pub banks: Vec<(HashAlg, PcrSet)>,
     /// Its measurement list, boot_aggregate first.
     pub list: Vec<Measured>,
+    /// The recorded event log that it booted by; `None` for [`boot_log`].
+    pub recorded_boot: Option<Vec<u8>>,
 }
 
 /// What firmware and boot loader of our machines measure into a boot PCR: type and data.
@@ -86,6 +89,12 @@ pub fn boot_log() -> Vec<u8> {
     log
 }
 
+/// The values that a recorded log leaves in SHA-256 PCRs.
+fn replayed_boot(log: &[u8]) -> PcrValues {
+    let log = EventLog::parse(log).unwrap();
+    log.replay(HashAlg::Sha256).unwrap().values().clone()
+}
+
 impl Machine {
     /// A machine with a P-256 key, quoting PCR 0-10 of the SHA-256 bank, with three files.
     pub fn valid() -> Self {
@@ -103,6 +112,7 @@ impl Machine {
             ak: SoftwareAk::p256(),
             banks: vec![(HashAlg::Sha256, pcrs)],
             list,
+            recorded_boot: None,
         }
     }
 
@@ -112,6 +122,11 @@ impl Machine {
         self
     }
 
+    /// The event log of its boot.
+    pub fn boot_log(&self) -> Vec<u8> {
+        self.recorded_boot.clone().unwrap_or_else(boot_log)
+    }
+
     /// The values of the PCRs it quotes.
     pub fn values(&self) -> PcrValues {
         let entries: Vec<_> = self.list.iter().map(Measured::oracle).collect();
@@ -119,9 +134,18 @@ impl Machine {
         let replayed = oracle::replay(&entries, &HashAlg::ALL, &pcrs)
             .pop()
             .unwrap();
+        let recorded = self.recorded_boot.as_deref().map(replayed_boot);
+        let recorded = |bank, pcr: PcrIndex| {
+            let value = recorded.as_ref()?.get(bank, pcr)?;
+            (pcr != PcrIndex::IMA).then(|| value.as_bytes().to_vec())
+        };
         let mut values = PcrValues::new();
         for (bank, quoted) in &self.banks {
             for pcr in quoted.iter() {
+                if let Some(bytes) = recorded(*bank, pcr) {
+                    values.insert(pcr, Digest::new(*bank, &bytes).unwrap());
+                    continue;
+                }
                 let bytes = match pcr.get() {
                     index @ 0..=9 => boot_value(*bank, index),
                     index @ 10..=15 => replayed[&(*bank, index)].clone(),
@@ -151,19 +175,25 @@ impl Machine {
         submission
     }
 
-    /// A runtime policy that lists exactly what this machine measured.
+    /// A runtime policy that lists exactly the files that this machine measured.
     pub fn policy(&self) -> String {
-        let digests: serde_json::Map<_, _> = self
-            .list
-            .iter()
-            .skip(1)
-            .map(|file| {
-                let name = String::from_utf8(file.name.clone()).unwrap();
-                (name, serde_json::json!([hex::encode(&file.digest)]))
-            })
-            .collect();
-        policy_json(serde_json::Value::Object(digests), &[])
+        policy_of(self.list.get(1..).unwrap_or_default())
     }
+
+    /// The same with boot_aggregate, which Keylime's policies list: its agents quote no boot PCRs
+    /// unless they are told to.
+    pub fn keylime_policy(&self) -> String {
+        policy_of(&self.list)
+    }
+}
+
+/// A runtime policy that lists exactly these entries.
+pub fn policy_of(list: &[Measured]) -> String {
+    let digests = list.iter().map(|file| {
+        let name = String::from_utf8(file.name.clone()).unwrap();
+        (name, serde_json::json!([hex::encode(&file.digest)]))
+    });
+    policy_json(serde_json::Value::Object(digests.collect()), &[])
 }
 
 /// A runtime policy with these digests and exclude patterns.

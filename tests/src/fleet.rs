@@ -102,6 +102,7 @@ pub fn state(number: u64, attestations: u64) -> AgentState {
                 bank: HashAlg::Sha256,
                 boot_log: true,
                 allow_sha1: false,
+                measured_boot: None,
             }),
         }),
         attestations,

@@ -1,7 +1,7 @@
 //! Keylime's verifier in front of real shards, and agents that push to it, with keys in software.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +22,14 @@ use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_engine::shard::{Coverage, Glance, KEYLIME_GROUP, Operation, StatusCounts};
 use rat_engine::tpm::Public;
 use rat_identity::keylime::KeylimeCa;
-use rat_runtime::{ControlError, KeylimeSettings, Runtime, Settings, SystemClock};
+use rat_ops::webhook;
+use rat_runtime::{ControlError, EventStream, KeylimeSettings, Runtime, Settings, SystemClock};
 use rat_store::{GroupSettings, KeylimeKind, NewGroup, Store, StoredAgent};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::driven;
-use crate::evidence::{Machine, policy_json};
+use crate::evidence::Machine;
 use crate::http_client::{Answer, Client};
 use crate::keylime::{pcr_blob, tpm2b};
 use crate::measured;
@@ -102,6 +103,42 @@ pub fn often() -> KeylimeSettings {
     }
 }
 
+/// The records in a folder, with the group of Keylime's agents, and the shards over them.
+async fn records(folder: &TempDir, keylime: KeylimeSettings) -> (Store, Arc<Runtime>) {
+    let store = Store::open(&folder.path().join("data")).await.unwrap();
+    if store.group(KEYLIME_GROUP).await.unwrap().is_none() {
+        let group = NewGroup {
+            slug: KEYLIME_GROUP.into(),
+            hex_id: "00".repeat(16),
+            settings: GroupSettings::default(),
+        };
+        store.create_group(&group, "test", 1).await.unwrap();
+    }
+    let settings = Settings {
+        keylime,
+        ..driven::settings()
+    };
+    let clock = Arc::new(SystemClock::start());
+    let shards = Runtime::start(store.clone(), settings, clock).await;
+    (store, Arc::new(shards.unwrap()))
+}
+
+/// TLS as Keylime's clients expect it, by the CA in a folder, which is made there when it has none.
+fn acceptor(ca_folder: &Path) -> Acceptor {
+    let ca = match std::fs::create_dir(ca_folder) {
+        Ok(()) => KeylimeCa::make(ca_folder, &["127.0.0.1".to_owned()], unix_ms()).unwrap(),
+        Err(_) => KeylimeCa::open(ca_folder, unix_ms()).unwrap().unwrap(),
+    };
+    let server = ca.server().unwrap();
+    let material = Material {
+        chain: server.chain_der,
+        key_pkcs8: server.key_pkcs8_der,
+        not_after_unix_ms: server.not_after_unix_ms,
+    };
+    let certificate = Arc::new(ServerCertificate::new(material, unix_ms()).unwrap());
+    Acceptor::for_keylime(certificate, ca.certificate_der().to_vec()).unwrap()
+}
+
 /// A verifier that serves.
 pub struct Served {
     /// Its records.
@@ -125,46 +162,24 @@ impl Served {
         Self::start_in(tempfile::tempdir().unwrap(), keylime)
     }
 
+    /// The same, which perhaps demands that policies are signed.
+    pub fn start_demanding(keylime: KeylimeSettings, signatures: bool) -> Self {
+        Self::start_as(tempfile::tempdir().unwrap(), keylime, signatures)
+    }
+
     /// The same in the folder of an earlier one.
     pub fn start_in(folder: TempDir, keylime: KeylimeSettings) -> Self {
+        Self::start_as(folder, keylime, false)
+    }
+
+    fn start_as(folder: TempDir, keylime: KeylimeSettings, signatures: bool) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let (store, shards) = tokio.block_on(async {
-            let store = Store::open(&folder.path().join("data")).await.unwrap();
-            if store.group(KEYLIME_GROUP).await.unwrap().is_none() {
-                let group = NewGroup {
-                    slug: KEYLIME_GROUP.into(),
-                    hex_id: "00".repeat(16),
-                    settings: GroupSettings::default(),
-                };
-                store.create_group(&group, "test", 1).await.unwrap();
-            }
-            let settings = Settings {
-                keylime,
-                ..driven::settings()
-            };
-            let clock = Arc::new(SystemClock::start());
-            let shards = Runtime::start(store.clone(), settings, clock)
-                .await
-                .unwrap();
-            (store, Arc::new(shards))
-        });
-        let ca_folder = folder.path().join("cv_ca");
-        let ca = match std::fs::create_dir(&ca_folder) {
-            Ok(()) => KeylimeCa::make(&ca_folder, &["127.0.0.1".to_owned()], unix_ms()).unwrap(),
-            Err(_) => KeylimeCa::open(&ca_folder, unix_ms()).unwrap().unwrap(),
-        };
-        let server = ca.server().unwrap();
-        let material = Material {
-            chain: server.chain_der,
-            key_pkcs8: server.key_pkcs8_der,
-            not_after_unix_ms: server.not_after_unix_ms,
-        };
-        let certificate = Arc::new(ServerCertificate::new(material, unix_ms()).unwrap());
-        let acceptor = Acceptor::for_keylime(certificate, ca.certificate_der().to_vec());
+        let (store, shards) = tokio.block_on(records(&folder, keylime));
+        let acceptor = acceptor(&folder.path().join("cv_ca"));
         let fleet: Arc<dyn Fleet> = Arc::new(Shards(Arc::clone(&shards)));
         let pushes = push::Inner::new(
             store.clone(),
@@ -181,9 +196,12 @@ impl Served {
             polls: None,
             mode: Mode::Auto,
             id: "default".into(),
+            require_policy_signatures: signatures,
+            boot_policy: keylime.boot_policy,
             ip: "127.0.0.1".into(),
             port: 8881,
             interval_seconds: 10,
+            severities: Arc::default(),
             turn: tokio::sync::Mutex::default(),
         });
         let routers = [
@@ -194,7 +212,7 @@ impl Served {
         ];
         let router = keylime::join(&shared, routers);
         let any = "127.0.0.1:0".parse().unwrap();
-        let security = Security::Tls(Arc::new(acceptor.unwrap()));
+        let security = Security::Tls(Arc::new(acceptor));
         let listener = tokio.block_on(Listener::bind("verifier", any, security));
         let listener = listener.unwrap();
         let address = listener.local_addr();
@@ -227,6 +245,16 @@ impl Served {
             store.close().await;
         });
         folder
+    }
+
+    /// What the shards tell from now on.
+    pub fn events(&self) -> EventStream {
+        self.shards.events()
+    }
+
+    /// The shards, as whoever tells of agents asks them; for as long as they are there.
+    pub fn views(&self) -> Arc<dyn webhook::Fleet> {
+        Arc::clone(&self.shards) as Arc<dyn webhook::Fleet>
     }
 
     /// Waits for a future.
@@ -333,11 +361,7 @@ impl Pusher {
 
     /// The policy that its machine keeps to.
     pub fn policy(&self) -> String {
-        let digests = self.machine.list.iter().map(|file| {
-            let name = String::from_utf8(file.name.clone()).unwrap();
-            (name, json!([hex::encode(&file.digest)]))
-        });
-        policy_json(Value::Object(digests.collect()), &[])
+        self.machine.keylime_policy()
     }
 
     /// What its tenant says of it.
@@ -522,6 +546,7 @@ impl Pusher {
             let data = match asked["evidence_type"].as_str().unwrap() {
                 "tpm_quote" => self.quote(parameters),
                 "ima_log" => self.list(parameters["starting_offset"].as_u64().unwrap()),
+                "uefi_log" => json!({"entries": BASE64.encode(self.machine.boot_log())}),
                 other => panic!("{other} is asked for"),
             };
             json!({
@@ -574,7 +599,13 @@ impl Pusher {
     #[track_caller]
     pub fn attest(&mut self, served: &Served) -> Answer {
         let begun = self.begin_when_due(served);
-        assert_eq!(begun.status, 201, "{}", shown(&begun));
+        self.conclude(served, &begun)
+    }
+
+    /// The answer to its evidence for an attestation that it began.
+    #[track_caller]
+    pub fn conclude(&mut self, served: &Served, begun: &Answer) -> Answer {
+        assert_eq!(begun.status, 201, "{}", shown(begun));
         self.clock += 100;
         let location = begun.header("location").unwrap().to_owned();
         self.send(served, "PATCH", &location, &self.evidence(&begun.json()))

@@ -32,6 +32,7 @@ pub mod oracle;
 pub mod pull_agent;
 pub mod pull_tpm;
 pub mod pulled;
+pub mod push_tpm;
 pub mod python;
 pub mod receiver;
 pub mod recording;
@@ -41,6 +42,8 @@ pub mod software_tpm;
 pub mod stage;
 pub mod swtpm;
 pub mod targets;
+pub mod tenant_asks;
+pub mod transcripts;
 pub mod vectors;
 pub mod verifier;
 

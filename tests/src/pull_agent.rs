@@ -7,9 +7,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::STANDARD;
 use openssl::pkey::Private;
-use openssl::rsa::{Padding, Rsa};
+use openssl::rsa::Rsa;
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_transport::pull::data_pcr;
@@ -26,6 +26,7 @@ use crate::keylime::{pcr_blob, quote_text};
 use crate::measured::ascii;
 use crate::pull_tpm::TpmMachine;
 use crate::software_tpm::Attest;
+use crate::tenant_asks::{self, Given, Tenant};
 
 /// What makes an agent's quotes.
 #[derive(Debug)]
@@ -45,6 +46,14 @@ impl Device {
         };
         let from = if from > list.len() { 0 } else { from };
         (from, String::from_utf8(ascii(&list[from..])).unwrap())
+    }
+
+    /// How its key encrypts and signs, in Keylime's words.
+    pub(crate) const fn algorithms(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Software(..) => ("ecc256", "ecdsa"),
+            Self::Tpm(_) => ("rsa2048", "rsassa"),
+        }
     }
 
     /// A quote of the PCRs in a mask and of PCR 16, which shows this key.
@@ -137,6 +146,8 @@ struct Shared {
     /// PEM.
     shown: String,
     v_keys: Mutex<Vec<Vec<u8>>>,
+    tenant: Tenant,
+    revocations: Mutex<Vec<Value>>,
     connections: AtomicUsize,
 }
 
@@ -205,6 +216,8 @@ impl PullAgent {
             key,
             shown,
             v_keys: Mutex::default(),
+            tenant: Tenant::default(),
+            revocations: Mutex::default(),
             connections: AtomicUsize::new(0),
         };
         let (certificate, acceptor) = tls.unzip();
@@ -285,6 +298,16 @@ impl PullAgent {
     /// V keys that it was given, opened.
     pub fn v_keys(&self) -> Vec<Vec<u8>> {
         self.shared.v_keys.lock().unwrap().clone()
+    }
+
+    /// What its tenant gave it last.
+    pub fn given(&self) -> Option<Given> {
+        self.shared.tenant.given()
+    }
+
+    /// Revocations of others that it was told of, in order.
+    pub fn revocations(&self) -> Vec<Value> {
+        self.shared.revocations.lock().unwrap().clone()
     }
 
     /// Connections that were opened to it so far.
@@ -414,18 +437,26 @@ fn answer(shared: &Shared, target: &str, body: &[u8]) -> Reply {
     }
     if rest == "keys/vkey" {
         let body: Value = serde_json::from_slice(body).unwrap();
-        let sealed = BASE64.decode(body["encrypted_key"].as_str().unwrap());
-        let mut opened = vec![0; 256];
-        let key = &shared.key;
-        let length = key.private_decrypt(&sealed.unwrap(), &mut opened, Padding::PKCS1_OAEP);
-        opened.truncate(length.unwrap());
+        let opened = tenant_asks::opened(&shared.key, &body);
         shared.v_keys.lock().unwrap().push(opened);
         return Reply::of(200, "Success", json!({}));
     }
-    match rest.strip_prefix("quotes/integrity?") {
-        Some(query) => integrity(shared, query),
-        None => Reply::of(404, "Not Found", json!({})),
+    if rest == "notifications/revocation" {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        shared.revocations.lock().unwrap().push(body);
+        return Reply::of(200, "Success", json!({}));
     }
+    if let Some(query) = rest.strip_prefix("quotes/integrity?") {
+        return integrity(shared, query);
+    }
+    let v_key = shared.v_keys.lock().unwrap().last().cloned();
+    let device = shared.device.lock().unwrap();
+    let asked = shared.tenant.answer(
+        (rest, body),
+        (&shared.key, &shared.shown),
+        (&device, v_key.as_ref()),
+    );
+    asked.unwrap_or_else(|| Reply::of(404, "Not Found", json!({})))
 }
 
 fn integrity(shared: &Shared, query: &str) -> Reply {
@@ -437,10 +468,7 @@ fn integrity(shared: &Shared, query: &str) -> Reply {
     assert!(nonce.len() <= 64 && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     let mask = u32::from_str_radix(value("mask").strip_prefix("0x").unwrap(), 16).unwrap();
     let device = shared.device.lock().unwrap();
-    let sign_alg = match &*device {
-        Device::Software(..) => ("ecc256", "ecdsa"),
-        Device::Tpm(_) => ("rsa2048", "rsassa"),
-    };
+    let sign_alg = device.algorithms();
     let mut results = json!({
         "quote": device.quote(nonce, mask, &shared.shown),
         "hash_alg": "sha256",
@@ -449,6 +477,11 @@ fn integrity(shared: &Shared, query: &str) -> Reply {
     });
     if value("partial") == "0" {
         results["pubkey"] = shared.shown.clone().into();
+    }
+    if let Device::Software(machine, _) = &*device
+        && mask & 1 != 0
+    {
+        results["mb_measurement_list"] = STANDARD.encode(machine.boot_log()).into();
     }
     if mask & (1 << 10) != 0 {
         let (from, lines) = device.list(value("ima_ml_entry").parse().unwrap());

@@ -52,6 +52,15 @@ pub fn with_packages(requirements: &str) -> PathBuf {
     whole
 }
 
+/// The programs of Keylime that `scripts/keylime` installs from PyPI.
+pub fn keylime() -> PathBuf {
+    let pinned = fs::read(workspace_root().join("benches/keylime.txt")).unwrap();
+    let name = hex::encode(&openssl::sha::sha256(&pinned)[..8]);
+    let folder = workspace_root().join(format!("target/python/keylime-{name}"));
+    assert!(folder.join("done").exists(), "run scripts/keylime first");
+    folder.join("bin")
+}
+
 /// Runs a step; what was begun is removed when it fails.
 fn ran(command: &mut Command, made: &Path) {
     let output = command.output().unwrap();

@@ -22,7 +22,7 @@ use rat_engine::shard::{
 use rat_engine::time::Now;
 use rat_engine::tpm::Public;
 
-use crate::evidence::{Machine, boot_log};
+use crate::evidence::Machine;
 use crate::lists::Lists;
 use crate::measured;
 use crate::recording::Recording;
@@ -126,6 +126,7 @@ pub fn group_of(machine: &Machine) -> Group {
         row_version: 1,
         enforced: Some(policy(1, &machine.policy())),
         pcr_policy: None,
+        measured_boot: None,
         bank: HashAlg::Sha256,
         protected: true,
         bypass: false,
@@ -491,7 +492,7 @@ impl Stage {
             quote: made.quote,
             signature: made.signature,
             pcr_values: made.values,
-            boot_log: challenge.boot_log.then(boot_log),
+            boot_log: challenge.boot_log.then(|| agent.machine.boot_log()),
             ima: Some(ImaUpload {
                 from_entry: from,
                 format: made.format,

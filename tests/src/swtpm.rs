@@ -100,4 +100,76 @@ impl Tpm {
         arguments.extend(["-F", "serialized", "--scheme", scheme]);
         self.run("tpm2_quote", &arguments)
     }
+
+    /// What the TPM releases of a credential in tpm2-tools' form, for `ak.ctx`, with its endorsement
+    /// key, which a policy opens or its empty password.
+    pub fn activate(&self, ek: &str, credential: &[u8], by_policy: bool) -> Result<Vec<u8>> {
+        fs::write(self.path().join("credential"), credential)?;
+        self.tool("tpm2_flushcontext", &["-t"])?;
+        let mut arguments = vec!["-Q", "-c", "ak.ctx", "-C", ek, "-i", "credential"];
+        arguments.extend(["-o", "released"]);
+        if by_policy {
+            let session = ["-Q", "--policy-session", "-S", "session.ctx"];
+            self.tool("tpm2_startauthsession", &session)?;
+            self.tool("tpm2_policysecret", &["-Q", "-S", "session.ctx", "-c", "e"])?;
+            arguments.extend(["-P", "session:session.ctx"]);
+        }
+        let activated = self.tool("tpm2_activatecredential", &arguments);
+        if by_policy {
+            self.tool("tpm2_flushcontext", &["session.ctx"])?;
+        }
+        self.tool("tpm2_flushcontext", &["-t"])?;
+        activated?;
+        self.read("released")
+    }
+
+    /// A certificate and an endorsement key that the TPM keeps.
+    pub fn endorsement(&self, nv_index: &str, handle: &str) -> Result<(Vec<u8>, Vec<u8>)> {
+        self.run("tpm2_nvread", &["-Q", "-C", "o", nv_index, "-o", "ek.crt"])?;
+        self.run("tpm2_readpublic", &["-Q", "-c", handle, "-o", "ek.pub"])?;
+        Ok((self.read("ek.crt")?, self.read("ek.pub")?))
+    }
+
+    /// `TPM2_Certify` of a key by itself: `TPMS_ATTEST` and `TPMT_SIGNATURE`. The key must stay in
+    /// the TPM under this handle; tpm2-tools' own command takes no qualifying data.
+    // TPM 2.0 Library, part 3, 18.2.
+    pub fn certify(&self, handle: u32, qualifying: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+        let handle = handle.to_be_bytes();
+        let sized = |bytes: &[u8]| -> Result<Vec<u8>> {
+            Ok([&u16::try_from(bytes.len())?.to_be_bytes()[..], bytes].concat())
+        };
+        // TPM_RS_PW with an empty password, once for each handle.
+        let password = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+        let mut body = [handle, handle, 18_u32.to_be_bytes()].concat();
+        body.extend([password, password].concat());
+        body.extend(sized(qualifying)?);
+        // TPM_ALG_NULL: the key's own scheme.
+        body.extend([0x00, 0x10]);
+        let size = u32::try_from(body.len() + 10)?.to_be_bytes();
+        let command = [
+            &[0x80, 0x02][..],
+            &size,
+            &0x0000_0148_u32.to_be_bytes(),
+            &body,
+        ]
+        .concat();
+        fs::write(self.path().join("command"), command)?;
+        self.tool("tpm2_send", &["-Q", "-o", "response", "command"])?;
+        let response = self.read("response")?;
+        let at = |from: usize, to: usize| {
+            let bytes = response.get(from..to);
+            bytes.with_context(|| format!("TPM2_Certify: {}", hex::encode(&response)))
+        };
+        ensure!(
+            at(6, 10)? == [0; 4],
+            "TPM2_Certify: {}",
+            hex::encode(&response)
+        );
+        let parameters = usize::try_from(u32::from_be_bytes(at(10, 14)?.try_into()?))?;
+        let attest = usize::from(u16::from_be_bytes(at(14, 16)?.try_into()?)) + 16;
+        Ok((
+            at(16, attest)?.to_vec(),
+            at(attest, 14 + parameters)?.to_vec(),
+        ))
+    }
 }

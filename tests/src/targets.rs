@@ -39,6 +39,7 @@ mod lanes;
 mod policy_sources;
 mod polled;
 mod requests;
+mod zeromq;
 pub use boot::{boot_content, boot_policy};
 pub use enrolment::{agent_certificate, certificate_request, ek_certificate};
 pub use evidence::verify_evidence;
@@ -46,12 +47,13 @@ pub use lanes::{p256_lanes, rsa_lanes};
 pub use policy_sources::{allowlist, dsse, initramfs, rpm_header};
 pub use polled::pull_answer;
 pub use requests::{core_json, keylime_registration};
+pub use zeromq::zeromq_peer;
 
 /// A target: it takes any bytes, and panics only for a fault of the engine.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const ALL: [(&str, Target); 33] = [
+pub const ALL: [(&str, Target); 34] = [
     ("agent_certificate", agent_certificate),
     ("allowlist", allowlist),
     ("appraisal", appraisal),
@@ -85,6 +87,7 @@ pub const ALL: [(&str, Target); 33] = [
     ("uefi_event_log", uefi_event_log),
     ("verify_evidence", verify_evidence),
     ("wire_frame", wire_frame),
+    ("zeromq_peer", zeromq_peer),
 ];
 
 /// The same bytes with one more, which no exact parser may take if it took them alone.

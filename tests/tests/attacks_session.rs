@@ -12,6 +12,8 @@
 mod attribution;
 #[path = "attacks_session/boot.rs"]
 mod boot;
+#[path = "attacks_session/boot_policy.rs"]
+mod boot_policy;
 #[path = "attacks_session/demands.rs"]
 mod demands;
 #[path = "attacks_session/evidence.rs"]

@@ -92,6 +92,8 @@ fn budget(target: &str) -> Budget {
         "shard_sequences" => (64 << 10, 64 << 10),
         // Eighteen copies with a preamble; for those that decode, the values and their encodings.
         "wire_frame" => (64 << 10, 256),
+        // Topics, at most 64 of 256 bytes, and one copy in a frame.
+        "zeromq_peer" => (32 << 10, 8),
         other => panic!("no budget for {other}"),
     };
     Budget { fixed, per_byte }

@@ -24,6 +24,8 @@ mod names;
 mod policy;
 #[path = "limits/refused.rs"]
 mod refused;
+#[path = "limits/severity.rs"]
+mod severity;
 #[path = "limits/sources.rs"]
 mod sources;
 #[path = "limits/tpm.rs"]
@@ -99,6 +101,13 @@ const CASES: &[(&str, Case)] = &[
     ("RPM_FILES_MAX", sources::rpm_files),
     ("TPM_POLICY_BYTES_MAX", tpm::policy_bytes),
     ("TPM_POLICY_VALUES_MAX", tpm::policy_values),
+    ("SEVERITY_LABELS_MAX", severity::labels),
+    ("SEVERITY_RULES_MAX", severity::rules),
+    ("SEVERITY_PATTERN_BYTES_MAX", severity::pattern_bytes),
+    (
+        "SEVERITY_PATTERN_COMPILED_BYTES_MAX",
+        severity::pattern_compiled_bytes,
+    ),
 ];
 
 /// Limits that are not hit at n and n + 1, and why.

@@ -34,6 +34,8 @@ const UNFINISHED_WORDS: [&str; 3] = [
     concat!("XX", "X"),
 ];
 const UNFINISHED_CODE: [&str; 2] = [concat!("to", "do!"), concat!("#[ig", "nore")];
+/// Tests that `make test` runs after it has installed what they need, if that can be had.
+const RUN_BY_MAKE: &str = concat!("#[ig", "nore = \"needs Keylime from PyPI: make interop\"]");
 const MACHINE_FOLDERS: [&str; 2] = [concat!("/", "work/"), concat!("/", "root/")];
 
 /// A file that people write: its path from the workspace's root, and its text.
@@ -204,10 +206,17 @@ fn names_say_what_is_inside() -> Result<()> {
 
 #[test]
 fn nothing_is_left_unfinished() -> Result<()> {
+    let makefile = std::fs::read_to_string(workspace_root().join("Makefile"))?;
+    let (_, test) = makefile.split_once("\ntest: ").unwrap_or_default();
+    let (test, _) = test.split_once("\n\n").unwrap_or_default();
+    assert!(test.contains("$(INTEROP)") && makefile.contains("--run-ignored only"));
     let mut found = Vec::new();
     for file in authored()? {
         for (number, line) in file.lines() {
             let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            if line.trim() == RUN_BY_MAKE {
+                continue;
+            }
             let unfinished = words.any(|word| UNFINISHED_WORDS.contains(&word))
                 || file.is_rust() && UNFINISHED_CODE.iter().any(|code| line.contains(code));
             if unfinished {

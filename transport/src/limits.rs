@@ -137,6 +137,12 @@ rat_engine::limits! {
         "Answers of all agents, until they are handed over: each counts twice.";
     PULL_PIECE_MS_MAX: u64 = 60_000, "milliseconds",
         "How long the shard may take to ask for the next piece of a list.";
+    PULL_NOTICES_WAITING_MAX: usize = 256, "messages",
+        "Revocations that wait for the agents that are told before; who brings more is told to come back.";
+    PULL_NOTIFIED_AT_ONCE_MAX: usize = 64, "agents",
+        "Agents that are told of revocations at once, beside those that are polled.";
+    PULL_NOTICE_MS_MAX: u64 = 20_000, "milliseconds",
+        "For one agent to take the revocations of one round.";
     // Agents
     ANSWER_MS_MAX: u64 = 120_000, "milliseconds",
         "How long an agent waits for what it asked; then it connects again.";

@@ -44,6 +44,8 @@ pub const UNREACHABLE_AGENTS: &str = "attest_pull_unreachable_agents";
 pub const POLL_CONNECTIONS: &str = "attest_pull_connections_total";
 /// V keys sent, by result.
 pub const V_KEYS: &str = "attest_pull_v_keys_total";
+/// Revocations told to polled agents, by result.
+pub const REVOCATIONS: &str = "attest_pull_revocations_total";
 /// What a named limit turned away.
 pub const LIMIT_REJECTIONS: &str = "attest_limit_rejections_total";
 
@@ -120,6 +122,11 @@ fn describe_pull() {
         Unit::Count,
         "V keys sent to polled agents, by result."
     );
+    describe_counter!(
+        REVOCATIONS,
+        Unit::Count,
+        "Revocations told to polled agents, by result."
+    );
 }
 
 pub(crate) fn poll(result: &'static str, took: Duration) {
@@ -129,6 +136,12 @@ pub(crate) fn poll(result: &'static str, took: Duration) {
 
 pub(crate) fn v_key(result: &'static str) {
     counter!(V_KEYS, "result" => result).increment(1);
+}
+
+pub(crate) fn revocations(result: &'static str, count: u64) {
+    if count > 0 {
+        counter!(REVOCATIONS, "result" => result).increment(count);
+    }
 }
 
 pub(crate) fn polled_agents(change: f64) {

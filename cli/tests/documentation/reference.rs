@@ -196,7 +196,7 @@ fn s06_an_older_program_refuses_newer_records_as_the_page_about_upgrades_says() 
         let output = ratd(arguments);
         assert_eq!(output.status.code(), Some(4), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
-        let shown = "the database has schema 9, and this program knows up to 8";
+        let shown = "the database has schema 10, and this program knows up to 9";
         assert!(text("docs/upgrade.md").contains(shown));
         assert!(said.contains(shown), "{said}");
     }

@@ -124,6 +124,8 @@ pub struct Appraised {
     /// The PCRs whose quoted values the boot log explains, in every bank that is quoted with
     /// boot PCRs.
     pub boot_pcrs: Option<PcrSet>,
+    /// The proof that the measured boot policy allows what the boot log holds.
+    pub measured_boot: Option<MeasuredBootProof>,
     /// What the measurement list left behind, when it was proven.
     pub ima: Option<ImaState>,
 }
@@ -376,6 +378,7 @@ impl Appraisal {
             quote,
             pcrs,
             boot,
+            measured_boot,
             ima,
             ..
         }) = proven
@@ -389,6 +392,7 @@ impl Appraisal {
                 pcrs: None,
                 unproven,
                 boot_pcrs: None,
+                measured_boot: None,
                 ima: None,
             };
         };
@@ -401,6 +405,7 @@ impl Appraisal {
             pcrs: Some(pcrs),
             unproven,
             boot_pcrs: boot.map(|stage| stage.explained.pcrs()),
+            measured_boot,
             ima: ima.map(|stage| ImaState {
                 passed_under: stage.proof.passed_under().copied(),
                 ..stage.state
@@ -432,7 +437,7 @@ impl Appraisal {
         }
         let measured_boot = match (&self.reference.measured_boot, proven.measured_boot) {
             (None, _) => Demand::NotDemanded,
-            (Some(policy), Some(proof)) if proof.policy() == policy.digest() => {
+            (Some(policy), Some(proof)) if proof.policy() == policy.identity() => {
                 Demand::Proven(proof)
             }
             (Some(_), _) => return Verdict::Untrusted,

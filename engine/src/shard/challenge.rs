@@ -117,8 +117,8 @@ impl Shard {
     }
 }
 
-/// The PCRs that a quote must cover: boot, IMA, and what the PCR policy asks for, in the pinned
-/// bank. `None` for a bank that the group itself does not accept: nobody fails by its answer then.
+/// The PCRs that a quote must cover: boot, IMA, and what the PCR policy and the measured boot policy
+/// ask for, in the pinned bank. `None` for a bank that the group itself does not accept: nobody fails by its answer then.
 /// (P06, P07, Q09)
 fn selection(group: &Group) -> Option<PcrSelection> {
     if group.bank == HashAlg::Sha1 && !group.allow_sha1 {
@@ -133,6 +133,9 @@ fn selection(group: &Group) -> Option<PcrSelection> {
     }
     if let Some(policy) = &group.pcr_policy {
         pcrs = pcrs.union(policy.demanded());
+    }
+    if let Some(policy) = &group.measured_boot {
+        pcrs = pcrs.union(policy.relevant_pcrs());
     }
     PcrSelection::new([(group.bank, pcrs)])
 }
@@ -168,13 +171,19 @@ fn next_entry(agent: &Agent, group: &Group, waits: bool) -> (u64, Asks) {
     (committed.position(), asks)
 }
 
-/// Until one explained the boot PCRs of this boot, and whenever the agent is asked once more. Of one
-/// of Keylime's agents only where it is demanded.
+/// Until one explained the boot PCRs of this boot, and is what is demanded of it, and whenever the
+/// agent is asked once more. Of one of Keylime's agents only where it is demanded, and then perhaps
+/// always.
 fn wants_boot_log(agent: &Agent, group: &Group) -> bool {
-    if group.keylime.is_some() && !group.require_boot_log {
-        return false;
+    if let Some(terms) = &group.keylime {
+        if !group.demands_boot_log() {
+            return false;
+        }
+        if terms.boot_log_always {
+            return true;
+        }
     }
-    let is_explained = is_known_boot(agent, group) && agent.state.boot_log_seen;
+    let is_explained = is_known_boot(agent, group) && group.allows_boot(&agent.state);
     !is_explained || agent.second_look.is_some()
 }
 

@@ -191,8 +191,8 @@ impl Shard {
             return Ok((self.weigh(place, judging.via, said), follows));
         }
         let is_known = follows == Follows::SameBoot && agent.state.knows_bank(judging.group.bank);
-        let is_explained = is_known && agent.state.boot_log_seen;
-        if !is_explained && judging.group.require_boot_log && !judging.has_boot_log {
+        let is_explained = is_known && judging.group.allows_boot(&agent.state);
+        if !is_explained && judging.group.demands_boot_log() && !judging.has_boot_log {
             let said = Said::code(Code::UefiLogMissing);
             return Ok((self.weigh(place, judging.via, said), follows));
         }

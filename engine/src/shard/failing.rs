@@ -9,24 +9,47 @@ use crate::verdict::Code;
 
 /// Whether a code says that the runtime policy does not allow an entry of the list.
 pub(super) const fn is_of_list(code: Code) -> bool {
-    is_of_policy(code) && !matches!(code, Code::PcrValueNotAllowed)
+    is_of_policy(code) && !is_of_pcrs(code) && !is_of_boot(code)
+}
+
+/// Whether a code says that the PCR policy does not allow a value.
+const fn is_of_pcrs(code: Code) -> bool {
+    matches!(code, Code::PcrValueNotAllowed)
+}
+
+/// Whether a code says that the measured boot policy does not allow what a boot log holds, which
+/// explains the quote.
+const fn is_of_boot(code: Code) -> bool {
+    matches!(
+        code,
+        Code::UefiPolicyRejected
+            | Code::UefiPolicyEvent
+            | Code::UefiPolicyUnbound
+            | Code::UefiPolicyFirmware
+            | Code::UefiPolicySecureBoot
+            | Code::UefiPolicyKeys
+            | Code::UefiPolicyDbx
+            | Code::UefiPolicyMok
+            | Code::UefiPolicyKernel
+    )
 }
 
 /// Whether a code says that the policy does not allow something genuine.
 pub const fn is_of_policy(code: Code) -> bool {
-    matches!(
-        code,
-        Code::PcrValueNotAllowed
-            | Code::ImaViolation
-            | Code::ImaPathNotListed
-            | Code::ImaDigestNotListed
-            | Code::ImaSigInvalid
-            | Code::ImaBufNotListed
-            | Code::ImaBufDigestNotListed
-            | Code::ImaKeyNotListed
-            | Code::ImaKeyUnusable
-            | Code::ImaKeysTooMany
-    )
+    is_of_pcrs(code)
+        || is_of_boot(code)
+        || matches!(
+            code,
+            Code::ImaViolation
+                | Code::ImaPathNotListed
+                | Code::ImaDigestNotListed
+                | Code::ImaSigInvalid
+                | Code::ImaBufNotListed
+                | Code::ImaBufDigestNotListed
+                | Code::ImaKeyNotListed
+                | Code::ImaKeyUnusable
+                | Code::ImaKeysTooMany
+        )
 }
 
 /// What ends a failure, beside an operator who clears it: a pass in the group that it is of, when
@@ -39,6 +62,8 @@ enum EndsBy {
     RuntimePolicy,
     /// has another PCR policy than the one that it failed under. (L07)
     PcrPolicy,
+    /// has another measured boot policy than the one that it failed under, or none. (L07)
+    BootPolicy,
     /// Nothing does.
     Nothing,
 }
@@ -46,7 +71,8 @@ enum EndsBy {
 const fn ends_by(code: Code) -> EndsBy {
     match code {
         Code::UefiLogMissing => EndsBy::Waiver,
-        Code::PcrValueNotAllowed => EndsBy::PcrPolicy,
+        code if is_of_pcrs(code) => EndsBy::PcrPolicy,
+        code if is_of_boot(code) => EndsBy::BootPolicy,
         // The policy can list the aggregate. It is not genuine before it does.
         Code::ImaBootAggregateUnverifiable => EndsBy::RuntimePolicy,
         code if is_of_policy(code) => EndsBy::RuntimePolicy,
@@ -63,8 +89,9 @@ pub(super) fn is_ended_by_pass(failure: &Failure, group: &Group, policy: Option<
     let is_other = |now: Option<Digest>| failure.under_policy.is_some_and(|it| now != Some(it));
     match ends_by(failure.code) {
         _ if group.auto_recover => true,
-        EndsBy::Waiver => !group.require_boot_log,
+        EndsBy::Waiver => !group.demands_boot_log(),
         EndsBy::PcrPolicy => is_other(group.quote_rules().pcr_policy),
+        EndsBy::BootPolicy => is_other(group.boot_policy()),
         EndsBy::RuntimePolicy => {
             // The rule that it failed by does not hold any more.
             let is_accepted = match failure.code {
@@ -91,8 +118,8 @@ fn is_of(failure: &Failure, group: &Group) -> bool {
 /// pass would end the first; where two meet of which each would end by another change, neither
 /// does, and an operator has to act.
 pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
-    // What PCRs hold says nothing about the list, and is checked with every quote.
-    if said.code != Code::PcrValueNotAllowed {
+    // What PCRs and boot logs hold says nothing about the list, and is checked with every quote.
+    if !is_of_pcrs(said.code) && !is_of_boot(said.code) {
         state.passed_under = None;
     }
     state.trusted_until_unix_ms = 0;
@@ -123,6 +150,7 @@ pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now)
 fn policy_of(code: Code, group: &Group) -> Option<Digest> {
     match ends_by(code) {
         EndsBy::PcrPolicy => group.quote_rules().pcr_policy,
+        EndsBy::BootPolicy => group.boot_policy(),
         EndsBy::RuntimePolicy => group.enforced_digest(),
         EndsBy::Waiver | EndsBy::Nothing => None,
     }

@@ -149,6 +149,7 @@ mod tests {
             row_version: 1,
             enforced: None,
             pcr_policy: None,
+            measured_boot: None,
             bank: HashAlg::Sha256,
             protected: true,
             bypass: false,

@@ -400,6 +400,7 @@ impl Shard {
             rules: rules(&group),
             pcr_policy: group.pcr_policy.clone(),
             boot_pcrs: has_boot_log.then_some(PcrSet::FIRMWARE),
+            measured_boot: group.measured_boot.clone().filter(|_| has_boot_log),
             judge,
             ima: options,
             start,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{ListRules, QuoteRules};
+use super::state::{AgentState, ListRules, QuoteRules};
 use crate::agent_id::AgentId;
 use crate::hash::{Digest, HashAlg};
 use crate::ima::Committed;
 use crate::ima::judge::Judge;
 use crate::pcr::PcrSet;
 use crate::pcr_policy::PcrPolicy;
+use crate::uefi::policy::MeasuredBootPolicy;
 
 /// By which way an agent's evidence comes. One agent has one. (S15)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,6 +92,8 @@ pub struct Group {
     pub enforced: Option<PolicyRef>,
     /// Values that quoted PCRs must have.
     pub pcr_policy: Option<Arc<PcrPolicy>>,
+    /// What the boot log must hold, which is demanded then.
+    pub measured_boot: Option<Arc<MeasuredBootPolicy>>,
     /// The bank that quotes must cover. (P07)
     pub bank: HashAlg,
     /// False: detection mode, in which violations are reported and not held against the agent.
@@ -123,6 +126,9 @@ pub struct KeylimeTerms {
     pub pcrs: PcrSet,
     /// Whether its measurement list is asked for.
     pub list: bool,
+    /// Whether its boot log is asked for with every quote, where one is demanded, and not once in a
+    /// boot.
+    pub boot_log_always: bool,
     /// How long it may take to answer, in milliseconds.
     pub answer_ms: u32,
 }
@@ -172,12 +178,30 @@ impl Group {
         })
     }
 
+    /// Whether a boot must be explained by a boot log.
+    pub const fn demands_boot_log(&self) -> bool {
+        self.require_boot_log || self.measured_boot.is_some()
+    }
+
+    /// The identity of the measured boot policy.
+    pub fn boot_policy(&self) -> Option<Digest> {
+        let policy = self.measured_boot.as_deref()?;
+        Some(*policy.identity())
+    }
+
+    /// Whether what is known of a boot that was explained is all that is demanded of its log.
+    pub(super) fn allows_boot(&self, state: &AgentState) -> bool {
+        state.boot_log_seen
+            && (self.measured_boot.is_none() || state.measured_boot == self.boot_policy())
+    }
+
     /// What quotes are judged by.
     pub fn quote_rules(&self) -> QuoteRules {
         QuoteRules {
             pcr_policy: self.pcr_policy.as_deref().map(PcrPolicy::digest),
             bank: self.bank,
-            boot_log: self.require_boot_log,
+            boot_log: self.demands_boot_log(),
+            measured_boot: self.boot_policy(),
             allow_sha1: self.allow_sha1,
         }
     }

@@ -283,6 +283,7 @@ mod tests {
                     bank: HashAlg::Sha256,
                     boot_log: true,
                     allow_sha1: false,
+                    measured_boot: None,
                 }),
             }),
             attestations: 9_000,

@@ -113,12 +113,17 @@ impl Settled {
             // Nothing that was proven in another boot or bank says anything about this one, whose
             // list may not have come. (P06, L07)
             state.boot_log_seen = false;
+            state.measured_boot = None;
             state.ima = None;
             state.learned.clear();
             state.passed_under = None;
             state.list = ListFacts::default();
         }
         state.boot_log_seen |= judged.boot_log_explained;
+        // What the newest log holds counts, also where an older one was allowed.
+        if judging.has_boot_log && judging.group.measured_boot.is_some() {
+            state.measured_boot = judged.measured_boot;
+        }
         if !judged.has_these_boot_pcrs(&state.boot_pcrs) {
             state.boot_pcrs = judged.boot_pcrs();
         }
@@ -155,6 +160,7 @@ impl Settled {
     ) {
         let state = &mut self.state;
         let demanded = judging.group.quote_rules();
+        let is_boot_judged = judging.has_boot_log && demanded.measured_boot.is_some();
         let has_sha1 = judged.quote.is_some_and(|quote| quote.has_sha1);
         state.attestations = state.attestations.saturating_add(1);
         state.verdict = Some(LastVerdict {
@@ -167,6 +173,10 @@ impl Settled {
             held: Some(QuoteRules {
                 boot_log: demanded.boot_log || state.boot_log_seen,
                 allow_sha1: has_sha1 || judging.has_sha1_key,
+                measured_boot: match is_boot_judged {
+                    true => demanded.measured_boot,
+                    false => state.measured_boot,
+                },
                 ..demanded
             }),
         });

@@ -111,6 +111,8 @@ pub struct QuoteRules {
     /// Whether SHA-1 is accepted. What a verdict was held against says so only when SHA-1 was used:
     /// by the key, the signature or the bank. (Q09)
     pub allow_sha1: bool,
+    /// The identity of the policy that what the boot log holds is judged by, where there is one.
+    pub measured_boot: Option<Digest>,
 }
 
 impl QuoteRules {
@@ -120,6 +122,7 @@ impl QuoteRules {
             && (demanded.pcr_policy.is_none() || self.pcr_policy == demanded.pcr_policy)
             && (self.boot_log || !demanded.boot_log)
             && (demanded.allow_sha1 || !self.allow_sha1)
+            && (demanded.measured_boot.is_none() || self.measured_boot == demanded.measured_boot)
     }
 }
 
@@ -195,6 +198,8 @@ pub struct AgentState {
     pub last_passed_unix_ms: u64,
     /// More of the proven list.
     pub list: ListFacts,
+    /// The identity of the measured boot policy that allows what the boot log of this epoch holds.
+    pub measured_boot: Option<Digest>,
 }
 
 impl AgentState {

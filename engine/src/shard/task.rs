@@ -27,6 +27,7 @@ use crate::pcr_policy::PcrPolicy;
 use crate::quote::{BoundQuote, Quote, QuoteError, QuotedPcrs};
 use crate::time::Now;
 use crate::tpm::{ClockInfo, Signature};
+use crate::uefi::policy::MeasuredBootPolicy;
 use crate::verdict::{Finding, Reason, Verdict};
 use list::{Ended, List};
 
@@ -51,6 +52,8 @@ pub struct Assignment {
     pub pcr_policy: Option<Arc<PcrPolicy>>,
     /// The PCRs that a boot log must explain; `None` when none is demanded.
     pub boot_pcrs: Option<PcrSet>,
+    /// What judges the content of a boot log that came.
+    pub measured_boot: Option<Arc<MeasuredBootPolicy>>,
     /// The runtime policy.
     pub judge: Option<Arc<Judge>>,
     /// How the agent's list is made; the format is the upload's.
@@ -108,6 +111,8 @@ pub struct Judged {
     proven_bank: Option<HashAlg>,
     /// Whether a boot log explains what it was to explain.
     pub boot_log_explained: bool,
+    /// The identity of the measured boot policy that allows what that log holds.
+    pub measured_boot: Option<Digest>,
     /// What the measurement list left behind, when it was proven.
     pub ima: Option<ImaState>,
     /// The counts of the list, when it was proven.
@@ -358,7 +363,7 @@ fn begin(
         challenged: Some(assignment.challenge.selection),
         pcr_policy: assignment.pcr_policy.clone(),
         boot_pcrs: assignment.boot_pcrs,
-        measured_boot: None,
+        measured_boot: assignment.measured_boot.clone(),
         judge: assignment.judge.clone(),
     };
     let mut appraisal = if assignment.is_bound_elsewhere(&nonce) {
@@ -540,6 +545,7 @@ fn judged(
         }),
         proven_bank,
         boot_log_explained: appraised.boot_pcrs.is_some(),
+        measured_boot: appraised.measured_boot.map(|proof| *proof.policy()),
         ima: appraised.ima,
         report,
         evidence_sha256: evidence.digest(nonce),

@@ -6,6 +6,7 @@
 
 mod code;
 mod finding;
+pub mod severity;
 
 pub use code::{Attribution, Code};
 pub use finding::{Finding, Reason};

@@ -4,9 +4,9 @@ use openssl::bn::{BigNum, BigNumContext};
 use openssl::derive::Deriver;
 use openssl::ec::{EcGroup, EcKey, EcPoint};
 use openssl::hash::MessageDigest;
-use openssl::pkey::PKey;
+use openssl::pkey::{Id, PKey};
 use openssl::rsa::Padding;
-use openssl::sign::Signer;
+use openssl::sign::{RsaPssSaltlen, Signer};
 use openssl::symm::{Cipher, encrypt};
 use rat_engine::crypto::{Curve, KeyMaterial};
 use rat_engine::hash::HashAlg;
@@ -108,4 +108,26 @@ pub(crate) fn rsa_oaep_sha1(
     let written = rsa.public_encrypt(secret, &mut sealed, Padding::PKCS1_OAEP)?;
     sealed.truncate(written);
     Ok(Some(sealed))
+}
+
+/// RSASSA-PSS with SHA-256 and the longest salt; `None` when `private_key_pem` is no RSA key of 2,048
+/// to 8,192 bits, or is encrypted.
+pub(crate) fn rsa_pss_sha256(
+    private_key_pem: &[u8],
+    message: &[u8],
+) -> Result<Option<Vec<u8>>, LibraryError> {
+    // Without the callback the library would ask for a passphrase on the terminal.
+    let key = PKey::private_key_from_pem_callback(private_key_pem, |_| Ok(0));
+    let Some(key) = key.ok().filter(|key| key.id() == Id::RSA) else {
+        return Ok(None);
+    };
+    if !(2_048..=8_192).contains(&key.bits()) {
+        return Ok(None);
+    }
+    let sha256 = MessageDigest::sha256();
+    let mut signer = Signer::new(sha256, &key)?;
+    signer.set_rsa_padding(Padding::PKCS1_PSS)?;
+    signer.set_rsa_mgf1_md(sha256)?;
+    signer.set_rsa_pss_saltlen(RsaPssSaltlen::MAXIMUM_LENGTH)?;
+    Ok(Some(signer.sign_oneshot_to_vec(message)?))
 }

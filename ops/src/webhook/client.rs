@@ -73,6 +73,9 @@ pub enum Failure {
     /// It does not take the message.
     #[error("it answered {0}")]
     Status(u16),
+    /// It is a channel that is not open.
+    #[error("the channel is not open")]
+    Unavailable,
 }
 
 /// Statuses that are about one message; all others are about the receiver.
@@ -92,6 +95,7 @@ impl Failure {
             Self::Exchange => "exchange",
             Self::Redirect(_) => "redirect",
             Self::Status(_) => "status",
+            Self::Unavailable => "unavailable",
         }
     }
 

@@ -73,7 +73,7 @@ impl Deliverer {
     }
 
     fn name(&self) -> &str {
-        &self.recipient.client.webhook.target.name
+        self.recipient.name()
     }
 
     /// Begins what is due and may be begun; how long until there may be more.
@@ -104,11 +104,12 @@ impl Deliverer {
         let due: Vec<QueuedMessage> = due.into_iter().filter(is_new).take(room).collect();
         let began = due.len();
         for message in due {
-            let (recipient, body) = (Arc::clone(&self.recipient), message.body.clone());
-            let id = message.id.clone();
+            let (recipient, sent) = (Arc::clone(&self.recipient), message.clone());
             let attempt = attempts.spawn(async move {
-                let client = &recipient.client;
-                client.post(&id, &body, now_unix_ms).await
+                let QueuedMessage {
+                    subject, id, body, ..
+                } = &sent;
+                recipient.deliver(subject, id, body, now_unix_ms).await
             });
             self.under_way.insert(attempt.id(), message);
         }
@@ -215,8 +216,7 @@ impl Deliverer {
 
     /// What has waited for too long is not tried one by one while the receiver is away.
     async fn give_up_the_old(&self, now_unix_ms: u64) {
-        let target = &self.recipient.client.webhook.target;
-        let before = now_unix_ms.saturating_sub(target.give_up_after_ms);
+        let before = now_unix_ms.saturating_sub(self.recipient.give_up_after_ms());
         let error = "it took no message for too long";
         loop {
             match self.give_up(before, u64::MAX, error).await {
@@ -251,11 +251,11 @@ impl Deliverer {
         let Err(failure) = attempt.result else {
             return Fate::Taken;
         };
-        let target = &self.recipient.client.webhook.target;
         let error = failure.to_string();
         let tried = message.attempts.saturating_add(1);
         let age_ms = now_unix_ms.saturating_sub(message.queued_unix_ms);
-        if tried >= target.attempts_max || age_ms >= target.give_up_after_ms {
+        let recipient = &self.recipient;
+        if tried >= recipient.attempts_max() || age_ms >= recipient.give_up_after_ms() {
             return Fate::GivenUp { error };
         }
         let ours = pause_ms(tried, random());

@@ -39,7 +39,7 @@ pub(super) struct Why {
 }
 
 /// A random id for a message; the same in all attempts. `None` when there are no random numbers.
-pub(super) fn new_id() -> Option<String> {
+pub(crate) fn new_id() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
     Some(hex::encode(bytes))

@@ -32,6 +32,7 @@ mod measures;
 mod message;
 mod note;
 mod pace;
+mod recipient;
 mod settings;
 mod signature;
 mod standing;
@@ -52,8 +53,10 @@ use tokio_util::sync::CancellationToken;
 pub use address::{Network, NetworkError};
 pub use client::Failure;
 pub use fleet::{Answer, Fleet, FleetUnavailable};
+pub(crate) use message::new_id;
+pub use recipient::{Carried, Channel, Unavailable};
 pub use settings::{
-    ATTEMPTS, Fault, GIVE_UP_AFTER_HOURS, Given, Span, TIMEOUT_MS, Target, Webhook,
+    ATTEMPTS, Content, Fault, GIVE_UP_AFTER_HOURS, Given, Span, TIMEOUT_MS, Target, Webhook,
 };
 pub use signature::{SECRET_BYTES_MIN, SIGNATURE_HEADER, Secret, SecretTooShort};
 pub use standing::Health;
@@ -64,6 +67,7 @@ use deliver::Deliverer;
 use listen::Missed;
 use note::Notes;
 use pace::Pace;
+use recipient::{Carrier, Recipient};
 use standing::Standing;
 
 use crate::limits::WEBHOOK_CHANGES_WAITING_MAX;
@@ -77,6 +81,8 @@ const ENDING: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The webhooks, by different names.
     pub webhooks: Vec<Webhook>,
+    /// What is delivered to as to a webhook, by names that no webhook has.
+    pub channels: Vec<Arc<dyn Channel>>,
     /// The records.
     pub store: Store,
     /// How agents stand now.
@@ -96,13 +102,6 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Roots(#[from] RootsError),
-}
-
-/// A webhook, and how it stands.
-#[derive(Debug)]
-struct Recipient {
-    client: Client,
-    standing: Standing,
 }
 
 /// A webhook as people see it.
@@ -140,9 +139,15 @@ impl Webhooks {
     /// # Errors
     /// [`StartError`].
     pub async fn start(parts: Parts) -> Result<Delivery, StartError> {
-        let names: Vec<&str> = parts.webhooks.iter().map(|it| it.target.name()).collect();
+        let names = parts.webhooks.iter().map(|it| it.target.name());
+        let channels = parts.channels.iter().map(|it| it.name());
+        let names: Vec<&str> = names.chain(channels).collect();
         let now = parts.clock.now().unix_ms;
-        let keeping = parts.store.keep_webhooks(&names, CONFIGURATION, now);
+        let mut targets = parts.webhooks.iter().map(|it| it.target.content);
+        let are_told = targets.any(|content| content == Content::Status);
+        let keeping = parts
+            .store
+            .keep_webhooks(&names, are_told, CONFIGURATION, now);
         let dropped = keeping.await?;
         if dropped > 0 {
             tracing::warn!(
@@ -150,12 +155,17 @@ impl Webhooks {
                 "messages of removed webhooks are dropped"
             );
         }
-        let mut recipients = Vec::with_capacity(parts.webhooks.len());
+        let mut carriers = Vec::new();
         for webhook in parts.webhooks {
-            let name = webhook.target.name().to_owned();
+            carriers.push(Carrier::Webhook(Box::new(Client::new(webhook)?)));
+        }
+        carriers.extend(parts.channels.into_iter().map(Carrier::Channel));
+        let mut recipients = Vec::with_capacity(carriers.len());
+        for carrier in carriers {
+            let name = carrier.name().to_owned();
             let stored = parts.store.webhook_standing(&name).await?;
             recipients.push(Arc::new(Recipient {
-                client: Client::new(webhook)?,
+                carrier,
                 standing: Standing::new(&name, stored),
             }));
         }
@@ -169,8 +179,11 @@ impl Webhooks {
             stops: CancellationToken::new(),
             gives_up: CancellationToken::new(),
         };
-        if !delivery.webhooks.recipients.is_empty() {
-            delivery.run(parts.store, parts.fleet, parts.events).await?;
+        delivery.deliver(&parts.store);
+        if are_told {
+            delivery
+                .note(parts.store, parts.fleet, parts.events)
+                .await?;
         }
         Ok(delivery)
     }
@@ -179,8 +192,8 @@ impl Webhooks {
     pub fn shown(&self) -> Vec<Shown> {
         let recipients = self.recipients.iter();
         let shown = |recipient: &Arc<Recipient>| Shown {
-            name: recipient.client.webhook.target.name.clone(),
-            url: recipient.client.webhook.target.endpoint.shown(),
+            name: recipient.name().to_owned(),
+            url: recipient.place(),
             health: recipient.standing.health(),
             standing: recipient.standing.shown(),
         };
@@ -190,15 +203,22 @@ impl Webhooks {
     /// Says that a message was put into a webhook's queue by somebody else.
     pub fn queued(&self, name: &str) {
         let mut recipients = self.recipients.iter();
-        if let Some(found) = recipients.find(|it| it.client.webhook.target.name == name) {
+        if let Some(found) = recipients.find(|it| it.name() == name) {
             found.standing.queue(1);
         }
+    }
+
+    /// The names of those that are told of revocations.
+    pub fn told_of_revocations(&self) -> Vec<String> {
+        let recipients = self.recipients.iter();
+        let told = recipients.filter(|it| it.content() == Content::Revocation);
+        told.map(|it| it.name().to_owned()).collect()
     }
 
     /// A test message for a webhook; `None` when there is no such webhook.
     pub fn tester(&self, name: &str) -> Option<Tester> {
         let mut recipients = self.recipients.iter();
-        let found = recipients.find(|it| it.client.webhook.target.name == name)?;
+        let found = recipients.find(|it| it.name() == name && it.client().is_some())?;
         Some(Tester {
             recipient: Arc::clone(found),
             clock: Arc::clone(&self.clock),
@@ -207,7 +227,7 @@ impl Webhooks {
 }
 
 impl Delivery {
-    async fn run(
+    async fn note(
         &mut self,
         store: Store,
         fleet: Arc<dyn Fleet>,
@@ -227,10 +247,14 @@ impl Delivery {
         };
         self.noting.spawn(listen::listen(events, sender, missed));
         self.noting.spawn(notes.run(changes));
-        for recipient in recipients.iter() {
+        Ok(())
+    }
+
+    fn deliver(&mut self, store: &Store) {
+        for recipient in self.webhooks.recipients.iter() {
             let deliverer = Deliverer {
                 store: store.clone(),
-                clock: Arc::clone(clock),
+                clock: Arc::clone(&self.webhooks.clock),
                 recipient: Arc::clone(recipient),
                 stops: self.stops.clone(),
                 gives_up: self.gives_up.clone(),
@@ -239,7 +263,6 @@ impl Delivery {
             };
             self.delivering.spawn(deliverer.run());
         }
-        Ok(())
     }
 
     /// The webhooks.
@@ -284,7 +307,7 @@ impl Tester {
     /// Sends it, past the queue. Its id, and why it was not taken; `None` when there are no random
     /// numbers for an id.
     pub async fn send(&self) -> Option<(String, Result<(), Failure>)> {
-        let client = &self.recipient.client;
+        let client = self.recipient.client()?;
         let name = &client.webhook.target.name;
         let id = message::new_id()?;
         let now = self.clock.now().unix_ms;

@@ -176,7 +176,10 @@ impl Notes {
         }
         let mut messages = Vec::new();
         for (recipient, queued) in self.recipients.iter().zip(queued) {
-            let settings = &recipient.client.webhook.target;
+            let Some(client) = recipient.client() else {
+                continue;
+            };
+            let settings = &client.webhook.target;
             if !settings.wants(&change.group, change.to) {
                 continue;
             }

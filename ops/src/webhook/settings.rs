@@ -12,6 +12,16 @@ use super::signature::Secret;
 use super::trust::Roots;
 use crate::limits::{WEBHOOK_NAME_CHARACTERS_MAX, WEBHOOK_NETWORKS_MAX};
 
+/// What a webhook is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Content {
+    /// Changes of agents' statuses.
+    #[default]
+    Status,
+    /// Revocations of Keylime's agents, in Keylime's own form.
+    Revocation,
+}
+
 /// A webhook as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given<'a> {
@@ -19,6 +29,8 @@ pub struct Given<'a> {
     pub name: &'a str,
     /// Where messages are posted.
     pub url: &'a str,
+    /// What it is told.
+    pub content: Content,
     /// Groups whose agents it is told of; empty for all.
     pub groups: &'a [String],
     /// Statuses that it is told of when an agent gets them; empty for all.
@@ -50,6 +62,7 @@ pub struct Fault {
 pub struct Target {
     pub(super) name: String,
     pub(super) endpoint: Endpoint,
+    pub(super) content: Content,
     groups: BTreeSet<String>,
     statuses: Vec<EffectiveStatus>,
     pub(super) allowed: Vec<Network>,
@@ -96,7 +109,17 @@ pub const GIVE_UP_AFTER_HOURS: Span = Span {
     default: 24,
     max: 720,
 };
-const HOUR_MS: u64 = 60 * 60 * 1000;
+pub(super) const HOUR_MS: u64 = 60 * 60 * 1000;
+
+const ALL_REVOCATIONS: &str = "revocations are told of all of Keylime's agents";
+
+impl Given<'_> {
+    /// Whether it leaves out what it is not told of anyway.
+    const fn is_filtered_for_nothing(&self) -> bool {
+        let has_filters = !self.groups.is_empty() || !self.statuses.is_empty();
+        has_filters && matches!(self.content, Content::Revocation)
+    }
+}
 
 impl Target {
     /// The webhook that this describes.
@@ -122,6 +145,9 @@ impl Target {
         let is_https = |endpoint: &Endpoint| endpoint.scheme == Scheme::Https;
         if given.plain_http && endpoint.as_ref().is_some_and(is_https) {
             fault("plain_http", "stands beside an https:// URL".to_owned());
+        }
+        if given.is_filtered_for_nothing() {
+            fault("content", ALL_REVOCATIONS.to_owned());
         }
         let mut statuses = Vec::new();
         for text in given.statuses {
@@ -161,6 +187,7 @@ impl Target {
             Some(endpoint) if faults.is_empty() => Ok(Self {
                 name: given.name.to_owned(),
                 endpoint,
+                content: given.content,
                 groups: given.groups.iter().cloned().collect(),
                 statuses,
                 allowed,
@@ -179,7 +206,8 @@ impl Target {
 
     /// Whether it is told of an agent of this group that gets this status.
     pub(super) fn wants(&self, group: &str, to: EffectiveStatus) -> bool {
-        (self.groups.is_empty() || self.groups.contains(group))
+        self.content == Content::Status
+            && (self.groups.is_empty() || self.groups.contains(group))
             && (self.statuses.is_empty() || self.statuses.contains(&to))
     }
 }
@@ -209,6 +237,7 @@ mod tests {
     const SOUND: Given<'_> = Given {
         name: "ops",
         url: "https://hooks.example.com/ratd",
+        content: Content::Status,
         groups: &[],
         statuses: &[],
         allow: &[],
@@ -236,6 +265,7 @@ mod tests {
         let all = Given {
             name: "",
             url: "x",
+            content: Content::Status,
             groups: &[],
             statuses: &texts(&["trusted", "broken"]),
             allow: &texts(&["10.0.0.0/8", "10.0.0.1/8", "x"]),
@@ -260,6 +290,12 @@ mod tests {
             ..SOUND
         };
         assert_eq!(faults(&plain), ["plain_http"]);
+        let filtered = Given {
+            content: Content::Revocation,
+            groups: &texts(&["web"]),
+            ..SOUND
+        };
+        assert_eq!(faults(&filtered), ["content"]);
         let many = vec!["10.0.0.0/8".to_owned(); WEBHOOK_NETWORKS_MAX + 1];
         assert_eq!(
             faults(&Given {
@@ -285,9 +321,15 @@ mod tests {
         assert!(target.wants("db", EffectiveStatus::Overdue));
         assert!(!target.wants("mail", EffectiveStatus::Untrusted));
         assert!(!target.wants("web", EffectiveStatus::Trusted));
+        let revocations = Target::parse(&Given {
+            content: Content::Revocation,
+            ..SOUND
+        });
+        let revocations = revocations.unwrap();
         let all = Target::parse(&SOUND).unwrap();
         for status in EffectiveStatus::ALL {
             assert!(all.wants("mail", status));
+            assert!(!revocations.wants("mail", status));
         }
     }
 }

@@ -41,6 +41,8 @@ pub(super) async fn run(config: &Config, options: &MigrateOptions) -> Result<(),
             tpm_identity: registrar.tpm_identity,
         },
         shares_ek: registrar.shared_ek,
+        require_policy_signatures: config.keylime.verifier.require_allow_list_signatures,
+        boot_policy: config.keylime.measured_boot().policy_name,
         path: config.keylime.verifier.mode,
         actor: ACTOR,
     };

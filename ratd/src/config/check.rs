@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use anyhow::Context;
 use rat_api::core::{Addresses, AgentMode};
 use rat_engine::shard::Settings;
+use rat_engine::verdict::severity::SeverityError;
 use rat_identity::ek::EkTrust;
 use rat_identity::keylime::EkCheck;
 use rat_runtime::{IMA_CACHE_AGENT_BYTES_MIN, IMA_CACHE_BYTES_MAX, IMA_CACHE_BYTES_MIN};
 use rat_store::limits::INTERVAL_MS_MIN;
 
-use super::{Config, Listen, Mode, Runtime, webhook};
+use super::{Attestation, Config, Listen, Mode, Runtime, webhook};
 use crate::failure::{Exit, Failure, Means};
 
 /// Everything that is wrong, by key.
@@ -66,28 +67,40 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
     for (key, text) in config.keylime.pull.faults() {
         fault(key, text);
     }
+    for (key, text) in config.keylime.revocation.faults(&config.webhook) {
+        fault(key, text);
+    }
     for (key, text) in cache_faults(&config.runtime) {
         fault(key, text);
     }
-    let attestation = &config.attestation;
-    if attestation.interval_ms < 10 {
-        fault("attestation.interval_ms", "must be 10 or more".to_owned());
-    }
-    if attestation.challenge_deadline_ms < 100 {
-        let text = "must be 100 or more".to_owned();
-        fault("attestation.challenge_deadline_ms", text);
-    }
-    let deadline = u64::from(attestation.challenge_deadline_ms);
-    let needed = attestation.interval_ms.saturating_add(deadline);
-    if attestation.max_age_ms < needed {
-        let text = format!("must be {needed} or more: interval and deadline together");
-        fault("attestation.max_age_ms", text);
+    for (key, text) in attestation_faults(&config.attestation) {
+        fault(key, text);
     }
     for text in webhook::faults(&config.webhook) {
         fault("webhook", text);
     }
     if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
         fault("log.level", "is no level".to_owned());
+    }
+    faults
+}
+
+/// Which times of attestation do not fit together.
+fn attestation_faults(attestation: &Attestation) -> Vec<(&'static str, String)> {
+    let mut faults = Vec::new();
+    if attestation.interval_ms < 10 {
+        let text = "must be 10 or more".to_owned();
+        faults.push(("attestation.interval_ms", text));
+    }
+    if attestation.challenge_deadline_ms < 100 {
+        let text = "must be 100 or more".to_owned();
+        faults.push(("attestation.challenge_deadline_ms", text));
+    }
+    let deadline = u64::from(attestation.challenge_deadline_ms);
+    let needed = attestation.interval_ms.saturating_add(deadline);
+    if attestation.max_age_ms < needed {
+        let text = format!("must be {needed} or more: interval and deadline together");
+        faults.push(("attestation.max_age_ms", text));
     }
     faults
 }
@@ -115,6 +128,13 @@ fn verifier_faults(config: &Config) -> Vec<(&'static str, String)> {
         if !(1..=max).contains(&seconds) {
             faults.push((key, format!("must be 1 to {max}")));
         }
+    }
+    if let Err(error) = verifier.severities() {
+        let key = match error {
+            SeverityError::Labels | SeverityError::Twice(_) => "keylime.verifier.severity_labels",
+            _ => "keylime.verifier.severity_policy",
+        };
+        faults.push((key, error.to_string()));
     }
     faults
 }

@@ -86,14 +86,26 @@ keys! {
         passes. `false` waits for an operator, or for a change of the policy that it failed under.";
     "keylime.verifier.accept_violations": "`true` accepts files of the measurement list that were open \
         for writing when they were measured, as Keylime does by default.";
+    "keylime.verifier.require_allow_list_signatures": "`true` refuses runtime policies that are not \
+        signed (DSSE) by the key that comes with them.";
+    "keylime.verifier.severity_labels": "What failures of agents are called, the least grave first. \
+        `severity_level` is the place in this list.";
+    "keylime.verifier.severity_policy": "Which failure has which label: \
+        `[{event_id = \"ima[.].*\", severity_label = \"warning\"}, ...]`. The first rule counts whose \
+        regular expression is the whole event id; without one, the gravest label. A polled agent that \
+        fails gravely, or whose evidence cannot be judged to its end, is not polled again until it is \
+        reactivated or its policy changes.";
     "keylime.measured_boot_policy_name": "The policy by which the content of boot logs is judged, \
         where there is a reference state: `accept-all`, `reject-all` or `example`. The log must \
         replay to the quoted PCRs with each of them.";
-    "keylime.measured_boot_evaluate": "`always`: `example` judges every boot log. `once`: the first \
-        one of a machine only, and none that comes with `verify/evidence`, as in Keylime.";
+    "keylime.measured_boot_evaluate": "`always`: an agent with a reference state sends its boot \
+        log with every quote, and `example` judges it. `once`: with the first of each boot, and after a \
+        change of the reference state; none that comes with `verify/evidence` is judged then, as in \
+        Keylime.";
     "keylime.pull.certificate": "A file with the certificate (PEM) that Keylime's agents are shown \
-        when they are polled: one that their `trusted_client_ca` vouches for, such as Keylime's \
-        `cv_ca/client-cert.crt`. Empty: none, which they refuse.";
+        when they are polled: one that their `trusted_client_ca` vouches for. Empty: \
+        `cv_ca/client-cert.crt` in the data directory, with its key, if there is one; none otherwise, \
+        which they refuse.";
     "keylime.pull.key": "A file with its private key (PEM), not encrypted.";
     "keylime.pull.plain_http": "`true` polls agents that have no certificate (`mtls_cert` \
         `disabled`) over plain HTTP. Without, they are not polled.";
@@ -102,6 +114,12 @@ keys! {
         interval.";
     "keylime.pull.exponential_backoff": "`false` leaves that pause the same.";
     "keylime.pull.exchanges": "Polls that may be under way at once.";
+    "keylime.revocation.channels": "Who is told of an agent that failed, or that attested and is not \
+        heard of any more: `agent`, all other agents that are polled; `zeromq`, whoever subscribes at \
+        `keylime.revocation.zmq_listen`; `webhook`, each `[[webhook]]` whose `content` is `revocation`. \
+        Nobody where `keylime.verifier.listen` is empty.";
+    "keylime.revocation.zmq_listen": "Where revocations are published over ZeroMQ, to everybody: what \
+        they say is signed with the agent's `revocation_key`.";
     "identity.ek_ca": "Files or folders of CA certificates (PEM or DER) that vouch for TPMs. \
         Empty: no certificate vouches for any.";
     "identity.ek_list": "Files with the SHA-256 of an endorsement key on each line: TPMs that are \
@@ -151,6 +169,12 @@ pub(crate) const WEBHOOK_MEMBERS: &[Key] = &[
     Key {
         name: "ca_file",
         meaning: "CAs (PEM) that vouch for the receiver, in place of those of the system.",
+    },
+    Key {
+        name: "content",
+        meaning: "What it is told: `status`, changes of agents' statuses; or `revocation`, failures of \
+            Keylime's agents as Keylime's own webhook is told of them. Then `groups` and `statuses` \
+            are empty.",
     },
     Key {
         name: "groups",

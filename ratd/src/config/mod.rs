@@ -8,6 +8,7 @@ pub(crate) mod check;
 pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod pull;
+pub(crate) mod revocation;
 pub(crate) mod webhook;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,11 +17,16 @@ use std::path::PathBuf;
 use rat_api::keylime::{self, MeasuredBoot};
 use rat_engine::ima::CacheLimits;
 use rat_engine::uefi::policy::PolicyName;
+use rat_engine::verdict::severity::{self, SeverityError, SeverityPolicy};
 use rat_identity::keylime::{EkCheck, TpmIdentity};
 use serde::{Deserialize, Serialize};
 
 use pull::Pull;
+use revocation::Revocation;
 use webhook::Webhook;
+
+/// The name among the webhooks by which other agents are told of revocations.
+pub(crate) const AGENTS_CHANNEL: &str = "keylime-agents";
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +73,7 @@ pub(crate) struct Keylime {
     pub(crate) registrar: Registrar,
     pub(crate) verifier: Verifier,
     pub(crate) pull: Pull,
+    pub(crate) revocation: Revocation,
     pub(crate) measured_boot_policy_name: BootPolicy,
     pub(crate) measured_boot_evaluate: Evaluate,
 }
@@ -117,6 +124,31 @@ pub(crate) struct Verifier {
     pub(crate) session_lifetime_seconds: u64,
     pub(crate) auto_recover_attestation_failures: bool,
     pub(crate) accept_violations: bool,
+    pub(crate) require_allow_list_signatures: bool,
+    pub(crate) severity_labels: Vec<String>,
+    pub(crate) severity_policy: Vec<SeverityRule>,
+}
+
+/// What a kind of failure is called in severity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeverityRule {
+    pub(crate) event_id: String,
+    pub(crate) severity_label: String,
+}
+
+impl Verifier {
+    /// How grave failures are.
+    pub(crate) fn severities(&self) -> Result<SeverityPolicy, SeverityError> {
+        let rules = self.severity_policy.iter();
+        let rules: Vec<_> = rules
+            .map(|rule| severity::SeverityRule {
+                event_id: rule.event_id.clone(),
+                severity_label: rule.severity_label.clone(),
+            })
+            .collect();
+        SeverityPolicy::new(&self.severity_labels, &rules)
+    }
 }
 
 /// Keylime's registrar.
@@ -270,6 +302,7 @@ impl Default for Keylime {
             registrar: Registrar::default(),
             verifier: Verifier::default(),
             pull: Pull::default(),
+            revocation: Revocation::default(),
             measured_boot_policy_name: BootPolicy::AcceptAll,
             measured_boot_evaluate: Evaluate::Always,
         }
@@ -287,6 +320,9 @@ impl Default for Verifier {
             session_lifetime_seconds: 180,
             auto_recover_attestation_failures: false,
             accept_violations: false,
+            require_allow_list_signatures: false,
+            severity_labels: severity::SEVERITY_LABELS.map(str::to_owned).to_vec(),
+            severity_policy: Vec::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use rat_identity::keylime::CA_FOLDER;
 use rat_transport::pull::{ClientIdentity, Settings};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Pull {
-    /// Empty: agents are shown none.
+    /// Empty: the client's of Keylime's CA, if that is there.
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) plain_http: bool,
@@ -67,15 +68,23 @@ impl Pull {
         }
     }
 
-    /// What agents are shown.
-    pub(crate) fn identity(&self) -> Result<Option<ClientIdentity>> {
-        if self.certificate.as_os_str().is_empty() {
+    /// What agents are shown: by default what tenants show, too.
+    pub(crate) fn identity(&self, data_dir: &Path) -> Result<Option<ClientIdentity>> {
+        let folder = data_dir.join(CA_FOLDER);
+        let mut files = [
+            folder.join("client-cert.crt"),
+            folder.join("client-private.pem"),
+        ];
+        if !self.certificate.as_os_str().is_empty() {
+            files = [self.certificate.clone(), self.key.clone()];
+        } else if files.iter().any(|file| !file.exists()) {
             return Ok(None);
         }
-        let (chain, key) = (read(&self.certificate)?, read(&self.key)?);
-        let identity = ClientIdentity::of_pem(&chain, &key);
+        let [certificate, key] = files;
+        let (chain, private) = (read(&certificate)?, read(&key)?);
+        let identity = ClientIdentity::of_pem(&chain, &private);
         let identity = identity.with_context(|| {
-            let (certificate, key) = (self.certificate.display(), self.key.display());
+            let (certificate, key) = (certificate.display(), key.display());
             format!("keylime.pull.certificate {certificate}, key {key}")
         })?;
         Ok(Some(identity))

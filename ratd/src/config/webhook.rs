@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, ensure};
 use figment::value::Value;
 use rat_ops::limits::{WEBHOOK_CA_BYTES_MAX, WEBHOOK_SECRET_BYTES_MAX, WEBHOOKS_MAX};
 use rat_ops::webhook::{
-    ATTEMPTS, Fault, GIVE_UP_AFTER_HOURS, Given, Roots, Secret, TIMEOUT_MS, Target,
+    ATTEMPTS, Content, Fault, GIVE_UP_AFTER_HOURS, Given, Roots, Secret, TIMEOUT_MS, Target,
     Webhook as Sound,
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub(crate) struct Webhook {
     #[serde(default)]
     pub(crate) ca_file: PathBuf,
     #[serde(default)]
+    pub(crate) content: Told,
+    #[serde(default)]
     pub(crate) groups: Vec<String>,
     #[serde(default)]
     pub(crate) statuses: Vec<String>,
@@ -38,6 +40,15 @@ pub(crate) struct Webhook {
     pub(crate) attempts_max: u64,
     #[serde(default = "give_up_after_hours")]
     pub(crate) give_up_after_hours: u64,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Told {
+    #[default]
+    Status,
+    Revocation,
 }
 
 const fn timeout_ms() -> u64 {
@@ -59,6 +70,7 @@ pub(crate) fn defaults() -> Value {
         url: String::new(),
         secret_file: PathBuf::new(),
         ca_file: PathBuf::new(),
+        content: Told::default(),
         groups: Vec::new(),
         statuses: Vec::new(),
         allow: Vec::new(),
@@ -80,6 +92,10 @@ impl Webhook {
         Target::parse(&Given {
             name: &self.name,
             url: &self.url,
+            content: match self.content {
+                Told::Status => Content::Status,
+                Told::Revocation => Content::Revocation,
+            },
             groups: &self.groups,
             statuses: &self.statuses,
             allow: &self.allow,

@@ -54,12 +54,13 @@ impl KeylimeTls {
         Arc::clone(&self.acceptor)
     }
 
-    /// New certificates, when the present ones are due. Connections live on.
-    pub(super) fn renew(&self) -> anyhow::Result<()> {
+    /// New certificates, when the present ones are due; whether there are. Connections live on.
+    pub(super) fn renew(&self) -> anyhow::Result<bool> {
         let now = unix_ms();
         if self.ca.renew(&self.names, now)? {
             self.certificate.replace(material(self.ca.server()?), now)?;
             tracing::info!("the certificate of Keylime's servers was renewed");
+            return Ok(true);
         } else if !self.ca.renews() {
             for (file, end_unix_ms) in self.ca.ends()? {
                 if end_unix_ms.saturating_sub(now) < WARN_BEFORE_MS {
@@ -71,7 +72,7 @@ impl KeylimeTls {
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Polling Keylime's agents: which, and what the poller's news mean for the store.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use rat_engine::hash::HashAlg;
 use rat_engine::shard::AgentPath;
 use rat_identity::v_key::seal_v_key;
 use rat_ops::webhook::Fleet as _;
-use rat_store::{KeylimeFacts, Store, StoredKeylimeAgent};
+use rat_store::{Halted, KeylimeFacts, Store, StoredKeylimeAgent};
 use rat_transport::pull::{
     AgentVersion, Contact, News, Options, Poller, VKey, Watcher, certificate_of_pem,
 };
@@ -20,6 +21,7 @@ use tokio::runtime::Handle;
 
 use super::shards::{self, Shards};
 use crate::config::Config;
+use crate::config::pull::Pull;
 use crate::failure::{Exit, Failure, Means};
 
 /// Agents that one query lists.
@@ -50,7 +52,7 @@ impl Polled {
         };
         let options = Options {
             settings: pull.settings(keylime.interval_ms, keylime.answer_ms.into()),
-            identity: pull.identity().means(Exit::Configuration)?,
+            identity: pull.identity(&config.data_dir).means(Exit::Configuration)?,
             seal: Arc::new(|key, v_key| seal_v_key(key, v_key).ok()),
             watcher: Arc::new(watcher),
         };
@@ -94,6 +96,10 @@ impl Polled {
     /// # Errors
     /// When it cannot be polled as it is stored; nothing changes then.
     pub(super) async fn put(&self, agent: &StoredKeylimeAgent) -> anyhow::Result<bool> {
+        // Who was stopped stays so until it is taken up again, over any number of starts.
+        if self.store.keylime_standing(&agent.id).await?.halted != Halted::Not {
+            return Ok(false);
+        }
         let view = self.shards.view(agent.id.clone()).await;
         let view = view.ok().flatten().context("its shard does not know it")?;
         if view.record.path != AgentPath::KeylimePull {
@@ -104,6 +110,18 @@ impl Polled {
         let contact = contact(&agent.id, &agent.facts, ak_public, has_passed)?;
         self.poller.put(contact)?;
         Ok(true)
+    }
+
+    /// Tells every agent that is polled, but the one that it is about, of a revocation; false when
+    /// polling ended before.
+    pub(super) async fn notify(&self, subject: AgentId, body: Vec<u8>) -> bool {
+        self.poller.notify(subject, body.into()).await
+    }
+
+    /// Shows agents the certificate that is there now.
+    pub(super) fn show_anew(&self, config: &Pull, data_dir: &Path) -> anyhow::Result<()> {
+        self.poller.set_identity(config.identity(data_dir)?)?;
+        Ok(())
     }
 
     /// Ends: nobody is asked any more.
@@ -163,7 +181,7 @@ fn contact(
     })
 }
 
-/// Has agents asked for the bank that they have.
+/// Has agents asked for the bank that they have, and remembers by which version they attested.
 struct Banks {
     store: Store,
     shards: Shards,
@@ -172,16 +190,23 @@ struct Banks {
 
 impl Watcher for Banks {
     fn told(&self, agent: &AgentId, news: News) {
-        let News::Quotes(bank) = news else {
-            return;
-        };
         let (store, shards, agent) = (self.store.clone(), self.shards.clone(), agent.clone());
-        self.runtime.spawn(async move {
-            if let Err(error) = ask_for(&store, &shards, &agent, bank).await {
-                let error = format!("{error:#}");
-                tracing::error!(%agent, %bank, error, "its bank cannot be asked for");
-            }
-        });
+        match news {
+            News::Quotes(bank) => self.runtime.spawn(async move {
+                if let Err(error) = ask_for(&store, &shards, &agent, bank).await {
+                    let error = format!("{error:#}");
+                    tracing::error!(%agent, %bank, error, "its bank cannot be asked for");
+                }
+            }),
+            // Before its first pass an agent may say anything: that is not remembered.
+            News::Attested(version) => self.runtime.spawn(async move {
+                let known = store.set_keylime_supported_version(&agent, version.as_str());
+                if let Err(error) = known.await {
+                    tracing::error!(%agent, %version, %error, "its version is not remembered");
+                }
+            }),
+            _ => return,
+        };
     }
 }
 

@@ -122,6 +122,7 @@ pub(super) fn settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     let attestation = &config.attestation;
     let verifier = &config.keylime.verifier;
+    let boot = config.keylime.measured_boot();
     let ms = |seconds: u64| seconds.saturating_mul(1_000);
     let given = |value: usize, default: usize| if value == 0 { default } else { value };
     Settings {
@@ -136,6 +137,8 @@ pub(super) fn settings(config: &Config) -> Settings {
             answer_ms: u32::try_from(ms(verifier.challenge_lifetime_seconds)).unwrap_or(u32::MAX),
             auto_recover: verifier.auto_recover_attestation_failures,
             accept_violations: verifier.accept_violations,
+            boot_policy: boot.policy_name,
+            boot_log_always: boot.evaluate == rat_api::keylime::Evaluate::Always,
         },
         shard: shard::Settings {
             challenge_deadline_ms: attestation.challenge_deadline_ms,

@@ -60,9 +60,12 @@ impl Served {
             polls: Some(Arc::new(polled)),
             mode: settings.mode,
             id: settings.uuid.clone(),
+            require_policy_signatures: settings.require_allow_list_signatures,
+            boot_policy: config.keylime.measured_boot().policy_name,
             ip: listener.local_addr().ip().to_string(),
             port: listener.local_addr().port(),
             interval_seconds: settings.quote_interval_seconds,
+            severities: Arc::new(settings.severities().means(Exit::Configuration)?),
             turn: tokio::sync::Mutex::default(),
         });
         let evidence = keylime::surface(Arc::clone(&shared));

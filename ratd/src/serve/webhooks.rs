@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rat_api::core::webhooks::{ShownWebhook, Test, WebhookState, Webhooks as Described};
-use rat_ops::webhook::{Delivery, Health, Parts, Shown, Tester, Webhook, Webhooks};
+use rat_ops::webhook::{Channel, Delivery, Health, Parts, Shown, Tester, Webhook, Webhooks};
 use rat_runtime::SystemClock;
 use rat_store::Store;
 
@@ -14,6 +14,7 @@ use crate::failure::{Exit, Failure, Means};
 /// Begins to deliver what the shards tell.
 pub(super) async fn start(
     webhooks: Vec<Webhook>,
+    channels: Vec<Arc<dyn Channel>>,
     store: &Store,
     shards: &Shards,
 ) -> Result<Delivery, Failure> {
@@ -23,6 +24,7 @@ pub(super) async fn start(
         .means(Exit::Failed)?;
     let parts = Parts {
         webhooks,
+        channels,
         store: store.clone(),
         fleet: Arc::new(shards.clone()),
         events,

@@ -1,13 +1,14 @@
 //! The parts of a server, joined.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use rat_api::auth::Gate;
 use rat_api::clock::unix_ms;
-use rat_api::core::{self, Core};
+use rat_api::core::{self, Addresses, Core};
 use rat_api::docs::{self, Docs};
 use rat_api::exposition::{self, Exposition};
 use rat_api::health::{self as health_routes, Readiness};
@@ -18,6 +19,7 @@ use rat_api::tls::{Acceptor, Material, ServerCertificate};
 use rat_engine::evidence::Intake;
 use rat_identity::ca::{Ca, Issued};
 use rat_identity::ek::EkTrust;
+use rat_ops::revocation::Revocations;
 use rat_ops::webhook::Delivery;
 use rat_store::Store;
 use rat_transport::quic::server::Server;
@@ -29,7 +31,8 @@ use super::polled::Polled;
 use super::relays::NamedRelays;
 use super::shards::Shards;
 use super::webhooks::{self, Told};
-use super::{evidence, keylime, registrar, verifier};
+use super::{evidence, keylime, registrar, revocations, verifier};
+use crate::config::pull::Pull;
 use crate::config::{Config, check};
 use crate::failure::{Exit, Failure, Means};
 use crate::{data_dir, first_start, health};
@@ -46,6 +49,7 @@ pub(super) struct Parts {
     shards: Shards,
     evidence: Arc<Server>,
     polled: Polled,
+    revocations: Option<Revocations>,
     webhooks: Delivery,
     http: JoinHandle<()>,
 }
@@ -66,10 +70,13 @@ impl Parts {
         let keylime = keylime::Served::bind(config, &certificate, &store).await?;
         let (keylime_tls, registrar) = registrar::bind(config, &ca, &store, &trust).await?;
         let shards = Shards::start(config, &store).await?;
-        let webhooks = webhooks::start(webhooks, &store, &shards).await?;
         let intake = intake(&shards)?;
         let relays = NamedRelays::load(&store).await.means(Exit::Unusable)?;
         let polled = Polled::start(config, &store, &shards, Arc::clone(&intake)).await?;
+        let channels = revocations::channels(config, &polled).await?;
+        let webhooks = webhooks::start(webhooks, channels, &store, &shards).await?;
+        let revocations =
+            revocations::start(config, &store, &shards, &polled, webhooks.webhooks())?;
         let tls = keylime_tls.as_ref();
         let asked = (Arc::clone(&intake), polled.clone());
         let verifier = verifier::Served::bind(config, tls, &store, &shards, asked).await?;
@@ -84,21 +91,9 @@ impl Parts {
         announce(&listener, (&keylime, &registrar, &verifier), &evidence, &ca)?;
         let rate = config.core.requests_per_address_per_second;
         let shared = Shared::new(Gate::new(store.clone()), rate);
-        let core = Core {
-            store: store.clone(),
-            ca: Arc::clone(&ca),
-            trust,
-            fleet: Arc::new(shards.clone()),
-            relays,
-            webhooks: Arc::new(Told(webhooks.webhooks())),
-            addresses,
-            interval_ms: config.attestation.interval_ms,
-            interval_ms_min: check::group_interval_ms_min(config),
-            mode: check::mode(config.attestation.mode),
-            shared: Arc::clone(&shared),
-            started: Instant::now(),
-            in_memory: core::InMemory::default(),
-        };
+        let known = (&store, &ca, trust);
+        let live = (&shards, &webhooks, relays);
+        let core = core_state(config, &shared, addresses, known, live);
         let people = people(config, &store, &shared);
         let exposed = Exposition {
             recorder: recorder.clone(),
@@ -111,24 +106,22 @@ impl Parts {
             ca,
             certificate,
             keylime_tls,
+            polled: (polled.clone(), config.keylime.pull.clone()),
+            data_dir: config.data_dir.clone(),
             evidence: Arc::clone(&evidence),
         };
         tokio::spawn(upkeep.run(recorder, stop.clone()));
         let following = shards.clone();
         tokio::spawn(following.follow_groups(store.clone(), stop.drain.clone()));
-        let served = serve(
-            (listener, router),
-            keylime,
-            registrar,
-            verifier,
-            stop.clone(),
-        );
+        let core = (listener, router);
+        let served = serve(core, keylime, registrar, verifier, stop.clone());
         Ok(Self {
             store,
             readiness,
             shards,
             evidence,
             polled,
+            revocations,
             webhooks,
             http: tokio::spawn(served),
         })
@@ -164,12 +157,42 @@ impl Parts {
         let left = deadline.saturating_sub(begun.elapsed());
         let is_committed = self.shards.drain(left).await;
         tracing::info!(is_committed, requests_ended, "the shards ended");
-        // Last, because it writes down what the shards told: what it cannot deliver now is
+        // Last, because they write down what the shards told: what they cannot deliver now is
         // delivered after the next start.
+        if let Some(revocations) = self.revocations {
+            revocations
+                .drain(deadline.saturating_sub(begun.elapsed()))
+                .await;
+        }
         let left = deadline.saturating_sub(begun.elapsed());
         self.webhooks.drain(left).await;
         self.store.close().await;
         is_committed && requests_ended
+    }
+}
+
+/// What the Core API answers from: what is known, what runs, and where everything is.
+fn core_state(
+    config: &Config,
+    shared: &Arc<Shared>,
+    addresses: Addresses,
+    (store, ca, trust): (&Store, &Arc<Ca>, Arc<EkTrust>),
+    (shards, webhooks, relays): (&Shards, &Delivery, Arc<NamedRelays>),
+) -> Core {
+    Core {
+        store: store.clone(),
+        ca: Arc::clone(ca),
+        trust,
+        fleet: Arc::new(shards.clone()),
+        relays,
+        webhooks: Arc::new(Told(webhooks.webhooks())),
+        addresses,
+        interval_ms: config.attestation.interval_ms,
+        interval_ms_min: check::group_interval_ms_min(config),
+        mode: check::mode(config.attestation.mode),
+        shared: Arc::clone(shared),
+        started: Instant::now(),
+        in_memory: core::InMemory::default(),
     }
 }
 
@@ -316,6 +339,8 @@ struct Upkeep {
     ca: Arc<Ca>,
     certificate: Arc<ServerCertificate>,
     keylime_tls: Option<KeylimeTls>,
+    polled: (Polled, Pull),
+    data_dir: PathBuf,
     evidence: Arc<Server>,
 }
 
@@ -332,11 +357,20 @@ impl Upkeep {
                         tracing::error!(error = %format!("{error:#}"), "the server's certificate");
                     }
                     // One that fails does not keep the other from being renewed.
-                    if let Some(Err(error)) = self.keylime_tls.as_ref().map(KeylimeTls::renew) {
+                    if let Err(error) = self.renew_keylime() {
                         tracing::error!(error = %format!("{error:#}"), "a certificate in cv_ca");
                     }
                 }
             }
+        }
+    }
+
+    /// New certificates of Keylime's servers and for its agents, when the present ones are due.
+    fn renew_keylime(&self) -> anyhow::Result<()> {
+        let (polled, pull) = &self.polled;
+        match &self.keylime_tls {
+            Some(tls) if tls.renew()? => polled.show_anew(pull, &self.data_dir),
+            Some(_) | None => Ok(()),
         }
     }
 

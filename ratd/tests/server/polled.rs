@@ -28,7 +28,7 @@ fn an_agent_with_an_address_is_polled_from_the_start() {
         let store = Store::open(&home.data()).await.unwrap();
         make_group(&store).await;
         let id = AgentId::parse("polled-1").unwrap();
-        let (ak, policy) = (machine.ak.public(), machine.policy());
+        let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
         add(&store, &id, &ak, &policy, |facts| {
             facts.port = Some(agent.address.port());
             facts.mtls_cert = Some(pem(&agent.certificate));

@@ -101,6 +101,8 @@ pub(crate) struct Ratd {
     /// Where Keylime's registrar is, over plain HTTP and over TLS.
     pub(crate) registrar: Option<SocketAddr>,
     pub(crate) registrar_tls: Option<SocketAddr>,
+    /// Where Keylime's verifier is.
+    pub(crate) verifier: Option<SocketAddr>,
 }
 
 impl Ratd {
@@ -113,7 +115,7 @@ impl Ratd {
         let mut child = child.unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let (mut core, mut evidence, mut keylime) = (None, None, None);
-        let (mut registrar, mut registrar_tls) = (None, None);
+        let (mut registrar, mut registrar_tls, mut verifier) = (None, None, None);
         loop {
             let mut line = String::new();
             if stdout.read_line(&mut line).unwrap() == 0 {
@@ -124,6 +126,7 @@ impl Ratd {
                 Some(("core", address)) => core = Some(address.parse().unwrap()),
                 Some(("evidence", address)) => evidence = Some(address.parse().unwrap()),
                 Some(("keylime", address)) => keylime = Some(address.parse().unwrap()),
+                Some(("verifier", address)) => verifier = Some(address.parse().unwrap()),
                 Some(("registrar", address)) => registrar = Some(address.parse().unwrap()),
                 Some(("registrar-tls", address)) => {
                     registrar_tls = Some(address.parse().unwrap());
@@ -143,6 +146,7 @@ impl Ratd {
             keylime,
             registrar,
             registrar_tls,
+            verifier,
         }
     }
 

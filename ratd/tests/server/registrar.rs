@@ -17,7 +17,8 @@ const OPEN: [&str; 3] = [
     "keylime.registrar.ek_check=off",
 ];
 
-fn plain(address: SocketAddr, method: &str, path: &str, body: &Value) -> Answer {
+/// A request of an agent with a body in JSON.
+pub(crate) fn plain(address: SocketAddr, method: &str, path: &str, body: &Value) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     let body = body.to_string();
     let request = format!(

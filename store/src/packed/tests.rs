@@ -43,6 +43,7 @@ fn state() -> AgentState {
                 bank: HashAlg::Sha384,
                 boot_log: true,
                 allow_sha1: true,
+                measured_boot: Some(Digest::ones(HashAlg::Sha256)),
             }),
         }),
         failure: Some(Box::new(Failure {
@@ -59,27 +60,32 @@ fn state() -> AgentState {
         list: ListFacts {
             violations: Some(1),
             excluded: Some(300),
-            denied: Some(Box::new(Denied {
-                under: ListRules {
-                    policy: Digest::zero(HashAlg::Sha256),
-                    accept_violations: true,
-                    require_valid_ima_sig: true,
-                },
-                first: Failure {
-                    code: Code::ImaPathNotListed,
-                    detail: "detail".to_owned(),
-                    entry: Some(4),
-                    path: None,
-                    digest: None,
-                    at_unix_ms: 7,
-                    under_policy: None,
-                    group: Some("web".to_owned()),
-                },
-            })),
+            denied: Some(Box::new(denied())),
             is_dismissed: true,
             require_valid_ima_sig: true,
         },
+        measured_boot: Some(Digest::zero(HashAlg::Sha256)),
         ..AgentState::default()
+    }
+}
+
+fn denied() -> Denied {
+    Denied {
+        under: ListRules {
+            policy: Digest::zero(HashAlg::Sha256),
+            accept_violations: true,
+            require_valid_ima_sig: true,
+        },
+        first: Failure {
+            code: Code::ImaPathNotListed,
+            detail: "detail".to_owned(),
+            entry: Some(4),
+            path: None,
+            digest: None,
+            at_unix_ms: 7,
+            under_policy: None,
+            group: Some("web".to_owned()),
+        },
     }
 }
 
@@ -129,8 +135,17 @@ fn golden(hex: &str) -> Vec<Vec<u8>> {
     hex.lines().map(|line| hex::decode(line).unwrap()).collect()
 }
 
-/// This state as version 3 knew it: no rule of then accepted SHA-1, or demanded valid signatures.
-fn as_version_3_knew(mut state: AgentState) -> AgentState {
+/// This state as version 4 knew it: no policy of then judged what a boot log holds.
+fn as_version_4_knew(mut state: AgentState) -> AgentState {
+    let verdict = state.verdict.as_mut().unwrap();
+    verdict.held.as_mut().unwrap().measured_boot = None;
+    state.measured_boot = None;
+    state
+}
+
+/// The same as version 3 knew it: no rule of then accepted SHA-1, or demanded valid signatures.
+fn as_version_3_knew(state: AgentState) -> AgentState {
+    let mut state = as_version_4_knew(state);
     let verdict = state.verdict.as_mut().unwrap();
     verdict.held.as_mut().unwrap().allow_sha1 = false;
     let denied = state.list.denied.as_mut().unwrap();
@@ -148,6 +163,7 @@ fn as_version_2_knew(state: AgentState) -> AgentState {
             ..verdict
         }),
         list: ListFacts::default(),
+        measured_boot: None,
         ..state
     }
 }
@@ -206,11 +222,17 @@ fn s06_rows_of_version_3_stay_readable() {
     reads(&golden, 3, &as_version_3_knew(state()));
 }
 
-/// What this version makes of them. When this fails, rows that are stored can no longer be read:
-/// raise the version and read the old one too, or leave the record as it was.
 #[test]
 fn s06_rows_of_version_4_stay_readable() {
     let golden = golden(include_str!("version_4.hex"));
+    reads(&golden, 4, &as_version_4_knew(state()));
+}
+
+/// What this version makes of them. When this fails, rows that are stored can no longer be read:
+/// raise the version and read the old one too, or leave the record as it was.
+#[test]
+fn s06_rows_of_version_5_stay_readable() {
+    let golden = golden(include_str!("version_5.hex"));
     let now = [
         pack(&record()).unwrap(),
         pack(&state()).unwrap(),

@@ -102,6 +102,7 @@ impl From<State> for shard::AgentState {
             passed: before.passed,
             last_passed_unix_ms: before.last_passed_unix_ms,
             list: ListFacts::default(),
+            measured_boot: None,
         }
     }
 }

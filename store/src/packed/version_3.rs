@@ -23,6 +23,7 @@ impl From<QuoteRules> for shard::QuoteRules {
             bank: before.bank,
             boot_log: before.boot_log,
             allow_sha1: false,
+            measured_boot: None,
         }
     }
 }
@@ -143,6 +144,7 @@ impl From<State> for shard::AgentState {
             passed: before.passed,
             last_passed_unix_ms: before.last_passed_unix_ms,
             list: before.list.into(),
+            measured_boot: None,
         }
     }
 }

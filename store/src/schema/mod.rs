@@ -55,6 +55,11 @@ const SQLITE: &[Step] = &[
         name: "keylime_verifier",
         sql: include_str!("sqlite/008_keylime_verifier.sql"),
     },
+    Step {
+        version: 9,
+        name: "keylime_standing",
+        sql: include_str!("sqlite/009_keylime_standing.sql"),
+    },
 ];
 
 /// "RATD": what `PRAGMA application_id` of our files says.

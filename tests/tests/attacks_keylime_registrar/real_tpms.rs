@@ -1,7 +1,5 @@
 //! The whole way with a real TPM behind it: swtpm, with certificates of its own CA.
 
-use std::fs;
-
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -10,34 +8,6 @@ use rat_store::KeylimeVouch;
 use rat_tests::registrar::{Served, Settings, auth_tag};
 use rat_tests::swtpm::Tpm;
 use serde_json::{Value, json};
-
-/// What the TPM releases with its endorsement key, which a policy opens or its empty password.
-fn released(tpm: &Tpm, ek: &str, blob: &[u8], by_policy: bool) -> Result<Vec<u8>> {
-    fs::write(tpm.path().join("credential"), blob)?;
-    tpm.tool("tpm2_flushcontext", &["-t"])?;
-    let mut arguments = vec!["-Q", "-c", "ak.ctx", "-C", ek, "-i", "credential"];
-    arguments.extend(["-o", "released"]);
-    if by_policy {
-        let session = ["-Q", "--policy-session", "-S", "session.ctx"];
-        tpm.tool("tpm2_startauthsession", &session)?;
-        tpm.tool("tpm2_policysecret", &["-Q", "-S", "session.ctx", "-c", "e"])?;
-        arguments.extend(["-P", "session:session.ctx"]);
-    }
-    let activated = tpm.tool("tpm2_activatecredential", &arguments);
-    if by_policy {
-        tpm.tool("tpm2_flushcontext", &["session.ctx"])?;
-    }
-    tpm.tool("tpm2_flushcontext", &["-t"])?;
-    activated?;
-    tpm.read("released")
-}
-
-/// A certificate and an endorsement key that the TPM keeps.
-fn endorsement(tpm: &Tpm, nv_index: &str, handle: &str) -> Result<(Vec<u8>, Vec<u8>)> {
-    tpm.run("tpm2_nvread", &["-Q", "-C", "o", nv_index, "-o", "ek.crt"])?;
-    tpm.run("tpm2_readpublic", &["-Q", "-c", handle, "-o", "ek.pub"])?;
-    Ok((tpm.read("ek.crt")?, tpm.read("ek.pub")?))
-}
 
 fn register(
     served: &Served,
@@ -53,7 +23,7 @@ fn register(
     let answer = answer.json();
     let blob = BASE64.decode(answer["results"]["blob"].as_str().unwrap())?;
     let (ek, by_policy) = opened;
-    let secret = released(tpm, ek, &blob, by_policy)?;
+    let secret = tpm.activate(ek, &blob, by_policy)?;
     // As Keylime makes secrets: text.
     assert!(secret.len() == 32 && secret.iter().all(u8::is_ascii_alphanumeric));
     let tag = json!({"auth_tag": auth_tag(&secret, id)});
@@ -72,7 +42,7 @@ fn a_real_tpm_registers_with_the_certificates_that_its_maker_put_into_it() -> Re
         ("rsa", "0x1c00002", "0x81010001", true, ["rsa", "rsassa"]),
         ("ecc", "0x1c00016", "0x81010016", false, ["ecc", "ecdsa"]),
     ] {
-        let (certificate, ek) = endorsement(&tpm, nv_index, handle)?;
+        let (certificate, ek) = tpm.endorsement(nv_index, handle)?;
         let arguments = [
             "-Q", "-C", handle, "-c", "ak.ctx", "-G", key, "-g", "sha256",
         ];
@@ -106,7 +76,7 @@ fn n11_a_question_to_one_tpm_is_answered_by_no_other() -> Result<()> {
     });
     let answer = served.json("POST", "/v2.6/agents/a", &body).json();
     let blob = BASE64.decode(answer["results"]["blob"].as_str().unwrap())?;
-    assert!(released(&other, "ek.ctx", &blob, true).is_err());
+    assert!(other.activate("ek.ctx", &blob, true).is_err());
     register(&served, &tpm, "a", &body, ("ek.ctx", true))?;
     // The other's attestation key beside this TPM's endorsement key: this TPM does not have it.
     let mixed = json!({

@@ -6,63 +6,10 @@ use rat_api::clock::unix_ms;
 use rat_engine::agent_id::AgentId;
 use rat_tests::http_client::Answer;
 use rat_tests::registrar::{Served, Settings, credential};
-use rat_tests::workspace_root;
+use rat_tests::transcripts::recorded;
 use serde_json::Value;
 
 use super::assert_empty;
-
-/// A recorded exchange.
-struct Exchange {
-    method: String,
-    path: String,
-    headers: Vec<String>,
-    body: String,
-    status: u16,
-    answer: String,
-}
-
-fn recorded(name: &str) -> Vec<Exchange> {
-    let path = workspace_root().join("tests/vectors/keylime").join(name);
-    let text = std::fs::read_to_string(path).unwrap();
-    let exchanges = text.split("======== ").skip(1).map(|part| {
-        let (_, rest) = part.split_once(">>> REQUEST\n").unwrap();
-        let (request, answer) = rest.split_once("\n<<< RESPONSE\n").unwrap();
-        let (head, body) = request.split_once("\n\n").unwrap_or((request, ""));
-        let mut lines = head.lines();
-        let mut first = lines.next().unwrap().split(' ');
-        let (method, path) = (first.next().unwrap(), first.next().unwrap());
-        let is_sent = |line: &&str| {
-            let name = line.split(':').next().unwrap().to_ascii_lowercase();
-            !matches!(name.as_str(), "host" | "content-length" | "connection")
-        };
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let (_, answer) = answer.split_once("\n\n").unwrap();
-        Exchange {
-            method: method.to_owned(),
-            path: path.to_owned(),
-            headers: lines.filter(is_sent).map(str::to_owned).collect(),
-            body: body.trim_end().to_owned(),
-            status,
-            answer: answer.trim().to_owned(),
-        }
-    });
-    exchanges.collect()
-}
-
-impl Exchange {
-    fn headers(&self) -> Vec<&str> {
-        self.headers.iter().map(String::as_str).collect()
-    }
-
-    fn is(&self, method: &str, path: &str) -> bool {
-        self.method == method && self.path.ends_with(path)
-    }
-
-    /// The answer as it was recorded.
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.answer).unwrap_or(Value::Null)
-    }
-}
 
 fn body(answer: &Answer) -> Value {
     serde_json::from_slice(&answer.body).unwrap_or(Value::Null)

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use rat_engine::shard::EffectiveStatus;
 use rat_engine::verdict::Code;
-use rat_tests::evidence::{Machine, policy_json};
+use rat_tests::booted;
+use rat_tests::evidence::{Machine, policy_of};
 use rat_tests::measured::Measured;
 use rat_tests::pull_agent::{Device, PullAgent, Reply};
 use rat_tests::pull_tpm::TpmMachine;
-use serde_json::{Value, json};
 
 use super::world::World;
 
@@ -33,7 +33,7 @@ async fn an_agent_is_trusted_and_then_asked_for_what_is_new() {
     );
     // Without a V key nobody asks for the key.
     assert!(
-        asked[0].ends_with("&mask=0x7ff&partial=1&ima_ml_entry=0"),
+        asked[0].ends_with("&mask=0x400&partial=1&ima_ml_entry=0"),
         "{asked:?}"
     );
     assert!(
@@ -135,7 +135,7 @@ async fn t01_a_boot_that_is_over_fails_the_agent() {
 async fn q01_a_quote_of_another_nonce_is_never_trust() {
     let world = World::new().await;
     let other_nonce = |machine: &Machine, _: &str, reply: Reply| {
-        let quote = quoted(machine, "AAAAAAAAAAAAAAAAAAAA", 0x7ff);
+        let quote = quoted(machine, "AAAAAAAAAAAAAAAAAAAA", 0x400);
         reply.changed(|results| results["quote"] = quote.into())
     };
     let (id, agent) = world.bent("other-nonce", other_nonce).await;
@@ -173,7 +173,7 @@ async fn q05_evidence_of_another_agent_is_never_trust() {
     let machine = Machine::valid();
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
     let bad = world
-        .add("bad", &agent, &other.ak.public(), &machine.policy())
+        .add("bad", &agent, &other.ak.public(), &machine.keylime_policy())
         .await;
     world.until(&good, EffectiveStatus::Trusted).await;
     world.until_turned_away(&bad, Code::QuoteSignature).await;
@@ -186,7 +186,7 @@ async fn p01_a_quote_without_the_pcrs_that_were_asked_for_is_never_trust() {
     let world = World::new().await;
     let fewer_pcrs = |machine: &Machine, target: &str, reply: Reply| {
         let nonce = target.split(['=', '&']).nth(1).unwrap();
-        let quote = quoted(machine, nonce, 0x400);
+        let quote = quoted(machine, nonce, 0x3ff);
         reply.changed(|results| results["quote"] = quote.into())
     };
     let (id, _agent) = world.bent("fewer-pcrs", fewer_pcrs).await;
@@ -207,7 +207,12 @@ async fn i17_a_long_list_is_judged_piece_by_piece() {
     });
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
     let id = world
-        .add("long", &agent, &machine.ak.public(), &machine.policy())
+        .add(
+            "long",
+            &agent,
+            &machine.ak.public(),
+            &machine.keylime_policy(),
+        )
         .await;
     let view = world.until(&id, EffectiveStatus::Trusted).await;
     assert_eq!(view.state.ima.unwrap().position(), 3_004);
@@ -220,10 +225,7 @@ async fn an_agent_with_a_tpm_is_trusted_until_it_runs_what_is_not_listed() {
     machine
         .measure(Measured::file("/usr/bin/sh", b"sh"))
         .unwrap();
-    let digest = hex::encode(&machine.list[1].digest);
-    let mut digests = serde_json::Map::new();
-    digests.insert("/usr/bin/sh".to_owned(), json!([digest]));
-    let policy = policy_json(Value::Object(digests), &[]);
+    let policy = policy_of(&machine.list);
     let ak_public = machine.ak_public().unwrap();
     let agent = PullAgent::start(Device::Tpm(Box::new(machine))).await;
     let id = world
@@ -243,4 +245,24 @@ async fn an_agent_with_a_tpm_is_trusted_until_it_runs_what_is_not_listed() {
             .unwrap();
     });
     world.until(&id, EffectiveStatus::Untrusted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t02_a_boot_log_is_asked_for_until_it_holds_what_the_reference_state_demands() {
+    let world = World::new().await;
+    let machine = booted::machine(&booted::log(), booted::PCRS);
+    let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
+    let id = world.add("booted", &agent, &ak, &policy).await;
+    world.until(&id, EffectiveStatus::Trusted).await;
+    assert!(agent.quotes_asked()[0].contains("&mask=0x400&"));
+    let mut other = booted::refstate();
+    other["scrtm_and_bios"][0]["scrtm"]["sha256"] = format!("0x{}", "ab".repeat(32)).into();
+    world.demand_boot(&id, &other.to_string()).await;
+    world.until(&id, EffectiveStatus::Untrusted).await;
+    assert_eq!(world.last_code(&id).await, Some("uefi.policy_firmware"));
+    world
+        .demand_boot(&id, &booted::refstate().to_string())
+        .await;
+    world.until(&id, EffectiveStatus::Trusted).await;
 }

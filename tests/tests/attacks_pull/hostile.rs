@@ -160,7 +160,7 @@ async fn plain_http_is_spoken_only_where_it_is_allowed() {
         let world = World::with(settings, None).await;
         let machine = Machine::valid();
         let agent = PullAgent::plain(Device::Software(Box::new(machine.clone()), 7)).await;
-        let (ak, policy) = (machine.ak.public(), machine.policy());
+        let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
         let id = world.add("plain", &agent, &ak, &policy).await;
         if is_allowed {
             world.until(&id, EffectiveStatus::Trusted).await;

@@ -15,7 +15,7 @@ async fn the_newest_common_version_is_spoken_and_asked_again_when_it_is_gone() {
     let machine = Machine::valid();
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
     agent.serve_versions(&["1.0", "2.1", "2.3", "9.0"]);
-    let (ak, policy) = (machine.ak.public(), machine.policy());
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
     let id = world.add("versions", &agent, &ak, &policy).await;
     let spoken = AgentVersion::V2_3;
     world
@@ -45,7 +45,7 @@ async fn a_version_by_which_an_agent_attested_is_remembered_over_a_restart() {
     let machine = Machine::valid();
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
     agent.serve_versions(&["2.1"]);
-    let (ak, policy) = (machine.ak.public(), machine.policy());
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
     let id = world
         .add_with("older", &agent, &ak, &policy, |contact| {
             contact.attested_by = Some(AgentVersion::V2_2);
@@ -70,7 +70,7 @@ async fn agents_are_shown_the_certificate_that_they_demand() {
     let machine = Machine::valid();
     let device = Device::Software(Box::new(machine.clone()), 7);
     let agent = PullAgent::of_ca(device, ca).await;
-    let (ak, policy) = (machine.ak.public(), machine.policy());
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
     let id = world.add("demanding", &agent, &ak, &policy).await;
     world.until_silent(&id, "tls").await;
     assert!(agent.asked().is_empty());
@@ -171,7 +171,7 @@ async fn an_agent_that_is_not_enrolled_or_on_another_path_is_asked_for_no_eviden
     world.more_quotes(&other, 2).await;
     assert!(agent.quotes_asked().is_empty(), "{:?}", agent.asked());
     // Enrolled with another attestation key than the one it is polled by.
-    let policy = machine.policy();
+    let policy = machine.keylime_policy();
     let another = rat_engine::agent_id::AgentId::parse("another-key").unwrap();
     enrol(
         &world.driven,

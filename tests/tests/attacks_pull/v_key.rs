@@ -17,7 +17,7 @@ fn with_v_key(contact: &mut Contact) {
 async fn software(world: &World, id: &str) -> (rat_engine::agent_id::AgentId, PullAgent) {
     let machine = Machine::valid();
     let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
-    let (ak, policy) = (machine.ak.public(), machine.policy());
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
     let id = world.add_with(id, &agent, &ak, &policy, with_v_key).await;
     (id, agent)
 }
@@ -68,7 +68,7 @@ async fn q11_a_key_that_the_tpm_does_not_show_is_given_no_v_key() {
         false => reply,
         true => reply.changed(|results| results["pubkey"] = theirs.clone().into()),
     });
-    let (ak, policy) = (machine.ak.public(), machine.policy());
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
     let id = world
         .add_with("unbound", &agent, &ak, &policy, with_v_key)
         .await;
@@ -94,7 +94,7 @@ async fn an_agent_that_does_not_take_its_v_key_is_trusted_and_given_it_again() {
         }
         reply
     });
-    let (ak, policy) = (machine.ak.public(), machine.policy());
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
     let id = world
         .add_with("refuses", &agent, &ak, &policy, with_v_key)
         .await;

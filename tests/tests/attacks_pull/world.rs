@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentView, EffectiveStatus, Event};
+use rat_engine::uefi::policy::PolicyName;
 use rat_engine::verdict::Code;
 use rat_identity::v_key::seal_v_key;
 use rat_runtime::{EventStream, KeylimeSettings, Settings};
+use rat_store::{KeylimeKind, KeylimePut, NewKeylimePolicy};
 use rat_tests::driven::{self, Driven, PATIENCE};
 use rat_tests::evidence::Machine;
 use rat_tests::pull_agent::{Device, PullAgent, Reply};
@@ -41,6 +43,8 @@ pub(crate) fn settings() -> Settings {
         keylime: KeylimeSettings {
             interval_ms: INTERVAL.as_millis() as u64,
             answer_ms: 1_000,
+            boot_policy: PolicyName::Example,
+            boot_log_always: false,
             ..KeylimeSettings::default()
         },
         ..driven::settings()
@@ -100,7 +104,7 @@ impl World {
         let machine = Machine::valid();
         let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
         let id = self
-            .add(id, &agent, &machine.ak.public(), &machine.policy())
+            .add(id, &agent, &machine.ak.public(), &machine.keylime_policy())
             .await;
         (machine, id, agent)
     }
@@ -113,7 +117,7 @@ impl World {
     ) -> (AgentId, PullAgent) {
         let machine = Machine::valid();
         let agent = PullAgent::start(Device::Software(Box::new(machine.clone()), 7)).await;
-        let (ak, policy) = (machine.ak.public(), machine.policy());
+        let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
         agent.bend(move |target, reply| match target.contains("/quotes/") {
             false => reply,
             true => bend(&machine, target, reply),
@@ -148,6 +152,25 @@ impl World {
         self.contacts.lock().unwrap().push(contact.clone());
         self.poller.put(contact).unwrap();
         id
+    }
+
+    /// Replaces the reference state that an agent's boot is judged by, as a tenant does.
+    pub(crate) async fn demand_boot(&self, id: &AgentId, text: &str) {
+        let kind = KeylimeKind::MeasuredBoot;
+        let policy = NewKeylimePolicy {
+            kind,
+            name: id.as_str(),
+            text: text.as_bytes(),
+            judges: Some(text.as_bytes()),
+        };
+        let store = &self.driven.store;
+        let put = store.put_keylime_policy(policy, KeylimePut::Replace, "test", 2);
+        put.await.unwrap();
+        let runtime = &self.driven.runtime;
+        runtime
+            .keylime_policy_changed(kind, id.as_str())
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn status(&self, id: &AgentId) -> EffectiveStatus {

@@ -281,7 +281,12 @@ async fn filters_and_several_webhooks() {
         .collect();
     assert_eq!(names, ["hook", "some", "none"]);
     drop(delivery);
-    let keep = async |names: &[&str]| world.store.keep_webhooks(names, "test", 1).await.unwrap();
+    let keep = async |names: &[&str]| {
+        let keeping = world
+            .store
+            .keep_webhooks(names, !names.is_empty(), "test", 1);
+        keeping.await.unwrap()
+    };
     assert_eq!(keep(&["some"]).await, 1);
     let standing = world.store.webhook_standing("hook").await.unwrap();
     assert_eq!(standing.queued, 0);

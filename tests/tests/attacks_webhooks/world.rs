@@ -7,8 +7,8 @@ use std::time::Duration;
 use rat_engine::agent_id::{AgentId, ShardIndex};
 use rat_engine::shard::{AgentView, EffectiveStatus, Event};
 use rat_ops::webhook::{
-    ATTEMPTS, Answer, Delivery, Fleet, FleetUnavailable, GIVE_UP_AFTER_HOURS, Given, Parts, Roots,
-    Secret, Shown, TIMEOUT_MS, Target, Webhook, Webhooks,
+    ATTEMPTS, Answer, Content, Delivery, Fleet, FleetUnavailable, GIVE_UP_AFTER_HOURS, Given,
+    Parts, Roots, Secret, Shown, TIMEOUT_MS, Target, Webhook, Webhooks,
 };
 use rat_runtime::{Reloaded, Runtime, SystemClock};
 use rat_store::{GroupSettings, NewGroup, RecordChange, Store};
@@ -52,6 +52,7 @@ impl Configured {
         let target = Target::parse(&Given {
             name: &self.name,
             url: &self.url,
+            content: Content::Status,
             groups: &self.groups,
             statuses: &self.statuses,
             allow: &self.allow,
@@ -120,6 +121,7 @@ impl World {
     pub(crate) async fn deliver(&self, webhooks: &[Configured]) -> Delivery {
         let parts = Parts {
             webhooks: webhooks.iter().map(Configured::webhook).collect(),
+            channels: Vec::new(),
             store: self.store.clone(),
             fleet: Arc::new(Driving(Arc::downgrade(&self.runtime))),
             events: self.runtime.events(),

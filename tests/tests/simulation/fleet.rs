@@ -129,6 +129,7 @@ fn group(demanded: Demanded) -> Group {
         row_version: 1,
         enforced: Some(PolicyRef { version: 1, judge }),
         pcr_policy: demanded.pcrs.map(pcr_policy),
+        measured_boot: None,
         bank: HashAlg::Sha256,
         protected: demanded.protected,
         bypass: demanded.bypass,

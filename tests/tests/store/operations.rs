@@ -141,7 +141,7 @@ async fn what_was_enforced_before_the_history_was_kept_is_taken_into_it() {
          DROP INDEX agent_by_hostname;
          DROP TABLE noted_status; DROP TABLE webhook_message; DROP TABLE dead_letter;
          DROP TABLE webhook_standing; DROP TABLE relay; DROP TABLE keylime_registration;
-         DROP TABLE keylime_agent; DROP TABLE keylime_policy;
+         DROP TABLE keylime_standing; DROP TABLE keylime_agent; DROP TABLE keylime_policy;
          ALTER TABLE policy_group DROP COLUMN interval_ms;
          ALTER TABLE policy_group DROP COLUMN allow_sha1;
          ALTER TABLE policy_group DROP COLUMN require_valid_ima_sig;

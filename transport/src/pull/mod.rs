@@ -22,6 +22,7 @@ mod connection;
 mod contact;
 mod exchange;
 mod failure;
+mod notify;
 mod peer;
 mod polled;
 mod poller;

@@ -418,9 +418,11 @@ impl Polled {
             if state.is_gone || !passes {
                 return;
             }
-            state.attested_by = state.attested_by.max(state.version);
+            let before = state.attested_by;
+            state.attested_by = before.max(state.version);
             let is_first = !std::mem::replace(&mut state.has_attested, true);
-            (shown, state.version.filter(|_| is_first))
+            let is_news = is_first || state.attested_by > before;
+            (shown, state.version.filter(|_| is_news))
         };
         if let Some(version) = attested {
             let agent = &self.known.contact.agent;

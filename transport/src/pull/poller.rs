@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Intake, SessionId};
 use rat_engine::hash::HashAlg;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::contact::{Contact, ContactError, Known};
 use super::failure::Failure;
+use super::notify::Notices;
 use super::polled::Polled;
 use super::retries::Retries;
 use super::tls::{self, ClientIdentity};
@@ -115,7 +117,7 @@ pub enum News {
     Answers,
     /// It speaks this version from now on.
     Speaks(AgentVersion),
-    /// It attested for the first time since it was put: by this version.
+    /// It attested for the first time since it was put, or for the first time by this version.
     Attested(AgentVersion),
     /// It quotes this bank, which is accepted of it, and not the one that it is asked for. It is to
     /// be asked for this one: until then it gives no evidence.
@@ -182,6 +184,7 @@ pub(super) struct Shared {
     /// One for each connection that is kept.
     pub(super) kept: Arc<Semaphore>,
     pub(super) retries: Retries,
+    notices: Notices,
     pub(super) tasks: TaskTracker,
     pub(super) runtime: Handle,
     pub(super) stopped: CancellationToken,
@@ -217,6 +220,7 @@ impl Poller {
             suspects: Arc::new(Semaphore::new(suspects)),
             kept: Arc::new(Semaphore::new(limits::PULL_KEPT_MAX)),
             retries: Retries::default(),
+            notices: Notices::default(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             stopped: CancellationToken::new(),
@@ -234,7 +238,24 @@ impl Poller {
                 () = retrying.retries.run(|polled| polled.reach(&retrying)) => {}
             }
         });
+        let notifying = Arc::clone(&shared);
+        shared.runtime.spawn(async move {
+            tokio::select! {
+                () = notifying.stopped.cancelled() => {}
+                () = notifying.notices.run(&notifying) => {}
+            }
+        });
         Ok(Self { shared })
+    }
+
+    /// Tells every polled agent but its subject of a revocation: `POST /notifications/revocation` with
+    /// this body (JSON). Agents that are silent are passed over, and nobody is told twice: metrics
+    /// count who took it. True when all had their turn, false when the poller ended before.
+    pub async fn notify(&self, subject: AgentId, body: Bytes) -> bool {
+        match self.shared.notices.put(subject, body) {
+            Some(told) => told.await.is_ok(),
+            None => false,
+        }
     }
 
     /// Polls an agent from now on, in place of what was known of it before. Its shard must know the
@@ -326,6 +347,11 @@ impl Drop for Poller {
 impl Shared {
     fn agents(&self) -> MutexGuard<'_, HashMap<AgentId, Arc<Polled>>> {
         lock(&self.agents)
+    }
+
+    /// Every agent that is polled now.
+    pub(super) fn polled(&self) -> Vec<Arc<Polled>> {
+        self.agents().values().map(Arc::clone).collect()
     }
 
     pub(super) fn tls(&self) -> Arc<ClientConfig> {

@@ -74,6 +74,12 @@ impl Failure {
         self.context.code
     }
 
+    /// What is known of it, as JSON: how `verify/identity` gives its reasons.
+    pub(super) fn context(&self) -> String {
+        // Serialising our own types of texts and numbers cannot fail.
+        serde_json::to_string(&self.context).unwrap_or_default()
+    }
+
     /// A parameter that must be there.
     pub(super) fn missing_parameter(name: &str) -> Self {
         let message = format!("missing parameter \"{name}\"");

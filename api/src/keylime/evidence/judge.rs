@@ -110,6 +110,30 @@ struct Held {
     measured_boot: Option<Arc<MeasuredBootPolicy>>,
 }
 
+/// Judges a quote by itself: whether this key signed it over this nonce, and whether the PCR values
+/// are those that it signed for. Without a failure it is so.
+///
+/// # Security
+/// `quote`, `nonce` and `hash_alg` are anybody's; the key is that of an agent. SHA-1 is refused. No
+/// state is read or written. (S15)
+pub(super) fn identity(ak_public: &[u8], quote: &str, nonce: &str, hash_alg: &str) -> Vec<Failure> {
+    let Some(hash) = HashAlg::from_name(hash_alg.as_bytes()) else {
+        return vec![Failure::unknown_hash(hash_alg)];
+    };
+    let evidence = match Evidence::of(ak_public, quote, hash) {
+        Ok(evidence) => evidence,
+        Err(failure) => return vec![failure],
+    };
+    let nothing = Held {
+        judge: None,
+        pcr_policy: None,
+        measured_boot: None,
+    };
+    let appraised = evidence.appraise(nonce, nothing, hash).conclude();
+    // What the PCRs hold is nobody's question here, so that no list is missing.
+    failures(appraised, true)
+}
+
 /// Key and quote.
 struct Evidence {
     key: VerifyingKey,
@@ -123,7 +147,12 @@ impl Evidence {
         let bytes = decode(&asked.needed("tpm_ak")?, PUBLIC_BYTES_MAX).ok_or_else(|| {
             Failure::of_key(Code::AkMalformed, "tpm_ak is no TPM2B_PUBLIC in base64")
         })?;
-        let public = Public::parse(&bytes).map_err(|error| {
+        Ok(Self::of(&bytes, &asked.needed("quote")?, hash)?)
+    }
+
+    /// The same of a key and a quote that were found elsewhere.
+    fn of(ak_public: &[u8], quote: &str, hash: HashAlg) -> Result<Self, Failure> {
+        let public = Public::parse(ak_public).map_err(|error| {
             let code = match error {
                 PublicError::Malformed(_) => Code::AkMalformed,
                 _ => Code::AkNotAllowed,
@@ -132,14 +161,14 @@ impl Evidence {
         })?;
         let key = VerifyingKey::from_tpm(&public)
             .map_err(|error| Failure::of_key(Code::AkNotAllowed, &error.to_string()))?;
-        let quote = QuoteText::parse(&asked.needed("quote")?)
+        let quote = QuoteText::parse(quote)
             .map_err(|error| Failure::of_quote(Code::QuoteMalformed, error.to_string()))?;
         let signed_with = Signature::parse(&quote.signature).map(|signature| signature.hash());
         if let Ok(found) = signed_with
             && found != hash
         {
             let detail = format!("Quote was expected to use {hash} but used {found} instead");
-            return Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail).into());
+            return Err(Failure::of_quote(Code::QuoteAlgNotAllowed, detail));
         }
         Ok(Self {
             key,

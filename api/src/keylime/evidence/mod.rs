@@ -11,6 +11,7 @@
 //! have in common, because whoever could time that would learn what the fleet runs. (S15)
 
 mod failure;
+pub(super) mod identity;
 mod judge;
 mod policies;
 mod request;

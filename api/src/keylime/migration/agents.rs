@@ -109,6 +109,8 @@ impl Migration<'_> {
         };
         let imported = Imported {
             failure: brought.standing.failure.as_ref(),
+            told: brought.standing.told.as_ref(),
+            is_stopped: brought.standing.is_stopped,
             detail: &brought.standing.detail,
             mode: self.mode,
         };
@@ -183,7 +185,7 @@ impl Migration<'_> {
         let text = row.needed("agent_id")?;
         let id = AgentId::parse(text)
             .map_err(|error| Found::of_column("agent_id", "id.malformed", error.to_string()))?;
-        let standing = Standing::read(row)?;
+        let mut standing = Standing::read(row)?;
         if standing.is_leaving {
             let detail = "Keylime is removing it";
             return Err(Found::of_column(
@@ -197,6 +199,9 @@ impl Migration<'_> {
         let ak_public = ak_public_of(row.needed("ak_tpm")?)
             .map_err(|refused| Found::of_column("ak_tpm", "ak.refused", refused.1))?;
         let (facts, path) = self.facts(row)?;
+        if path != AgentPath::KeylimePull {
+            standing.settle_of_push();
+        }
         let mut notes = standing.notes.clone();
         if runtime_policy.is_none() {
             notes.push("judged by no runtime policy: authentic, and not trusted".to_owned());
@@ -259,10 +264,10 @@ impl Migration<'_> {
             bank,
         };
         are_admitted(&facts).map_err(|refused| {
-            let column = match refused.1.starts_with("ima_sign_verification_keys") {
-                true => "ima_sign_verification_keys",
-                false => "tpm_policy",
-            };
+            let columns = ["ima_sign_verification_keys", "revocation_key"];
+            let mut columns = columns.into_iter();
+            let column = columns.find(|column| refused.1.starts_with(column));
+            let column = column.unwrap_or("tpm_policy");
             Found::of_column(column, "column.refused", refused.1)
         })?;
         Ok((facts, path))

@@ -15,6 +15,7 @@ mod standing;
 
 use std::collections::{HashMap, HashSet};
 
+use rat_engine::uefi::policy::PolicyName;
 use rat_identity::ek::EkTrust;
 use rat_identity::keylime::Policy;
 use rat_store::{
@@ -41,6 +42,11 @@ pub struct Migration<'a> {
     pub policy: Policy,
     /// Whether one machine may have several ids.
     pub shares_ek: bool,
+    /// Whether runtime policies must be signed. Keylime's database keeps no key to verify one with,
+    /// so that none is taken then.
+    pub require_policy_signatures: bool,
+    /// The policy that judges reference states of boots.
+    pub boot_policy: PolicyName,
     /// By which way evidence of agents comes.
     pub path: Mode,
     /// Whom the audit log names.

@@ -1,20 +1,24 @@
 //! How an agent stood in Keylime, and what of that is known here.
 
 use rat_engine::shard::Failure;
+use rat_engine::verdict::severity::{NOT_REACHABLE, event_id};
 use rat_engine::verdict::{Attribution, Code};
-use rat_store::SourceRow;
+use rat_store::{SourceRow, ToldFailure};
 
 use super::now;
 use super::report::Found;
 use crate::keylime::verifier::add::shown;
-use crate::keylime::verifier::event::event_id;
 
 /// What the columns say.
 pub(super) struct Standing {
     /// Whether it is being removed.
     pub(super) is_leaving: bool,
-    /// That it had failed, or was stopped.
+    /// That it had failed.
     pub(super) failure: Option<Failure>,
+    /// What Keylime told of that.
+    pub(super) told: Option<ToldFailure>,
+    /// Whether a tenant had stopped it.
+    pub(super) is_stopped: bool,
     /// All of it, for the audit log.
     pub(super) detail: String,
     pub(super) notes: Vec<String>,
@@ -22,6 +26,7 @@ pub(super) struct Standing {
 
 /// Keylime's `operational_state`.
 const TERMINATED: u64 = 8;
+const STOPPED: u64 = 10;
 const STATES: [&str; 11] = [
     "Registered",
     "Start",
@@ -35,8 +40,6 @@ const STATES: [&str; 11] = [
     "Invalid Quote",
     "Tenant Quote Failed",
 ];
-/// The verifier could not reach it: no word about the machine.
-const UNREACHABLE: &str = "internal.verifier.not_reachable";
 
 impl Standing {
     pub(super) fn read(row: &SourceRow) -> Result<Self, Found> {
@@ -52,15 +55,12 @@ impl Standing {
         let detail = detail(row, (state, count, failures))?;
         let mut notes = Vec::new();
         let has_failed = match state {
-            Some(7) if event == Some(UNREACHABLE) => {
+            // No word about the machine.
+            Some(7) if event == Some(NOT_REACHABLE) => {
                 notes.push("Keylime did not reach it, which is no failure here".to_owned());
                 false
             }
             Some(7 | 9) => true,
-            Some(10) => {
-                notes.push("it was stopped: not trusted here before it is reactivated".to_owned());
-                true
-            }
             _ if failures > 0 => true,
             _ if !accepts => {
                 notes.push("it was silent for too long, which is no failure here".to_owned());
@@ -69,18 +69,21 @@ impl Standing {
             // A failure of an earlier state may be what its last event tells.
             _ => severity.is_some(),
         };
-        let failure = has_failed.then(|| Failure {
-            code: event.and_then(code_of).unwrap_or(Code::IdentityHistoryLost),
-            detail: detail.clone(),
-            entry: None,
-            path: None,
-            digest: None,
-            at_unix_ms: now(),
-            under_policy: None,
-            group: None,
+        let code = event.and_then(code_of).unwrap_or(Code::IdentityHistoryLost);
+        let failure = has_failed.then(|| failed(code, &detail));
+        let told = failure.as_ref().and_then(|failure| {
+            Some(ToldFailure {
+                failed_unix_ms: failure.at_unix_ms,
+                severity: u8::try_from(severity?).ok()?,
+                event_id: shown(event?),
+            })
         });
         if has_failed {
-            notes.push("failed, until an operator clears it".to_owned());
+            notes.push(FAILED.to_owned());
+        }
+        let is_stopped = state == Some(STOPPED);
+        if is_stopped {
+            notes.push("stopped: nothing is asked of it before it is reactivated".to_owned());
         }
         if count > 0 {
             notes.push(format!(
@@ -90,9 +93,37 @@ impl Standing {
         Ok(Self {
             is_leaving: state == Some(TERMINATED),
             failure,
+            told,
+            is_stopped,
             detail,
             notes,
         })
+    }
+
+    /// Nobody asks those that push, so that they cannot be stopped: one that was is failed instead,
+    /// because it would be trusted otherwise when it pushes on.
+    pub(super) fn settle_of_push(&mut self) {
+        if !std::mem::take(&mut self.is_stopped) || self.failure.is_some() {
+            return;
+        }
+        self.failure = Some(failed(Code::IdentityHistoryLost, &self.detail));
+        self.notes.push("it pushes, and cannot be stopped".to_owned());
+        self.notes.push(FAILED.to_owned());
+    }
+}
+
+const FAILED: &str = "failed, until an operator clears it";
+
+fn failed(code: Code, detail: &str) -> Failure {
+    Failure {
+        code,
+        detail: detail.to_owned(),
+        entry: None,
+        path: None,
+        digest: None,
+        at_unix_ms: now(),
+        under_policy: None,
+        group: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Keylime's push mode (version 3 of its API): agents open sessions by proving their attestation keys,
 //! ask what to prove, and send evidence.
 //!
-//! It goes the way of all evidence: [`conversation`] is a connection to the shards, which ask, judge
+//! It goes the way of all evidence: `conversation` is a connection to the shards, which ask, judge
 //! and answer; what came of it is durable before anybody is told.
 //!
 //! Source: Keylime 7.14 `keylime/web/verifier/attestation_controller.py`,

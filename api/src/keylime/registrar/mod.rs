@@ -1,7 +1,7 @@
 //! Keylime's registrar: agents show which TPM they have, and tenants read it.
 //!
-//! An agent registers its keys ([`register`]), gets a secret that only its TPM releases, and answers
-//! with what follows from it ([`activate`]). What it may change later is said in [`rules`].
+//! An agent registers its keys (`register`), gets a secret that only its TPM releases, and answers
+//! with what follows from it (`activate`). What it may change later is said in `rules`.
 //!
 //! # Security
 //! Agents speak over plain HTTP and have no credential. So nothing that they say counts before their

@@ -15,7 +15,7 @@ use rat_store::{
     RowName, Store, StoreError,
 };
 
-use super::asked::{Refused, RuntimeText, Wanted};
+use super::asked::{PolicyText, Refused, Wanted};
 use super::{Named, State, Verifier, agent, failed};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
@@ -185,12 +185,12 @@ pub(in crate::keylime) fn sha256(bytes: &[u8]) -> [u8; 32] {
         .unwrap_or([0; 32])
 }
 
-fn new<'a>(kind: KeylimeKind, name: &'a str, policy: &'a RuntimeText) -> NewKeylimePolicy<'a> {
+fn new<'a>(kind: KeylimeKind, name: &'a str, policy: &'a PolicyText) -> NewKeylimePolicy<'a> {
     NewKeylimePolicy {
         kind,
         name,
         text: &policy.text,
-        judges: policy.judges.then_some(&*policy.text),
+        judges: policy.judging(),
     }
 }
 
@@ -213,16 +213,15 @@ fn runtime_policy<'a>(id: &'a AgentId, wanted: &'a Wanted) -> PolicyOfAgent<'a> 
 
 fn mb_policy<'a>(id: &'a AgentId, wanted: &'a Wanted) -> PolicyOfAgent<'a> {
     let kind = KeylimeKind::MeasuredBoot;
-    let new = |name: &'a str, text: &'a str| NewKeylimePolicy {
-        kind,
-        name,
-        text: text.as_bytes(),
-        judges: None,
-    };
     match (&wanted.mb_policy_name, &wanted.mb_policy) {
-        (Some(name), Some(text)) => PolicyOfAgent::New(new(name, text)),
+        (Some(name), Some(policy)) => PolicyOfAgent::New(new(kind, name, policy)),
         (Some(name), None) => PolicyOfAgent::Kept(name),
-        (None, Some(text)) => PolicyOfAgent::New(new(id.as_str(), text)),
-        (None, None) => PolicyOfAgent::NewUnlessKept(new(id.as_str(), "")),
+        (None, Some(policy)) => PolicyOfAgent::New(new(kind, id.as_str(), policy)),
+        (None, None) => PolicyOfAgent::NewUnlessKept(NewKeylimePolicy {
+            kind,
+            name: id.as_str(),
+            text: b"",
+            judges: None,
+        }),
     }
 }

@@ -7,8 +7,8 @@ use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::AgentPath;
-use rat_store::{AgentFilter, OnRemoval, StoredRecord};
+use rat_engine::shard::{AgentPath, is_of_policy};
+use rat_store::{AgentFilter, KeylimeKind, OnRemoval, StoredRecord};
 use serde::{Deserialize, Serialize};
 
 use super::status::Shown;
@@ -145,6 +145,7 @@ pub(super) async fn remove(
 pub(super) async fn reactivate(
     axum::extract::State(verifier): State,
     Path(named): Path<Named>,
+    Extension(peer): Extension<Peer>,
 ) -> Response {
     let id = match agent(&named) {
         Ok(id) => id,
@@ -160,24 +161,37 @@ pub(super) async fn reactivate(
     if let Err(error) = verifier.fleet.clear(id.clone()).await {
         return failed(ApiError::from(error));
     }
+    let (store, actor) = (&verifier.store, Identity::of(&peer).actor());
+    if let Err(error) = store
+        .stop_keylime_agent(&id, false, &actor, unix_ms())
+        .await
+    {
+        return failed(error);
+    }
     match verifier.poll(&id).await {
         Ok(()) => envelope::bare(StatusCode::OK, "Success"),
         Err(error) => envelope::bare(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 
-/// Polls an agent no more, until it is reactivated or the server starts again. One that pushes is
-/// not polled, so there is nothing to stop.
+/// Polls an agent no more, until it is reactivated, also after a restart. One that pushes is not
+/// polled, so there is nothing to stop.
 pub(super) async fn stop(
     axum::extract::State(verifier): State,
     Path(named): Path<Named>,
+    Extension(peer): Extension<Peer>,
 ) -> Response {
     let id = match agent(&named) {
         Ok(id) => id,
         Err(refusal) => return refusal,
     };
+    let _turn = verifier.turn().await;
     match verifier.found(&id).await {
         Ok(Some(record)) if record.record.path == AgentPath::KeylimePull => {
+            let (store, actor) = (&verifier.store, Identity::of(&peer).actor());
+            if let Err(error) = store.stop_keylime_agent(&id, true, &actor, unix_ms()).await {
+                return failed(error);
+            }
             if let Some(polls) = &verifier.polls {
                 polls.remove(&id);
             }
@@ -198,7 +212,7 @@ fn not_found() -> Response {
 
 impl Verifier {
     /// One of Keylime's agents; `None` for everybody else.
-    async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
+    pub(super) async fn found(&self, id: &AgentId) -> Result<Option<StoredRecord>, ApiError> {
         let record = self.store.agent(id).await?;
         Ok(record.filter(|it| it.record.path != AgentPath::Native))
     }
@@ -229,8 +243,9 @@ impl Verifier {
         let Some(agent) = self.store.keylime_agent(id).await? else {
             return Ok(None);
         };
+        let noted = self.store.keylime_standing(id).await?;
         let seen = self.fleet.seen(id.clone()).await?;
-        Ok(Some(Shown::of(self, record, agent, seen.as_ref())))
+        Ok(Some(Shown::of(self, record, agent, noted, seen.as_ref())))
     }
 
     /// Has an agent polled that has an address.
@@ -238,6 +253,32 @@ impl Verifier {
         match &self.polls {
             Some(polls) => polls.put(id.clone()).await,
             None => Ok(()),
+        }
+    }
+
+    /// Has agents polled again that failed so gravely that they were stopped, and whose failure a
+    /// change of this policy may end.
+    pub(super) async fn resume(&self, kind: KeylimeKind, policy: &str) -> Result<(), ApiError> {
+        let mut after = String::new();
+        loop {
+            let store = &self.store;
+            let page = store.keylime_agents_halted_under(kind, policy, &after, PAGE);
+            let page = page.await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after.clone_from(last);
+            for id in page.iter().filter_map(|id| AgentId::parse(id).ok()) {
+                let seen = self.fleet.seen(id.clone()).await?;
+                let failure = seen.and_then(|seen| seen.state.failure);
+                let may_end = failure.is_none_or(|failure| is_of_policy(failure.code));
+                if !may_end || !store.resume_keylime_agent(&id, unix_ms()).await? {
+                    continue;
+                }
+                if let Err(error) = self.poll(&id).await {
+                    tracing::error!(agent = %id, %error, "an agent is not polled again");
+                }
+            }
         }
     }
 

@@ -1,16 +1,22 @@
 //! What a tenant says of an agent that it adds.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rat_engine::hash::HashAlg;
+use rat_engine::ima::judge::Judge;
 use rat_engine::limits::PUBLIC_BYTES_MAX;
 use rat_engine::pcr_policy::PcrPolicy;
-use rat_engine::policy::RuntimePolicy;
+use rat_engine::policy::dsse::{self, Admitted};
 use rat_engine::shard::AgentPath;
 use rat_engine::tpm::Public;
 use rat_engine::tpm::attributes::check_attestation_key;
+use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
+use rat_identity::revocation_key::check_revocation_key;
 use rat_store::KeylimeFacts;
 
 use super::{Mode, Verifier};
@@ -28,17 +34,39 @@ pub(super) struct Wanted {
     pub(super) facts: KeylimeFacts,
     pub(super) runtime_policy_name: Option<String>,
     /// The text of the policy, when there is one, and whether it demands anything.
-    pub(super) runtime_policy: Option<RuntimeText>,
+    pub(super) runtime_policy: Option<PolicyText>,
     pub(super) mb_policy_name: Option<String>,
-    pub(super) mb_policy: Option<String>,
+    pub(super) mb_policy: Option<PolicyText>,
 }
 
-/// The text of a runtime policy.
+/// A policy as it was brought, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::keylime) struct RuntimeText {
+pub(in crate::keylime) struct PolicyText {
     pub(in crate::keylime) text: Vec<u8>,
-    /// Keylime's `generator` is above 1, which means that it demands something.
-    pub(in crate::keylime) judges: bool,
+    judges: Judges,
+}
+
+/// What of a text is judged by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Judges {
+    /// Nothing: it demands nothing. A runtime policy says so by Keylime's `generator`, and a
+    /// reference state of a boot by being empty.
+    Nothing,
+    /// All of it.
+    Itself,
+    /// What it is an envelope of.
+    Payload(Vec<u8>),
+}
+
+impl PolicyText {
+    /// The policy that judges, if it demands anything.
+    pub(in crate::keylime) fn judging(&self) -> Option<&[u8]> {
+        match &self.judges {
+            Judges::Nothing => None,
+            Judges::Itself => Some(&self.text),
+            Judges::Payload(policy) => Some(policy),
+        }
+    }
 }
 
 /// Why a request is refused: a status and its text.
@@ -107,7 +135,10 @@ impl Wanted {
             )
         };
         let mtls_cert = text("mtls_cert")?.map(str::to_owned);
-        let (ip, port) = (text("cloudagent_ip")?.map(str::to_owned), port(&object)?);
+        let (ip, port) = (
+            text("cloudagent_ip")?.map(str::to_owned),
+            port_of(&object, "cloudagent_port")?,
+        );
         let path = path(verifier.mode, ip.as_deref(), port, mtls_cert.as_deref());
         if path == AgentPath::KeylimePull && verifier.polls.is_none() {
             let text = "nobody polls agents here; one without cloudagent_ip and cloudagent_port \
@@ -133,24 +164,21 @@ impl Wanted {
             mtls_cert,
             supported_version: owned("supported_version")?,
             verifier_ip: text("verifier_ip")?.unwrap_or(&verifier.ip).to_owned(),
-            verifier_port: verifier.port,
+            // Where the tenant reaches this server, who asks there again.
+            verifier_port: port_of(&object, "verifier_port")?.unwrap_or(verifier.port),
         };
         are_admitted(&facts)?;
         let some = |text: Option<&str>| text.filter(|it| !it.is_empty()).map(str::to_owned);
-        let mb_policy = some(text("mb_policy")?);
+        let mb_policy = text("mb_policy")?.filter(|text| !text.is_empty());
         Ok(Self {
             path,
             ak_public: ak_public(&object)?,
             runtime_policy_name: some(text("runtime_policy_name")?),
-            runtime_policy: runtime_policy(&object)?,
+            runtime_policy: runtime_policy(&object, verifier.require_policy_signatures)?,
             mb_policy_name: some(text("mb_policy_name")?),
-            mb_policy: match mb_policy {
-                Some(text) => {
-                    check_boot_policy(&text)?;
-                    Some(text)
-                }
-                None => None,
-            },
+            mb_policy: mb_policy
+                .map(|text| boot_policy(text, verifier.boot_policy))
+                .transpose()?,
             facts,
         })
     }
@@ -173,64 +201,90 @@ pub(in crate::keylime) fn are_admitted(facts: &KeylimeFacts) -> Result<(), Refus
                     policy only";
         return Err(Refused::request(text));
     }
+    if !facts.revocation_key.is_empty() {
+        check_revocation_key(&facts.revocation_key)
+            .map_err(|error| Refused::request(format!("revocation_key {error}")))?;
+    }
     PcrPolicy::parse(facts.tpm_policy.as_bytes())
         .map_err(|error| Refused::request(format!("tpm_policy is malformatted: {error}")))?;
     Ok(())
 }
 
-/// Whether agents can be judged by a measured boot policy.
-pub(in crate::keylime) fn check_boot_policy(text: &str) -> Result<(), Refused> {
-    if is_empty_policy(text) {
-        return Ok(());
-    }
-    let refused = "mb_policy with content is not evaluated for agents yet";
-    Err(Refused(StatusCode::NOT_IMPLEMENTED, refused.to_owned()))
+/// A reference state of a boot, checked by the policy that judges with it.
+pub(in crate::keylime) fn boot_policy(text: &str, name: PolicyName) -> Result<PolicyText, Refused> {
+    let policy = MeasuredBootPolicy::parse(name, text.as_bytes())
+        .map_err(|error| malformed("mb_policy", &error))?;
+    Ok(PolicyText {
+        text: text.as_bytes().to_vec(),
+        judges: match policy {
+            Some(_) => Judges::Itself,
+            None => Judges::Nothing,
+        },
+    })
 }
 
-/// Whether a measured boot policy demands nothing.
-fn is_empty_policy(text: &str) -> bool {
-    let text = text.trim();
-    let inner = text
-        .strip_prefix('{')
-        .and_then(|rest| rest.strip_suffix('}'));
-    text.is_empty() || inner.is_some_and(|inner| inner.trim().is_empty())
-}
-
-/// The policy in base64, read and checked; an empty text is none.
-pub(super) fn runtime_policy(object: &Object<'_>) -> Result<Option<RuntimeText>, Refused> {
+/// The policy in base64, plain or in a DSSE envelope, read and checked; an empty text is none.
+///
+/// # Errors
+/// [`Refused`]; 401 where its signature is not what is demanded of it.
+pub(super) fn runtime_policy(
+    object: &Object<'_>,
+    require_signatures: bool,
+) -> Result<Option<PolicyText>, Refused> {
     let bytes = object.optional_bytes("runtime_policy", POLICY_BODY_BYTES_MAX)?;
     let Some(text) = bytes.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    check_policy(text).map(Some)
+    let key = object.optional_bytes("runtime_policy_key", KEYLIME_TEXT_CHARACTERS_MAX)?;
+    let key = key.filter(|key| !key.is_empty());
+    check_policy(text, key.as_deref(), require_signatures).map(Some)
 }
 
-pub(in crate::keylime) fn check_policy(text: Vec<u8>) -> Result<RuntimeText, Refused> {
-    let malformed = |error: &dyn std::fmt::Display| {
-        let error: String = error.to_string().chars().take(300).collect();
-        Refused::request(format!(
-            "Runtime policy is malformatted: {}",
-            error.escape_debug()
-        ))
-    };
-    let policy = RuntimePolicy::parse(&text).map_err(|error| malformed(&error))?;
+/// A runtime policy, plain or in a DSSE envelope, read and checked.
+///
+/// # Errors
+/// [`Refused`]; 401 where its signature is not what is demanded of it.
+pub(in crate::keylime) fn check_policy(
+    text: Vec<u8>,
+    key: Option<&[u8]>,
+    require_signatures: bool,
+) -> Result<PolicyText, Refused> {
+    let what = "Runtime policy";
+    let admitted = dsse::admit(&text, key, require_signatures).map_err(|refusal| {
+        let status = StatusCode::from_u16(refusal.keylime_status());
+        let Refused(_, why) = malformed(what, &refusal);
+        Refused(status.unwrap_or(StatusCode::BAD_REQUEST), why)
+    })?;
+    let Admitted {
+        policy,
+        text: judged,
+        ..
+    } = admitted;
     // One that says of itself that it is none. Any other that lists nothing allows nothing.
     let is_none = policy.is_empty() && policy.meta().generator.is_some_and(|it| it <= 1);
-    let judge = rat_engine::ima::judge::Judge::new(std::sync::Arc::new(policy));
-    judge.map_err(|error| malformed(&error))?;
-    Ok(RuntimeText {
-        judges: !is_none,
-        text,
-    })
+    let judges = match judged {
+        _ if is_none => Judges::Nothing,
+        Cow::Borrowed(_) => Judges::Itself,
+        Cow::Owned(payload) => Judges::Payload(payload),
+    };
+    Judge::new(Arc::new(policy)).map_err(|error| malformed(what, &error))?;
+    Ok(PolicyText { judges, text })
 }
 
-fn port(object: &Object<'_>) -> Result<Option<u16>, Refused> {
-    if let Ok(port) = object.optional_number("cloudagent_port", 1..=65_535) {
+/// What is wrong with a policy: one bounded, printable line.
+fn malformed(what: &str, error: &dyn std::fmt::Display) -> Refused {
+    let error: String = error.to_string().chars().take(300).collect();
+    Refused::request(format!("{what} is malformatted: {}", error.escape_debug()))
+}
+
+/// A port, as a number or as text.
+fn port_of(object: &Object<'_>, name: &'static str) -> Result<Option<u16>, Refused> {
+    if let Ok(port) = object.optional_number(name, 1..=65_535) {
         return Ok(port.and_then(|port| u16::try_from(port).ok()));
     }
-    let text = object.optional_text("cloudagent_port", 5)?;
+    let text = object.optional_text(name, 5)?;
     let port = text.map(str::parse).transpose();
-    port.map_err(|_| Refused::request("Exception error: 'cloudagent_port' is no port number"))
+    port.map_err(|_| Refused::request(format!("Exception error: '{name}' is no port number")))
 }
 
 pub(in crate::keylime) fn path(

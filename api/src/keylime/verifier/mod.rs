@@ -8,7 +8,7 @@
 pub(super) mod add;
 mod agents;
 pub(super) mod asked;
-pub(super) mod event;
+mod identity;
 pub(super) mod policies;
 mod status;
 
@@ -18,9 +18,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
-use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
+use rat_engine::uefi::policy::PolicyName;
+use rat_engine::verdict::severity::SeverityPolicy;
 use rat_store::Store;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -75,12 +78,19 @@ pub struct Verifier {
     pub mode: Mode,
     /// What `verifier_id` says.
     pub id: String,
+    /// Whether runtime policies must be signed by the key that comes with them: Keylime's
+    /// `require_allow_list_signatures`.
+    pub require_policy_signatures: bool,
+    /// What judges boot logs by a reference state.
+    pub boot_policy: PolicyName,
     /// The address that agents' records name.
     pub ip: String,
     /// Its port.
     pub port: u16,
     /// From one attestation of an agent to its next, in seconds.
     pub interval_seconds: u64,
+    /// How grave failures are.
+    pub severities: Arc<SeverityPolicy>,
     /// Who adds or removes has a turn: the store and the shards are changed one after the other.
     pub turn: Mutex<()>,
 }
@@ -110,6 +120,8 @@ struct Named {
     name: Option<String>,
 }
 
+const BEGIN: &str = "/";
+const IDENTITY: &str = "/{version}/verify/identity";
 const VERSIONS: &str = "/version";
 const ROOT: &str = "/{version}";
 const AGENTS: &str = "/{version}/agents";
@@ -123,6 +135,7 @@ const BOOT_ONE: &str = "/{version}/mbpolicies/{name}";
 
 /// Paths have the same meaning with a slash at the end.
 const ALIASES: Aliases = &[
+    (IDENTITY, &["/{version}/verify/identity/"]),
     (VERSIONS, &["/version/", "/versions"]),
     (ROOT, &["/{version}/"]),
     (AGENTS, &["/{version}/agents/"]),
@@ -139,6 +152,8 @@ const ALIASES: Aliases = &[
 pub fn surface(shared: Arc<Shared>) -> Surface<Arc<Verifier>> {
     let public = Permission::KeylimePublic;
     let surface = Surface::with_aliases(shared, ALIASES)
+        .route(Route::get(BEGIN, public), begin)
+        .route(Route::get(IDENTITY, public), identity::verify)
         .route(Route::get(VERSIONS, public), versions)
         .route(Route::get(ROOT, public), root);
     of_policies(of_agents(surface))
@@ -243,6 +258,14 @@ async fn versions() -> Response {
         supported_versions: SUPPORTED,
     };
     success(&versions)
+}
+
+/// Points to the newest version's root.
+async fn begin() -> Response {
+    let mut response = envelope::without_body(StatusCode::TEMPORARY_REDIRECT);
+    let location = HeaderValue::from_static("/v3.0/");
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 /// Tells that version 3 is spoken; in version 2 the path is none of its interface.

@@ -5,13 +5,14 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
+use rat_engine::uefi::policy::PolicyName;
 use rat_store::{
     KeylimeKind, KeylimePolicy, KeylimePut, KeylimeRemoved, NewKeylimePolicy, StoreError,
 };
 use serde::Serialize;
 
 use super::add::shown;
-use super::asked::{Refused, check_boot_policy, runtime_policy};
+use super::asked::{self, PolicyText, Refused, runtime_policy};
 use super::{Named, State, Verifier, check, failed, success};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
@@ -184,34 +185,26 @@ fn missing(kind: KeylimeKind, name: &str) -> Response {
     envelope::bare(StatusCode::NOT_FOUND, &text)
 }
 
-/// What a body brings, read.
-struct Brought {
-    text: Vec<u8>,
-    judges: bool,
-}
-
-fn read(kind: KeylimeKind, body: &[u8]) -> Result<Brought, Refused> {
+/// What a body brings, by this measured boot policy, and signed if it must be.
+fn read(
+    kind: KeylimeKind,
+    (boot, is_signed): (PolicyName, bool),
+    body: &[u8],
+) -> Result<PolicyText, Refused> {
     if body.is_empty() {
         return Err(Refused::request("Expected non zero content length"));
     }
     let object = Object::parse(body)?;
     match kind {
         KeylimeKind::Runtime => {
-            let text = runtime_policy(&object)?;
+            let text = runtime_policy(&object, is_signed)?;
             let text = text.ok_or_else(|| Refused::request("Exception error: 'runtime_policy'"))?;
-            Ok(Brought {
-                judges: text.judges,
-                text: text.text,
-            })
+            Ok(text)
         }
         KeylimeKind::MeasuredBoot => {
             let text = object.optional_text("mb_policy", KEYLIME_TEXT_CHARACTERS_MAX)?;
             let text = text.ok_or_else(|| Refused::request("Exception error: 'mb_policy'"))?;
-            check_boot_policy(text)?;
-            Ok(Brought {
-                text: text.as_bytes().to_vec(),
-                judges: false,
-            })
+            asked::boot_policy(text, boot)
         }
     }
 }
@@ -248,7 +241,8 @@ impl Verifier {
             Ok(name) => name,
             Err(refusal) => return refusal,
         };
-        let reading = tokio::task::spawn_blocking(move || read(kind, &body));
+        let (boot, signed) = (self.boot_policy, self.require_policy_signatures);
+        let reading = tokio::task::spawn_blocking(move || read(kind, (boot, signed), &body));
         let brought = match reading.await {
             Ok(Ok(brought)) => brought,
             Ok(Err(refused)) => return refused.answer(),
@@ -258,7 +252,7 @@ impl Verifier {
             kind,
             name,
             text: &brought.text,
-            judges: brought.judges.then_some(&*brought.text),
+            judges: brought.judging(),
         };
         let _turn = self.turn().await;
         let actor = Identity::of(peer).actor();
@@ -296,6 +290,9 @@ impl Verifier {
             if let Err(error) = told {
                 // The store has it: they are told at the next start, or when it is sent again.
                 return failed(ApiError::from(error));
+            }
+            if let Err(error) = self.resume(kind, name).await {
+                return failed(error);
             }
         }
         envelope::bare(StatusCode::CREATED, "Created")

@@ -2,12 +2,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rat_engine::shard::{AgentPath, EffectiveStatus, VerdictKind};
-use rat_store::{StoredKeylimeAgent, StoredRecord};
+use rat_engine::crypto::{Curve, KeyMaterial, VerifyingKey};
+use rat_engine::shard::{AgentPath, EffectiveStatus, Failure, VerdictKind};
+use rat_engine::tpm::Public;
+use rat_engine::verdict::severity::event_id;
+use rat_store::{Halted, NotedStanding, StoredKeylimeAgent, StoredRecord};
 use serde::Serialize;
 
 use super::Verifier;
-use super::event::event_id;
 use crate::core::fleet::Seen;
 
 /// Keylime's `operational_state`.
@@ -17,8 +19,8 @@ pub(super) enum State {
     Start,
     GetQuote,
     GetQuoteRetry,
-    Failed,
     InvalidQuote,
+    TenantFailed,
 }
 
 impl From<State> for u8 {
@@ -27,8 +29,8 @@ impl From<State> for u8 {
             State::Start => 1,
             State::GetQuote => 3,
             State::GetQuoteRetry => 4,
-            State::Failed => 7,
             State::InvalidQuote => 9,
+            State::TenantFailed => 10,
         }
     }
 }
@@ -68,14 +70,12 @@ pub(super) struct Shown {
     failure_code: Option<&'static str>,
 }
 
-/// The index of Keylime's gravest label, `emergency`, which every event has by default.
-const SEVERITY_MAX: u8 = 6;
-
 impl Shown {
     pub(super) fn of(
         verifier: &Verifier,
         record: &StoredRecord,
         agent: StoredKeylimeAgent,
+        noted: NotedStanding,
         seen: Option<&Seen>,
     ) -> Self {
         let pushes = record.record.path == AgentPath::KeylimePush;
@@ -86,8 +86,17 @@ impl Shown {
         let facts = agent.facts;
         let attested = verdict.is_some();
         let interval = verifier.interval_seconds;
+        let is_stopped = noted.halted == Halted::ByTenant;
+        let (enc_alg, sign_alg) = match attested {
+            true => algorithms(&record.record.ak_public),
+            false => Default::default(),
+        };
+        let (severity_level, last_event_id) = gravest(verifier, noted, failure);
         Self {
-            operational_state: operational_state(pushes, seen),
+            operational_state: match is_stopped {
+                true => Some(State::TenantFailed),
+                false => operational_state(pushes, seen),
+            },
             v: facts.v.as_ref().map(|v| STANDARD.encode(v)),
             ip: facts.ip,
             port: facts.port,
@@ -99,21 +108,24 @@ impl Shown {
                 true => facts.bank.name().to_owned(),
                 false => String::new(),
             },
-            enc_alg: String::new(),
-            sign_alg: String::new(),
+            enc_alg,
+            sign_alg,
             accept_tpm_hash_algs: facts.accept_tpm_hash_algs,
             accept_tpm_encryption_algs: facts.accept_tpm_encryption_algs,
             accept_tpm_signing_algs: facts.accept_tpm_signing_algs,
             verifier_id: verifier.id.clone(),
             verifier_ip: facts.verifier_ip,
             verifier_port: facts.verifier_port,
-            severity_level: failure.map(|_| SEVERITY_MAX),
-            last_event_id: failure.map(|failure| event_id(failure.code)),
+            severity_level,
+            last_event_id,
             attestation_count: state.map_or(0, |state| state.passed),
             last_received_quote: verdict.map_or(0, |verdict| seconds(verdict.at_unix_ms)),
             last_successful_attestation: state
                 .map_or(0, |state| seconds(state.last_passed_unix_ms)),
-            attestation_status: attestation_status(pushes, seen),
+            attestation_status: match is_stopped {
+                true => "FAIL",
+                false => attestation_status(pushes, seen),
+            },
             attestation_period: format!("{interval}s"),
             maximum_attestation_interval: format!("{}s", interval.saturating_mul(5)),
             effective_status: seen.map_or("unverified", |seen| seen.status.as_str()),
@@ -122,13 +134,58 @@ impl Shown {
     }
 }
 
+/// How grave a failure is at its gravest, and what that was: as it was told, or as it will be.
+fn gravest(
+    verifier: &Verifier,
+    noted: NotedStanding,
+    failure: Option<&Failure>,
+) -> (Option<u8>, Option<String>) {
+    let Some(failure) = failure else {
+        return (None, None);
+    };
+    match noted.failure {
+        Some(told) if told.failed_unix_ms == failure.at_unix_ms => {
+            (Some(told.severity), Some(told.event_id))
+        }
+        _ => (
+            Some(verifier.severities.of(failure.code).level()),
+            Some(event_id(failure.code).to_owned()),
+        ),
+    }
+}
+
+/// `enc_alg` and `sign_alg`: an attestation key signs by one scheme, and what it signed was verified.
+fn algorithms(ak_public: &[u8]) -> (String, String) {
+    let Ok(public) = Public::parse(ak_public) else {
+        return Default::default();
+    };
+    let Ok(key) = VerifyingKey::from_tpm(&public) else {
+        return Default::default();
+    };
+    let key = match key.material() {
+        KeyMaterial::Rsa { modulus, .. } => format!("rsa{}", modulus.len().saturating_mul(8)),
+        KeyMaterial::Ecc { curve, .. } => match curve {
+            Curve::P256 => "ecc256".to_owned(),
+            Curve::P384 => "ecc384".to_owned(),
+            Curve::P521 => "ecc521".to_owned(),
+        },
+    };
+    let scheme = match public.scheme.map(|scheme| scheme.algorithm) {
+        Some(0x0014) => "rsassa",
+        Some(0x0016) => "rsapss",
+        Some(0x0018) => "ecdsa",
+        _ => "",
+    };
+    (key, scheme.to_owned())
+}
+
 /// Null is of an agent that pushes and did not attest yet.
 fn operational_state(pushes: bool, seen: Option<&Seen>) -> Option<State> {
     let state = seen.map(|seen| &seen.state);
     let has_attested = state.is_some_and(|state| state.verdict.is_some());
     let failure = state.and_then(|state| state.failure.as_deref());
     Some(match (failure, pushes) {
-        (Some(failure), false) if rat_engine::shard::is_of_policy(failure.code) => State::Failed,
+        // Whatever failed of its evidence: Keylime's `Failed` is an agent that was given up.
         (Some(_), false) => State::InvalidQuote,
         (_, true) if !has_attested => return None,
         (_, true) => State::GetQuote,

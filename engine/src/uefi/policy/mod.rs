@@ -37,7 +37,7 @@ pub use lint::MbLint;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::crypto::digest;
+use crate::crypto::{Hasher, digest};
 use crate::hash::{Digest, HashAlg};
 use crate::pcr::PcrSet;
 use crate::policy::exclude::Pattern;
@@ -99,6 +99,7 @@ pub struct UnknownPolicyName;
 #[derive(Debug, Clone)]
 pub struct MeasuredBootPolicy {
     digest: Digest,
+    identity: Digest,
     rules: Rules,
     warnings: Vec<Warning>,
 }
@@ -143,6 +144,7 @@ impl MeasuredBootPolicy {
         };
         Ok(Some(Self {
             digest: digest(HashAlg::Sha256, text),
+            identity: identity(name, text),
             rules: state,
             warnings,
         }))
@@ -160,6 +162,12 @@ impl MeasuredBootPolicy {
     /// SHA-256 of the text that it was read from.
     pub const fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// SHA-256 of its name and its text: the same reference state demands something else of another
+    /// policy.
+    pub const fn identity(&self) -> &Digest {
+        &self.identity
     }
 
     /// What its author should know, in the order of the document.
@@ -208,9 +216,19 @@ impl MeasuredBootPolicy {
             }
         }
         breaches.into_result().map(|()| MeasuredBootProof {
-            policy: self.digest,
+            policy: self.identity,
         })
     }
+}
+
+fn identity(name: PolicyName, text: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(HashAlg::Sha256);
+    for part in [b"ratd measured boot policy v1", name.as_str().as_bytes()] {
+        hasher.update(part);
+        hasher.update(b"\0");
+    }
+    hasher.update(text);
+    hasher.finish()
 }
 
 /// What the nearest of the proofs lacks of these PCRs.
@@ -229,7 +247,7 @@ pub struct MeasuredBootProof {
 }
 
 impl MeasuredBootProof {
-    /// SHA-256 of the policy that was held.
+    /// The identity of the policy that was held.
     pub const fn policy(&self) -> &Digest {
         &self.policy
     }
