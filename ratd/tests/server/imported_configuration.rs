@@ -172,6 +172,8 @@ fn ratd_takes_what_is_made_of_keylimes_configuration() {
         // What nobody can judge does not pass.
         "keylime.measured_boot_policy_name = \"reject-all\"",
         "keylime.measured_boot_evaluate = \"always\"",
+        "keylime.verifier.require_allow_list_signatures = true",
+        "keylime.revocation.channels = [\"agent\"]",
         "keylime.registrar.listen = \"0.0.0.0:8890\"",
         "keylime.registrar.tls_listen = \"0.0.0.0:8891\"",
         "keylime.registrar.tpm_identity = \"ek_cert\"",
@@ -230,14 +232,21 @@ fn no_option_is_dropped_without_a_word_and_no_secret_is_printed() {
         ("verifier.client_key_password", &["default"]),
         ("verifier.flux_capacitor", &["unknown"]),
         ("verifier.challenge_lifetime", &["invalid"]),
-        ("verifier.severity_labels", &["no_counterpart"]),
+        // A rule names none of the labels.
+        ("verifier.severity_labels", &["invalid"]),
+        ("verifier.severity_policy", &["invalid"]),
         ("verifier.max_retries", &["default"]),
-        ("verifier.require_allow_list_signatures", &["insecure"]),
+        ("verifier.require_allow_list_signatures", &["taken"]),
         ("verifier.measured_boot_imports", &["insecure"]),
         ("verifier.ignore_tomtou_errors", &["insecure", "taken"]),
         ("verifier.database_url", &["elsewhere"]),
         ("tenant.ek_check_script", &["insecure"]),
-        ("revocations.webhook_url", &["no_counterpart"]),
+        (
+            "revocations.enabled_revocation_notifications",
+            &["insecure", "taken"],
+        ),
+        ("revocations.zmq_port", &["default"]),
+        ("revocations.webhook_url", &["elsewhere"]),
         ("ca.cert_bits", &["no_counterpart"]),
     ] {
         let expected = expected.iter().map(|it| (*it).to_owned()).collect();
@@ -296,6 +305,57 @@ fn variables_beat_snippets_and_snippets_beat_the_file() {
     let shown = keylime.shown(&named);
     line(&shown, "keylime.verifier.uuid = \"named\"");
     line(&shown, "keylime.verifier.listen = \"127.0.0.1:8881\"");
+}
+
+#[test]
+fn severity_and_who_is_told_are_what_keylime_had() {
+    let text = r#"[verifier]
+version = 2.6
+severity_labels = ["info", "grave"]
+severity_policy = [{"event_id": "ima\\..*", "severity_label": "info"},
+    {"event_id": ".*", "severity_label": "grave"}]
+[revocations]
+enabled_revocation_notifications = ['zeromq', "agent"]
+zmq_ip = 192.0.2.9
+zmq_port = 9000
+webhook_url =
+"#;
+    let keylime = Keylime::new().with("etc/verifier.conf", text);
+    let shown = keylime.shown(&[]);
+    for line in [
+        "keylime.verifier.severity_labels = [\"info\", \"grave\"]",
+        "keylime.revocation.channels = [\"zeromq\", \"agent\"]",
+        "keylime.revocation.zmq_listen = \"192.0.2.9:9000\"",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line}: {shown}");
+    }
+    let rules = shown
+        .lines()
+        .find(|line| line.starts_with("keylime.verifier.severity_policy"));
+    let rules: Value = {
+        // As it is shown: {event_id = "…", severity_label = "…"}, which but for `=` is JSON.
+        let rules = rules.unwrap().split_once(" = ").unwrap().1;
+        let rules = rules.replace("event_id = ", "\"event_id\":");
+        let rules = rules.replace("severity_label = ", "\"severity_label\":");
+        serde_json::from_str(&rules).unwrap_or_else(|error| panic!("{error}: {rules}"))
+    };
+    assert_eq!(
+        rules,
+        serde_json::json!([
+            {"event_id": "ima\\..*", "severity_label": "info"},
+            {"event_id": ".*", "severity_label": "grave"},
+        ])
+    );
+    let printed = keylime.json();
+    for option in [
+        "verifier.severity_labels",
+        "verifier.severity_policy",
+        "revocations.enabled_revocation_notifications",
+        "revocations.zmq_ip",
+        "revocations.zmq_port",
+    ] {
+        assert_eq!(fate(&printed, option), ["taken".to_owned()].into());
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::AgentPath;
 use rat_engine::verdict::Code;
-use rat_store::{KeylimeKind, KeylimeStanding, Store, StoredAgent};
+use rat_store::{Halted, KeylimeKind, KeylimeStanding, Store, StoredAgent};
 use rat_tests::keylime_databases::{self, run_sql as sqlite};
 use serde_json::Value;
 
@@ -73,15 +73,16 @@ fn migrate(home: &Home, databases: [&str; 2], more: &[&str]) -> (Option<i32>, Va
     )
 }
 
+/// Settings after the subcommand replace those before it.
+const WARN: &[&str] = &["--set", "keylime.registrar.ek_check=warn"];
 const BY_NAME: [&str; 2] = ["sqlite", "sqlite"];
 /// Of registrations, policies, measured boot policies and agents: imported, there already, left.
-const FIRST: [[u64; 3]; 4] = [[13, 0, 5], [3, 0, 2], [1, 0, 1], [9, 0, 7]];
+const FIRST: [[u64; 3]; 4] = [[13, 0, 5], [3, 0, 2], [2, 0, 0], [10, 0, 6]];
 
 /// What is left of the recorded databases, and why.
-const LEFT: [[&str; 4]; 15] = [
+const LEFT: [[&str; 4]; 13] = [
     ["allowlists", "4", "ima_policy", "policy.malformed"],
     ["allowlists", "5", "ima_policy", "column.empty"],
-    ["mbpolicies", "2", "mb_policy", "policy.not_evaluated"],
     ["registrarmain", "a machine", "agent_id", "id.malformed"],
     [
         "registrarmain",
@@ -126,12 +127,6 @@ const LEFT: [[&str; 4]; 15] = [
         "machine-other-key",
         "ak_tpm",
         "ak.not_registered",
-    ],
-    [
-        "verifiermain",
-        "machine-refstate",
-        "mb_policy_id",
-        "policy.left",
     ],
     ["verifiermain", "machine-weak-key", "ak_tpm", "ak.refused"],
 ];
@@ -234,7 +229,7 @@ fn s14_s16_nobody_is_imported_as_trusted_and_who_had_failed_stays_failed() {
             ("machine-push-silent", None),
             ("machine-without-policy", None),
             ("machine-failed", Some(Code::ImaPathNotListed)),
-            ("machine-stopped", Some(Code::IdentityHistoryLost)),
+            ("machine-stopped", None),
             ("machine-push-failed", Some(Code::IdentityHistoryLost)),
         ] {
             let StoredAgent { state, .. } = agent(store, id).await;
@@ -263,11 +258,7 @@ fn s14_s16_nobody_is_imported_as_trusted_and_who_had_failed_stays_failed() {
                 "{id}"
             );
         }
-        for id in [
-            "machine-broken-policy",
-            "machine-refstate",
-            "machine-weak-key",
-        ] {
+        for id in ["machine-broken-policy", "machine-weak-key"] {
             let id = AgentId::parse(id).unwrap();
             assert!(
                 store.agent(&id).await.unwrap().is_none(),
@@ -275,6 +266,105 @@ fn s14_s16_nobody_is_imported_as_trusted_and_who_had_failed_stays_failed() {
             );
         }
     });
+}
+
+#[test]
+fn s16_who_was_stopped_stays_stopped_and_what_was_told_of_a_failure_is_known() {
+    let home = Home::new();
+    let folder = keylime(&home, "7.14.3");
+    // One that pushes cannot be stopped here, and would go on.
+    sqlite(
+        &folder.join("cv_data.sqlite"),
+        "UPDATE verifiermain SET operational_state = 10 WHERE agent_id = 'machine-push'",
+    );
+    migrate(&home, BY_NAME, &[]);
+    with_store(&home, async |store| {
+        for (id, halted, told) in [
+            ("machine-pull", Halted::Not, None),
+            ("machine-stopped", Halted::ByTenant, None),
+            ("machine-unreachable", Halted::Not, None),
+            (
+                "machine-failed",
+                Halted::Not,
+                Some((6, "ima.validation.ima-ng.not_in_allowlist")),
+            ),
+            ("machine-push-failed", Halted::Not, None),
+            ("machine-push", Halted::Not, None),
+        ] {
+            let noted = store.keylime_standing(&AgentId::parse(id).unwrap()).await;
+            let noted = noted.unwrap();
+            assert_eq!(noted.halted, halted, "{id}");
+            let failure = noted.failure.as_ref();
+            let found = failure.map(|told| (told.severity, told.event_id.as_str()));
+            assert_eq!(found, told, "{id}");
+            // It is told of the failure that sticks, and so not once more.
+            let state = agent(store, id).await.state;
+            if let (Some(told), Some(failure)) = (noted.failure, &state.failure) {
+                assert_eq!(told.failed_unix_ms, failure.at_unix_ms, "{id}");
+            }
+            let has_failed = ["machine-failed", "machine-push-failed", "machine-push"];
+            assert_eq!(state.failure.is_some(), has_failed.contains(&id), "{id}");
+        }
+    });
+}
+
+#[test]
+fn measured_boot_policies_are_read_by_the_policy_that_judges_with_them() {
+    let set = |name: &str| format!("keylime.measured_boot_policy_name={name}");
+    for name in ["accept-all", "reject-all"] {
+        let home = Home::new();
+        keylime(&home, "7.14.3");
+        migrate(&home, BY_NAME, &[WARN, &["--set", &set(name)][..]].concat());
+        with_store(&home, async |store| {
+            let id = AgentId::parse("machine-refstate").unwrap();
+            let agent = store.keylime_agent(&id).await.unwrap().unwrap();
+            assert_eq!(agent.mb_policy.name, "refstate");
+            let judges = store.policy_text(&agent.mb_policy.digest.unwrap()).await;
+            let judges = judges.unwrap().unwrap();
+            assert!(judges.starts_with(b"{\"scrtm_and_bios\""), "{name}");
+        });
+    }
+    // What `example` cannot use is no policy, and its agent comes not without it.
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    let (_, report) = migrate(
+        &home,
+        BY_NAME,
+        &[WARN, &["--set", &set("example")][..]].concat(),
+    );
+    let found = left(&report);
+    for row in [
+        ["mbpolicies", "2", "mb_policy", "policy.malformed"],
+        [
+            "verifiermain",
+            "machine-refstate",
+            "mb_policy_id",
+            "policy.left",
+        ],
+    ] {
+        assert!(found.contains(&row.map(str::to_owned)), "{found:?}");
+    }
+    assert_eq!(
+        counts(&report)[2..],
+        [[1, 0, 1], [9, 0, 7]],
+        "the others come"
+    );
+}
+
+#[test]
+fn s14_where_policies_must_be_signed_none_comes_whose_signature_nobody_can_verify() {
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    let signed = "keylime.verifier.require_allow_list_signatures=true";
+    let (_, report) = migrate(&home, BY_NAME, &[WARN, &["--set", signed][..]].concat());
+    assert_eq!(counts(&report)[1], [0, 0, 5]);
+    let found = left(&report);
+    for number in ["1", "2", "3"] {
+        let row = ["allowlists", number, "ima_policy", "policy.signature"];
+        assert!(found.contains(&row.map(str::to_owned)), "{found:?}");
+    }
+    // Who is judged by no policy needs none.
+    assert_eq!(counts(&report)[3], [1, 0, 15]);
 }
 
 #[test]
@@ -379,7 +469,7 @@ fn postgresql_gives_what_sqlite_gives() {
     assert_eq!((code, counts(&report)), (Some(1), FIRST.to_vec()));
     assert_eq!(left(&report), expected_left());
     let (_, again) = migrate(&home, [&url, &url], &[]);
-    assert_eq!(counts(&again)[3], [0, 9, 7]);
+    assert_eq!(counts(&again)[3], [0, 10, 6]);
     // It was only read, and a newer version of its schema is refused without a word of the password.
     let marks = "SELECT count(*) FROM verifiermain; SELECT count(*) FROM registrarmain;";
     assert_eq!(
@@ -443,7 +533,7 @@ fn one_bad_row_stops_no_other() {
     let (code, report) = migrate(&home, BY_NAME, &[]);
     assert_eq!(
         (code, counts(&report)[3]),
-        (Some(1), [1, 0, 15]),
+        (Some(1), [2, 0, 14]),
         "{report}"
     );
     let found = left(&report);
@@ -502,7 +592,7 @@ fn one_bad_row_stops_no_other() {
         "UPDATE verifiermain SET v = NULL WHERE agent_id = 'machine-push-silent';",
     );
     let (_, report) = migrate(&home, BY_NAME, &[]);
-    assert_eq!(counts(&report)[3], [1, 1, 14]);
+    assert_eq!(counts(&report)[3], [1, 2, 13]);
 }
 
 #[test]

@@ -107,7 +107,8 @@ impl Standing {
             return;
         }
         self.failure = Some(failed(Code::IdentityHistoryLost, &self.detail));
-        self.notes.push("it pushes, and cannot be stopped".to_owned());
+        self.notes
+            .push("it pushes, and cannot be stopped".to_owned());
         self.notes.push(FAILED.to_owned());
     }
 }

@@ -6,6 +6,7 @@
 
 mod ini;
 mod options;
+mod revocation;
 mod sources;
 mod translate;
 mod values;

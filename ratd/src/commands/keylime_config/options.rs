@@ -37,8 +37,6 @@ const CA: &str = "the CA in cv_ca makes its certificates by rules of its own";
 const PASSWORD: &str = "keys here are not encrypted, and only their owner can read them: decrypt a copy \
                         with `openssl pkey` for `ratd keylime ca import`";
 const LOGS: &str = "logs go to standard error";
-const NOTIFIED: &str =
-    "Keylime's revocation messages are not sent; [[webhook]] tells of changed statuses";
 
 const VERIFIER: &[Option4] = &[
     ("version", None, Mapped),
@@ -101,22 +99,10 @@ const VERIFIER: &[Option4] = &[
         Weaker("policies in Python are not loaded"),
     ),
     ("measured_boot_evaluate", Some("once"), Mapped),
-    (
-        "severity_labels",
-        Some(DEFAULT_LABELS),
-        Nothing("every failure counts the same"),
-    ),
-    (
-        "severity_policy",
-        Some(DEFAULT_SEVERITY),
-        Nothing("every failure counts the same"),
-    ),
+    ("severity_labels", Some(DEFAULT_LABELS), Mapped),
+    ("severity_policy", Some(DEFAULT_SEVERITY), Mapped),
     ("ignore_tomtou_errors", Some("False"), Mapped),
-    (
-        "require_allow_list_signatures",
-        Some("False"),
-        Weaker("signatures of policies are not demanded here"),
-    ),
+    ("require_allow_list_signatures", Some("False"), Mapped),
     ("mode", Some("pull"), Mapped),
     ("challenge_lifetime", Some("1800"), Mapped),
     (
@@ -172,11 +158,11 @@ const REVOCATIONS: &[Option4] = &[
     (
         "enabled_revocation_notifications",
         Some("['agent']"),
-        Nothing(NOTIFIED),
+        Mapped,
     ),
-    ("zmq_ip", Some("127.0.0.1"), Nothing(NOTIFIED)),
-    ("zmq_port", Some("8992"), Nothing(NOTIFIED)),
-    ("webhook_url", Some(""), Nothing(NOTIFIED)),
+    ("zmq_ip", Some("127.0.0.1"), Mapped),
+    ("zmq_port", Some("8992"), Mapped),
+    ("webhook_url", Some(""), Mapped),
 ];
 
 const REGISTRAR: &[Option4] = &[

@@ -124,7 +124,7 @@ impl<'a> Translation<'a> {
         self.given_in(component, component, option)
     }
 
-    fn given_in(&self, component: &str, section: &str, option: &str) -> Given<'a> {
+    pub(super) fn given_in(&self, component: &str, section: &str, option: &str) -> Given<'a> {
         let values = &self.sources.component(component)?.values;
         let of = |section: &str| values.get(&(section.to_owned(), option.to_owned()));
         // What stands in [DEFAULT] holds for every section.
@@ -132,13 +132,19 @@ impl<'a> Translation<'a> {
     }
 
     /// The text of an option, or Keylime's own.
-    fn text(&self, component: &str, option: &str) -> &'a str {
+    pub(super) fn text(&self, component: &str, option: &str) -> &'a str {
         let default = || known(component, component, option).and_then(|known| known.default);
         let given = self.given(component, option);
         given.map_or_else(|| default().unwrap_or_default(), |value| &value.text)
     }
 
-    fn remark(&mut self, component: &str, option: &str, fate: Fate, text: impl Into<String>) {
+    pub(super) fn remark(
+        &mut self,
+        component: &str,
+        option: &str,
+        fate: Fate,
+        text: impl Into<String>,
+    ) {
         if let Some(value) = self.given(component, option) {
             self.draft.remarks.push(Remark {
                 option: format!("{component}.{option}"),
@@ -149,13 +155,13 @@ impl<'a> Translation<'a> {
         }
     }
 
-    fn invalid(&mut self, component: &str, option: &str, what: &str) {
+    pub(super) fn invalid(&mut self, component: &str, option: &str, what: &str) {
         let value = shown(self.text(component, option));
         let text = format!("{value:?} is not {what}; ratd's own default stands");
         self.remark(component, option, Fate::Invalid, text);
     }
 
-    fn set(&mut self, key: &'static str, value: String, component: &str, option: &str) {
+    pub(super) fn set(&mut self, key: &'static str, value: String, component: &str, option: &str) {
         let origin = self.given(component, option);
         let origin = origin.map_or_else(
             || format!("Keylime's default of {component}.{option}"),
@@ -329,6 +335,10 @@ impl<'a> Translation<'a> {
         let key = "keylime.verifier.auto_recover_attestation_failures";
         self.flag_key("auto_recover_attestation_failures", key);
         self.flag_key("ignore_tomtou_errors", "keylime.verifier.accept_violations");
+        let key = "keylime.verifier.require_allow_list_signatures";
+        self.flag_key("require_allow_list_signatures", key);
+        self.severity();
+        self.revocations();
         for (option, why) in [
             (
                 "auto_recover_attestation_failures",

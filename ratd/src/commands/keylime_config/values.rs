@@ -48,6 +48,15 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
+/// The names in a list of Python's, `['agent', 'zeromq']`.
+pub(super) fn names(text: &str) -> impl Iterator<Item = &str> {
+    let is_around = |c: char| c.is_whitespace() || "[]()'\"".contains(c);
+    let names = text
+        .split(',')
+        .map(move |name| name.trim_matches(is_around));
+    names.filter(|name| !name.is_empty())
+}
+
 /// A text as TOML writes it.
 pub(super) fn toml(text: &str) -> String {
     let mut quoted = String::from("\"");
