@@ -242,7 +242,7 @@ fn whoever_relies_on_an_agent_is_told_when_it_fails_and_it_is_polled_no_more() {
 
     let ran = run_evil(&one);
     let failed = served.until("m1", "FAIL");
-    assert_eq!(failed["operational_state"], 7);
+    assert_eq!(failed["operational_state"], 9);
     assert_eq!(failed["severity_level"], 6);
     let event = "ima.validation.ima-ng.not_in_allowlist";
     assert_eq!(failed["last_event_id"], event);
