@@ -11,6 +11,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::rsa::{Padding, Rsa};
 use openssl::sign::{RsaPssSaltlen, Verifier};
 use openssl::x509::X509;
+use rat_engine::hash::HashAlg;
 use rat_ops::zeromq::wire;
 use rat_tests::evidence::Machine;
 use rat_tests::http_client::Client;
@@ -20,6 +21,7 @@ use rat_tests::measured::Measured;
 use rat_tests::pull_agent::{Device, PullAgent, Reply};
 use rat_tests::receiver::Receiver;
 use rat_tests::registrar::client_files;
+use rat_tests::software_tpm::{Scheme, SoftwareAk};
 use serde_json::{Value, json};
 
 use crate::process::{Home, Ratd, eventually, metric};
@@ -205,6 +207,34 @@ fn frame(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
+/// A second agent, with a key of its own, which is added as `m2`.
+fn other_agent(served: &Served, tokio: &tokio::runtime::Runtime) -> PullAgent {
+    let machine = Machine::valid().with(|machine| {
+        machine.ak = SoftwareAk::new(Scheme::Ecdsa(256), HashAlg::Sha256);
+    });
+    let agent = served.agent(tokio, &machine);
+    served.add("m2", &machine, &agent, "");
+    agent
+}
+
+/// Whether a message is of the failure of `m1`, as Keylime writes it.
+fn tells_of(message: &Value, agent: &PullAgent, event: &str) {
+    assert_eq!(message["type"], "revocation");
+    assert_eq!(message["agent_id"], "m1");
+    assert_eq!(message["ip"], "127.0.0.1");
+    assert_eq!(message["port"], agent.address.port());
+    assert_eq!(message["meta_data"], "{\"rack\": 7}");
+    assert_eq!(message["tpm_policy"], "{\"mask\": \"0x400\"}");
+    assert_eq!(
+        (&message["event_id"], &message["severity_label"]),
+        (&json!(event), &json!("emergency"))
+    );
+    let context: Value = serde_json::from_str(message["context"].as_str().unwrap()).unwrap();
+    let said = context["message"].as_str().unwrap();
+    assert!(said.contains("/usr/bin/evil"), "{said}");
+    assert_eq!(message["event_time"].as_str().unwrap().len(), 24);
+}
+
 #[test]
 fn whoever_relies_on_an_agent_is_told_when_it_fails_and_it_is_polled_no_more() {
     let tokio = tokio::runtime::Runtime::new().unwrap();
@@ -217,18 +247,8 @@ fn whoever_relies_on_an_agent_is_told_when_it_fails_and_it_is_polled_no_more() {
     let mut served = Served::start(home, &[&hook, &zmq, channels]);
     let key = Rsa::generate(2048).unwrap();
     let machine = Machine::valid();
-    let (one, other) = (served.agent(&tokio, &machine), {
-        let machine = Machine::valid();
-        let other = served.agent(&tokio, &machine);
-        let mut unlike = machine;
-        unlike.ak = rat_tests::software_tpm::SoftwareAk::new(
-            rat_tests::software_tpm::Scheme::Ecdsa(256),
-            rat_engine::hash::HashAlg::Sha256,
-        );
-        other.change(|device| *device = Device::Software(Box::new(unlike.clone()), 7));
-        served.add("m2", &unlike, &other, "");
-        other
-    });
+    let one = served.agent(&tokio, &machine);
+    let other = other_agent(&served, &tokio);
     served.add("m1", &machine, &one, &pem(&key));
     let passed = served.until("m1", "PASS");
     served.until("m2", "PASS");
@@ -242,7 +262,7 @@ fn whoever_relies_on_an_agent_is_told_when_it_fails_and_it_is_polled_no_more() {
 
     let ran = run_evil(&one);
     let failed = served.until("m1", "FAIL");
-    assert_eq!(failed["operational_state"], 7);
+    assert_eq!(failed["operational_state"], 9);
     assert_eq!(failed["severity_level"], 6);
     let event = "ima.validation.ima-ng.not_in_allowlist";
     assert_eq!(failed["last_event_id"], event);
@@ -256,24 +276,7 @@ fn whoever_relies_on_an_agent_is_told_when_it_fails_and_it_is_polled_no_more() {
     assert_eq!(other.revocations()[0], posted);
     assert_eq!(posted.as_object().unwrap().len(), 2);
     let message = opened(&posted, &key);
-    assert_eq!(message["type"], "revocation");
-    assert_eq!(message["agent_id"], "m1");
-    assert_eq!(message["ip"], "127.0.0.1");
-    assert_eq!(message["port"], one.address.port());
-    assert_eq!(message["meta_data"], "{\"rack\": 7}");
-    assert_eq!(message["tpm_policy"], "{\"mask\": \"0x400\"}");
-    assert_eq!(
-        (&message["event_id"], &message["severity_label"]),
-        (&json!(event), &json!("emergency"))
-    );
-    let context: Value = serde_json::from_str(message["context"].as_str().unwrap()).unwrap();
-    assert!(
-        context["message"]
-            .as_str()
-            .unwrap()
-            .contains("/usr/bin/evil")
-    );
-    assert_eq!(message["event_time"].as_str().unwrap().len(), 24);
+    tells_of(&message, &one, event);
     // Nobody is told of itself, and nobody twice.
     assert!(one.revocations().is_empty());
 

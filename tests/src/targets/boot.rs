@@ -40,7 +40,7 @@ fn own_proofs<'l>(log: &EventLog<'l>, policy: &MeasuredBootPolicy) -> Vec<BootPr
 fn is_allowed(policy: &MeasuredBootPolicy, log: &EventLog<'_>, proofs: &[BootProof<'_>]) -> bool {
     match policy.judge(log, proofs) {
         Ok(proof) => {
-            assert_eq!(proof.policy(), policy.digest());
+            assert_eq!(proof.policy(), policy.identity());
             true
         }
         Err(breaches) => {
