@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn times_are_written_as_c_writes_them() {
         for (unix_ms, expected) in [
-            (0, "Thu Jan  1 00:00:00 1970"),
+            (86_400_000, "Fri Jan  2 00:00:00 1970"),
             (951_782_400_000, "Tue Feb 29 00:00:00 2000"),
             (1_780_968_065_000, "Tue Jun  9 01:21:05 2026"),
         ] {
