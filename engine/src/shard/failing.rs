@@ -118,7 +118,7 @@ fn is_of(failure: &Failure, group: &Group) -> bool {
 /// pass would end the first; where two meet of which each would end by another change, neither
 /// does, and an operator has to act.
 pub(super) fn fail(state: &mut AgentState, said: &Said, group: &Group, now: Now) {
-    // What PCRs and boot logs hold says nothing about the list, and is checked with every quote.
+    // What PCRs and boot logs hold says nothing about the list, and is checked until it is allowed.
     if !is_of_pcrs(said.code) && !is_of_boot(said.code) {
         state.passed_under = None;
     }

@@ -93,7 +93,7 @@ const MONTHS: [&str; 12] = [
 ];
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// The time as C's `asctime` writes it, in UTC: `Sun Jun  9 01:21:05 2026`. Empty when the calendar
+/// The time as C's `asctime` writes it, in UTC: `Tue Jun  9 01:21:05 2026`. Empty when the calendar
 /// ends before it.
 fn asctime(unix_ms: u64) -> String {
     let day = usize::try_from(unix_ms.wrapping_div(DAY_MS).wrapping_rem(7)).unwrap_or_default();
