@@ -17,6 +17,7 @@ use crate::enrolment::{self, Conflict};
 use crate::error::{RowName, StoreError};
 use crate::groups;
 use crate::keylime_policies::{self, KeylimeKind, KeylimePut, NewKeylimePolicy};
+use crate::keylime_standing::NotedStanding;
 use crate::limits;
 use crate::load::StoredAgent;
 use crate::packed::{self, Fault};
@@ -116,6 +117,8 @@ pub struct StoredKeylimeAgent {
     pub mb_policy: JudgedBy,
     /// Grows with each change of the agent or of its policies.
     pub version: u64,
+    /// What was decided and told of it, read together with the rest.
+    pub standing: NotedStanding,
 }
 
 /// Some of Keylime's agents.
@@ -131,14 +134,19 @@ pub struct KeylimePage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeylimePageEnd(i64, String);
 
-/// The query of agents with their policies, with what follows.
+/// Where the columns of the standing begin.
+const STANDING_COLUMN: usize = 11;
+
+/// The query of agents with their policies and standing, with what follows.
 macro_rules! agents {
     ($rest:literal) => {
         concat!(
             "SELECT k.id, k.packed, k.version, k.runtime_policy, r.digest,
                     coalesce(r.version, 0), k.mb_policy, m.digest, coalesce(m.version, 0),
-                    r.name IS NULL OR m.name IS NULL, k.shard
+                    r.name IS NULL OR m.name IS NULL, k.shard, s.halted, s.resumed_unix_ms,
+                    s.failed_unix_ms, s.severity, s.event_id, s.is_silent
              FROM keylime_agent k
+             LEFT JOIN keylime_standing s ON s.shard = k.shard AND s.id = k.id
              LEFT JOIN keylime_policy r ON r.kind = 'runtime' AND r.name = k.runtime_policy
              LEFT JOIN keylime_policy m ON m.kind = 'measured_boot' AND m.name = k.mb_policy ",
             $rest
@@ -174,6 +182,7 @@ impl StoredKeylimeAgent {
                 digest: digest(row.try_get(7)?)?,
             },
             version,
+            standing: NotedStanding::beside(row, STANDING_COLUMN, &id)?,
             id: AgentId::parse(&id).map_err(|error| unreadable(error.into()))?,
         })
     }

@@ -70,13 +70,18 @@ pub struct NotedStanding {
 }
 
 impl NotedStanding {
-    /// Columns: halted, resumed_unix_ms, failed_unix_ms, severity, event_id,
-    /// is_silent.
-    fn read(row: &SqliteRow, id: &str) -> Result<Self, StoreError> {
+    /// Columns from this one on: halted, resumed_unix_ms, failed_unix_ms, severity, event_id,
+    /// is_silent. All of them are null for an agent of which nothing is kept.
+    pub(crate) fn beside(row: &SqliteRow, first: usize, id: &str) -> Result<Self, StoreError> {
         let unreadable = |fault| StoreError::unreadable(RowName::Agent(id.to_owned()), fault);
-        let failed: Option<i64> = row.try_get(2)?;
-        let severity: Option<i64> = row.try_get(3)?;
-        let event_id: Option<String> = row.try_get(4)?;
+        let column = |number: usize| first.saturating_add(number);
+        let halted: Option<i64> = row.try_get(column(0))?;
+        let Some(halted) = halted else {
+            return Ok(Self::default());
+        };
+        let failed: Option<i64> = row.try_get(column(2))?;
+        let severity: Option<i64> = row.try_get(column(3))?;
+        let event_id: Option<String> = row.try_get(column(4))?;
         let failure = match (failed, severity, event_id) {
             (Some(failed), Some(severity), Some(event_id)) => Some(ToldFailure {
                 failed_unix_ms: natural(failed).map_err(unreadable)?,
@@ -86,10 +91,10 @@ impl NotedStanding {
             _ => None,
         };
         Ok(Self {
-            halted: Halted::of(row.try_get(0)?).map_err(unreadable)?,
-            resumed_unix_ms: natural(row.try_get(1)?).map_err(unreadable)?,
+            halted: Halted::of(halted).map_err(unreadable)?,
+            resumed_unix_ms: natural(row.try_get(column(1))?).map_err(unreadable)?,
             failure,
-            is_silent: row.try_get(5)?,
+            is_silent: row.try_get(column(5))?,
         })
     }
 }
@@ -109,7 +114,7 @@ impl Store {
         .fetch_optional(self.pools().read())
         .await?;
         let row = row.as_ref();
-        let standing = row.map(|row| NotedStanding::read(row, id.as_str()));
+        let standing = row.map(|row| NotedStanding::beside(row, 0, id.as_str()));
         standing.transpose().map(Option::unwrap_or_default)
     }
 

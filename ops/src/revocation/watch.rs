@@ -53,6 +53,25 @@ impl From<FleetUnavailable> for NotNow {
     }
 }
 
+/// What is not noted of an agent yet.
+struct News<'a> {
+    /// A failure that was not told, or that became graver.
+    failed: Option<&'a Found>,
+    /// What is noted of its failure from now on.
+    failure: Option<ToldFailure>,
+    is_silent: bool,
+    /// Whether it fell silent since it was noted last.
+    fell_silent: bool,
+}
+
+/// What is to be done about polling an agent.
+enum Step {
+    /// The failure that stopped it is over.
+    Resume,
+    /// It failed at this time, and is not to be asked again.
+    Halt(u64),
+}
+
 /// The gravest of what is wrong with an agent.
 struct Found {
     code: Code,
@@ -119,7 +138,9 @@ impl Watch {
         self.look_soon(RETRY_EVERY);
     }
 
-    /// Looks at every agent of Keylime's.
+    /// Looks at every agent of Keylime's. A page is read whole, with what is noted of its agents; only
+    /// of those that are not as it was noted more is read, because a page grows old while it is
+    /// gone through.
     async fn look(&mut self) -> Result<(), NotNow> {
         let mut next = None;
         loop {
@@ -128,8 +149,8 @@ impl Watch {
             // One that cannot be read is reported by whoever serves agents.
             for agent in page.agents.into_iter().flatten() {
                 let view = self.parts.fleet.view(agent.id.clone()).await?;
-                if let Some(view) = view {
-                    self.compare(&agent, &view).await?;
+                if view.is_some_and(|view| self.differs(&agent.standing, &view)) {
+                    self.consider(&agent.id).await?;
                 }
             }
             next = page.end;
@@ -155,16 +176,28 @@ impl Watch {
         }
     }
 
+    /// Whether something is to be told of an agent, or decided about it.
+    fn differs(&self, noted: &NotedStanding, view: &AgentView) -> bool {
+        let found = self.found(view);
+        let found = found.as_ref();
+        self.news(view, noted, found).is_some() || self.step(view, noted, found).is_some()
+    }
+
     /// Tells what was not told of an agent, and decides whether it is polled on.
     async fn compare(
         &mut self,
         agent: &StoredKeylimeAgent,
         view: &AgentView,
     ) -> Result<(), NotNow> {
-        let noted = self.parts.store.keylime_standing(&agent.id).await?;
+        let noted = &agent.standing;
         let found = self.found(view);
-        self.tell(agent, view, &noted, found.as_ref()).await?;
-        self.decide(agent, view, &noted, found.as_ref()).await
+        if let Some(news) = self.news(view, noted, found.as_ref()) {
+            self.tell(agent, news).await?;
+        }
+        match self.step(view, noted, found.as_ref()) {
+            Some(step) => self.decide(&agent.id, step).await,
+            None => Ok(()),
+        }
     }
 
     /// What is wrong with an agent: the failure that sticks to it, or what its last evidence showed,
@@ -199,25 +232,23 @@ impl Watch {
         Some(found)
     }
 
-    async fn tell(
+    /// What of it was not noted; `None` when all is.
+    fn news<'a>(
         &self,
-        agent: &StoredKeylimeAgent,
         view: &AgentView,
         noted: &NotedStanding,
-        found: Option<&Found>,
-    ) -> Result<(), NotNow> {
-        let at_unix_ms = self.parts.clock.now().unix_ms;
+        found: Option<&'a Found>,
+    ) -> Option<News<'a>> {
         let told = noted.failure.as_ref();
         let known = |found: &Found| {
             told.filter(|told| told.failed_unix_ms == found.failed_unix_ms)
                 .map(|told| told.severity)
         };
         // Once for each rise.
-        let news = found.filter(|found| known(found).is_none_or(|it| it < found.severity.level()));
+        let failed =
+            found.filter(|found| known(found).is_none_or(|it| it < found.severity.level()));
         let is_silent = self.is_silent(view, noted);
-        let is_news = is_silent && !noted.is_silent;
-        let happened = self.happened(news, is_news, at_unix_ms);
-        let failure = match (news, found) {
+        let failure = match (failed, found) {
             (Some(found), _) => Some(ToldFailure {
                 failed_unix_ms: found.failed_unix_ms,
                 severity: found.severity.level(),
@@ -226,9 +257,19 @@ impl Watch {
             (None, Some(_)) => told.cloned(),
             (None, None) => None,
         };
-        if failure.as_ref() == told && is_silent == noted.is_silent {
-            return Ok(());
-        }
+        let is_noted = failure.as_ref() == told && is_silent == noted.is_silent;
+        (!is_noted).then_some(News {
+            failed,
+            failure,
+            is_silent,
+            fell_silent: is_silent && !noted.is_silent,
+        })
+    }
+
+    async fn tell(&self, agent: &StoredKeylimeAgent, news: News<'_>) -> Result<(), NotNow> {
+        let at_unix_ms = self.parts.clock.now().unix_ms;
+        let happened = self.happened(news.failed, news.fell_silent, at_unix_ms);
+        let (failure, is_silent) = (news.failure, news.is_silent);
         let messages = match &happened {
             Some(happened) => self.messages(agent, happened).await,
             None => Vec::new(),
@@ -342,29 +383,30 @@ impl Watch {
         envelope(&message, &signature.unwrap_or_default())
     }
 
-    async fn decide(
-        &self,
-        agent: &StoredKeylimeAgent,
-        view: &AgentView,
-        noted: &NotedStanding,
-        found: Option<&Found>,
-    ) -> Result<(), NotNow> {
-        let (id, polling) = (&agent.id, &self.parts.polling);
+    /// What follows for polling it; `None` when it goes on as it is.
+    fn step(&self, view: &AgentView, noted: &NotedStanding, found: Option<&Found>) -> Option<Step> {
         if view.record.path != AgentPath::KeylimePull {
-            return Ok(());
+            return None;
         }
-        let store = &self.parts.store;
         if found.is_none() && noted.halted == Halted::ByFailure {
-            let now = self.parts.clock.now().unix_ms;
-            if store.resume_keylime_agent(id, now).await? {
-                polling.go_on(id.clone());
-            }
-            return Ok(());
+            return Some(Step::Resume);
         }
         let grave = found.and_then(|found| found.grave_unix_ms);
         let grave = grave.filter(|at| noted.halted == Halted::Not && *at > noted.resumed_unix_ms);
-        let Some(grave_unix_ms) = grave.filter(|_| !self.parts.auto_recover) else {
-            return Ok(());
+        grave.filter(|_| !self.parts.auto_recover).map(Step::Halt)
+    }
+
+    async fn decide(&self, id: &AgentId, step: Step) -> Result<(), NotNow> {
+        let (store, polling) = (&self.parts.store, &self.parts.polling);
+        let grave_unix_ms = match step {
+            Step::Halt(at_unix_ms) => at_unix_ms,
+            Step::Resume => {
+                let now = self.parts.clock.now().unix_ms;
+                if store.resume_keylime_agent(id, now).await? {
+                    polling.go_on(id.clone());
+                }
+                return Ok(());
+            }
         };
         if !store.halt_keylime_agent(id, grave_unix_ms).await? {
             return Ok(());

@@ -97,7 +97,7 @@ impl Polled {
     /// When it cannot be polled as it is stored; nothing changes then.
     pub(super) async fn put(&self, agent: &StoredKeylimeAgent) -> anyhow::Result<bool> {
         // Who was stopped stays so until it is taken up again, over any number of starts.
-        if self.store.keylime_standing(&agent.id).await?.halted != Halted::Not {
+        if agent.standing.halted != Halted::Not {
             return Ok(false);
         }
         let view = self.shards.view(agent.id.clone()).await;

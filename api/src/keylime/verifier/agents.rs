@@ -243,7 +243,7 @@ impl Verifier {
         let Some(agent) = self.store.keylime_agent(id).await? else {
             return Ok(None);
         };
-        let noted = self.store.keylime_standing(id).await?;
+        let noted = agent.standing.clone();
         let seen = self.fleet.seen(id.clone()).await?;
         Ok(Some(Shown::of(self, record, agent, noted, seen.as_ref())))
     }
