@@ -14,7 +14,7 @@ use rat_tests::keylime_databases::{self, run_sql as sqlite};
 use serde_json::Value;
 
 use crate::postgres::Postgres;
-use crate::process::Home;
+use crate::process::{Home, eventually};
 
 /// A folder of Keylime with the recorded databases in it.
 fn keylime(home: &Home, version: &str) -> PathBuf {
@@ -308,6 +308,51 @@ fn s16_who_was_stopped_stays_stopped_and_what_was_told_of_a_failure_is_known() {
             assert_eq!(state.failure.is_some(), has_failed.contains(&id), "{id}");
         }
     });
+}
+
+#[test]
+fn s16_who_had_failed_in_keylime_is_halted_by_the_first_start_and_stays_so() {
+    let home = Home::new();
+    keylime(&home, "7.14.3");
+    migrate(&home, BY_NAME, &[]);
+    let failed_at = |store: &StoredAgent| store.state.failure.as_ref().unwrap().at_unix_ms;
+    let before = with_store(&home, async |store| {
+        failed_at(&agent(store, "machine-failed").await)
+    });
+    for nth in 0..2 {
+        let server = home.start(&["keylime.verifier.listen=127.0.0.1:0"]);
+        eventually("it is halted", || {
+            let halted = with_store(&home, async |store| {
+                let id = AgentId::parse("machine-failed").unwrap();
+                store.keylime_standing(&id).await.unwrap().halted
+            });
+            halted == Halted::ByFailure
+        });
+        // The first start halts it; the second never takes it up.
+        let log = server.log();
+        let halts = log.matches("is not polled any more").count();
+        assert_eq!(halts, usize::from(nth == 0), "{log}");
+        assert!(!log.contains("an agent is not polled again"), "{log}");
+        server.stop();
+        with_store(&home, async |store| {
+            for (id, expected) in [
+                ("machine-failed", Halted::ByFailure),
+                ("machine-stopped", Halted::ByTenant),
+                ("machine-pull", Halted::Not),
+            ] {
+                let noted = store.keylime_standing(&AgentId::parse(id).unwrap()).await;
+                assert_eq!(noted.unwrap().halted, expected, "{id}");
+            }
+            let failed = agent(store, "machine-failed").await;
+            assert_eq!(
+                failed_at(&failed),
+                before,
+                "its failure is the one that was imported"
+            );
+            let state = failed.state;
+            assert_eq!((state.attestations, state.trusted_until_unix_ms), (0, 0));
+        });
+    }
 }
 
 #[test]

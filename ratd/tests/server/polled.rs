@@ -91,3 +91,47 @@ fn a_certificate_for_agents_that_cannot_be_used_keeps_the_server_from_starting()
     let said = home.fails(3, &["--set", &alone]);
     assert!(said.contains("must be named together"), "{said}");
 }
+
+/// Agents of the store. Nobody listens where they are.
+const AGENTS: usize = 40;
+
+#[test]
+fn the_store_is_read_by_the_page_and_not_by_the_agent() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let home = Home::new();
+    assert!(home.start(&[]).stop().success());
+    let device = Device::Software(Box::new(Machine::valid()), 7);
+    let certificate = pem(&runtime.block_on(PullAgent::start(device)).certificate);
+    runtime.block_on(async {
+        let store = Store::open(&home.data()).await.unwrap();
+        make_group(&store).await;
+        for nth in 0..AGENTS {
+            let id = AgentId::parse(&format!("listed-{nth}")).unwrap();
+            let machine = Machine::valid();
+            let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
+            add(&store, &id, &ak, &policy, |facts| {
+                facts.port = Some(9);
+                facts.mtls_cert = Some(certificate.clone());
+            })
+            .await;
+        }
+        store.close().await;
+    });
+    let ratd = home.start(&[
+        "keylime.verifier.listen=127.0.0.1:0",
+        "log.level=info,sqlx::query=debug",
+    ]);
+    let reads = |of: &str| ratd.log().matches(of).count();
+    // The shards, the poller and the watch of revocations: a page, and one that is empty.
+    let pages = || reads("FROM keylime_agent k");
+    eventually("all have read", || pages() >= 6);
+    assert!(
+        ratd.log().contains(&format!("count={AGENTS}")),
+        "{}",
+        ratd.log()
+    );
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let all = pages() + reads("FROM keylime_standing");
+    assert!(all <= 12, "{all} reads for {AGENTS} agents");
+    assert!(ratd.stop().success());
+}
