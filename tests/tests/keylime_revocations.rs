@@ -186,3 +186,37 @@ fn what_a_channel_does_not_take_waits_and_is_shown() {
     served.wait(until(|| kept.messages().len() == 1));
     assert_eq!(kept.messages()[0]["type"], json!("revocation"));
 }
+
+#[test]
+fn s11_failures_while_nobody_takes_them_are_told_in_their_order() {
+    let served = Served::start();
+    let kept = Arc::new(Kept::default());
+    kept.is_closed.store(true, Ordering::SeqCst);
+    let working = served.wait(start(&served, &kept));
+    let mut agent = failing(&served);
+    let queued = || working.0.webhooks().shown().remove(0).standing.queued;
+    for before in 1..4 {
+        served.wait(until(|| queued() == before));
+        // Times are told in seconds.
+        std::thread::sleep(Duration::from_millis(1_100));
+        let path = format!("{}/reactivate", agent.path());
+        assert_eq!(served.ask("PUT", &path, &Value::Null).status, 200);
+        assert_eq!(agent.attest(&served).status, 202);
+        assert_eq!(served.standing(&agent)["attestation_status"], "FAIL");
+    }
+    served.wait(until(|| queued() == 4));
+    assert!(kept.messages().is_empty());
+    kept.is_closed.store(false, Ordering::SeqCst);
+    served.wait(until(|| queued() == 0));
+    let messages = kept.messages();
+    let times: Vec<&str> = messages
+        .iter()
+        .map(|it| it["event_time"].as_str().unwrap())
+        .collect();
+    assert_eq!(times.len(), 4, "{times:?}");
+    assert!(times.is_sorted_by(|one, next| one < next), "{times:?}");
+    assert_eq!(
+        working.0.webhooks().shown().remove(0).standing.dead_letters,
+        0
+    );
+}

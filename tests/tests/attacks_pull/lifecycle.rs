@@ -82,6 +82,29 @@ async fn agents_are_shown_the_certificate_that_they_demand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_shown_where_a_connection_was_kept() {
+    let (ca, ours) = clients();
+    let (_, of_another_ca) = clients();
+    let settings = Settings {
+        interval_ms: 400,
+        ..polling()
+    };
+    let world = World::with(settings, Some(ours)).await;
+    let machine = Machine::valid();
+    let device = Device::Software(Box::new(machine.clone()), 7);
+    let agent = PullAgent::of_ca(device, ca).await;
+    let (ak, policy) = (machine.ak.public(), machine.keylime_policy());
+    let id = world.add("renewed", &agent, &ak, &policy).await;
+    world.until(&id, EffectiveStatus::Trusted).await;
+    world.more_quotes(&agent, 3).await;
+    assert_eq!(agent.connections(), 1);
+    // One that the agent refuses, so that it is seen which was shown.
+    world.poller.set_identity(Some(of_another_ca)).unwrap();
+    world.until_silent(&id, "tls").await;
+    assert!(agent.connections() > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s08_every_agent_is_polled_again_after_a_restart() {
     let world = World::new().await;
     let mut agents = Vec::new();

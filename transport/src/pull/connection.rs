@@ -65,6 +65,8 @@ pub(super) struct Answered {
 pub(super) struct Line {
     sender: SendRequest<Full<Bytes>>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What the agent was shown.
+    tls: Arc<ClientConfig>,
     /// When its last answer was read; `None` before the first.
     idle_since: Option<Instant>,
 }
@@ -100,12 +102,12 @@ impl Line {
             // An answer is waited for with each request: nothing is gained by waiting to send.
             let _ = stream.set_nodelay(true);
             match name {
-                None => Self::over(stream).await,
+                None => Self::over(stream, tls).await,
                 Some(name) => {
                     let connector = TlsConnector::from(Arc::clone(tls));
                     let secured = connector.connect(name, stream).await;
-                    Self::over(secured.map_err(|error| of_tls(&error).unwrap_or(Failure::Tls))?)
-                        .await
+                    let secured = secured.map_err(|error| of_tls(&error).unwrap_or(Failure::Tls));
+                    Self::over(secured?, tls).await
                 }
             }
         };
@@ -113,8 +115,14 @@ impl Line {
         opened.map_err(|_| Failure::Timeout)?
     }
 
+    /// Whether it was opened with these keys, and not with some that were renewed since.
+    pub(super) fn is_of(&self, tls: &Arc<ClientConfig>) -> bool {
+        Arc::ptr_eq(&self.tls, tls)
+    }
+
     async fn over(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        tls: &Arc<ClientConfig>,
     ) -> Result<Self, Failure> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(limits::PULL_HEAD_BYTES_MAX)
@@ -131,6 +139,7 @@ impl Line {
         Ok(Self {
             sender,
             driver,
+            tls: Arc::clone(tls),
             idle_since: None,
         })
     }

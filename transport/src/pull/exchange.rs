@@ -123,7 +123,7 @@ impl Exchange {
         let (shared, polled) = (&self.shared, &self.polled);
         let asked = || Asked::get(self.target(version), !self.keeps_lines());
         let most = shared.settings.answer_bytes_max;
-        if let Some(mut kept) = polled.kept_line() {
+        if let Some(mut kept) = polled.kept_line(shared) {
             match kept.ask(asked(), &polled.known, &shared.memory, most).await {
                 Ok(answered) => return Ok((kept, answered)),
                 Err(Failure::Exchange) => {}

@@ -443,11 +443,12 @@ impl Polled {
         lock(&self.state).key.taken_under = Some(under);
     }
 
-    /// The connection that was kept, unless the agent closes it any moment.
-    pub(super) fn kept_line(&self) -> Option<Line> {
+    /// The connection that was kept, unless the agent closes it any moment, or was shown a certificate
+    /// that was renewed since.
+    pub(super) fn kept_line(&self, shared: &Shared) -> Option<Line> {
         let kept = lock(&self.state).kept.take()?;
         let most = Duration::from_millis(limits::PULL_KEPT_MS_MAX);
-        (kept.line.idle_for() < most).then_some(kept.line)
+        (kept.line.idle_for() < most && kept.line.is_of(&shared.tls())).then_some(kept.line)
     }
 
     /// Keeps a connection for the next request, if there is room.

@@ -311,7 +311,8 @@ impl Poller {
         polled.map(|polled| polled.standing())
     }
 
-    /// Shows agents another certificate from now on. Connections that are open stay as they are.
+    /// Shows agents another certificate from now on. What is on its way over an open connection ends
+    /// there; no connection that was opened before takes another poll.
     ///
     /// # Errors
     /// [`StartError`]; then nothing changes.
