@@ -5,15 +5,16 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::error::ApiError;
 use crate::limits::{
-    ADDRESS_BUCKETS, TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE, TOKEN_HOLD_MS, duration,
+    ADDRESS_BUCKETS, TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE, TOKEN_HOLD_MS, TOKEN_HOLDS, duration,
 };
 
 /// What counts as one client: an IPv4 address, or the /64 that an IPv6 site has at least.
@@ -31,19 +32,31 @@ pub(crate) fn client_of(address: IpAddr) -> IpAddr {
 ///
 /// A table of addresses would grow with every forged or rented address, or forget honest ones to
 /// stay small. Here a stranger can only share a bucket with somebody by chance: the hash's key is
-/// random and secret.
+/// random and secret. There is an entry for each bucket that is not full.
 pub(crate) struct Buckets {
-    limiters: Vec<DefaultDirectRateLimiter>,
+    shards: Vec<Shard>,
     hash: RandomState,
     clock: DefaultClock,
 }
 
+struct Shard {
+    limiter: DefaultKeyedRateLimiter<usize>,
+    taken: AtomicUsize,
+}
+
+/// Parts of the buckets with a lock each.
+const SHARDS: usize = 64;
+/// Full buckets are forgotten each time that so many were taken from a shard.
+const SWEEP_EVERY: usize = 16 * 1024;
+
 impl Buckets {
     pub(crate) fn new(quota: Quota) -> Self {
+        let shard = |_| Shard {
+            limiter: RateLimiter::keyed(quota),
+            taken: AtomicUsize::new(0),
+        };
         Self {
-            limiters: (0..ADDRESS_BUCKETS)
-                .map(|_| RateLimiter::direct(quota))
-                .collect(),
+            shards: (0..SHARDS).map(shard).collect(),
             hash: RandomState::new(),
             clock: DefaultClock::default(),
         }
@@ -51,7 +64,7 @@ impl Buckets {
 
     fn index(&self, key: impl Hash) -> usize {
         let hash = self.hash.hash_one(key);
-        let count = u64::try_from(self.limiters.len()).unwrap_or(1);
+        let count = u64::try_from(ADDRESS_BUCKETS).unwrap_or(1);
         let index = hash.checked_rem(count).unwrap_or(0);
         usize::try_from(index).unwrap_or(0)
     }
@@ -61,12 +74,16 @@ impl Buckets {
     /// # Errors
     /// How long until there is one again.
     pub(crate) fn take(&self, key: impl Hash) -> Result<(), Duration> {
-        let Some(limiter) = self.limiters.get(self.index(key)) else {
+        let index = self.index(key);
+        let Some(shard) = self.shards.get(index % SHARDS) else {
             return Ok(());
         };
-        limiter
-            .check()
-            .map_err(|until| until.wait_time_from(self.clock.now()))
+        let taken = shard.taken.fetch_add(1, Ordering::Relaxed);
+        if taken % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            shard.limiter.retain_recent();
+        }
+        let checked = shard.limiter.check_key(&index);
+        checked.map_err(|until| until.wait_time_from(self.clock.now()))
     }
 }
 
@@ -107,7 +124,7 @@ impl TokenGuard {
         let quota = Quota::per_minute(count(TOKEN_FAILURES_PER_ADDRESS_PER_MINUTE));
         Self {
             failures: Buckets::new(quota),
-            held_until: (0..ADDRESS_BUCKETS).map(|_| Mutex::new(None)).collect(),
+            held_until: (0..TOKEN_HOLDS).map(|_| Mutex::new(None)).collect(),
         }
     }
 
@@ -116,8 +133,7 @@ impl TokenGuard {
     /// # Errors
     /// [`ApiError::Limited`].
     pub fn admit(&self, address: IpAddr) -> Result<(), ApiError> {
-        let index = self.failures.index(client_of(address));
-        let Some(slot) = self.held_until.get(index) else {
+        let Some(slot) = self.slot(client_of(address)) else {
             return Ok(());
         };
         let held = *slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,9 +151,14 @@ impl TokenGuard {
             return;
         }
         let until = tokio::time::Instant::now().checked_add(duration(TOKEN_HOLD_MS));
-        if let Some(slot) = self.held_until.get(self.failures.index(client)) {
+        if let Some(slot) = self.slot(client) {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }
+    }
+
+    fn slot(&self, client: IpAddr) -> Option<&Mutex<Option<tokio::time::Instant>>> {
+        self.held_until
+            .get(self.failures.index(client) % TOKEN_HOLDS)
     }
 
     fn limited(wait: Duration) -> ApiError {
@@ -240,11 +261,28 @@ mod tests {
         guard.failed(guessing);
         let error = guard.admit(guessing).unwrap_err();
         assert_eq!(error.status(), 429);
-        // Another bucket; of 4096 some other address certainly has one.
+        // Another's slot; of 4096 some other address certainly has one.
+        let slot = |of| guard.failures.index(of) % TOKEN_HOLDS;
         let other = (2..=255)
             .map(|last| address(&format!("192.0.2.{last}")))
-            .find(|other| guard.failures.index(*other) != guard.failures.index(guessing));
+            .find(|other| slot(*other) != slot(guessing));
         guard.admit(other.unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_fleet_of_names_is_not_taken_for_one_and_is_forgotten_again() {
+        let buckets = Buckets::new(Quota::per_second(count(1000)).allow_burst(count(15)));
+        let refused = (0..100_000).filter(|name| buckets.take(name).is_err());
+        assert_eq!(refused.count(), 0);
+        let held = || -> usize { buckets.shards.iter().map(|it| it.limiter.len()).sum() };
+        assert!(held() < ADDRESS_BUCKETS);
+        std::thread::sleep(Duration::from_millis(20));
+        for _ in 0..SWEEP_EVERY {
+            // Each of these is soon empty itself, and its shard is swept all the same.
+            buckets.take(0).unwrap_or_default();
+        }
+        let swept = buckets.index(0) % SHARDS;
+        assert!(buckets.shards[swept].limiter.len() <= 1);
     }
 
     #[test]

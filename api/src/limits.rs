@@ -55,8 +55,10 @@ rat_engine::limits! {
         "Passwords hashed at once: 19 MiB and tens of milliseconds of a core each.";
     PASSWORD_HASHES_WAITING_MAX = 32, "computations",
         "Passwords that wait for one of these; the last waits for about a second.";
-    ADDRESS_BUCKETS = 4096, "buckets",
-        "Addresses, or names, share this many rate buckets by keyed hash, so that no number of them costs memory.";
+    ADDRESS_BUCKETS = 1024 * 1024, "buckets",
+        "Addresses, or names, share this many rate buckets by keyed hash, so that no number of them costs more memory.";
+    TOKEN_HOLDS = 4096, "addresses",
+        "So many of these buckets, by remainder, are held back one by one for wrong tokens.";
     TOKEN_BODY_BYTES_MAX = 4 * 1024, "bytes",
         "A token and nothing else.";
     ENROL_BODY_BYTES_MAX = 64 * 1024, "bytes",
