@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::address::{Share, Shares};
-use crate::auth::{Link, Peer};
+use crate::auth::{ClientCertificate, Link, Peer};
 use crate::limits;
 use crate::metrics;
 use crate::tls::Acceptor;
@@ -234,7 +234,8 @@ impl Shared {
         };
         let (_, session) = stream.get_ref();
         let chain = session.peer_certificates().unwrap_or_default();
-        peer.certificate = chain.first().map(|leaf| leaf.clone().into_owned());
+        let leaf = chain.first().map(|leaf| leaf.clone().into_owned());
+        peer.certificate = leaf.map(ClientCertificate::new);
         let protocol = match session.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             _ => Protocol::Http1,

@@ -20,7 +20,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use openssl::x509::{X509, X509Req};
 use rat_api::auth::credential::{Credential, CredentialKind};
-use rat_api::auth::{Gate, Peer, Permission};
+use rat_api::auth::{ClientCertificate, Gate, Peer, Permission};
 use rat_api::clock::unix_ms;
 use rat_api::listen::{Listener, Security, Stop};
 use rat_api::surface::{Route, Shared, Surface, join};
@@ -71,7 +71,7 @@ async fn store_with_a_token(directory: &std::path::Path) -> (Store, String) {
 
 /// Who the listener says is calling.
 async fn whoami(Extension(peer): Extension<Peer>) -> String {
-    let certificate = peer.certificate.as_deref();
+    let certificate = peer.certificate.as_ref().map(ClientCertificate::der);
     let agent = certificate.and_then(|der| agent_certificate::read(der).ok());
     agent.map_or("nobody".to_owned(), |peer| peer.agent.to_string())
 }

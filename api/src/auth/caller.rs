@@ -1,8 +1,9 @@
 //! Who calls.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use rat_identity::keylime::admin_name;
 use rat_store::{StoredApiToken, StoredSession};
 use rustls::pki_types::CertificateDer;
 
@@ -14,9 +15,42 @@ pub struct Peer {
     /// Its address.
     pub address: SocketAddr,
     /// Its certificate, when it presented one that a trusted CA signed.
-    pub certificate: Option<CertificateDer<'static>>,
+    pub certificate: Option<ClientCertificate>,
     /// What lies between it and us.
     pub link: Link,
+}
+
+/// The certificate of a client, which the handshake verified. It is read once, however often
+/// somebody asks on its connection.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate(Arc<Presented>);
+
+#[derive(Debug)]
+struct Presented {
+    der: CertificateDer<'static>,
+    admin: OnceLock<Option<String>>,
+}
+
+impl ClientCertificate {
+    /// This certificate.
+    pub fn new(der: CertificateDer<'static>) -> Self {
+        let admin = OnceLock::new();
+        Self(Arc::new(Presented { der, admin }))
+    }
+
+    /// The certificate itself.
+    pub fn der(&self) -> &[u8] {
+        &self.0.der
+    }
+
+    /// What [`admin_name`] says of it.
+    ///
+    /// # Security
+    /// As there: it must be of the CA for Keylime's clients.
+    pub fn admin_name(&self) -> Option<&str> {
+        let Presented { der, admin } = &*self.0;
+        admin.get_or_init(|| admin_name(der)).as_deref()
+    }
 }
 
 /// How a connection is secured, and whose certificates its clients may present.

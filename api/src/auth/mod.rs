@@ -14,7 +14,7 @@ pub mod permission;
 pub mod roles;
 mod throttle;
 
-pub use caller::{Caller, CallerCredential, Link, Peer};
+pub use caller::{Caller, CallerCredential, ClientCertificate, Link, Peer};
 pub use gate::{Admitted, Gate};
 pub use password::{NotHashed, Passwords, random_password};
 pub use permission::Permission;

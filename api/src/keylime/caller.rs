@@ -3,11 +3,10 @@
 use axum::http::StatusCode;
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
-use rat_identity::keylime::admin_name;
 
 use super::envelope;
 use super::push::sessions::Proven;
-use crate::auth::{Link, Peer};
+use crate::auth::{ClientCertificate, Link, Peer};
 
 /// Who calls, as Keylime tells callers apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +26,11 @@ impl Identity {
     /// one's, whatever stands above that CA. (A02)
     pub fn of(peer: &Peer) -> Self {
         let certificate = match peer.link {
-            Link::KeylimeTls => peer.certificate.as_deref(),
+            Link::KeylimeTls => peer.certificate.as_ref(),
             Link::Plain | Link::Tls => None,
         };
-        let name = certificate.and_then(admin_name);
-        name.map_or(Self::Anonymous, Self::Admin)
+        let name = certificate.and_then(ClientCertificate::admin_name);
+        name.map_or(Self::Anonymous, |name| Self::Admin(name.to_owned()))
     }
 
     /// How the audit log names them.

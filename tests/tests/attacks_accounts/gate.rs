@@ -1,7 +1,9 @@
 //! A02: the gate itself, for connections that a test cannot make: from elsewhere than this machine.
 
 use axum::http::{HeaderMap, header};
-use rat_api::auth::{Admitted, Caller, CallerCredential, Gate, Link, Peer, Permission};
+use rat_api::auth::{
+    Admitted, Caller, CallerCredential, ClientCertificate, Gate, Link, Peer, Permission,
+};
 use rat_api::clock::unix_ms;
 use rat_api::error::ApiError;
 use rustls::pki_types::CertificateDer;
@@ -83,7 +85,7 @@ fn a02_the_schemes_name_has_no_case_and_a_certificate_takes_away() {
         );
     }
     let with_certificate = Peer {
-        certificate: Some(CertificateDer::from(vec![0])),
+        certificate: Some(ClientCertificate::new(CertificateDer::from(vec![0]))),
         ..remote
     };
     let refused = admit(&with_certificate, &format!("Bearer {session}"));

@@ -8,7 +8,7 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::{X509, X509Name, X509Req};
-use rat_api::auth::{Link, Peer};
+use rat_api::auth::{ClientCertificate, Link, Peer};
 use rat_api::clock::unix_ms;
 use rat_api::keylime::Identity;
 use rat_engine::agent_id::AgentId;
@@ -177,7 +177,8 @@ fn a02_only_a_certificate_on_a_listener_for_keylimes_clients_is_an_administrator
     let of = |link, certificate: Option<&[u8]>| {
         Identity::of(&Peer {
             address: "127.0.0.1:1".parse().unwrap(),
-            certificate: certificate.map(|der| CertificateDer::from(der.to_vec())),
+            certificate: certificate
+                .map(|der| ClientCertificate::new(CertificateDer::from(der.to_vec()))),
             link,
         })
     };
