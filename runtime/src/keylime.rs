@@ -8,9 +8,11 @@ use rat_engine::hash::{Digest, HashAlg};
 use rat_engine::ima::judge::Judge;
 use rat_engine::pcr::{PcrIndex, PcrSet};
 use rat_engine::pcr_policy::PcrPolicy;
-use rat_engine::shard::{Group, Input, KEYLIME_GROUP, KeylimeTerms, PolicyRef};
+use rat_engine::shard::{
+    Accepted, Group, Input, KEYLIME_GROUP, KeylimeTerms, PolicyRef, QuoteScheme,
+};
 use rat_engine::uefi::policy::{MeasuredBootPolicy, PolicyName};
-use rat_store::{KeylimeKind, Store, StoreError, StoredKeylimeAgent};
+use rat_store::{KeylimeFacts, KeylimeKind, Store, StoreError, StoredKeylimeAgent};
 
 use crate::control::ControlError;
 use crate::groups::{GroupError, load_judge};
@@ -179,7 +181,7 @@ fn without_policies(
     demanded: PcrSet,
     list: bool,
 ) -> Group {
-    let accepted = &agent.facts.accept_tpm_hash_algs;
+    let accepted = accepted(&agent.facts);
     let mut pcrs = demanded;
     if list {
         pcrs.insert(PcrIndex::IMA);
@@ -204,14 +206,29 @@ fn without_policies(
         accept_violations: settings.accept_violations,
         auto_recover: settings.auto_recover,
         interval_ms: Some(settings.interval_ms),
-        allow_sha1: accepted.iter().any(|name| name == HashAlg::Sha1.name()),
+        allow_sha1: accepted.hashes.contains(&HashAlg::Sha1),
         require_valid_ima_sig: false,
-        keylime: Some(KeylimeTerms {
+        keylime: Some(Arc::new(KeylimeTerms {
+            accepted,
             pcrs,
             list,
             boot_log_always: settings.boot_log_always,
             answer_ms: settings.answer_ms,
-        }),
+        })),
+    }
+}
+
+/// Names that are not known here stand for nothing that an agent could choose.
+fn accepted(facts: &KeylimeFacts) -> Accepted {
+    let hashes = facts.accept_tpm_hash_algs.iter();
+    let schemes = facts.accept_tpm_signing_algs.iter();
+    Accepted {
+        hashes: hashes
+            .filter_map(|name| HashAlg::from_name(name.as_bytes()))
+            .collect(),
+        schemes: schemes
+            .filter_map(|name| QuoteScheme::from_name(name))
+            .collect(),
     }
 }
 

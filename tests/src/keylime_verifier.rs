@@ -50,11 +50,7 @@ impl Fleet for Shards {
     fn seen(&self, agent: AgentId) -> Later<'_, Option<Seen>> {
         Box::pin(async move {
             let view = told(self.0.view(agent).await)?;
-            Ok(view.map(|view| Seen {
-                status: view.status,
-                state: view.state,
-                trusted_until_unix_ms: view.trusted_until_unix_ms,
-            }))
+            Ok(view.map(Seen::from))
         })
     }
 

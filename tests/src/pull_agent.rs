@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::evidence::Machine;
@@ -27,6 +28,9 @@ use crate::measured::ascii;
 use crate::pull_tpm::TpmMachine;
 use crate::software_tpm::Attest;
 use crate::tenant_asks::{self, Given, Tenant};
+
+/// Since when the clocks of all those in software run.
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What makes an agent's quotes.
 #[derive(Debug)]
@@ -49,10 +53,10 @@ impl Device {
     }
 
     /// How its key encrypts and signs, in Keylime's words.
-    pub(crate) const fn algorithms(&self) -> (&'static str, &'static str) {
+    pub(crate) fn algorithms(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Software(..) => ("ecc256", "ecdsa"),
-            Self::Tpm(_) => ("rsa2048", "rsassa"),
+            Self::Software(machine, _) if machine.ak.is_ecc() => ("ecc256", "ecdsa"),
+            Self::Software(..) | Self::Tpm(_) => ("rsa2048", "rsassa"),
         }
     }
 
@@ -72,6 +76,7 @@ impl Device {
                 );
                 let mut attest = Attest::quote(HashAlg::Sha256, nonce.as_bytes(), &banks, &values);
                 attest.reset_count = *boot;
+                attest.clock += u64::try_from(STARTED.elapsed().as_millis()).unwrap();
                 let message = attest.to_bytes();
                 let signature = machine.ak.sign(&message);
                 quote_text(&message, &signature, &pcr_blob(&banks, &values))

@@ -61,6 +61,11 @@ impl SoftwareAk {
         Self::new(Scheme::Ecdsa(256), HashAlg::Sha256)
     }
 
+    /// Whether it is on a curve; if not, it is RSA.
+    pub const fn is_ecc(&self) -> bool {
+        matches!(self.scheme, Scheme::Ecdsa(_))
+    }
+
     /// The public key in PEM.
     pub fn pem(&self) -> Vec<u8> {
         self.key.public_key_to_pem().unwrap()
@@ -70,8 +75,7 @@ impl SoftwareAk {
     pub fn public(&self) -> Vec<u8> {
         let sized = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
         let mut public = Vec::new();
-        let is_ecc = matches!(self.scheme, Scheme::Ecdsa(_));
-        public.extend(if is_ecc { 0x0023_u16 } else { 0x0001 }.to_be_bytes());
+        public.extend(if self.is_ecc() { 0x0023_u16 } else { 0x0001 }.to_be_bytes());
         public.extend(HashAlg::Sha256.tpm_id().to_be_bytes());
         public.extend(self.attributes.to_be_bytes());
         public.extend(sized(&[]));

@@ -269,9 +269,12 @@ async fn measurement_count(core: &Core, digest: Digest) -> Result<usize, ApiErro
 
 #[cfg(test)]
 mod tests {
+    use rat_engine::agent_id::AgentId;
     use rat_engine::hash::HashAlg;
     use rat_engine::ima::Committed;
-    use rat_engine::shard::{Denied, ListRules};
+    use rat_engine::shard::{AgentPath, AgentRecord, Denied, ListRules};
+    use std::sync::Arc;
+
     use rat_store::{GroupSettings, VersionRef};
 
     use super::*;
@@ -311,7 +314,21 @@ mod tests {
         };
         change(&mut state);
         let trusted_until_unix_ms = state.trusted_until_unix_ms;
+        let record = AgentRecord {
+            id: AgentId::parse("web-1").unwrap(),
+            group: "web".to_owned(),
+            path: AgentPath::Native,
+            ak_public: Vec::new(),
+            ak_epoch: 0,
+            ek_sha256: [0; 32],
+            client_key_sha256: [0; 32],
+            relay_key_sha256: None,
+            baseline: None,
+            enrolled_unix_ms: 0,
+        };
         Seen {
+            record: Arc::new(record),
+            terms: None,
             status,
             state,
             trusted_until_unix_ms,

@@ -2,21 +2,41 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use rat_engine::agent_id::AgentId;
-use rat_engine::shard::{AgentState, Coverage, EffectiveStatus, Glance, StatusCounts};
+use rat_engine::shard::{
+    AgentRecord, AgentState, AgentView, Coverage, EffectiveStatus, Glance, KeylimeTerms,
+    StatusCounts,
+};
 use rat_store::{KeylimeKind, StoredAgent};
 use thiserror::Error;
 
 /// What the shards know of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// What was enrolled.
+    pub record: Arc<AgentRecord>,
+    /// How it is asked, where it is one of Keylime's agents and that is known.
+    pub terms: Option<Arc<KeylimeTerms>>,
     /// What relying parties see.
     pub status: EffectiveStatus,
     /// The committed state.
     pub state: AgentState,
     /// When trust ends; earlier than committed when the group's interval became shorter since.
     pub trusted_until_unix_ms: u64,
+}
+
+impl From<AgentView> for Seen {
+    fn from(view: AgentView) -> Self {
+        Self {
+            record: view.record,
+            terms: view.terms,
+            status: view.status,
+            state: view.state,
+            trusted_until_unix_ms: view.trusted_until_unix_ms,
+        }
+    }
 }
 
 impl Seen {

@@ -141,7 +141,7 @@ fn selection(group: &Group) -> Option<PcrSelection> {
 }
 
 /// Of one of Keylime's agents only where a policy judges it.
-const fn wants_list(group: &Group) -> bool {
+fn wants_list(group: &Group) -> bool {
     match &group.keylime {
         Some(terms) => terms.list,
         None => true,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::record::{AgentRecord, Demands, Group};
+use super::record::{AgentRecord, Demands, Group, KeylimeTerms};
 use super::rejudge::{Rejudge, RejudgeId, Rejudged, Unusable};
 use super::state::{AgentState, EffectiveStatus};
 use super::task::{Assignment, Judged};
@@ -328,6 +328,8 @@ impl Glance {
 pub struct AgentView {
     /// What was enrolled.
     pub record: Arc<AgentRecord>,
+    /// How it is asked, where it is one of Keylime's agents and that is known.
+    pub terms: Option<Arc<KeylimeTerms>>,
     /// What attestations have shown, as it is committed.
     pub state: AgentState,
     /// When trust ends; earlier than committed when its group's interval became shorter since.

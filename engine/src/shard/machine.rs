@@ -255,6 +255,7 @@ impl Shard {
     fn view_of(&self, agent: &Agent, now: Now) -> AgentView {
         AgentView {
             record: Arc::clone(&agent.record),
+            terms: self.group_of(agent).and_then(|it| it.keylime.clone()),
             state: agent.state.clone(),
             trusted_until_unix_ms: agent.trusted_until_unix_ms,
             status: agent.status(self.group_of(agent), now.mono_ms),

@@ -37,8 +37,8 @@ pub use kept::{KeptParts, Recheck, RecheckError, Tied};
 pub use machine::{Driver, Shard};
 pub use pacing::{Pacer, PacerSettings};
 pub use record::{
-    AgentPath, AgentRecord, BaselineCandidate, Demands, Group, KEYLIME_GROUP, KeylimeTerms,
-    PolicyRef,
+    Accepted, AgentPath, AgentRecord, BaselineCandidate, Demands, Group, KEYLIME_GROUP,
+    KeylimeTerms, PolicyRef, QuoteScheme,
 };
 pub use rejudge::{ListOnRecord, Rejudge, RejudgeId, RejudgeTask, Rejudged, Rejudgement, Unusable};
 pub use settings::Settings;

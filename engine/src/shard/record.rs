@@ -115,12 +115,51 @@ pub struct Group {
     /// Whether a file whose signature does not verify fails, also when its digest is listed.
     pub require_valid_ima_sig: bool,
     /// Set when this is what is demanded of one of Keylime's agents.
-    pub keylime: Option<KeylimeTerms>,
+    pub keylime: Option<Arc<KeylimeTerms>>,
+}
+
+/// How quotes are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuoteScheme {
+    /// `TPM_ALG_RSASSA`.
+    RsaSsa,
+    /// `TPM_ALG_RSAPSS`.
+    RsaPss,
+    /// `TPM_ALG_ECDSA`.
+    Ecdsa,
+}
+
+impl QuoteScheme {
+    /// Keylime's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RsaSsa => "rsassa",
+            Self::RsaPss => "rsapss",
+            Self::Ecdsa => "ecdsa",
+        }
+    }
+
+    /// The scheme of this name; `None` for one that is not verified here.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::RsaSsa, Self::RsaPss, Self::Ecdsa];
+        all.into_iter().find(|scheme| scheme.name() == name)
+    }
+}
+
+/// What a tenant accepts of an agent, each in the order in which it is preferred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Hash algorithms, of quotes and of banks.
+    pub hashes: Box<[HashAlg]>,
+    /// Signature schemes.
+    pub schemes: Box<[QuoteScheme]>,
 }
 
 /// How one of Keylime's agents is asked, which is enrolled with policies of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeylimeTerms {
+    /// What an agent may choose of that says by itself how it quotes.
+    pub accepted: Accepted,
     /// The PCRs that its quotes must cover. What those of them that are boot PCRs hold in a boot is
     /// pinned, as of every machine.
     pub pcrs: PcrSet,

@@ -277,11 +277,7 @@ impl Fleet for Shards {
         Box::pin(async move {
             let view = self.driven()?.view(agent).await;
             let view = view.map_err(|error| unavailable(&error))?;
-            Ok(view.map(|view| Seen {
-                status: view.status,
-                trusted_until_unix_ms: view.trusted_until_unix_ms,
-                state: view.state,
-            }))
+            Ok(view.map(Seen::from))
         })
     }
 

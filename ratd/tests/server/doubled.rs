@@ -89,7 +89,9 @@ impl Fleet for Double {
 
     fn seen(&self, agent: AgentId) -> Answer<'_, Option<Seen>> {
         let served = self.served.lock().unwrap();
-        let seen = served.get(&agent).map(|_| Seen {
+        let seen = served.get(&agent).map(|stored| Seen {
+            record: Arc::new(stored.record.clone()),
+            terms: None,
             status: EffectiveStatus::Pending,
             state: AgentState::default(),
             trusted_until_unix_ms: 0,

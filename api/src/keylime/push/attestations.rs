@@ -326,7 +326,11 @@ impl super::Inner {
         // Whether it comes too soon is said before what it says is looked at.
         let (conversation, challenge) = self.ask(proven, count).await?;
         let offered = offered?;
-        let chosen = choice::choose(&offered.quote, &known.facts, &known.record.ak_public)?;
+        let chosen = choice::choose(
+            &offered.quote,
+            &known.terms.accepted,
+            &known.record.ak_public,
+        )?;
         let is_of_bank = !challenge.selection.pcrs(chosen.hash).is_empty();
         let (conversation, challenge) = match is_of_bank {
             true => (conversation, challenge),

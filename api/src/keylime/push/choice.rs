@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use rat_engine::evidence::Challenge;
 use rat_engine::hash::HashAlg;
 use rat_engine::pcr::{PcrIndex, PcrSet};
-use rat_store::KeylimeFacts;
+use rat_engine::shard::{Accepted, QuoteScheme};
 use serde::Serialize;
 
 use super::capabilities::{KeyOffer, LogOffer, Offered, QuoteOffer};
@@ -23,7 +23,7 @@ const TPM_VERSION: &str = "2.0";
 /// How an agent is to quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
-    pub(super) scheme: String,
+    pub(super) scheme: QuoteScheme,
     pub(super) hash: HashAlg,
     pub(super) key: KeyOffer,
 }
@@ -42,7 +42,7 @@ pub(super) struct Requested {
 pub(super) enum Parameters {
     Quote {
         challenge: String,
-        signature_scheme: String,
+        signature_scheme: &'static str,
         hash_algorithm: &'static str,
         selected_subjects: BTreeMap<String, Option<Vec<u8>>>,
         certification_key: Box<KeyOffer>,
@@ -60,7 +60,7 @@ pub(super) enum Parameters {
 /// [`Refused`] when nothing that the agent offers is accepted.
 pub(super) fn choose(
     offer: &QuoteOffer,
-    facts: &KeylimeFacts,
+    accepted: &Accepted,
     ak_public: &[u8],
 ) -> Result<Chosen, Refused> {
     if offer.component_version.as_deref() != Some(TPM_VERSION) {
@@ -85,21 +85,19 @@ pub(super) fn choose(
         ));
     };
     let algorithm = key.key_algorithm.as_deref().unwrap_or_default();
-    let fits = |scheme: &str| {
-        matches!(
-            (algorithm, scheme),
-            ("rsa", "rsassa" | "rsapss") | ("ecc", "ecdsa")
-        )
+    let fits = |scheme: &QuoteScheme| match scheme {
+        QuoteScheme::RsaSsa | QuoteScheme::RsaPss => algorithm == "rsa",
+        QuoteScheme::Ecdsa => algorithm == "ecc",
     };
     let allowed = |names: &Option<Vec<String>>, name: &str| {
         names
             .as_ref()
             .is_none_or(|names| names.iter().any(|it| it == name))
     };
-    let scheme = facts.accept_tpm_signing_algs.iter().find(|scheme| {
+    let scheme = accepted.schemes.iter().copied().find(|scheme| {
         fits(scheme)
-            && offer.signature_schemes.contains(scheme)
-            && allowed(&key.allowable_signature_schemes, scheme)
+            && offer.signature_schemes.iter().any(|it| it == scheme.name())
+            && allowed(&key.allowable_signature_schemes, scheme.name())
     });
     let Some(scheme) = scheme else {
         let detail = format!(
@@ -108,12 +106,11 @@ pub(super) fn choose(
         );
         return Err(Refused::data(at_keys(), detail));
     };
-    let hash = facts.accept_tpm_hash_algs.iter().find_map(|name| {
-        let hash = HashAlg::from_name(name.as_bytes())?;
-        let is_offered = offer.hash_algorithms.contains(name)
+    let hash = accepted.hashes.iter().copied().find(|hash| {
+        let name = hash.name();
+        offer.hash_algorithms.iter().any(|it| it == name)
             && offer.available_subjects.contains_key(name)
-            && allowed(&key.allowable_hash_algorithms, name);
-        is_offered.then_some(hash)
+            && allowed(&key.allowable_hash_algorithms, name)
     });
     let Some(hash) = hash else {
         let detail = "no accepted hash algorithm is offered with a bank of PCRs";
@@ -123,7 +120,7 @@ pub(super) fn choose(
         ));
     };
     Ok(Chosen {
-        scheme: scheme.clone(),
+        scheme,
         hash,
         key: key.clone(),
     })
@@ -176,7 +173,7 @@ pub(super) fn requested(
         evidence_type: "tpm_quote",
         chosen_parameters: Parameters::Quote {
             challenge: STANDARD.encode(sent),
-            signature_scheme: chosen.scheme,
+            signature_scheme: chosen.scheme.name(),
             hash_algorithm: bank,
             selected_subjects: subjects,
             certification_key: Box::new(chosen.key),
@@ -255,24 +252,10 @@ mod tests {
         }
     }
 
-    fn facts(hashes: &[&str], schemes: &[&str]) -> KeylimeFacts {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        KeylimeFacts {
-            v: None,
-            ip: None,
-            port: None,
-            tpm_policy: "{}".into(),
-            metadata: "{}".into(),
-            ima_sign_verification_keys: String::new(),
-            revocation_key: String::new(),
-            accept_tpm_hash_algs: names(hashes),
-            accept_tpm_encryption_algs: names(&["rsa", "ecc"]),
-            accept_tpm_signing_algs: names(schemes),
-            mtls_cert: None,
-            supported_version: "2.6".into(),
-            verifier_ip: String::new(),
-            verifier_port: 8881,
-            bank: HashAlg::Sha256,
+    fn accepted(hashes: &[HashAlg], schemes: &[QuoteScheme]) -> Accepted {
+        Accepted {
+            hashes: hashes.into(),
+            schemes: schemes.into(),
         }
     }
 
@@ -280,9 +263,9 @@ mod tests {
 
     #[test]
     fn the_tenants_order_decides_and_keys_of_curves_serve() {
-        let all = facts(
-            &["sha512", "sha384", "sha256"],
-            &["ecschnorr", "rsassa", "ecdsa"],
+        let all = accepted(
+            &[HashAlg::Sha512, HashAlg::Sha384, HashAlg::Sha256],
+            &[QuoteScheme::RsaSsa, QuoteScheme::Ecdsa],
         );
         let sized = [&[0, 16][..], AK].concat();
         for (algorithm, public, scheme) in [("rsa", AK, "rsassa"), ("ecc", &*sized, "ecdsa")] {
@@ -293,7 +276,7 @@ mod tests {
             );
             let chosen = choose(&offer, &all, AK).unwrap();
             assert_eq!(
-                (chosen.scheme.as_str(), chosen.hash),
+                (chosen.scheme.name(), chosen.hash),
                 (scheme, HashAlg::Sha384)
             );
         }
@@ -301,7 +284,7 @@ mod tests {
 
     #[test]
     fn n03_another_key_and_what_is_not_accepted_are_refused() {
-        let usual = facts(&["sha256"], &["rsassa"]);
+        let usual = accepted(&[HashAlg::Sha256], &[QuoteScheme::RsaSsa]);
         let schemes: &[&str] = &["rsassa", "ecdsa"];
         for (offer, reason) in [
             (
@@ -320,7 +303,12 @@ mod tests {
     #[test]
     fn what_the_policies_need_is_asked_for_and_no_more() {
         let quote = offer(&["rsassa"], &["sha1", "sha256"], key("rsa", AK));
-        let chosen = choose(&quote, &facts(&["sha256"], &["rsassa"]), AK).unwrap();
+        let chosen = choose(
+            &quote,
+            &accepted(&[HashAlg::Sha256], &[QuoteScheme::RsaSsa]),
+            AK,
+        )
+        .unwrap();
         let log = |format: &str| LogOffer {
             entry_count: Some(20),
             supports_partial_access: true,

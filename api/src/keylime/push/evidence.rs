@@ -210,7 +210,7 @@ mod tests {
                 evidence_type: "tpm_quote",
                 chosen_parameters: Parameters::Quote {
                     challenge: String::new(),
-                    signature_scheme: String::new(),
+                    signature_scheme: "",
                     hash_algorithm: "sha256",
                     selected_subjects: BTreeMap::new(),
                     certification_key: Box::new(key),

@@ -28,8 +28,8 @@ use std::time::Duration;
 use rat_engine::agent_id::AgentId;
 use rat_engine::evidence::{Intake, SessionId};
 use rat_engine::hash::HashAlg;
-use rat_engine::shard::{AgentPath, AgentRecord, AgentState};
-use rat_store::{KeylimeFacts, Store};
+use rat_engine::shard::{AgentPath, AgentRecord, AgentState, KeylimeTerms};
+use rat_store::Store;
 
 use crate::auth::Permission;
 use crate::core::fleet::Fleet;
@@ -60,8 +60,8 @@ const FIRST_SESSION: u64 = 1 << 63;
 
 /// An agent that pushes.
 struct Known {
-    record: AgentRecord,
-    facts: KeylimeFacts,
+    record: Arc<AgentRecord>,
+    terms: Arc<KeylimeTerms>,
     /// How many attestations it had.
     attestations: u64,
     state: AgentState,
@@ -104,23 +104,19 @@ impl Inner {
             let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
             Refused::new(status, "unavailable", "The records cannot be read now.").retry_after(1)
         };
-        let record = self.store.agent(agent).await;
-        let record = record.map_err(|error| unavailable(&error))?;
-        let pushes = |record: &AgentRecord| record.path == AgentPath::KeylimePush;
-        let Some(record) = record.map(|it| it.record).filter(pushes) else {
-            return Ok(None);
-        };
-        let stored = self.store.keylime_agent(agent).await;
-        let Some(stored) = stored.map_err(|error| unavailable(&error))? else {
-            return Ok(None);
-        };
         let seen = self.fleet.seen(agent.clone()).await;
         let Some(seen) = seen.map_err(|error| unavailable(&error))? else {
             return Ok(None);
         };
+        let Some(terms) = seen
+            .terms
+            .filter(|_| seen.record.path == AgentPath::KeylimePush)
+        else {
+            return Ok(None);
+        };
         Ok(Some(Known {
-            record,
-            facts: stored.facts,
+            record: seen.record,
+            terms,
             attestations: seen.state.attestations,
             state: seen.state,
         }))

@@ -1,6 +1,7 @@
 //! Agents: read, removed, and taken up again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Query};
@@ -8,13 +9,14 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use rat_engine::agent_id::AgentId;
 use rat_engine::shard::{AgentPath, is_of_policy};
-use rat_store::{AgentFilter, KeylimeKind, OnRemoval, StoredRecord};
+use rat_store::{AgentFilter, KeylimeKind, OnRemoval, StoredKeylimeAgent, StoredRecord};
 use serde::{Deserialize, Serialize};
 
 use super::status::Shown;
 use super::{Named, NotPolled, State, Verifier, agent, check, failed, success};
 use crate::auth::Peer;
 use crate::clock::unix_ms;
+use crate::core::fleet::Seen;
 use crate::error::ApiError;
 use crate::keylime::{Identity, KeylimeCaller, envelope};
 
@@ -46,6 +48,13 @@ pub(super) async fn list(
     let is_ours = filter
         .verifier
         .is_none_or(|id| id.is_empty() || id == verifier.id);
+    if filter.bulk.is_some() {
+        let all = match is_ours {
+            true => verifier.all_shown().await,
+            false => Ok(BTreeMap::new()),
+        };
+        return all.map_or_else(failed, |all| success(&all));
+    }
     let listed = match is_ours {
         true => verifier.listed().await,
         false => Ok(Vec::new()),
@@ -54,25 +63,12 @@ pub(super) async fn list(
         Ok(records) => records,
         Err(error) => return failed(error),
     };
-    if filter.bulk.is_none() {
-        let uuids = records
-            .into_iter()
-            .map(|it| [it.record.id.as_str().to_owned()]);
-        return success(&Ids {
-            uuids: uuids.collect(),
-        });
-    }
-    let mut all = BTreeMap::new();
-    for record in records {
-        match verifier.shown(&record).await {
-            Ok(Some(shown)) => {
-                all.insert(record.record.id.as_str().to_owned(), shown);
-            }
-            Ok(None) => {}
-            Err(error) => return failed(error),
-        }
-    }
-    success(&all)
+    let uuids = records
+        .into_iter()
+        .map(|it| [it.record.id.as_str().to_owned()]);
+    success(&Ids {
+        uuids: uuids.collect(),
+    })
 }
 
 /// Tells how an agent stands.
@@ -88,13 +84,9 @@ pub(super) async fn show(
     if let Some(refusal) = caller.refuse_other_than(&id) {
         return refusal;
     }
-    match verifier.found(&id).await {
+    match verifier.shown(&id).await {
+        Ok(Some(shown)) => success(&shown),
         Ok(None) => not_found(),
-        Ok(Some(record)) => match verifier.shown(&record).await {
-            Ok(Some(shown)) => success(&shown),
-            Ok(None) => not_found(),
-            Err(error) => failed(error),
-        },
         Err(error) => failed(error),
     }
 }
@@ -238,14 +230,49 @@ impl Verifier {
         }
     }
 
-    async fn shown(&self, record: &StoredRecord) -> Result<Option<Shown>, ApiError> {
-        let id = &record.record.id;
-        let Some(agent) = self.store.keylime_agent(id).await? else {
-            return Ok(None);
+    /// How all of them stand, by id, read a page at a time. One that cannot be read is passed over,
+    /// as it is not served.
+    async fn all_shown(&self) -> Result<BTreeMap<String, Shown>, ApiError> {
+        let mut all = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let page = self.store.keylime_agents(after, PAGE).await?;
+            for agent in page.agents.into_iter().flatten() {
+                let id = agent.id.as_str().to_owned();
+                let seen = self.fleet.seen(agent.id.clone()).await?;
+                if let Some(shown) = self.told(agent, seen).await? {
+                    all.insert(id, shown);
+                }
+            }
+            after = page.end;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn shown(&self, id: &AgentId) -> Result<Option<Shown>, ApiError> {
+        let kept = self.store.keylime_agent(id);
+        match tokio::join!(kept, self.fleet.seen(id.clone())) {
+            (Ok(Some(agent)), seen) => self.told(agent, seen?).await,
+            (kept, _) => Ok(kept.map(|_| None)?),
+        }
+    }
+
+    async fn told(
+        &self,
+        agent: StoredKeylimeAgent,
+        seen: Option<Seen>,
+    ) -> Result<Option<Shown>, ApiError> {
+        let record = match &seen {
+            Some(seen) => Arc::clone(&seen.record),
+            // One that is not served.
+            None => match self.found(&agent.id).await? {
+                Some(stored) => Arc::new(stored.record),
+                None => return Ok(None),
+            },
         };
-        let noted = agent.standing.clone();
-        let seen = self.fleet.seen(id.clone()).await?;
-        Ok(Some(Shown::of(self, record, agent, noted, seen.as_ref())))
+        Ok(Some(Shown::of(self, &record, agent, seen.as_ref())))
     }
 
     /// Has an agent polled that has an address.

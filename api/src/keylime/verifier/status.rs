@@ -3,10 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rat_engine::crypto::{Curve, KeyMaterial, VerifyingKey};
-use rat_engine::shard::{AgentPath, EffectiveStatus, Failure, VerdictKind};
+use rat_engine::shard::{AgentPath, AgentRecord, EffectiveStatus, Failure, VerdictKind};
 use rat_engine::tpm::Public;
 use rat_engine::verdict::severity::event_id;
-use rat_store::{Halted, NotedStanding, StoredKeylimeAgent, StoredRecord};
+use rat_store::{Halted, NotedStanding, StoredKeylimeAgent};
 use serde::Serialize;
 
 use super::Verifier;
@@ -73,12 +73,11 @@ pub(super) struct Shown {
 impl Shown {
     pub(super) fn of(
         verifier: &Verifier,
-        record: &StoredRecord,
+        record: &AgentRecord,
         agent: StoredKeylimeAgent,
-        noted: NotedStanding,
         seen: Option<&Seen>,
     ) -> Self {
-        let pushes = record.record.path == AgentPath::KeylimePush;
+        let pushes = record.path == AgentPath::KeylimePush;
         let state = seen.map(|seen| &seen.state);
         let verdict = state.and_then(|state| state.verdict.as_ref());
         let failure = state.and_then(|state| state.failure.as_deref());
@@ -86,9 +85,10 @@ impl Shown {
         let facts = agent.facts;
         let attested = verdict.is_some();
         let interval = verifier.interval_seconds;
+        let noted = agent.standing;
         let is_stopped = noted.halted == Halted::ByTenant;
         let (enc_alg, sign_alg) = match attested {
-            true => algorithms(&record.record.ak_public),
+            true => algorithms(&record.ak_public),
             false => Default::default(),
         };
         let (severity_level, last_event_id) = gravest(verifier, noted, failure);
