@@ -69,11 +69,12 @@ bench: ## criterion benches, a server's cost, and one table of both (target/benc
 	cargo build --release --locked --workspace --bins --examples
 	@benches/table
 
-bench-keylime: ## Keylime 7.14.3 and this program on the same evidence (target/bench/keylime.json)
+bench-keylime: ## Keylime 7.14.3 and this program on the same evidence and agents (target/bench/keylime*.json)
 	@scripts/setup build keylime
 	cargo build --release --locked --package ratd --package rat-load --bins
-	cargo build --release --locked --package rat-benches --example evidence
+	cargo build --release --locked --package rat-benches --example evidence --example keylime_agents
 	@benches/keylime-evidence
+	@benches/keylime-agents --memory 10000
 
 # The fuzzer's compiler flags are unstable, so a stable compiler has to be told to take them.
 fuzz: export RUSTC_BOOTSTRAP := 1
